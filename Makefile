@@ -1,0 +1,101 @@
+# `make demo` and `make test` work in a fresh clone: each prepares .venv first, then runs.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lock wheel clean FORCE
+
+BIN := .venv/bin
+# The stamp holds the folder it was made in: a .venv copied along with its checkout still runs the
+# code of the original, so it counts as not installed.
+STAMP := .venv/.installed
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+STALE := FORCE
+endif
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 17
+
+install: $(STAMP) ## prepare .venv and rendering (1 to 5 minutes the first time, 9 GB on disk)
+	@backend=$$(bash scripts/ensure_gl.sh $(BIN)/python)
+	echo "install: ready, MuJoCo renders with $$backend"
+
+demo: $(STAMP) ## the whole loop on two cores in about 10 minutes: outputs/demo/report.html
+	@MUJOCO_GL=$$(bash scripts/ensure_gl.sh $(BIN)/python); export MUJOCO_GL
+	exec $(BIN)/robot-wm demo $(ARGS)
+
+# One thread per worker: workers that each start a thread per core are slower than one alone.
+test: $(STAMP) ## style, types, import rules, then the tests (ARGS="-k planner" narrows them)
+	@MUJOCO_GL=$$(bash scripts/ensure_gl.sh $(BIN)/python); export MUJOCO_GL
+	echo "test 1/5: ruff check"
+	$(BIN)/ruff check .
+	echo "test 2/5: ruff format"
+	$(BIN)/ruff format --check .
+	echo "test 3/5: import rules"
+	$(BIN)/lint-imports
+	echo "test 4/5: types (pyright, about half a minute)"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --pythonpath $(BIN)/python
+	echo "test 5/5: pytest (a few minutes)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
+
+lock: $(STAMP) ## bring requirements.lock in line with pyproject.toml (ARGS=--upgrade: newest versions)
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-python-downloads \
+	    --extra dev --no-header --no-annotate $(ARGS) --output-file requirements.lock pyproject.toml
+	echo "lock: $$(grep -c == requirements.lock) lines in requirements.lock"
+
+wheel: $(STAMP) ## build dist/robot_wm-*.whl
+	@$(BIN)/python -m build --no-isolation --wheel
+
+clean: ## remove .venv, build output and caches; outputs/ stays
+	@rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find robot_wm sim_envs hardware scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+FORCE:
+
+$(STAMP): pyproject.toml requirements.lock $(STALE)
+	@supported() { "$$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; }
+	# 3.11 is what most of the work was tested on. Asking each by running it passes over the shims
+	# of version managers, which are there for versions that are not.
+	python=
+	for name in python3.11 python3 python3.12 python3.10 python; do
+	    if command -v "$$name" >/dev/null && supported "$$name"; then python=$$name; break; fi
+	done
+	if [[ -z $$python ]]; then
+	    echo "install: Python 3.10, 3.11 or 3.12 is needed, found $$(python3 --version 2>/dev/null || echo none). On Debian 12 or Ubuntu 22.04 to 24.04 run: sudo apt-get install -y python3 python3-venv" >&2
+	    exit 1
+	fi
+
+	# Debian and Ubuntu keep ensurepip, without which a new venv has no pip, in a package of its own.
+	if ! "$$python" -c 'import venv; from ensurepip import version' 2>/dev/null; then
+	    package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+	    if [[ $$(id -u) -eq 0 ]]; then as_root=(); else as_root=(sudo -n); fi
+	    if command -v apt-get >/dev/null && { [[ $$(id -u) -eq 0 ]] || sudo -n true 2>/dev/null; }; then
+	        echo "install: installing $$package (about half a minute)"
+	        "$${as_root[@]}" apt-get -qq update || true
+	        "$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y "$$package"
+	    else
+	        echo "install: $$python cannot make a venv. Run: sudo apt-get install -y $$package" >&2
+	        exit 1
+	    fi
+	fi
+
+	if [[ "$$(cat $(STAMP) 2>/dev/null)" != "$(CURDIR)" ]] || ! supported $(BIN)/python; then
+	    echo "install: making .venv with $$("$$python" --version)"
+	    "$$python" -m venv --clear .venv
+	fi
+	rm -f $(STAMP)
+
+	echo "install: the packages of requirements.lock into .venv (3 GB to download: 1 to 5 minutes; seconds when cached)"
+	export PIP_DISABLE_PIP_VERSION_CHECK=1 UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-120}
+	# The lock is the whole closure, so nothing is resolved here: --no-deps. uv is much faster than
+	# pip, but trusts its own certificates unless told and does not read pip's settings (mirrors).
+	if [[ -t 2 ]]; then quiet=; else quiet=--quiet; fi # uv's progress bars need a terminal
+	with_uv() { $(BIN)/uv pip install $$quiet --python $(BIN)/python --no-deps -r requirements.lock "$$@"; }
+	if ! { $(BIN)/pip install --quiet "$$(grep -o '^uv==[^ ]*' requirements.lock)" &&
+	       { with_uv || with_uv --system-certs; }; }; then
+	    echo "install: uv could not; trying pip, which takes 10 minutes or more"
+	    $(BIN)/pip install --quiet --no-deps -r requirements.lock
+	fi
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	echo "$(CURDIR)" >$(STAMP)

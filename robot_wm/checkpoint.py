@@ -1,0 +1,200 @@
+"""One directory that rebuilds a model where there is no dataset: safetensors, JSON, a manifest.
+
+    config.json             what the model is; nothing in it is ever imported by name
+    predictor.safetensors   trained weights
+    encoder.safetensors     the frozen encoder's weights, where they are ours
+    manifest.json           sha256 of every other file
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from robot_wm.encoders import MiniEncoder, load_mini, save_mini
+from robot_wm.predictor import Predictor, PredictorConfig
+from robot_wm.preprocess import NormStats
+from robot_wm.types import ActionSpec
+from robot_wm.world_model import LatentWorldModel, ModelSpec
+
+FORMAT = 1
+_CONFIG, _MANIFEST = "config.json", "manifest.json"
+_PREDICTOR, _ENCODER = "predictor.safetensors", "encoder.safetensors"
+
+
+class CheckpointError(ValueError):
+    """The directory is not a checkpoint, or not the one that was saved."""
+
+
+def save_checkpoint(
+    model: LatentWorldModel,
+    directory: Path,
+    *,
+    training: Mapping[str, object] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a checkpoint; what stood at `directory` before stays until the new one is whole.
+
+    Args:
+        model: with a MiniEncoder.
+        directory: is created, or replaced if it is a checkpoint.
+        training: where the weights come from (dataset, steps, errors): kept, never interpreted.
+        extra: file name -> text to keep beside them, such as the metrics of every step.
+
+    Raises:
+        FileExistsError: `directory` holds something else than a checkpoint.
+        TypeError: the encoder's weights are not ours to copy.
+    """
+    if directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).is_file():
+        raise FileExistsError(f"checkpoint: {directory} holds something else; choose another")
+    if not isinstance(model.encoder, MiniEncoder):
+        raise TypeError(f"encoder: got {type(model.encoder).__name__}, want MiniEncoder")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir()
+        save_file(
+            {name: value.contiguous() for name, value in model.predictor.state_dict().items()},
+            scratch / _PREDICTOR,
+        )
+        save_mini(model.encoder, scratch / _ENCODER)
+        config = {
+            "format": FORMAT,
+            "spec": _spec_to_json(model.spec),
+            "predictor": asdict(model.predictor.config),
+            "encoder": {"kind": "mini", "fingerprint": model.encoder.fingerprint},
+            "action_stats": _stats_to_json(model.action_stats),
+            "proprio_stats": _stats_to_json(model.proprio_stats),
+            "error": model.error,
+            "rollout_steps": model.rollout_steps,
+            "training": dict(training or {}),
+        }
+        (scratch / _CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
+        for name, text in (extra or {}).items():
+            (scratch / name).write_text(text)
+        files = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
+        (scratch / _MANIFEST).write_text(json.dumps(files, indent=1) + "\n")
+        for path in scratch.iterdir():
+            _sync(path)
+        if directory.exists():
+            old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
+            directory.rename(old)
+            scratch.rename(directory)
+            shutil.rmtree(old)
+        else:
+            scratch.rename(directory)
+        _sync(directory.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
+    """Rebuilds a model on the CPU.
+
+    Returns:
+        The model, ready to plan, and the whole of config.json (with `checkpoint_hash` added).
+
+    Raises:
+        CheckpointError: missing, another format, a changed file, or weights that do not fit.
+    """
+    manifest = _read_json(directory, _MANIFEST)
+    for name in (_CONFIG, _PREDICTOR, _ENCODER):
+        if name not in manifest:
+            raise CheckpointError(f"checkpoint: {directory} lacks {name}")
+    for name, expected in manifest.items():
+        path = directory / Path(name).name
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint: {directory} lacks {name}")
+        if _sha256(path) != expected:
+            raise CheckpointError(f"checkpoint: {path} was changed or damaged since it was saved")
+    config = _read_json(directory, _CONFIG)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint: got format {config.get('format')}, want {FORMAT}")
+    try:
+        encoder = load_mini(directory / _ENCODER)
+        if encoder.fingerprint != config["encoder"]["fingerprint"]:
+            raise ValueError("the encoder is not the one the predictor was trained on")
+        predictor = Predictor(PredictorConfig(**config["predictor"]))
+        predictor.load_state_dict(load_file(directory / _PREDICTOR))
+        model = LatentWorldModel(
+            encoder,
+            predictor.eval().requires_grad_(False),
+            _spec_from_json(config["spec"]),
+            action_stats=_stats_from_json(config["action_stats"]),
+            proprio_stats=_stats_from_json(config["proprio_stats"]),
+            error=config["error"],
+            rollout_steps=config["rollout_steps"],
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint: {directory} does not fit together: {error}") from error
+    config["checkpoint_hash"] = _sha256(directory / _MANIFEST)
+    return model, config
+
+
+def _spec_to_json(spec: ModelSpec) -> dict[str, object]:
+    action = spec.action_spec
+    return {
+        "camera": spec.camera,
+        "image_height": spec.image_height,
+        "image_width": spec.image_width,
+        "dt": spec.dt,
+        "state_names": list(spec.state_names),
+        "action_spec": {
+            "names": list(action.names),
+            "units": list(action.units),
+            "low": action.low.tolist(),
+            "high": action.high.tolist(),
+        },
+        "proprio": spec.proprio,
+        "context_frames": spec.context_frames,
+    }
+
+
+def _spec_from_json(value: dict[str, Any]) -> ModelSpec:
+    action = ActionSpec(**value["action_spec"])
+    return ModelSpec(
+        **{**value, "state_names": tuple(value["state_names"]), "action_spec": action}
+    )
+
+
+def _stats_to_json(stats: NormStats) -> dict[str, list[float]]:
+    return {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
+
+
+def _stats_from_json(value: dict[str, Any]) -> NormStats:
+    return NormStats(**value)
+
+
+def _read_json(directory: Path, name: str) -> dict[str, Any]:
+    path = directory / name
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint: {directory} is not a checkpoint directory (no {name})")
+    try:
+        value = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"checkpoint: {path} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"checkpoint: {path} is not a JSON object")
+    return value
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Forces a file or a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

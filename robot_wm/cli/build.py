@@ -1,0 +1,70 @@
+"""From configuration to objects: the only place that instantiates by name, from our own YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from omegaconf import DictConfig
+
+from robot_wm.types import Controller, Env, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """An env, the task on it, and what its configuration says about episodes."""
+
+    name: str
+    env: Env
+    task: Task
+    num_steps: int
+    config: DictConfig
+
+    def episodes(self, split: str, num_episodes: int) -> list[dict[str, object]]:
+        """The first episodes of a split of the task's manifest."""
+        return hydra.utils.call(self.config.manifest, split=split, num_episodes=num_episodes)
+
+    def demonstrator(self) -> Controller:
+        """The task's scripted expert."""
+        return hydra.utils.instantiate(
+            self.config.demonstrator, task=self.task, num_steps=self.num_steps
+        )
+
+
+def build_simulation(config: DictConfig) -> Simulation:
+    """The env and task of an `env` group.
+
+    Raises:
+        ValueError: a key that the env does not take.
+    """
+    env = instantiate(config.robot)
+    task = instantiate(config.task, env=env)
+    return Simulation(config.name, env, task, config.num_steps, config)
+
+
+def instantiate(config: DictConfig, **facts: Any) -> Any:
+    """hydra's instantiate, with the constructor's own complaint as a ValueError.
+
+    Raises:
+        ValueError: the constructor refuses its arguments.
+    """
+    try:
+        return hydra.utils.instantiate(config, **facts)
+    except hydra.errors.InstantiationException as error:
+        raise ValueError(str(error.__cause__ or error)) from error
+
+
+def build_encoder(config: DictConfig) -> Any:
+    """The frozen encoder of an `encoder` group."""
+    from robot_wm.encoders import load_mini, random_mini, shipped_weights
+
+    if config.kind == "random":
+        return random_mini(seed=config.seed)
+    if config.kind == "mini":
+        return load_mini(Path(config.weights) if config.weights else shipped_weights())
+    raise ValueError(f"encoder: got kind {config.kind!r}, want mini or random")
+
+

@@ -1,0 +1,154 @@
+"""`robot-wm collect`: a scripted demonstrator in simulation, a LeRobot v3 dataset out."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from robot_wm.cli.build import build_simulation
+from robot_wm.cli.console import Progress, finish, say
+from robot_wm.data import DatasetWriter
+from robot_wm.runtime import Step, run_episode
+from robot_wm.types import FloatArray, ImageArray
+
+SEEDS_PER_RUN = 100_000  # episodes of one `seed`; the manifests begin above 80 of them
+
+
+@dataclass(frozen=True, eq=False)
+class Demonstration:
+    """One recorded episode: T frames, T - 1 actions, and how far from the goal it ended."""
+
+    images: dict[str, ImageArray]
+    states: FloatArray
+    actions: FloatArray
+    extras: dict[str, FloatArray]
+    final_distance_m: float
+
+
+def run(config: DictConfig) -> None:
+    """Collects, then says how well the demonstrator did."""
+    if not 1 <= config.num_episodes <= SEEDS_PER_RUN:
+        raise ValueError(
+            f"num_episodes: got {config.num_episodes}, want 1 to {SEEDS_PER_RUN}"
+        )
+    if not 0 <= config.seed < 80:
+        raise ValueError(f"seed: got {config.seed}, want 0 to 79: the manifests lie beyond")
+    distances = collect(config, Path(config.out))
+    within = float(np.mean(np.array(distances) < 0.01))
+    say(f"{len(distances)} episodes in {config.out}; {within:.1%} end within 1 cm of their goal")
+    finish({"episodes": len(distances), "demonstrator_within_1cm": within})
+
+
+def collect(config: DictConfig, out: Path) -> list[float]:
+    """Writes the dataset; returns every episode's final distance, m.
+
+    Each episode is on disk before the next begins: an interrupted collection loses at most one.
+    """
+    simulation = build_simulation(config.env)
+    env = simulation.env
+    observation = env.observe()
+    cameras = {name: image.shape[:2] for name, image in observation.images.items()}
+    spec, fps = env.action_spec, round(1 / env.control_dt)
+    names = {name: tuple(f"{name}.{i}" for i in range(len(v))) for name, v in _extras(env).items()}
+    env.close()
+    first = config.seed * SEEDS_PER_RUN
+    progress = Progress("collect", "episode")
+    distances = []
+    with DatasetWriter(
+        out,
+        fps=fps,
+        robot_type=config.env.name.split("_")[0],
+        cameras=cameras,
+        state_names=spec.names,
+        action_names=spec.names,
+        extra=names,
+    ) as writer:
+        for demonstration in _demonstrations(config, range(first, first + config.num_episodes)):
+            num_frames = len(demonstration.states)
+            # The last frame has nothing after it: its action is to stay.
+            actions = np.concatenate((demonstration.actions, np.zeros((1, spec.size))))
+            for t in range(num_frames):
+                writer.add(
+                    {name: images[t] for name, images in demonstration.images.items()},
+                    demonstration.states[t],
+                    actions[t],
+                    {name: values[t] for name, values in demonstration.extras.items()},
+                )
+            writer.end_episode(config.env.instruction)
+            distances.append(demonstration.final_distance_m)
+            progress(len(distances), config.num_episodes)
+    return distances
+
+
+def _demonstrations(config: DictConfig, seeds: range) -> Iterator[Demonstration]:
+    """Demonstrations in the order of their seeds, whoever makes them."""
+    plain = OmegaConf.to_container(config.env, resolve=True)
+    make = functools.partial(_demonstrate, plain)
+    workers = min(config.num_workers, len(seeds))
+    if workers <= 1:
+        yield from map(make, seeds)
+        return
+    # A fresh interpreter per worker: an OpenGL context does not survive a fork.
+    with multiprocessing.get_context("spawn").Pool(workers, _quiet) as pool:
+        yield from pool.imap(make, seeds, chunksize=1)
+
+
+def _quiet() -> None:
+    """One software-rendering thread per worker, and Ctrl-C left to the parent."""
+    import signal
+
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@functools.cache
+def _worker_simulation(key: str) -> Any:
+    return build_simulation(OmegaConf.create(key))
+
+
+class _Tape:
+    """Keeps every step of an episode, and what only a simulator knows of it."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+        self.steps: list[Step] = []
+        self.extras = [_extras(env)]
+
+    def record(self, step: Step) -> None:
+        self.steps.append(step)
+        self.extras.append(_extras(self._env))
+
+
+def _demonstrate(plain: dict[str, Any], seed: int) -> Demonstration:
+    simulation = _worker_simulation(OmegaConf.to_yaml(OmegaConf.create(plain), sort_keys=True))
+    (episode,) = simulation.episodes(str(seed), 1)
+    goal = simulation.task.start(episode)
+    tape = _Tape(simulation.env)
+    last = run_episode(
+        simulation.env,
+        simulation.demonstrator(),
+        goal,
+        num_steps=simulation.num_steps,
+        recorders=[tape],
+    )
+    observations = [step.observation for step in tape.steps] + [last]
+    return Demonstration(
+        images={name: np.stack([o.images[name] for o in observations]) for name in last.images},
+        states=np.stack([o.proprio for o in observations]),
+        actions=np.stack([step.applied for step in tape.steps]),
+        extras={name: np.stack([e[name] for e in tape.extras]) for name in tape.extras[0]},
+        final_distance_m=simulation.task.distance_m(),
+    )
+
+
+def _extras(env: Any) -> dict[str, FloatArray]:
+    """What a simulator knows beyond the Env protocol, for probes; nothing for other envs."""
+    return dict(env.privileged()) if hasattr(env, "privileged") else {}

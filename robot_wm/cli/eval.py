@@ -1,0 +1,250 @@
+"""`robot-wm eval`: a checkpoint on a fixed list of episodes, beside its floors."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from robot_wm.checkpoint import load_checkpoint
+from robot_wm.cli.build import Simulation, build_simulation, instantiate
+from robot_wm.cli.console import Progress, finish, say
+from robot_wm.cli.train import git_sha
+from robot_wm.controller import MPC
+from robot_wm.evaluation import (
+    EpisodeResult,
+    RandomController,
+    StateOracle,
+    ZeroController,
+    evaluate,
+    plan_seconds,
+    summarize,
+)
+from robot_wm.planners import CEM
+from robot_wm.report import EpisodeVideo, Landscape, Report, write_report
+from robot_wm.runtime import Recorder, Step
+from robot_wm.types import Controller, FloatArray, Goal, ImageArray
+from robot_wm.world_model import LatentWorldModel
+
+FLOORS = ("random", "zero")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every figure of an evaluation, and the pictures for its report."""
+
+    tasks: dict[str, Any]
+    curves: dict[str, FloatArray]
+    success_m: float
+    landscapes: list[Landscape]
+    videos: list[EpisodeVideo]
+    settings: dict[str, str]
+
+
+def run(config: DictConfig) -> None:
+    """Evaluates, prints the table, and writes the report where `out` asks for one."""
+    evaluation = evaluate_checkpoint(config)
+    say(table(evaluation.tasks))
+    if config.out:
+        report = to_report(evaluation, f"robot_wm: {config.checkpoint}")
+        say(f"report: {write_report(report, Path(config.out))}")
+    finish({"tasks": evaluation.tasks})
+
+
+def evaluate_checkpoint(config: DictConfig) -> Evaluation:
+    """Runs the model and its floors (and ceiling) on the same episodes."""
+    unknown = set(config.floors) - set(FLOORS)
+    if unknown:
+        raise ValueError(f"floors: got {sorted(unknown)}, want some of {', '.join(FLOORS)}")
+    model, saved = load_checkpoint(Path(config.checkpoint))
+    simulation = build_simulation(config.env)
+    controller = make_controller(model, simulation, config)
+    task, spec = simulation.task, simulation.env.action_spec
+    episodes = simulation.episodes(str(config.split), config.num_episodes)
+
+    films: list[_Film] = []
+
+    def film(index: int, goal: Goal) -> Recorder | None:
+        if index >= config.num_videos:
+            return None
+        films.append(_Film(model, simulation, controller, config, goal))
+        return films[-1]
+
+    def measure(name: str, method: Controller, **more: Any) -> list[EpisodeResult]:
+        progress = Progress(name, "episode")
+        return evaluate(
+            task, method, episodes, num_steps=simulation.num_steps, progress=progress, **more
+        )
+
+    ours = measure("model", controller, recorder=film)
+    for result in ours:
+        if result.error:
+            say(f"episode {result.seed}: no plan: {result.error}")
+    others: dict[str, list[EpisodeResult]] = {}
+    bounds = model.spec.action_spec.within(spec)
+    if "random" in config.floors:
+        others["random"] = measure("random floor", RandomController(bounds, seed=config.seed))
+    if "zero" in config.floors:
+        others["zero"] = measure("zero floor", ZeroController(spec))
+    figures: dict[str, Any] = {
+        **summarize(ours),
+        "floors": {name: summarize(results) for name, results in others.items()},
+        "plan_s": plan_seconds(ours),
+    }
+    if config.state_oracle:
+        planner = CEM(horizon=1, num_samples=32, num_iterations=3, num_elites=6)
+        oracle = measure("state oracle", StateOracle(task, planner, seed=config.seed))
+        figures["ceilings"] = {"state_oracle": summarize(oracle)}
+        others["state oracle"] = oracle
+    curves = {"model": ours, **others}
+    return Evaluation(
+        tasks={simulation.name: figures},
+        curves={
+            name: np.array([result.distances_m for result in results])
+            for name, results in curves.items()
+        },
+        success_m=task.success_m,
+        landscapes=[film.landscape for film in films if film.landscape][:2],
+        videos=[film.video(result) for film, result in zip(films, ours, strict=False)],
+        settings=_settings(config, saved),
+    )
+
+
+def make_controller(
+    model: LatentWorldModel, simulation: Simulation, config: DictConfig
+) -> MPC:
+    """The model's MPC on a simulation.
+
+    Raises:
+        ValueError: the checkpoint is for another robot or another control rate.
+    """
+    env = simulation.env
+    if abs(model.dt - env.control_dt) > 1e-3:
+        raise ValueError(
+            f"checkpoint: it imagines steps of {model.dt:g} s, the env takes {env.control_dt:g} s"
+        )
+    try:
+        bounds = env.action_spec.within(model.spec.action_spec)
+    except ValueError as error:
+        raise ValueError(f"checkpoint: made for another robot than the env: {error}") from error
+    planner = instantiate(config.planner)
+    return MPC(model, planner, instantiate(config.objective), bounds, seed=config.seed)
+
+
+class _Film:
+    """Keeps an episode's pictures, and the energy landscape around its start."""
+
+    def __init__(
+        self,
+        model: LatentWorldModel,
+        simulation: Simulation,
+        controller: MPC,
+        config: DictConfig,
+        goal: Goal,
+    ) -> None:
+        self._model = model
+        self._simulation = simulation
+        self._controller = controller
+        self._config = config
+        self._goal = goal
+        self._frames: list[ImageArray] = []
+        self.landscape: Landscape | None = None
+
+    def record(self, step: Step) -> None:
+        if not self._frames:
+            self.landscape = self._draw(step)
+        self._frames.append(step.observation.images[self._model.spec.camera])
+
+    def _draw(self, step: Step, side: int = 25) -> Landscape | None:
+        """The energy after one action (dx, dy), everything else at rest."""
+        goal_pose = getattr(self._simulation.task, "goal_pose", None)
+        spec = self._simulation.env.action_spec
+        if goal_pose is None or spec.size < 2:
+            return None
+        grid = np.linspace(spec.low[:2], spec.high[:2], side)  # [side, 2]
+        actions = np.zeros((side, side, spec.size), np.float32)
+        actions[:, :, 0], actions[:, :, 1] = grid[None, :, 0], grid[:, None, 1]
+        objective = instantiate(self._config.objective)(self._model.embed(self._goal.images))
+        candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size))
+        with torch.inference_mode():
+            state = self._model.observe(self._model.initial(), step.observation, None)
+            energy = objective(self._model.rollout(state, candidates), candidates)
+        toward = goal_pose[:2] - step.observation.proprio[:2]
+        return Landscape(
+            title=f"{self._simulation.name}, episode {self._simulation.task.seed}",
+            dx_m=grid[:, 0],
+            dy_m=grid[:, 1],
+            energy=energy.reshape(side, side).numpy(),
+            toward_goal_m=(float(toward[0]), float(toward[1])),
+            planned_m=(float(step.action[0]), float(step.action[1])),
+        )
+
+    def video(self, result: EpisodeResult) -> EpisodeVideo:
+        env = self._simulation.env
+        distances = np.array(result.distances_m[: len(self._frames)])
+        return EpisodeVideo(
+            title=f"episode {result.seed}: ends {result.distances_m[-1] * 100:.1f} cm from the goal",
+            frames=np.stack(self._frames),
+            goal=self._goal.images[self._model.spec.camera],
+            distances_m=distances,
+            fps=1 / env.control_dt,
+        )
+
+
+def to_report(evaluation: Evaluation, title: str, **more: Any) -> Report:
+    """An evaluation as a report; `more` are the parts that training adds."""
+    return Report(
+        title=title,
+        settings=evaluation.settings,
+        tasks=evaluation.tasks,
+        distance_curves=evaluation.curves,
+        success_m=evaluation.success_m,
+        landscapes=evaluation.landscapes,
+        videos=evaluation.videos,
+        training=more.pop("training", ()),
+        held_out=more.pop("held_out", {}),
+        **more,
+    )
+
+
+def table(tasks: Mapping[str, Any]) -> str:
+    """Success by method, for the terminal."""
+    lines = [f"{'':24}{'final':>8}{'95 % interval':>18}{'any':>8}{'median':>10}"]
+    for task, figures in tasks.items():
+        rows = {task: figures, **figures["floors"], **figures.get("ceilings", {})}
+        for name, row in rows.items():
+            low, high = row["success_final_ci95"]
+            lines.append(
+                f"{name:24}{row['success_final']:8.1%}{f'{low:.1%} to {high:.1%}':>18}"
+                f"{row['success_any']:8.1%}{row['final_distance_m_median'] * 100:7.1f} cm"
+            )
+        seconds = figures["plan_s"]
+        lines.append(f"a plan takes {seconds['median']:.3f} s (median), {seconds['p95']:.3f} s (p95)")
+    return "\n".join(lines)
+
+
+def _settings(config: DictConfig, saved: Mapping[str, Any]) -> dict[str, str]:
+    training = saved.get("training", {})
+    planner = OmegaConf.to_container(config.planner)
+    assert isinstance(planner, dict)
+    return {
+        "git sha": git_sha() or "not a checkout",
+        "checkpoint": f"{config.checkpoint} ({saved['checkpoint_hash'][:12]})",
+        "encoder": f"{saved['encoder']['kind']} ({saved['encoder']['fingerprint'][:12]})",
+        "dataset": str(training.get("data", {}).get("content_hash", "unknown"))[:12],
+        "episodes": f"{config.num_episodes} of split {config.split}",
+        "planner": ", ".join(
+            f"{key.strip('_')} {str(value).rpartition('.')[2] if key == '_target_' else value}"
+            for key, value in planner.items()
+        ),
+        "objective": f"{config.objective.distance}, horizon {config.objective.horizon}",
+        "seed": str(config.seed),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}, float32",
+    }

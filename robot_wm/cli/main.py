@@ -1,0 +1,80 @@
+"""Entry point: finds the command, and turns a user's mistake into one line and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": "collect, train, plan, evaluate and report, in minutes",
+    "collect": "drive a scripted demonstrator in simulation, write a LeRobot dataset",
+    "train": "train a predictor on a LeRobot dataset, write a checkpoint",
+    "eval": "measure a checkpoint on a fixed list of episodes",
+    "plan": "one run to the pose in a goal picture, with its video",
+    "pretrain": "train an encoder on a LeRobot dataset, without labels",
+}
+
+USAGE = """robot-wm: show a robot arm a picture; it imagines what its actions would do, and moves there.
+
+usage: robot-wm COMMAND [key=value ...]
+
+commands:
+{commands}
+
+robot-wm COMMAND --help lists a command's keys and their defaults.
+ROBOT_WM_TRACEBACK=1 shows where an error came from.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        listing = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+        print(USAGE.format(commands=listing))
+        return 0
+    name, *words = words
+    if name == "--version":
+        from robot_wm import __version__
+
+        print(__version__)
+        return 0
+    try:
+        if name not in COMMANDS:
+            raise ValueError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
+        module = importlib.import_module(f"robot_wm.cli.{name}")
+        if "-h" in words or "--help" in words:
+            print(_help(name))
+            return 0
+        from robot_wm.cli.config import load_config
+
+        module.run(load_config(name, words))
+    except KeyboardInterrupt:
+        print("robot-wm: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if os.environ.get("ROBOT_WM_TRACEBACK"):
+            raise
+        text = " ".join(str(error).split())
+        print(f"robot-wm {name}: {text}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _help(name: str) -> str:
+    from omegaconf import OmegaConf
+
+    from robot_wm.cli.config import _compose, groups
+
+    config = _compose(name, [])
+    choices = "\n".join(
+        f"  {group}: {', '.join(names)}"
+        for group, names in groups().items()
+        if group in config or group == "experiment"
+    )
+    return (
+        f"robot-wm {name}: {COMMANDS[name]}\n\nkeys and defaults (??? must be given):\n\n"
+        f"{OmegaConf.to_yaml(config)}\nchoices:\n{choices}"
+    )

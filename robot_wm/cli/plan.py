@@ -1,0 +1,82 @@
+"""`robot-wm plan`: one run to the pose in a goal picture, with its video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+from PIL import Image, UnidentifiedImageError
+
+from robot_wm.checkpoint import load_checkpoint
+from robot_wm.cli.build import build_simulation
+from robot_wm.cli.console import finish, say
+from robot_wm.cli.eval import make_controller
+from robot_wm.report import EpisodeVideo, encode_video
+from robot_wm.runtime import Step, run_episode
+from robot_wm.types import Goal, ImageArray
+
+
+class _Tape:
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def record(self, step: Step) -> None:
+        self.steps.append(step)
+
+
+def run(config: DictConfig) -> None:
+    """Runs, writes `plan.mp4` and the last camera picture, prints how the energy went."""
+    model, _ = load_checkpoint(Path(config.checkpoint))
+    picture = read_picture(Path(config.goal))
+    simulation = build_simulation(config.env)
+    controller = make_controller(model, simulation, config)
+    goal = Goal(images={model.spec.camera: picture})
+    goal_latent = model.embed(goal.images)  # refuses a picture that does not fit, before anything moves
+    simulation.env.reset(config.seed)
+    tape = _Tape()
+    last = run_episode(
+        simulation.env, controller, goal, num_steps=simulation.num_steps, recorders=[tape]
+    )
+    observations = [step.observation for step in tape.steps] + [last]
+    energies = [
+        float((model.embed(observation.images) - goal_latent).square().mean())
+        for observation in (observations[0], last)
+    ]
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    film = EpisodeVideo(
+        title=f"plan to {config.goal}",
+        frames=np.stack([observation.images[model.spec.camera] for observation in observations]),
+        goal=picture,
+        distances_m=None,
+        fps=1 / simulation.env.control_dt,
+    )
+    video = out / "plan.mp4"
+    video.write_bytes(encode_video(film, success_m=simulation.task.success_m))
+    say(f"energy {energies[0]:.3f} at the start, {energies[1]:.3f} at the end; video: {video}")
+    seconds = [step.plan_s for step in tape.steps]
+    finish(
+        {
+            "energy_start": energies[0],
+            "energy_end": energies[1],
+            "plan_s_median": float(np.median(seconds)),
+            "video": str(video),
+        }
+    )
+
+
+def read_picture(path: Path) -> ImageArray:
+    """A picture file as uint8 RGB.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"goal: no file {path}")
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"goal: {path} is not a picture that can be read") from error

@@ -1,0 +1,32 @@
+"""LeRobot v3 datasets: written, read, checked, sampled in physical time, encoded once."""
+
+from robot_wm.data.alignment import ActionMode, AlignedData, DataSpec, Finding, align
+from robot_wm.data.dataset import Dataset, Episode, Feature
+from robot_wm.data.keys import find_camera, find_state
+from robot_wm.data.opening import open_dataset
+from robot_wm.data.tokens import TokenStore, encode_dataset, load_frames
+from robot_wm.data.windows import Batch, DataStats, WindowSampler, fit_stats, split_episodes
+from robot_wm.data.writer import DatasetWriter
+
+__all__ = [
+    "ActionMode",
+    "AlignedData",
+    "Batch",
+    "DataSpec",
+    "DataStats",
+    "Dataset",
+    "DatasetWriter",
+    "Episode",
+    "Feature",
+    "Finding",
+    "TokenStore",
+    "WindowSampler",
+    "align",
+    "encode_dataset",
+    "find_camera",
+    "find_state",
+    "fit_stats",
+    "load_frames",
+    "open_dataset",
+    "split_episodes",
+]

@@ -1,0 +1,288 @@
+"""What of a dataset a world model sees: one camera, a state and actions, on the model's clock.
+
+Everything LeRobot loads without complaint is checked here, episode by episode: values that are not
+finite, rows out of order or missing, clocks that disagree, columns of the wrong shape. A damaged
+episode is refused, or dropped and counted; nothing is put in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from robot_wm.data.dataset import Dataset, Episode
+from robot_wm.data.keys import dim_names, find_camera, find_state
+from robot_wm.types import FloatArray
+
+ActionMode = Literal["state_delta", "recorded"]
+
+_STEP_TOLERANCE = 0.02  # of dt_s
+_GAP_PERIODS = 1.5
+_CLOCK_TOLERANCE = 0.1  # of the period
+_NUM_LISTED = 3
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What to take from a dataset.
+
+    Attributes:
+        camera: key or short name (`front` for `observation.images.front`); the only camera, or
+            the likeliest fixed view, where None.
+        state: key or short name, or several joined by `+`; `observation.state`, or its parts,
+            where None.
+        action: `state_delta`: what the robot did, state[t+1] - state[t] of the sampled frames.
+            `recorded`: the dataset's own `action`, which is what was asked of the robot, in a unit
+            that the dataset does not state; only where `dt_s` is the dataset's own period.
+        dt_s: time step of the model, seconds; a multiple of the dataset's period within 2 %.
+
+    Raises:
+        ValueError: an action mode that does not exist, or `dt_s` not above zero.
+    """
+
+    camera: str | None = None
+    state: str | None = None
+    action: ActionMode = "state_delta"
+    dt_s: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.action not in get_args(ActionMode):
+            raise ValueError(f"action: got {self.action!r}, want one of {get_args(ActionMode)}")
+        if not (np.isfinite(self.dt_s) and self.dt_s > 0):
+            raise ValueError(f"dt_s: got {self.dt_s}, want seconds above zero")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A damaged episode: which, in which file, and what is wrong with it."""
+
+    episode: int
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"episode {self.episode} ({self.file}): {self.reason}"
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedData:
+    """Sampled episodes, checked.
+
+    The lists run over the episodes kept; position i below is not the episode's number, which is
+    `episodes[i]`.
+
+    Attributes:
+        dataset: where the frames are.
+        spec: what was asked for.
+        camera: key of the camera taken.
+        state: keys of the state taken, joined by `+`.
+        dt_s: seconds between sampled frames: the multiple of the period nearest `spec.dt_s`.
+        episodes: the episodes' numbers.
+        indices: per episode, rows sampled, `[T]` int64.
+        timestamps_s: per episode, `[T]` float64 since the episode's start.
+        proprio: per episode, `[T, Q]` float32, the robot's units.
+        actions: per episode, `[T-1, A]` float32, the robot's units; the one at t leads to t+1.
+        proprio_names: Q names.
+        action_names: A names.
+        dropped: damaged episodes left out.
+        warnings: oddities that do not stop anyone, in words.
+    """
+
+    dataset: Dataset
+    spec: DataSpec
+    camera: str
+    state: str
+    dt_s: float
+    episodes: tuple[int, ...]
+    indices: tuple[np.ndarray, ...]
+    timestamps_s: tuple[FloatArray, ...]
+    proprio: tuple[FloatArray, ...]
+    actions: tuple[FloatArray, ...]
+    proprio_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    dropped: tuple[Finding, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes kept."""
+        return len(self.episodes)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Sampled frames per episode, T of each."""
+        return tuple(len(rows) for rows in self.indices)
+
+    @property
+    def num_frames(self) -> int:
+        """Sampled frames over all episodes."""
+        return sum(self.lengths)
+
+
+class _DamagedError(ValueError):
+    """Why an episode cannot be used."""
+
+
+def align(dataset: Dataset, spec: DataSpec, *, drop_corrupt: bool = False) -> AlignedData:
+    """Samples every episode on the model's clock, and checks it.
+
+    Frames are taken by their timestamps, the nearest to each multiple of the step.
+
+    Args:
+        dataset: from `open_dataset`.
+        spec: what to take.
+        drop_corrupt: leave damaged episodes out (they are counted in `dropped`), rather than
+            refuse the dataset.
+
+    Raises:
+        ValueError: a key that is not there, a step that the dataset's rate does not allow,
+            damaged episodes, or none left.
+    """
+    camera, state = find_camera(dataset, spec.camera), find_state(dataset, spec.state)
+    stride = _stride(dataset, spec)
+    if spec.action == "recorded" and "action" not in dataset.features:
+        raise ValueError(f"{dataset.source}: no action column; it has {sorted(dataset.features)}")
+    kept: list[tuple[int, np.ndarray, FloatArray, FloatArray, FloatArray]] = []
+    findings: list[Finding] = []
+    for index in range(dataset.num_episodes):
+        try:
+            episode = dataset.episode(index)
+        except ValueError as error:
+            findings.append(Finding(index, "data", str(error)))
+            continue
+        try:
+            kept.append((index, *_sample(dataset, episode, spec, camera, state, stride)))
+        except _DamagedError as error:
+            file = episode.file.relative_to(dataset.root).as_posix()
+            findings.append(Finding(index, file, str(error)))
+    if findings and (not drop_corrupt or not kept):
+        listed = "; ".join(str(f) for f in findings[:_NUM_LISTED])
+        more = f"; and {len(findings) - _NUM_LISTED} more" if len(findings) > _NUM_LISTED else ""
+        hint = " (drop_corrupt=true leaves them out)" if kept else ""
+        raise ValueError(
+            f"{dataset.source}: {len(findings)} of {dataset.num_episodes} episodes are damaged"
+            f"{hint}: {listed}{more}"
+        )
+    proprio_names = tuple(n for key in state for n in dim_names(dataset, key))
+    action_names = proprio_names if spec.action == "state_delta" else dim_names(dataset, "action")
+    episodes, indices, timestamps_s, proprio, actions = zip(*kept, strict=True)
+    return AlignedData(
+        dataset=dataset,
+        spec=spec,
+        camera=camera,
+        state="+".join(state),
+        dt_s=stride / dataset.fps,
+        episodes=episodes,
+        indices=indices,
+        timestamps_s=timestamps_s,
+        proprio=proprio,
+        actions=actions,
+        proprio_names=proprio_names,
+        action_names=action_names,
+        dropped=tuple(findings),
+        warnings=(
+            *_constant("state", proprio, proprio_names),
+            *_constant("action", actions, action_names),
+        ),
+    )
+
+
+def _stride(dataset: Dataset, spec: DataSpec) -> int:
+    """Rows of the dataset per step of the model."""
+    stride = max(1, round(spec.dt_s * dataset.fps))
+    if abs(stride / dataset.fps - spec.dt_s) > _STEP_TOLERANCE * spec.dt_s:
+        near = sorted({max(1, stride - 1), stride, stride + 1})
+        allowed = ", ".join(f"{n / dataset.fps:.4g}" for n in near)
+        raise ValueError(
+            f"dt_s: got {spec.dt_s}, want a multiple of 1/{dataset.fps:g} s for {dataset.source}: "
+            f"{allowed}, ..."
+        )
+    if spec.action == "recorded" and stride != 1:
+        raise ValueError(
+            f"dt_s: got {spec.dt_s} with action='recorded', want {1 / dataset.fps:.4g}, the period "
+            f"of {dataset.source} (or action='state_delta', which allows its multiples)"
+        )
+    return stride
+
+
+def _sample(
+    dataset: Dataset,
+    episode: Episode,
+    spec: DataSpec,
+    camera: str,
+    state: Sequence[str],
+    stride: int,
+) -> tuple[np.ndarray, FloatArray, FloatArray, FloatArray]:
+    """Rows `[T]`, timestamps `[T]`, proprio `[T, Q]` and actions `[T-1, A]` of one episode."""
+    times_s, period_s = episode.timestamps_s, 1 / dataset.fps
+    _check_clock(times_s, period_s)
+    rows, said = len(episode), dataset.num_rows(episode.index)
+    if rows != said:
+        raise _DamagedError(f"the data has {rows} rows, the metadata says {said}")
+    span_s = dataset.video_span_s(episode.index, camera)
+    if span_s is not None and span_s < times_s[-1] - times_s[0] - 0.5 * period_s:
+        raise _DamagedError(
+            f"the video of {camera} is {span_s:.3f} s long, the data {times_s[-1]:.3f}"
+        )
+    proprio = np.concatenate([_values(dataset, episode, key) for key in state], axis=1)  # [rows, Q]
+    num_steps = int((times_s[-1] - times_s[0]) / (stride * period_s) + 0.5 / stride) + 1
+    want_s = times_s[0] + np.arange(num_steps) * stride * period_s
+    after = np.clip(np.searchsorted(times_s, want_s), 1, rows - 1)
+    nearer = want_s - times_s[after - 1] <= times_s[after] - want_s
+    indices = np.where(nearer, after - 1, after)
+    if num_steps < 2 or (np.diff(indices) <= 0).any():
+        raise _DamagedError(f"{rows} rows give {num_steps} frame(s) at dt_s={spec.dt_s}, want 2")
+    sampled = proprio[indices]
+    if spec.action == "state_delta":
+        actions = np.diff(sampled, axis=0)
+    else:
+        actions = _values(dataset, episode, "action")[indices[:-1]]
+    return indices, times_s[indices], sampled.astype(np.float32), actions.astype(np.float32)
+
+
+def _check_clock(times_s: FloatArray, period_s: float) -> None:
+    if not np.isfinite(times_s).all():
+        raise _DamagedError(f"timestamp of row {_first(~np.isfinite(times_s))} is not finite")
+    steps = np.diff(times_s)
+    if (steps <= 0).any():
+        row = _first(steps <= 0) + 1
+        kind = "repeats" if steps[row - 1] == 0 else "runs backwards"
+        raise _DamagedError(f"time {kind} at row {row} ({times_s[row]:.3f} s)")
+    if not len(steps):
+        raise _DamagedError("it has a single row")
+    if abs(np.median(steps) - period_s) > _CLOCK_TOLERANCE * period_s:
+        raise _DamagedError(
+            f"rows are {np.median(steps):.4g} s apart, info.json's fps says {period_s:.4g}"
+        )
+    if (steps > _GAP_PERIODS * period_s).any():
+        row = _first(steps > _GAP_PERIODS * period_s) + 1
+        raise _DamagedError(f"a gap of {steps[row - 1]:.3f} s before row {row}")
+
+
+def _values(dataset: Dataset, episode: Episode, key: str) -> FloatArray:
+    """A vector column of the episode, checked, `[rows, n]` float64."""
+    if key not in episode.columns:
+        raise _DamagedError(f"no column {key}; it has {sorted(episode.columns)}")
+    values = episode.columns[key]
+    values = values[:, None] if values.ndim == 1 and values.dtype != object else values
+    want = (len(episode), *dataset.features[key].shape)
+    if values.shape != want or not np.issubdtype(values.dtype, np.number):
+        raise _DamagedError(f"{key} is {values.dtype} {values.shape}, want numbers {want}")
+    values = values.astype(np.float64)
+    broken = ~np.isfinite(values)
+    if broken.any():
+        raise _DamagedError(f"{key} of row {_first(broken.any(axis=1))} is not finite")
+    return values
+
+
+def _first(mask: ArrayLike) -> int:
+    return int(np.flatnonzero(mask)[0])
+
+
+def _constant(what: str, values: Sequence[FloatArray], names: Sequence[str]) -> list[str]:
+    spread = np.ptp(np.concatenate(values), axis=0)
+    return [f"{what} {name} never varies" for name, s in zip(names, spread, strict=True) if s == 0]

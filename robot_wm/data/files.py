@@ -1,0 +1,54 @@
+"""Small tools on files: hashes, syncing, parquet columns."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's content is on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def read_table(path: Path, *, only: Callable[[str], bool] = lambda name: True) -> pa.Table:
+    """Reads the columns of a parquet file whose names `only` accepts.
+
+    Raises:
+        ValueError: there is no such file, or it is damaged.
+    """
+    try:
+        names = [n for n in pq.read_schema(path).names if only(n)]
+        return pq.ParquetFile(path).read(names)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a readable parquet file ({reason})") from error
+
+
+def column(table: pa.Table, key: str) -> np.ndarray:
+    """A column as an array, `[T]` or `[T, n]`; ragged vectors come back as dtype object."""
+    values = table[key].combine_chunks()
+    if pa.types.is_fixed_size_list(values.type):
+        return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        rows = values.to_pylist()
+        if len({len(r) if r is not None else -1 for r in rows}) != 1:
+            return np.array(rows, dtype=object)
+        return np.array(rows)
+    return values.to_numpy(zero_copy_only=False)

@@ -1,0 +1,74 @@
+"""Which columns of a dataset are the camera and the state: by name, or by custom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from robot_wm.data.dataset import Dataset
+
+# The world model predicts what a camera sees: a view that stands still, before one that rides
+# on the arm. Earlier words are preferred.
+_FIXED_VIEWS = ("front", "top", "up", "overhead", "exterior", "external", "third", "side", "base")
+_MOVING_VIEWS = ("wrist", "gripper", "hand", "ego")
+_STATE_PARTS = ("cartesian_position", "joint_position", "joint_positions")
+_GRIPPER_PARTS = ("gripper_position",)
+
+
+def find_camera(dataset: Dataset, name: str | None) -> str:
+    """The key of the camera meant by `name` (see DataSpec).
+
+    Raises:
+        ValueError: no such camera, several, or none at all; lists those there are.
+    """
+    keys = dataset.camera_keys
+    if not keys:
+        raise ValueError(f"{dataset.source}: no camera; it has {sorted(dataset.features)}")
+    if name is not None:
+        return _find_key(dataset, name, keys, "camera")
+
+    def rank(key: str) -> tuple[bool, int]:
+        short = key.lower().removeprefix("observation.")
+        views = [i for i, view in enumerate(_FIXED_VIEWS) if view in short]
+        return any(view in short for view in _MOVING_VIEWS), min(views, default=len(_FIXED_VIEWS))
+
+    return min(keys, key=rank)  # the first of the best
+
+
+def find_state(dataset: Dataset, name: str | None) -> tuple[str, ...]:
+    """The keys whose values, one after another, are the state meant by `name` (see DataSpec).
+
+    Raises:
+        ValueError: no such column, several, or none that looks like a state; lists those there are.
+    """
+    keys = tuple(k for k, f in dataset.features.items() if _is_vector(k, f.dtype, f.shape))
+    if name is not None:
+        return tuple(_find_key(dataset, part.strip(), keys, "state") for part in name.split("+"))
+    if "observation.state" in keys:
+        return ("observation.state",)
+    parts = [k for k in keys if k.startswith("observation.state.")]
+    pose = [f"observation.state.{p}" for p in _STATE_PARTS if f"observation.state.{p}" in parts]
+    grip = [f"observation.state.{p}" for p in _GRIPPER_PARTS if f"observation.state.{p}" in parts]
+    if pose:
+        return (pose[0], *grip)
+    if len(parts) == 1:
+        return tuple(parts)
+    raise ValueError(f"{dataset.source}: which column is the state? got none, want of {list(keys)}")
+
+
+def _find_key(dataset: Dataset, name: str, keys: Sequence[str], what: str) -> str:
+    found = [k for k in keys if k == name] or [k for k in keys if k.endswith(f".{name}")]
+    if len(found) != 1:
+        raise ValueError(f"{dataset.source}: {what}: got {name!r}, want one of {list(keys)}")
+    return found[0]
+
+
+def _is_vector(key: str, dtype: str, shape: tuple[int, ...]) -> bool:
+    return dtype.startswith("float") and len(shape) == 1 and key != "timestamp"
+
+
+def dim_names(dataset: Dataset, key: str) -> tuple[str, ...]:
+    """One name per number of a vector column, made up where the dataset gives none."""
+    feature = dataset.features[key]
+    short = key.rsplit(".", 1)[-1]
+    size = feature.shape[0]
+    return feature.names or tuple(f"{short}.{i}" if size > 1 else short for i in range(size))

@@ -1,0 +1,232 @@
+"""Frames encoded once, kept on disk.
+
+A frozen encoder says the same of a picture every time, so training never decodes a video or runs
+the encoder: it reads these arrays. An entry is keyed by everything it depends on, appears whole or
+not at all, and is checked against its sha256 before use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robot_wm.data.alignment import AlignedData
+from robot_wm.data.files import sha256_file, sync
+from robot_wm.preprocess import ImageSpec, prepare_images
+from robot_wm.types import FloatArray, ImageArray
+
+Progress = Callable[[int, int], None]
+_FORMAT = 1  # part of the key: raise it when what is stored under a key changes
+_DECODE_CHUNK = 256  # frames of one episode held at once
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStore:
+    """Tokens of every sampled frame of an AlignedData, episode by episode.
+
+    Attributes:
+        array: `[sum of lengths, P, D]`, float32 or float16, a read-only memory map.
+        lengths: frames per episode.
+    """
+
+    array: FloatArray
+    lengths: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.lengths)
+
+    def __getitem__(self, index: int, /) -> FloatArray:
+        """Tokens `[T, P, D]` of the episode at that position."""
+        if not 0 <= index < len(self.lengths):
+            raise IndexError(f"episode: got {index}, want 0 to {len(self.lengths) - 1}")
+        end = int(self._ends[index])
+        return self.array[end - self.lengths[index] : end]
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per frame, P."""
+        return self.array.shape[1]
+
+    @property
+    def dim(self) -> int:
+        """Size of a token, D."""
+        return self.array.shape[2]
+
+
+def encode_dataset(
+    data: AlignedData,
+    encode: Callable[[Tensor], Tensor],
+    image: ImageSpec,
+    *,
+    encoder_fingerprint: str,
+    cache_dir: Path,
+    batch_size: int = 64,
+    dtype: Literal["float32", "float16"] = "float32",
+    progress: Progress | None = None,
+) -> TokenStore:
+    """Encodes every sampled frame once, or finds that it has been done.
+
+    Args:
+        data: the frames.
+        encode: frames `[B, 1, 3, height, width]`, prepared by `prepare_images` on the CPU, to
+            tokens `[B, 1, P, D]` on any device. Called under torch.inference_mode.
+        image: what `encode` wants.
+        encoder_fingerprint: a hash of the encoder's weights and settings.
+        cache_dir: where entries are kept; made if missing.
+        batch_size: frames per call, B.
+        dtype: of the tokens on disk.
+        progress: called with frames done and frames in all.
+
+    Raises:
+        ValueError: a frame does not decode, or the encoder returns another shape than promised or
+            a value not finite.
+    """
+    key = _key(data, {"encoder": encoder_fingerprint, "image": asdict(image), "dtype": dtype})
+
+    def batches() -> Iterator[np.ndarray]:
+        for frames in _batches(data, batch_size):
+            with torch.inference_mode():
+                tokens = encode(prepare_images(frames, image).unsqueeze(1))  # [B, 1, P, D]
+            if tokens.ndim != 4 or tokens.shape[:2] != (len(frames), 1):
+                raise ValueError(
+                    f"encode: got {tuple(tokens.shape)}, want [{len(frames)}, 1, P, D]"
+                )
+            values = tokens[:, 0].to(torch.float32).cpu().numpy().astype(dtype)
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f"encode: tokens of {data.dataset.source} are not finite ({dtype})"
+                )
+            yield values
+
+    array = _cached(Path(cache_dir) / f"tokens-{key}", batches, dtype, data.num_frames, progress)
+    return TokenStore(array, data.lengths)
+
+
+def load_frames(
+    data: AlignedData,
+    size: tuple[int, int],
+    *,
+    cache_dir: Path,
+    progress: Progress | None = None,
+) -> ImageArray:
+    """Every sampled frame, cropped and resized as `prepare_images` does, for training on pictures.
+
+    Args:
+        data: the frames.
+        size: height and width wanted, pixels.
+        cache_dir: where entries are kept; made if missing.
+        progress: called with frames done and frames in all.
+
+    Returns:
+        uint8 RGB `[sum of data.lengths, height, width, 3]`, episode by episode, a read-only
+        memory map.
+
+    Raises:
+        ValueError: a frame does not decode.
+    """
+    plain = ImageSpec(size[0], size[1], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    key = _key(data, {"frames": list(size)})
+
+    def batches() -> Iterator[np.ndarray]:
+        for frames in _batches(data, 64):
+            scaled = prepare_images(frames, plain)  # [B, 3, h, w] in [0, 1]
+            yield (scaled * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+    path = Path(cache_dir) / f"frames-{key}"
+    return _cached(path, batches, "uint8", data.num_frames, progress)
+
+
+def _key(data: AlignedData, what: dict[str, Any]) -> str:
+    """Hash of all that an entry depends on."""
+    rows = hashlib.sha256()
+    for episode, indices in zip(data.episodes, data.indices, strict=True):
+        rows.update(np.asarray([episode, len(indices), *indices], np.int64).tobytes())
+    parts = {
+        "format": _FORMAT,
+        "content": data.dataset.content_hash,
+        "camera": data.camera,
+        "rows": rows.hexdigest(),
+        **what,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _batches(data: AlignedData, batch_size: int) -> Iterator[ImageArray]:
+    """Sampled frames in order, decoded once, `batch_size` at a time across episodes."""
+    held: list[ImageArray] = []
+    for index, indices in zip(data.episodes, data.indices, strict=True):
+        episode = data.dataset.episode(index)
+        for start in range(0, len(indices), _DECODE_CHUNK):
+            rows = indices[start : start + _DECODE_CHUNK].tolist()
+            held.append(data.dataset.frames(episode, data.camera, rows))
+            while sum(map(len, held)) >= batch_size:
+                joined = np.concatenate(held)
+                yield joined[:batch_size]
+                held = [joined[batch_size:]]
+    rest = np.concatenate(held)
+    if len(rest):
+        yield rest
+
+
+def _cached(
+    stem: Path,
+    batches: Callable[[], Iterator[np.ndarray]],
+    dtype: str,
+    total: int,
+    progress: Progress | None,
+) -> np.memmap:
+    """The array at `stem`.npy, made from `batches` unless it is there and whole."""
+    array_path, note_path = stem.with_suffix(".npy"), stem.with_suffix(".json")
+    if _is_whole(array_path, note_path):
+        return np.load(array_path, mmap_mode="r")
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    note_path.unlink(missing_ok=True)
+    temporary = stem.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        array: np.memmap | None = None
+        done = 0
+        for values in batches():
+            if array is None:
+                shape = (total, *values.shape[1:])
+                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+            array[done : done + len(values)] = values
+            done += len(values)
+            if progress is not None:
+                progress(done, total)
+        assert array is not None and done == total
+        array.flush()
+        del array
+        sync(temporary)
+        note = {"bytes": temporary.stat().st_size, "sha256": sha256_file(temporary)}
+        os.replace(temporary, array_path)
+        temporary.write_text(json.dumps(note), encoding="utf-8")
+        sync(temporary)
+        os.replace(temporary, note_path)  # last: an array without its note does not count
+    finally:
+        temporary.unlink(missing_ok=True)
+    return np.load(array_path, mmap_mode="r")
+
+
+def _is_whole(array_path: Path, note_path: Path) -> bool:
+    try:
+        note = json.loads(note_path.read_text(encoding="utf-8"))
+        if array_path.stat().st_size != note["bytes"]:
+            return False
+        return sha256_file(array_path) == note["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,111 @@
+"""Pictures out of mp4 and parquet, with PyAV."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from robot_wm.types import FloatArray, ImageArray
+
+
+class DecodeError(ValueError):
+    """A picture that is not there or cannot be decoded; says why, not where."""
+
+
+def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageArray:
+    """Decodes the frames of a video that are shown at given times, in one pass.
+
+    Args:
+        path: the video file.
+        times_s: `[n]`, increasing, on the video's clock.
+        tolerance_s: how far a frame's presentation time may be from the one wanted.
+
+    Returns:
+        uint8 RGB `[n, height, width, 3]`.
+
+    Raises:
+        DecodeError: the file is no video, is damaged, or has no frame at one of the times.
+    """
+    pictures: list[ImageArray] = []
+    before: av.VideoFrame | None = None  # the last frame shown before the time wanted
+    try:
+        with av.open(str(path), "r") as container:
+            if not container.streams.video:
+                raise DecodeError("the file has no video in it")
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1  # episodes are too short to gain from more
+            if times_s[0] > tolerance_s and stream.time_base:
+                start = int((times_s[0] - tolerance_s) / stream.time_base)
+                container.seek(max(0, start), stream=stream)
+            for frame in container.decode(stream):
+                shown_s = _time_s(frame)
+                while len(pictures) < len(times_s) and shown_s >= times_s[len(pictures)]:
+                    want_s = float(times_s[len(pictures)])
+                    nearest = frame
+                    if before is not None and want_s - _time_s(before) < shown_s - want_s:
+                        nearest = before
+                    pictures.append(_picture(nearest, want_s, tolerance_s))
+                if len(pictures) == len(times_s):
+                    break
+                before = frame
+    except FFmpegError as error:
+        raise DecodeError(f"the video does not decode ({error.strerror})") from error
+    if len(pictures) == len(times_s) - 1 and before is not None:
+        # Timestamps are rounded to float32: the last frame may come a hair before its row.
+        if times_s[-1] - _time_s(before) <= tolerance_s:
+            pictures.append(_picture(before, float(times_s[-1]), tolerance_s))
+    if len(pictures) < len(times_s):
+        raise DecodeError(
+            f"the video has fewer frames than the data has rows: it ends before the frame at "
+            f"{times_s[len(pictures)]:.3f} s"
+        )
+    return np.stack(pictures)
+
+
+def _time_s(frame: av.VideoFrame) -> float:
+    if frame.time is None:
+        raise DecodeError("a video frame has no presentation time")
+    return frame.time
+
+
+def _picture(frame: av.VideoFrame, want_s: float, tolerance_s: float) -> ImageArray:
+    """The frame as RGB, if it is close enough to the time wanted and whole."""
+    if abs(_time_s(frame) - want_s) > tolerance_s:
+        raise DecodeError(
+            f"no video frame within {tolerance_s:.3f} s of {want_s:.3f} s: the clocks of the data "
+            f"and the video disagree"
+        )
+    if frame.is_corrupt:
+        raise DecodeError(f"the video frame at {want_s:.3f} s is damaged")
+    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+
+
+def decode_image(cell: Mapping[str, object] | None, root: Path) -> ImageArray:
+    """Decodes one picture that a parquet cell holds, as bytes or as a path under `root`.
+
+    Returns:
+        uint8 RGB `[height, width, 3]`.
+
+    Raises:
+        DecodeError: there is no picture, or it does not decode.
+    """
+    cell = cell or {}
+    content, path = cell.get("bytes"), cell.get("path")
+    if isinstance(content, bytes):
+        source: io.BytesIO | str = io.BytesIO(content)
+    elif isinstance(path, str) and path:
+        source = str(root / path)
+    else:
+        raise DecodeError("a row has no picture")
+    try:
+        with av.open(source, "r") as container:
+            for frame in container.decode(video=0):
+                return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    except FFmpegError as error:
+        raise DecodeError(f"a picture does not decode ({error.strerror})") from error
+    raise DecodeError("a picture is empty")

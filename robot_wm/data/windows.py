@@ -1,0 +1,195 @@
+"""Windows of consecutive frames in batches: which episodes, in which units, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robot_wm.data.alignment import AlignedData
+from robot_wm.preprocess import NormStats
+from robot_wm.types import FloatArray
+
+
+class EpisodeTokens(Protocol):
+    """Tokens per episode of an AlignedData, in its order: a TokenStore, or a list of arrays."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> FloatArray:
+        """Tokens `[T, P, D]` of the episode at that position."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DataStats:
+    """Units and reach of the training episodes.
+
+    Attributes:
+        proprio_stats: of proprio, Q of them.
+        action_stats: of actions, A of them.
+        action_q01: 1 % quantile per action dimension, `[A]` float32, the robot's units.
+        action_q99: 99 % quantile, `[A]`.
+        action_min: `[A]`.
+        action_max: `[A]`.
+    """
+
+    proprio_stats: NormStats
+    action_stats: NormStats
+    action_q01: FloatArray
+    action_q99: FloatArray
+    action_min: FloatArray
+    action_max: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B windows of T consecutive sampled frames.
+
+    Attributes:
+        tokens: `[B, T, P, D]` float32.
+        proprio: `[B, T, Q]` float32, the robot's units.
+        actions: `[B, T-1, A]` float32, the robot's units; the one at t leads from frame t to t+1.
+        episodes: `[B]` int64, the dataset's episode numbers, to name a window in an error.
+        starts: `[B]` int64, first sampled frame of the window within its episode.
+    """
+
+    tokens: Tensor
+    proprio: Tensor
+    actions: Tensor
+    episodes: Tensor
+    starts: Tensor
+
+
+def split_episodes(
+    num_episodes: int, holdout: float, seed: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Splits positions 0 to `num_episodes` - 1 into training and held out, by `seed` alone.
+
+    Args:
+        num_episodes: of an AlignedData.
+        holdout: share to hold out, in [0, 1); above zero it holds out at least one.
+        seed: of the choice.
+
+    Returns:
+        Training positions and held-out positions, each increasing.
+
+    Raises:
+        ValueError: the share is out of range, or leaves nothing to train on.
+    """
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout: got {holdout}, want a share in [0, 1)")
+    num_held = max(1, round(holdout * num_episodes)) if holdout else 0
+    if num_held >= num_episodes:
+        raise ValueError(
+            f"holdout: got {holdout} of {num_episodes} episodes, want some to train on"
+        )
+    order = np.random.default_rng(seed).permutation(num_episodes).tolist()
+    return tuple(sorted(order[num_held:])), tuple(sorted(order[:num_held]))
+
+
+def fit_stats(data: AlignedData, episodes: Sequence[int]) -> DataStats:
+    """Statistics over the episodes at these positions: give it the training ones alone."""
+    proprio = np.concatenate([data.proprio[i] for i in episodes]).astype(np.float64)
+    actions = np.concatenate([data.actions[i] for i in episodes]).astype(np.float64)
+    q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0).astype(np.float32)
+    return DataStats(
+        proprio_stats=NormStats.fit(proprio),
+        action_stats=NormStats.fit(actions),
+        action_q01=q01,
+        action_q99=q99,
+        action_min=actions.min(0).astype(np.float32),
+        action_max=actions.max(0).astype(np.float32),
+    )
+
+
+class WindowSampler:
+    """All windows of some episodes, in batches: `batch(step)` depends on nothing but its arguments.
+
+    Each epoch is a new permutation by (seed, epoch), so a resumed run sees what an uninterrupted
+    one would have seen.
+
+    Args:
+        data: the episodes.
+        tokens: per episode of `data`, `[T, P, D]`.
+        episodes: positions in `data` to draw from.
+        num_frames: frames of a window, T, at least 2.
+        batch_size: windows per batch, B; fewer where there are fewer windows.
+        seed: of the order.
+        shuffle: False goes through the windows in order and includes the last, smaller batch;
+            True leaves the remainder of each epoch out.
+
+    Raises:
+        ValueError: no episode is long enough, or tokens and episodes do not match.
+    """
+
+    def __init__(
+        self,
+        data: AlignedData,
+        tokens: EpisodeTokens,
+        *,
+        episodes: Sequence[int],
+        num_frames: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool = True,
+    ) -> None:
+        if num_frames < 2 or batch_size < 1:
+            raise ValueError(
+                f"got num_frames {num_frames} and batch_size {batch_size}, want 2 and 1 or more"
+            )
+        if len(tokens) != data.num_episodes:
+            raise ValueError(f"tokens: got {len(tokens)} episodes, want {data.num_episodes}")
+        starts = [np.arange(max(0, data.lengths[i] - num_frames + 1)) for i in episodes]
+        self._where = np.repeat(np.asarray(episodes, np.int64), [len(s) for s in starts])
+        self._start = np.concatenate([*starts, np.zeros(0, np.int64)])
+        if not len(self._where):
+            longest = max((data.lengths[i] for i in episodes), default=0)
+            raise ValueError(
+                f"num_frames: got {num_frames}, want at most {longest}, the longest of "
+                f"{len(episodes)} episodes"
+            )
+        self._data, self._tokens, self._num_frames = data, tokens, num_frames
+        self._batch_size = min(batch_size, len(self._where))
+        self._seed, self._shuffle = seed, shuffle
+        self._order = lru_cache(maxsize=2)(self._permutation)
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in an epoch."""
+        return len(self._where)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        if self._shuffle:
+            return self.num_windows // self._batch_size
+        return -(-self.num_windows // self._batch_size)
+
+    def batch(self, step: int) -> Batch:
+        """The windows of one step; steps count on through the epochs, from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        here = slice(position * self._batch_size, (position + 1) * self._batch_size)
+        chosen = self._order(epoch)[here]
+        pairs = [(int(self._where[i]), int(self._start[i])) for i in chosen]
+        size = self._num_frames
+        tokens = np.stack([self._tokens[e][s : s + size] for e, s in pairs])  # [B, T, P, D]
+        proprio = np.stack([self._data.proprio[e][s : s + size] for e, s in pairs])  # [B, T, Q]
+        actions = np.stack([self._data.actions[e][s : s + size - 1] for e, s in pairs])
+        return Batch(
+            tokens=torch.from_numpy(tokens.astype(np.float32, copy=False)),
+            proprio=torch.from_numpy(proprio),
+            actions=torch.from_numpy(actions),
+            episodes=torch.tensor([self._data.episodes[e] for e, _ in pairs]),
+            starts=torch.tensor([s for _, s in pairs]),
+        )
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if not self._shuffle:
+            return np.arange(self.num_windows)
+        return np.random.default_rng((self._seed, epoch)).permutation(self.num_windows)

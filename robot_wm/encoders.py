@@ -1,0 +1,210 @@
+"""Encoders: pictures to tokens, frozen, each frame by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from einops import rearrange
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from robot_wm.layers import LAYER_NORM_EPS, Block, init_transformer
+from robot_wm.preprocess import ImageSpec
+
+WEIGHTS_DIR = Path(__file__).parent / "weights"
+TUBELET = 2
+
+
+class Encoder(Protocol):
+    """Frames to tokens. Frame t's tokens depend on frame t alone."""
+
+    @property
+    def dim(self) -> int:
+        """Token dimension D."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the token map; their product is P."""
+        ...
+
+    @property
+    def image(self) -> ImageSpec:
+        """The pictures it takes."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of weights and preprocessing."""
+        ...
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """`[B, T, 3, height, width]`, prepared as `image` says, to tokens `[B, T, P, D]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class MiniConfig:
+    """Shape of a MiniEncoder.
+
+    Attributes:
+        image_size: height and width of its square pictures, pixels.
+        patch_size: pixels; divides `image_size`.
+        width: transformer width.
+        depth: transformer blocks.
+        num_heads: attention heads.
+        num_tokens: tokens per frame, P, read from as many register tokens.
+        dim: token dimension, D.
+    """
+
+    image_size: int = 96
+    patch_size: int = 12
+    width: int = 128
+    depth: int = 4
+    num_heads: int = 4
+    num_tokens: int = 1
+    dim: int = 96
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"patch_size: got {self.patch_size}, want a divisor of image_size={self.image_size}"
+            )
+
+
+class MiniEncoder(nn.Module):
+    """A small ViT over two-frame tubelets whose register tokens are the frame's latent.
+
+    A frame enters as a tubelet of itself twice (V-JEPA 2-AC encodes single frames this way), the
+    patches exchange what they see with `num_tokens` registers (arXiv 2309.16588), and each
+    register, normalised over the batch (LeWM, arXiv 2603.19312), is one token.
+    """
+
+    def __init__(self, config: MiniConfig) -> None:
+        super().__init__()
+        self.config = config
+        side = config.image_size // config.patch_size
+        self._image = ImageSpec(config.image_size, config.image_size)
+        self._fingerprint: str | None = None
+        self.patch_embed = nn.Linear(TUBELET * 3 * config.patch_size**2, config.width)
+        self.registers = nn.Parameter(torch.zeros(config.num_tokens, config.width))
+        self.register_buffer("positions", _sincos_2d(side, config.width), persistent=False)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.num_heads) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.head = nn.Linear(config.width, config.dim)
+        self.head_norm = nn.BatchNorm1d(config.num_tokens * config.dim, affine=False)
+        init_transformer(self.blocks, self)
+        nn.init.trunc_normal_(self.registers, std=0.02)
+
+    @property
+    def dim(self) -> int:
+        return self.config.dim
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return (1, self.config.num_tokens)
+
+    @property
+    def image(self) -> ImageSpec:
+        return self._image
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self, self._image)
+        return self._fingerprint
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """`[B, T, 3, height, width]` to tokens `[B, T, P, D]`.
+
+        Raises:
+            ValueError: pictures of another size.
+        """
+        size = self.config.image_size
+        if frames.ndim != 5 or tuple(frames.shape[2:]) != (3, size, size):
+            raise ValueError(f"frames: got {tuple(frames.shape)}, want [B, T, 3, {size}, {size}]")
+        batch = frames.shape[0]
+        patches = rearrange(
+            frames,
+            "b t c (r p) (s q) -> (b t) (r s) (c p q)",
+            p=self.config.patch_size,
+            q=self.config.patch_size,
+        )
+        x = self.patch_embed(torch.cat((patches, patches), dim=-1)) + self.positions
+        registers = self.registers.expand(x.shape[0], -1, -1)
+        x = torch.cat((registers, x), dim=1)  # [B T, P + patches, width]
+        for block in self.blocks:
+            x = block(x)
+        tokens = self.head(self.norm(x[:, : self.config.num_tokens]))  # [B T, P, D]
+        tokens = self.head_norm(tokens.flatten(1)).view_as(tokens)
+        return rearrange(tokens, "(b t) p d -> b t p d", b=batch)
+
+
+def save_mini(encoder: MiniEncoder, path: Path) -> None:
+    """Writes weights and shape into one safetensors file."""
+    weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
+    save_file(weights, path, metadata={"mini": json.dumps(asdict(encoder.config))})
+
+
+def load_mini(path: Path) -> MiniEncoder:
+    """A frozen MiniEncoder from a file that `save_mini` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a mini encoder's file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"encoder weights: no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+        config = MiniConfig(**json.loads(metadata["mini"]))
+        encoder = MiniEncoder(config)
+        encoder.load_state_dict({name: value.to(torch.float32) if value.is_floating_point() else value for name, value in weights.items()})
+    except Exception as error:
+        raise ValueError(f"encoder weights: {path} is not a mini encoder ({error})") from error
+    return freeze(encoder)
+
+
+def shipped_weights() -> Path:
+    """The file of the mini encoder that ships with the library."""
+    return WEIGHTS_DIR / "mini.safetensors"
+
+
+def random_mini(*, seed: int, config: MiniConfig | None = None) -> MiniEncoder:
+    """The mini architecture, untrained: the floor of every comparison."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return freeze(MiniEncoder(config or MiniConfig()))
+
+
+def freeze(encoder: MiniEncoder) -> MiniEncoder:
+    """Evaluation mode, no gradients."""
+    return encoder.eval().requires_grad_(False)
+
+
+def fingerprint(module: nn.Module, image: ImageSpec) -> str:
+    """sha256 over the preprocessing and every weight's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(asdict(image), sort_keys=True).encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sincos_2d(side: int, width: int) -> Tensor:
+    """Fixed sine-cosine positions `[side * side, width]`, half of the channels per axis."""
+    frequencies = 10000 ** -(torch.arange(width // 4) / (width // 4))
+    angles = torch.arange(side)[:, None] * frequencies  # [side, width / 4]
+    axis = torch.cat((angles.sin(), angles.cos()), dim=1)  # [side, width / 2]
+    rows, columns = axis.repeat_interleave(side, 0), axis.repeat(side, 1)
+    return torch.cat((rows, columns), dim=1)

@@ -1,0 +1,219 @@
+"""The protocol: fixed episodes, a fixed budget, judged on the true state at the end."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robot_wm.planners import Planner, shift
+from robot_wm.runtime import Recorder, Step, run_episode
+from robot_wm.types import (
+    ActionSpec,
+    Controller,
+    FloatArray,
+    Goal,
+    Observation,
+    Plan,
+    PlanningError,
+    Task,
+)
+
+Episode = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What became of one episode.
+
+    Attributes:
+        seed: the manifest's name for the episode.
+        distances_m: true distance to the goal at the start and after every step.
+        success_m: nearer than this counts.
+        plan_s: seconds per action, encoding included.
+        error: why the planner gave up, if it did; the arm then stays where it is.
+    """
+
+    seed: int
+    distances_m: tuple[float, ...]
+    success_m: float
+    plan_s: tuple[float, ...]
+    error: str | None = None
+
+    @property
+    def success_final(self) -> bool:
+        return self.distances_m[-1] < self.success_m
+
+    @property
+    def success_any(self) -> bool:
+        """Passed through the goal at some time: reported beside the other, never instead."""
+        return min(self.distances_m) < self.success_m
+
+
+class _Judge:
+    """Notes the true distance after every step."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.distances_m = [task.distance_m()]
+        self.plan_s: list[float] = []
+
+    def record(self, step: Step) -> None:
+        self.distances_m.append(self._task.distance_m())
+        self.plan_s.append(step.plan_s)
+
+
+def evaluate(
+    task: Task,
+    controller: Controller,
+    episodes: Sequence[Episode],
+    *,
+    num_steps: int,
+    recorder: Callable[[int, Goal], Recorder | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[EpisodeResult]:
+    """Runs every episode of a manifest with one controller.
+
+    Args:
+        task: judges; the controller never sees it.
+        controller: is reset for each episode.
+        episodes: of a manifest.
+        num_steps: actions per episode, always all of them: no early end on success.
+        recorder: episode index and goal to one more recorder, or None.
+        progress: called with (done, total).
+    """
+    results = []
+    for index, episode in enumerate(episodes):
+        goal = task.start(episode)
+        judge = _Judge(task)
+        extra = recorder(index, goal) if recorder else None
+        recorders = [judge] if extra is None else [judge, extra]
+        error = None
+        try:
+            run_episode(task.env, controller, goal, num_steps=num_steps, recorders=recorders)
+        except PlanningError as failure:
+            error = str(failure)
+        missing = num_steps + 1 - len(judge.distances_m)
+        distances = judge.distances_m + [task.distance_m()] * missing
+        seed = int(str(episode["seed"]))
+        results.append(
+            EpisodeResult(seed, tuple(distances), task.success_m, tuple(judge.plan_s), error)
+        )
+        if progress:
+            progress(index + 1, len(episodes))
+    return results
+
+
+def wilson(successes: int, n: int, *, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson 95 % score interval of a share (Wilson 1927).
+
+    Raises:
+        ValueError: no episodes, or more successes than episodes.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"wilson: got {successes} of {n}, want 0 <= successes <= n and n > 0")
+    share, z2 = successes / n, z * z
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_difference_ci95(
+    ours: Sequence[EpisodeResult], theirs: Sequence[EpisodeResult], *, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap 95 % interval of the difference in final success, paired by episode.
+
+    Raises:
+        ValueError: the two did not run the same episodes.
+    """
+    if [result.seed for result in ours] != [result.seed for result in theirs]:
+        raise ValueError("paired_difference_ci95: the two lists hold different episodes")
+    difference = np.array(
+        [float(a.success_final) - float(b.success_final) for a, b in zip(ours, theirs, strict=True)]
+    )
+    rng = np.random.default_rng(seed)
+    means = rng.choice(difference, (10_000, len(difference))).mean(1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def summarize(results: Sequence[EpisodeResult]) -> dict[str, object]:
+    """Figures of one method on one task, as the report and the last line of `eval` hold them."""
+    n = len(results)
+    wins = sum(result.success_final for result in results)
+    return {
+        "n": n,
+        "success_final": wins / n,
+        "success_final_ci95": list(wilson(wins, n)),
+        "success_any": sum(result.success_any for result in results) / n,
+        "final_distance_m_median": float(np.median([r.distances_m[-1] for r in results])),
+    }
+
+
+def plan_seconds(results: Sequence[EpisodeResult]) -> dict[str, float]:
+    """Median and 95th percentile of the seconds per action."""
+    seconds = np.concatenate([result.plan_s for result in results])
+    return {"median": float(np.median(seconds)), "p95": float(np.percentile(seconds, 95))}
+
+
+class RandomController:
+    """The floor: uniform actions within the spec, the same for the same goal picture."""
+
+    def __init__(self, action_spec: ActionSpec, *, seed: int = 0) -> None:
+        self._spec = action_spec
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)
+
+    def reset(self, goal: Goal) -> None:
+        pictures = b"".join(goal.images[name].tobytes() for name in sorted(goal.images))
+        self._rng = np.random.default_rng((self._seed, zlib.crc32(pictures)))
+
+    def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
+        return self._rng.uniform(self._spec.low, self._spec.high)
+
+
+class ZeroController:
+    """The other floor: does nothing."""
+
+    def __init__(self, action_spec: ActionSpec) -> None:
+        self._action = action_spec.clip(np.zeros(action_spec.size))
+
+    def reset(self, goal: Goal) -> None:
+        """Nothing to begin."""
+
+    def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
+        return self._action
+
+
+class StateOracle:
+    """The ceiling: the same planner on the true simulator with the true distance.
+
+    Proves that task, budget and action space are solvable before any model is judged.
+    """
+
+    def __init__(self, task: Task, planner: Planner, *, seed: int = 0) -> None:
+        self._task = task
+        self._planner = planner
+        self._seed = seed
+        self._generator = torch.Generator()
+        self._plan: Plan | None = None
+
+    def reset(self, goal: Goal) -> None:
+        self._generator.manual_seed(self._seed)
+        self._plan = None
+
+    def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
+        def cost(actions: Tensor) -> Tensor:
+            distances = self._task.simulate(actions.double().numpy())
+            return torch.from_numpy(distances[:, -1]).float()
+
+        init = None if self._plan is None else shift(self._plan, 1)
+        self._plan = self._planner.plan(
+            cost, self._task.env.action_spec, init=init, generator=self._generator
+        )
+        return self._plan.actions[0]

@@ -1,0 +1,15 @@
+"""One self-contained HTML page of an evaluation, and a JSON beside it with every figure."""
+
+from robot_wm.report.page import render_html
+from robot_wm.report.values import EpisodeVideo, Landscape, Report
+from robot_wm.report.video import encode_video
+from robot_wm.report.writing import write_report
+
+__all__ = [
+    "EpisodeVideo",
+    "Landscape",
+    "Report",
+    "encode_video",
+    "render_html",
+    "write_report",
+]

@@ -1,0 +1,60 @@
+"""The figures of a report as plain, finite JSON values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from robot_wm.report.values import Report
+
+
+def report_figures(report: Report) -> dict[str, object]:
+    """Every figure of a report, as plain JSON values; pictures are left out.
+
+    Raises:
+        ValueError: a number is not finite; names its key.
+        TypeError: a value that JSON cannot hold; names its key.
+    """
+    figures = {
+        "title": report.title,
+        "tasks": report.tasks,
+        "success_m": report.success_m,
+        "settings": report.settings,
+        "distance_curves": report.distance_curves,
+        "training": report.training,
+        "held_out": report.held_out,
+        "landscapes": [
+            {
+                "title": landscape.title,
+                "dx_m": landscape.dx_m,
+                "dy_m": landscape.dy_m,
+                "energy": landscape.energy,
+                "toward_goal_m": landscape.toward_goal_m,
+                "planned_m": landscape.planned_m,
+            }
+            for landscape in report.landscapes
+        ],
+        "videos": [
+            {"title": video.title, "fps": video.fps, "distances_m": video.distances_m}
+            for video in report.videos
+        ],
+    }
+    return {key: _plain(value, key) for key, value in figures.items()}
+
+
+def _plain(value: object, key: str) -> object:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"report: {key} is {value}, want a finite number")
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(item, f"{key}[{index}]") for index, item in enumerate(value)]
+    raise TypeError(f"report: {key} is a {type(value).__name__}, which JSON cannot hold")

@@ -1,0 +1,285 @@
+"""Plots as inline SVG that takes its text colour and font from the page around it.
+
+Legends and titles are the page's business, so nothing a user wrote passes through matplotlib
+(which would read `$` as mathematics) and small screens can wrap them.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
+
+from robot_wm.report.values import Landscape
+from robot_wm.types import FloatArray
+
+COLORS = {
+    "model": "#3f7fe0",
+    "random": "#8b909a",
+    "zero": "#d08c1d",
+    "state oracle": "#2e9d6b",
+    "latent oracle": "#2aa1b3",
+    "behaviour cloning": "#9a6fd0",
+    "nearest demonstration": "#d4567d",
+    "true": "#3f7fe0",
+    "shuffled": "#d4567d",
+    "copy last": "#8b909a",
+    "loss": "#3f7fe0",
+    "teacher forcing": "#2e9d6b",
+    "rollout": "#d08c1d",
+    "held out": "#d4567d",
+}
+SPARE_COLORS = ("#9a6fd0", "#2aa1b3", "#d4567d", "#a3722b", "#6b8e23", "#5b6bbf")
+
+# matplotlib wants real colours; these two become the page's own when the SVG is embedded.
+_INK, _RULE = "#010203", "#020304"
+_FIGURE_INCHES = (6.0, 3.1)
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "path.simplify": True,
+    "font.size": 8.5,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _RULE,
+    "grid.linewidth": 0.5,
+    "xtick.color": _RULE,
+    "ytick.color": _RULE,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "text.color": _INK,
+    "lines.linewidth": 1.6,
+    "figure.constrained_layout.use": True,
+}
+
+
+def assign_colors(labels: Iterable[str]) -> dict[str, str]:
+    """Gives each label its colour, `#rrggbb`: the known ones always the same."""
+    colors: dict[str, str] = {}
+    for label in dict.fromkeys(labels):
+        name = label.lower().replace("_", " ").removesuffix(" actions").removesuffix(" action")
+        spare = [c for c in SPARE_COLORS if c not in colors.values()]
+        fallback = spare[0] if spare else SPARE_COLORS[len(colors) % len(SPARE_COLORS)]
+        colors[label] = COLORS.get(name, fallback)
+    return colors
+
+
+def plot_distances(
+    curves: Mapping[str, FloatArray], success_m: float, colors: Mapping[str, str]
+) -> str:
+    """Median distance to the goal by step, with the 10-90 % band of the episodes.
+
+    Args:
+        curves: method -> `[n, steps + 1]`, metres.
+        success_m: drawn as a dashed line, metres.
+        colors: method -> `#rrggbb`.
+
+    Returns:
+        SVG element.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(_FIGURE_INCHES)
+        axes = figure.subplots()
+        for z, (label, metres) in enumerate(reversed(list(curves.items()))):  # the first on top
+            low, median, high = np.percentile(100 * np.asarray(metres), (10, 50, 90), axis=0)
+            steps = np.arange(len(median))
+            axes.fill_between(
+                steps, low, high, color=colors[label], alpha=0.16, linewidth=0, zorder=2 + z
+            )
+            axes.plot(steps, median, color=colors[label], zorder=20 + z)
+        axes.axhline(100 * success_m, color=_INK, linestyle=(0, (4, 3)), linewidth=1, zorder=50)
+        axes.annotate(
+            f"success below {100 * success_m:g} cm",
+            (1, 100 * success_m),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            horizontalalignment="right",
+            zorder=50,
+        )
+        axes.set(xlabel="step (actions taken)", ylabel="distance to goal (cm)")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.01)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        return _svg(figure, "Distance to the goal by step, by method", salt="distances")
+
+
+def plot_horizon(errors: Mapping[str, Sequence[float]], colors: Mapping[str, str]) -> str:
+    """Latent error by horizon.
+
+    Args:
+        errors: what the predictor was given -> error at horizon 1, 2, ... H.
+        colors: the same keys -> `#rrggbb`.
+
+    Returns:
+        SVG element.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(_FIGURE_INCHES)
+        axes = figure.subplots()
+        for z, (label, values) in enumerate(reversed(list(errors.items()))):
+            horizon = np.arange(1, len(values) + 1)
+            axes.plot(horizon, values, color=colors[label], marker="o", markersize=4, zorder=3 + z)
+        axes.set(xlabel="horizon (actions ahead)", ylabel="latent error")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        return _svg(figure, "Latent error by horizon", salt="horizon")
+
+
+def plot_training(
+    rows: Sequence[Mapping[str, float]], metrics: Sequence[str], colors: Mapping[str, str]
+) -> str:
+    """Losses by training step: raw thin, smoothed thick, on a log axis where all are positive.
+
+    Args:
+        rows: `step` and metrics; a row may lack a metric.
+        metrics: those to draw.
+        colors: metric -> `#rrggbb`.
+
+    Returns:
+        SVG element.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(_FIGURE_INCHES)
+        axes = figure.subplots()
+        drawn = []
+        for metric in metrics:
+            steps = np.array([row["step"] for row in rows if metric in row], np.float64)
+            values = np.array([row[metric] for row in rows if metric in row], np.float64)
+            drawn.append(values)
+            if len(values) < 20:  # a sparse metric is its own summary
+                axes.plot(steps, values, color=colors[metric], marker="o", markersize=3.5)
+                continue
+            axes.plot(steps, values, color=colors[metric], linewidth=0.6, alpha=0.35)
+            axes.plot(steps, _smooth(values), color=colors[metric])
+        axes.set(xlabel="training step", ylabel="loss")
+        axes.margins(x=0.01)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        low, high = min(v.min() for v in drawn), max(v.max() for v in drawn)
+        if low > 0:
+            axes.set(yscale="log", ylabel="loss (log scale)")
+            narrow = high < 4 * low
+            axes.yaxis.set_major_locator(
+                MaxNLocator(5) if narrow else LogLocator(subs=(1, 2, 5), numticks=12)
+            )
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        return _svg(figure, "Losses by training step", salt="training")
+
+
+def _smooth(values: FloatArray) -> FloatArray:
+    """Moving average over a twenty-fifth of the values.
+
+    Centred, and narrower toward the start, where a loss falls too steeply to be averaged.
+    """
+    index, half = np.arange(len(values)), max(1, len(values) // 50)
+    start = index - np.minimum(index, half)
+    stop = np.minimum(index + np.minimum(index, half) + 1, len(values))
+    total = np.concatenate(([0.0], np.cumsum(values)))
+    return (total[stop] - total[start]) / (stop - start)
+
+
+def plot_landscape(landscape: Landscape, *, salt: str) -> str:
+    """The predicted cost over a first action, with the goal's direction and the plan on it.
+
+    Args:
+        landscape: what to draw.
+        salt: another for each landscape of a page, so that their SVG ids differ.
+
+    Returns:
+        SVG element.
+    """
+    dx, dy = 100 * np.asarray(landscape.dx_m), 100 * np.asarray(landscape.dy_m)
+    energy = np.asarray(landscape.energy, np.float64)
+    goal = 100 * np.asarray(landscape.toward_goal_m, np.float64)
+    planned = 100 * np.asarray(landscape.planned_m, np.float64)
+    outline = [withStroke(linewidth=3, foreground="black")]
+    with mpl.rc_context({**_STYLE, "axes.grid": False}):
+        figure = Figure((3.1, 2.6))
+        axes = figure.subplots()
+        mesh = axes.pcolormesh(dx, dy, energy, shading="nearest", cmap="viridis", rasterized=True)
+        if np.ptp(energy) > 0:
+            axes.contour(dx, dy, energy, levels=8, colors="white", linewidths=0.5, alpha=0.6)
+        bar = figure.colorbar(mesh, ax=axes, shrink=0.85, pad=0.02)
+        bar.set_label("predicted cost (low is good)")
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+        bar.locator = MaxNLocator(4)
+        bar.update_ticks()
+        x_range, y_range = axes.get_xlim(), axes.get_ylim()
+        _arrow_to(axes, goal, x_range, y_range)
+        row, column = np.unravel_index(np.argmin(energy), energy.shape)
+        axes.plot(dx[column], dy[row], "+", color="white", markersize=9, path_effects=outline)
+        axes.plot(*planned, "o", color="#ff5a4f", markersize=6, markeredgecolor="white")
+        axes.set(xlim=_with(x_range, planned[0]), ylim=_with(y_range, planned[1]), aspect="equal")
+        axes.set(xlabel="first action dx (cm)", ylabel="first action dy (cm)")
+        axes.locator_params(nbins=5)
+        return _svg(figure, "Predicted cost over the first action", salt=salt)
+
+
+def _arrow_to(
+    axes: Axes, goal: FloatArray, x_range: tuple[float, float], y_range: tuple[float, float]
+) -> None:
+    """An arrow from no motion to the goal, cut short at the edge; a star where the goal shows."""
+    outline = [withStroke(linewidth=3.5, foreground="black")]
+    if not goal.any():
+        axes.plot(0, 0, "*", color="white", markersize=13, path_effects=outline)
+        return
+    room = [
+        (high if way > 0 else low) * 0.92 / way
+        for way, (low, high) in zip(goal, (x_range, y_range), strict=True)
+        if way
+    ]
+    reach = min(room)
+    tip = goal * (min(1.0, reach) if reach > 0 else 1.0)
+    arrow = FancyArrowPatch(
+        (0, 0), (tip[0], tip[1]), arrowstyle="->", mutation_scale=12, shrinkA=0, shrinkB=0
+    )
+    arrow.set(color="white", linewidth=1.8, path_effects=outline)
+    axes.add_patch(arrow)
+    if reach >= 1:
+        axes.plot(*goal, "*", color="white", markersize=13, path_effects=outline)
+
+
+def _with(limits: tuple[float, float], value: float) -> tuple[float, float]:
+    """Limits widened to show `value`, with a margin around it where it lies outside."""
+    margin = 0.05 * (limits[1] - limits[0])
+    low, high = limits
+    return (
+        min(low, value - margin) if value < low else low,
+        max(high, value + margin) if value > high else high,
+    )
+
+
+def _svg(figure: Figure, what: str, *, salt: str) -> str:
+    """The figure as an SVG element: same figure, same bytes; no addresses in it."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", transparent=True, dpi=144, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    head, rest = text.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', head)
+    assert view_box is not None
+    rest = rest.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")
+    return f'<svg class="plot" role="img" aria-label="{what}" {view_box.group()}>{rest.strip()}'

@@ -1,0 +1,137 @@
+"""What a report holds. Plain values; how they are drawn is decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from robot_wm.types import FloatArray, ImageArray, check_image
+
+Figures = Mapping[str, object]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Landscape:
+    """The predicted cost over the first action, the other dimensions held still.
+
+    Attributes:
+        title: for people.
+        dx_m: first action along x, `[K]`, metres, increasing.
+        dy_m: first action along y, `[K]`, metres, increasing.
+        energy: `[K, K]`, row = dy, column = dx; lower is better; no unit.
+        toward_goal_m: (dx, dy) from the gripper to the true goal, metres; drawn as an arrow.
+        planned_m: (dx, dy) of the planner's first action, metres; drawn as a dot.
+
+    Raises:
+        ValueError: shapes disagree, fewer than two columns or rows, or an axis does not increase.
+    """
+
+    title: str
+    dx_m: FloatArray
+    dy_m: FloatArray
+    energy: FloatArray
+    toward_goal_m: tuple[float, float]
+    planned_m: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        dx, dy, energy = (np.asarray(v) for v in (self.dx_m, self.dy_m, self.energy))
+        if dx.ndim != 1 or dy.ndim != 1 or energy.shape != (dy.size, dx.size):
+            raise ValueError(
+                f"Landscape {self.title!r}: got dx_m {dx.shape}, dy_m {dy.shape} and energy "
+                f"{energy.shape}, want [K], [K] and [K, K]"
+            )
+        for name, axis in (("dx_m", dx), ("dy_m", dy)):
+            # NaN passes here: it is refused, with its key, when the report is rendered.
+            if axis.size < 2 or (np.diff(axis) <= 0).any():
+                raise ValueError(
+                    f"Landscape {self.title!r}: {name} is {axis}, want 2 or more, increasing"
+                )
+        for name, pair in (("toward_goal_m", self.toward_goal_m), ("planned_m", self.planned_m)):
+            if np.shape(pair) != (2,):
+                raise ValueError(f"Landscape {self.title!r}: {name} is {pair}, want (dx, dy)")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EpisodeVideo:
+    """One episode as the camera saw it.
+
+    Attributes:
+        title: for people.
+        frames: what the camera saw at the start and after every step, uint8 `[T, H, W, 3]`.
+        goal: the picture asked for, uint8 `[H, W, 3]`.
+        distances_m: true distance to the goal at each frame, `[T]`, metres.
+        fps: frames per second to play at.
+
+    Raises:
+        ValueError: not such pictures, another number of distances than frames, or fps not above 0.
+    """
+
+    title: str
+    frames: ImageArray
+    goal: ImageArray
+    distances_m: FloatArray
+    fps: float
+
+    def __post_init__(self) -> None:
+        what = f"EpisodeVideo {self.title!r}"
+        if np.ndim(self.frames) != 4 or not len(self.frames):
+            raise ValueError(f"{what}: frames are {np.shape(self.frames)}, want [T, H, W, 3]")
+        check_image(self.frames[0], f"{what}: frames")
+        check_image(self.goal, f"{what}: goal")
+        if np.shape(self.distances_m) != (len(self.frames),):
+            raise ValueError(
+                f"{what}: got {len(self.frames)} frames and distances_m "
+                f"{np.shape(self.distances_m)}, want one distance per frame"
+            )
+        if not 0 < self.fps <= 240:
+            raise ValueError(f"{what}: fps is {self.fps}, want above 0 and at most 240")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Report:
+    """An evaluation. A section that has no data is left out of the page.
+
+    Attributes:
+        title: for people.
+        tasks: task -> figures, as `robot-wm eval` prints them: `n`, `success_final`,
+            `success_final_ci95` [low, high], `success_any` (shares, 0 to 1),
+            `final_distance_m_median` (metres), `floors` and optionally `ceilings` (method -> the
+            same figures, of which only the first success two are required), `plan_s`
+            {`median`, `p95`} (seconds per action).
+        success_m: an episode succeeds when it ends nearer than this to its goal, metres.
+        settings: what the numbers depend on: git sha, hashes, planner settings, machine.
+        distance_curves: method -> true distance to the goal by episode and step,
+            `[n, steps + 1]`, metres.
+        training: rows with `step` and metrics, in order; a row may lack a metric.
+        held_out: what the predictor was given -> latent error at horizon 1, 2, ... H.
+        landscapes: predicted cost around chosen starts.
+        videos: chosen episodes.
+
+    Raises:
+        ValueError: success_m is not above 0, a distance curve is not `[n, steps + 1]`, or a
+            training row has no step.
+    """
+
+    title: str
+    tasks: Mapping[str, Figures]
+    success_m: float
+    settings: Mapping[str, str] = field(default_factory=dict)
+    distance_curves: Mapping[str, FloatArray] = field(default_factory=dict)
+    training: Sequence[Mapping[str, float]] = ()
+    held_out: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    landscapes: Sequence[Landscape] = ()
+    videos: Sequence[EpisodeVideo] = ()
+
+    def __post_init__(self) -> None:
+        if not self.success_m > 0:
+            raise ValueError(f"success_m: got {self.success_m}, want a distance above 0")
+        for label, curves in self.distance_curves.items():
+            if np.ndim(curves) != 2 or not np.size(curves):
+                raise ValueError(
+                    f"distance_curves.{label}: got {np.shape(curves)}, want [n, steps + 1]"
+                )
+        for index, row in enumerate(self.training):
+            if "step" not in row:
+                raise ValueError(f"training[{index}]: got {sorted(row)}, want a step among them")

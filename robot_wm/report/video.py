@@ -1,0 +1,104 @@
+"""An episode as a small mp4: camera and goal side by side, with step and distance above."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from robot_wm.report.values import EpisodeVideo
+from robot_wm.types import ImageArray
+
+PICTURE_PX = 256  # height of each picture
+MARGIN_PX, STATUS_PX, LABEL_PX = 8, 34, 22  # players draw their controls over the lower edge
+HOLD_S = 1.0  # the last frame stays, so that a looping video shows where it ended
+
+_GROUND, _INK, _DIM = (32, 36, 44), (236, 239, 244), (150, 158, 170)
+_TRACK, _FAR, _NEAR = (62, 68, 80), (95, 150, 235), (64, 190, 125)
+# What every browser plays. SMPTE 170M is the matrix that swscale converts RGB with.
+_CODEC_OPTIONS = {"profile": "baseline", "preset": "medium", "crf": "20"}
+_SMPTE_170M, _LIMITED_RANGE = 6, 1
+
+
+def encode_video(video: EpisodeVideo, *, success_m: float) -> bytes:
+    """Draws and encodes an episode: T frames, then the last one again for `HOLD_S`.
+
+    The camera's picture is on the left, the goal on the right. The bar above is as long as the
+    distance, relative to the episode's largest, with a tick at `success_m`; it turns green below.
+
+    Args:
+        video: the episode.
+        success_m: nearer than this counts, metres.
+
+    Returns:
+        An mp4 file: h264 baseline, yuv420p.
+    """
+    rate = Fraction(video.fps).limit_denominator(1000)
+    frames = _draw(video, success_m)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options=_CODEC_OPTIONS)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.colorspace = _SMPTE_170M
+        stream.codec_context.color_range = _LIMITED_RANGE
+        stream.codec_context.thread_count = 1  # the same bytes wherever it runs
+        frames += [frames[-1]] * num_held_frames(video.fps)
+        for index, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def num_held_frames(fps: float) -> int:
+    """How often the last frame is repeated, at least once."""
+    return max(1, round(HOLD_S * fps))
+
+
+def _draw(video: EpisodeVideo, success_m: float) -> list[ImageArray]:
+    """The composed pictures, uint8 RGB, of even height and width."""
+    font, small = ImageFont.load_default(15), ImageFont.load_default(13)
+    goal = _resize(video.goal)
+    goal_x = 2 * MARGIN_PX + _resize(video.frames[0]).width
+    right, top = goal_x + goal.width, STATUS_PX + LABEL_PX
+    width, height = right + MARGIN_PX, top + PICTURE_PX + MARGIN_PX
+    width, height = width + width % 2, height + height % 2  # h264 halves the colour planes
+
+    ground = Image.new("RGB", (width, height), _GROUND)
+    ground.paste(goal, (goal_x, top))
+    draw = ImageDraw.Draw(ground)
+    for x, label in ((MARGIN_PX, "camera"), (goal_x, "goal")):
+        draw.text((x, STATUS_PX + LABEL_PX / 2), label, _DIM, small, anchor="lm")
+
+    distances = np.asarray(video.distances_m, np.float64)
+    longest = max(float(distances.max()), success_m)
+    middle = STATUS_PX / 2
+    bar_from, bar_to = goal_x, right - 64
+    tick = bar_from + (bar_to - bar_from) * success_m / longest
+    pictures = []
+    for step, (frame, distance_m) in enumerate(zip(video.frames, distances, strict=True)):
+        picture = ground.copy()
+        picture.paste(_resize(frame), (MARGIN_PX, top))
+        draw = ImageDraw.Draw(picture)
+        progress = f"step {step} of {len(distances) - 1}"
+        draw.text((MARGIN_PX, middle), progress, _INK, font, anchor="lm")
+        draw.text((goal_x - 2 * MARGIN_PX, middle), "distance", _DIM, small, anchor="rm")
+        draw.text((right, middle), f"{100 * distance_m:.1f} cm", _INK, font, anchor="rm")
+        draw.rectangle((bar_from, middle - 4, bar_to, middle + 4), _TRACK)
+        tip = bar_from + (bar_to - bar_from) * distance_m / longest
+        color = _NEAR if distance_m < success_m else _FAR
+        draw.rectangle((bar_from, middle - 4, tip, middle + 4), color)
+        draw.line((tick, middle - 8, tick, middle + 8), _INK, 2)
+        pictures.append(np.asarray(picture))
+    return pictures
+
+
+def _resize(image: ImageArray) -> Image.Image:
+    height, width = image.shape[:2]
+    size = (max(1, round(width * PICTURE_PX / height)), PICTURE_PX)
+    return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)

@@ -1,0 +1,1 @@
+"""Simulated robots: MuJoCo scenes behind robot_wm.types.Env. Builds on robot_wm.types alone."""

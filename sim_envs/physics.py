@@ -1,0 +1,152 @@
+"""MuJoCo behind a small door: the one module of this package that imports it.
+
+MuJoCo picks its OpenGL backend while it is imported, so the import waits until a scene is built.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_wm.types import FloatArray, ImageArray
+
+IntArray = NDArray[np.integer]
+
+
+def load_mujoco() -> Any:
+    """The mujoco module, with a headless OpenGL backend unless MUJOCO_GL names another."""
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    return importlib.import_module("mujoco")
+
+
+class PhysicsError(RuntimeError):
+    """The simulation left the ground of validity: diverged, or ran out of memory."""
+
+
+class Physics:
+    """A compiled model with its state: step it, pose it, look at it.
+
+    Args:
+        xml: MJCF text.
+        assets: file name -> bytes, for the meshes the XML names.
+
+    Raises:
+        ValueError: MuJoCo refuses the XML.
+    """
+
+    def __init__(self, xml: str, assets: dict[str, bytes]) -> None:
+        self._mj = load_mujoco()
+        self.model = self._mj.MjModel.from_xml_string(xml, assets)
+        self.data = self._mj.MjData(self.model)
+        self._renderers: dict[tuple[int, int], Any] = {}
+        self._finalizer = weakref.finalize(self, _close_all, self._renderers)
+        self._finalizer.atexit = False
+        self._jacobian = np.zeros((3, self.model.nv))
+        self.forward()
+
+    @property
+    def timestep_s(self) -> float:
+        return float(self.model.opt.timestep)
+
+    def joint_indices(self, names: tuple[str, ...]) -> tuple[IntArray, IntArray]:
+        """Indices of one-dof joints into qpos and into qvel."""
+        joints = [self.model.joint(name) for name in names]
+        return (
+            np.array([int(joint.qposadr[0]) for joint in joints]),
+            np.array([int(joint.dofadr[0]) for joint in joints]),
+        )
+
+    def joint_range(self, names: tuple[str, ...]) -> FloatArray:
+        """Joint limits `[joints, 2]`, rad."""
+        return np.array([self.model.joint(name).range for name in names])
+
+    def forward(self) -> None:
+        """Brings every derived quantity up to date with the state."""
+        self._mj.mj_forward(self.model, self.data)
+
+    def kinematics(self) -> None:
+        """Brings body and site poses up to date with qpos: cheaper than `forward`."""
+        self._mj.mj_kinematics(self.model, self.data)
+        self._mj.mj_comPos(self.model, self.data)
+
+    def step(self, num_steps: int) -> None:
+        """Advances by `num_steps` physics steps.
+
+        Raises:
+            PhysicsError: MuJoCo raised a warning, which for it means it reset or clipped the
+                state and went on (a NaN control counts as zero control, a diverged pose is reset).
+        """
+        for _ in range(num_steps):
+            self._mj.mj_step(self.model, self.data)
+            # `number` is a counter per kind of warning; reading them all at once is the cheap way.
+            if self.data.warning.number.any():
+                kinds = [
+                    name
+                    for name, kind in self._mj.mjtWarning.__members__.items()
+                    if name != "mjNWARNING" and self.data.warning[int(kind)].number
+                ]
+                self.data.warning.number[:] = 0
+                raise PhysicsError(f"MuJoCo warned at t={self.data.time:.3f} s: {', '.join(kinds)}")
+
+    def site_position(self, name: str) -> FloatArray:
+        """World position `[3]` of a site, m."""
+        return self.data.site(name).xpos.copy()
+
+    def site_jacobian(self, name: str) -> FloatArray:
+        """Jacobian `[3, nv]` of a site's world position, m/rad; call `kinematics` first."""
+        self._mj.mj_jacSite(
+            self.model, self.data, self._jacobian, None, self.model.site(name).id
+        )
+        return self._jacobian
+
+    def contact_pairs(self) -> set[tuple[str, str]]:
+        """Pairs of body names now touching, each pair sorted."""
+        pairs = set()
+        for geoms in self.data.contact.geom:
+            bodies = sorted(self.model.body(int(self.model.geom_bodyid[g])).name for g in geoms)
+            pairs.add((bodies[0], bodies[1]))
+        return pairs
+
+    def snapshot(self) -> FloatArray:
+        """The full integration state, for `restore`."""
+        spec = self._mj.mjtState.mjSTATE_INTEGRATION
+        state = np.empty(self._mj.mj_stateSize(self.model, spec))
+        self._mj.mj_getState(self.model, self.data, state, spec)
+        return state
+
+    def restore(self, state: FloatArray) -> None:
+        """Returns to a `snapshot`, exactly."""
+        self._mj.mj_setState(self.model, self.data, state, self._mj.mjtState.mjSTATE_INTEGRATION)
+        self.forward()
+
+    def reset(self) -> None:
+        """Back to the model's initial state, time 0."""
+        self._mj.mj_resetData(self.model, self.data)
+        self.forward()
+
+    def render(self, camera: str, height: int, width: int) -> ImageArray:
+        """What `camera` sees: uint8 RGB `[height, width, 3]`."""
+        renderer = self._renderers.get((height, width))
+        if renderer is None:
+            renderer = self._mj.Renderer(self.model, height, width)
+            self._renderers[(height, width)] = renderer
+            # Registered after the display that MuJoCo opens with its first renderer and closes at
+            # exit: exit handlers run last in, first out, and a context must go before its display.
+            atexit.register(self._finalizer)
+        renderer.update_scene(self.data, camera=camera)
+        return renderer.render()
+
+    def close(self) -> None:
+        """Frees the OpenGL contexts."""
+        _close_all(self._renderers)
+
+
+def _close_all(renderers: dict[tuple[int, int], Any]) -> None:
+    while renderers:
+        renderers.popitem()[1].close()

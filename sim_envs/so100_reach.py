@@ -1,0 +1,173 @@
+"""Reach: the goal is a picture of the SO-100 with its gripper elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from robot_wm.types import FloatArray, Goal, Observation
+from sim_envs.so100_env import CUBE_HIGH, CUBE_LOW, WORKSPACE_HIGH, WORKSPACE_LOW, SO100Env
+
+SPLITS = {"test": 9_000_000, "dev": 8_000_000}  # first seed of each; demonstrations stay below
+MIN_START_DISTANCE_M = 0.08
+_CUBE_CLEARANCE_M = 0.06
+
+
+def reach_episode(seed: int) -> dict[str, object]:
+    """One episode that `seed` alone decides, as a manifest holds it.
+
+    Returns:
+        `seed`; `start` and `goal`, poses `[4]` (ee x, y, z and opening, m) at least 8 cm apart;
+        `cube` `[3]` (x, y in m, yaw in rad), clear of the gripper at both ends.
+    """
+    rng = np.random.default_rng(seed)
+    while True:
+        start, goal = rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH, (2, 4))
+        cube = rng.uniform(CUBE_LOW, CUBE_HIGH)
+        clearance = min(np.linalg.norm(pose[:2] - cube[:2]) for pose in (start, goal))
+        if (
+            np.linalg.norm(goal[:3] - start[:3]) >= MIN_START_DISTANCE_M
+            and clearance >= _CUBE_CLEARANCE_M
+        ):
+            return {
+                "seed": seed,
+                "start": start.tolist(),
+                "goal": goal.tolist(),
+                "cube": cube.tolist(),
+            }
+
+
+class ReachTask:
+    """Judges reaching on an SO100Env (robot_wm.types.Task).
+
+    Args:
+        env: the arm.
+        success_m: an episode that ends nearer than this to its goal succeeds, m.
+    """
+
+    def __init__(self, env: SO100Env, *, success_m: float = 0.04) -> None:
+        self._env = env
+        self._success_m = success_m
+        self._goal_pose = np.zeros(4)
+        self._seed = 0
+
+    @property
+    def env(self) -> SO100Env:
+        return self._env
+
+    @property
+    def success_m(self) -> float:
+        return self._success_m
+
+    @property
+    def goal_pose(self) -> FloatArray:
+        """How the gripper stands in the goal picture `[4]`, m: for demonstrators and judges."""
+        return self._goal_pose.copy()
+
+    @property
+    def seed(self) -> int:
+        """The running episode's seed."""
+        return self._seed
+
+    def start(self, episode: Mapping[str, object]) -> Goal:
+        """Takes the goal picture, then puts the arm at the start.
+
+        Raises:
+            ValueError: the episode lacks a pose, or the arm cannot be there.
+        """
+        missing = {"seed", "start", "goal", "cube"} - set(episode)
+        if missing:
+            raise ValueError(f"episode: got keys {sorted(episode)}, missing {sorted(missing)}")
+        start, goal, cube = (np.asarray(episode[key], float) for key in ("start", "goal", "cube"))
+        self._seed = int(str(episode["seed"]))
+        self._env.place(goal, cube)
+        picture = Goal(images=self._env.observe().images)
+        self._goal_pose = self._env.proprio()
+        self._env.place(start, cube)
+        return picture
+
+    def distance_m(self) -> float:
+        return float(np.linalg.norm(self._env.proprio()[:3] - self._goal_pose[:3]))
+
+    def simulate(self, actions: FloatArray) -> FloatArray:
+        """True distances `[N, H]`, m, under `actions` `[N, H, 4]` from here; the env is unmoved."""
+        before = self._env.snapshot()
+        distances = np.empty(actions.shape[:2])
+        for n, sequence in enumerate(actions):
+            self._env.restore(before)
+            for h, action in enumerate(sequence):
+                self._env.apply(action)
+                distances[n, h] = self.distance_m()
+        self._env.restore(before)
+        return distances
+
+
+class ReachDemonstrator:
+    """A scripted, noisy, varied expert that knows where the goal is (robot_wm.types.Controller).
+
+    It may call at a random place first, moves at a speed of its own, wobbles with correlated noise
+    that dies away near the end, and works the jaw at random: a predictor needs to see what actions
+    do, not only the shortest way.
+
+    Args:
+        task: knows the goal and the episode's seed, which decides all that is random here.
+        num_steps: actions in an episode.
+        noise_m: standard deviation of the wobble, m.
+        detour_share: share of the episodes that call at a random place first.
+    """
+
+    def __init__(
+        self,
+        task: ReachTask,
+        *,
+        num_steps: int = 20,
+        noise_m: float = 0.02,
+        detour_share: float = 0.5,
+    ) -> None:
+        self._task = task
+        self._num_steps = num_steps
+        self._noise_m = noise_m
+        self._detour_share = detour_share
+
+    def reset(self, goal: Goal) -> None:
+        """Begins the task's running episode."""
+        self._rng = rng = np.random.default_rng((self._task.seed, 1))
+        self._step = 0
+        self._speed_m = rng.uniform(0.02, 0.04)
+        self._detour = rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH)
+        takes_detour = rng.random() < self._detour_share
+        self._detour_steps = int(rng.integers(2, self._num_steps // 2)) if takes_detour else 0
+        self._wobble = np.zeros(4)
+
+    def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
+        """The next action `[4]`, m, within the env's bounds."""
+        left = self._num_steps - self._step
+        target = self._detour if self._step < self._detour_steps else self._task.goal_pose
+        # Half of the steps are enough for the longest way at full speed.
+        limit = self._speed_m if left > self._num_steps // 2 else np.inf
+        calm = min(1.0, max(0.0, (left - 3) / 5))
+        self._wobble = 0.6 * self._wobble + 0.8 * self._rng.normal(0, self._noise_m, 4)
+        self._step += 1
+        move = np.clip(target - obs.proprio, -limit, limit) + calm * self._wobble
+        return self._task.env.action_spec.clip(move)
+
+
+def reach_manifest(split: str, num_episodes: int) -> list[dict[str, object]]:
+    """The first episodes of a fixed list, version 1.
+
+    Args:
+        split: `"test"` (never used for tuning), `"dev"`, or a number: the first seed.
+        num_episodes: how many; each split is endless, and its beginning never changes.
+
+    Raises:
+        ValueError: an unknown split, or fewer than one episode.
+    """
+    first = SPLITS.get(split)
+    if first is None:
+        if not split.isdecimal():
+            raise ValueError(f"split: got {split!r}, want one of {sorted(SPLITS)} or a first seed")
+        first = int(split)
+    if num_episodes < 1:
+        raise ValueError(f"num_episodes: got {num_episodes}, want at least 1")
+    return [reach_episode(first + i) for i in range(num_episodes)]

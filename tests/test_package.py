@@ -1,0 +1,101 @@
+"""What a user installs: the wheel, the lock, and imports that stay light."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*command: str, cwd: Path = ROOT, **env: str) -> str:
+    """Runs a command and returns what it printed, which is the message if it fails."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **env},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def files(folder: str, pattern: str) -> set[str]:
+    """Files of the checkout below `folder`, as paths relative to it."""
+    found = (ROOT / folder).rglob(pattern)
+    return {path.relative_to(ROOT / folder).as_posix() for path in found if path.is_file()}
+
+
+# One test for the wheel, not one per fact: workers that run tests in parallel would each build it.
+def test_wheel(tmp_path: Path) -> None:
+    # The build backend that is installed, not a downloaded one: tests do not use the network.
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path))
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+
+    expected = {f"robot_wm/configs/{name}" for name in files("configs", "*.yaml")}
+    expected |= {f"robot_wm/weights/{name}" for name in files("robot_wm/weights", "*.safetensors")}
+    expected |= {f"sim_envs/{name}" for name in files("sim_envs", "*.json")}
+    for package in ("robot_wm", "sim_envs", "hardware"):
+        expected |= {f"{package}/{name}" for name in files(package, "*.py")}
+    assert expected - names == set()
+
+    top_level = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert top_level == {"robot_wm", "sim_envs", "hardware"}
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+    # Outside the checkout the command finds its configs inside the package.
+    outside = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path / "site")}
+    where = run(sys.executable, "-c", "import robot_wm; print(robot_wm.__file__)", **outside)
+    assert Path(where.strip()).is_relative_to(tmp_path / "site")
+    command = "import robot_wm.cli, sys; sys.exit(robot_wm.cli.main())"
+    assert "plan" in run(sys.executable, "-c", command, "--help", **outside)
+
+
+@pytest.mark.parametrize("module", ["robot_wm", "robot_wm.types", "robot_wm.contracts", "hardware"])
+def test_import_is_light(module: str) -> None:
+    heavy = {"torch", "lerobot", "mujoco", "transformers", "timm", "hydra"}
+    script = f"import sys, {module}; print(*sorted({heavy} & set(sys.modules)))"
+    assert run(sys.executable, "-c", script).split() == []
+
+
+def test_lock_holds_names_and_versions_only() -> None:
+    name, version = r"[a-z0-9]+(-[a-z0-9]+)*", r"[0-9][0-9a-z.]*"  # no local versions: 2.10+cpu
+    marker = r"[a-z0-9_.*'()<>=! ]+"
+    line = re.compile(rf"{name}=={version}( ; {marker})?")
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    assert lines
+    assert [text for text in lines if not line.fullmatch(text)] == []
+
+
+def test_lock_satisfies_pyproject() -> None:
+    """Whoever changes a dependency runs `make lock`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = project["dependencies"] + project["optional-dependencies"]["dev"]
+    lock = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines()]
+    for python in ("3.10.13", "3.11.7", "3.12.1"):
+        here = {"python_version": python.rsplit(".", 1)[0], "python_full_version": python}
+        pinned = {
+            pin.name: str(pin.specifier).removeprefix("==")
+            for pin in lock
+            if pin.marker is None or pin.marker.evaluate(here)
+        }
+        for text in declared:
+            wanted = Requirement(text)
+            assert wanted.name in pinned, f"{text} is not in requirements.lock: run make lock"
+            assert pinned[wanted.name] in wanted.specifier, f"{text}: run make lock"
