@@ -93,7 +93,7 @@ $(STAMP): pyproject.toml requirements.lock $(STALE)
 	if [[ -t 2 ]]; then quiet=; else quiet=--quiet; fi # uv's progress bars need a terminal
 	with_uv() { $(BIN)/uv pip install $$quiet --python $(BIN)/python --no-deps -r requirements.lock "$$@"; }
 	if ! { $(BIN)/pip install --quiet "$$(grep -o '^uv==[^ ]*' requirements.lock)" &&
-	       { with_uv || with_uv --system-certs; }; }; then
+	       { with_uv || { echo "install: trying again with the system's certificates"; with_uv --system-certs; }; }; }; then
 	    echo "install: uv could not; trying pip, which takes 10 minutes or more"
 	    $(BIN)/pip install --quiet --no-deps -r requirements.lock
 	fi

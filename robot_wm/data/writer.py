@@ -30,9 +30,9 @@ from robot_wm.types import FloatArray, ImageArray, check_image
 # Small pictures encode in 0.3 ms with these. GOP 2 is LeRobot's: its loader reads single frames.
 # No B-frames, so that decoding order is time order and episodes can be appended packet by packet.
 CODEC_OPTIONS = {"preset": "superfast", "crf": "20", "g": "2", "bf": "0"}
-# Files are rewritten whole at every episode until they hold this many frames: 12 ms then. One
-# file per episode would write faster, but LeRobot opens every file when it loads.
-FRAMES_PER_FILE = 1000
+# Files are rewritten whole at every episode until they hold this many frames. One file per episode
+# would write faster, but LeRobot opens every file when it loads.
+FRAMES_PER_FILE = 500
 
 
 @dataclass
@@ -82,8 +82,9 @@ def _append_video(old: Path | None, new: io.BytesIO, offset_s: Fraction, out: Pa
                 for packet in part.demux(video):
                     if packet.pts is None or packet.dts is None:  # the demuxer's closing packet
                         continue
-                    shift = round(shift_s / packet.time_base)
-                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    if shift_s:
+                        shift = round(shift_s / packet.time_base)
+                        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
                     packet.stream = stream
                     output.mux(packet)
 
@@ -250,7 +251,7 @@ class DatasetWriter:
             (self._root / layout.EPISODES_PATH.format(**place), layout.table_writer(meta)),
             (self._root / layout.TASKS_PATH, layout.tasks_writer(tasks)),
             (self._root / layout.STATS_PATH, layout.json_writer(total)),
-            (self._root / layout.INFO_PATH, layout.json_writer(info)),  # last: this commits
+            (self._root / layout.INFO_PATH, layout.json_writer(info, indent=4)),  # last: this commits
         ]
         try:
             _replace_all(writes)

@@ -197,7 +197,7 @@ def _training(report: Report) -> str:
         "a model that ignores its actions can have one; the sections above are the proof."
     )
     if others:
-        how += f" Not drawn, but in report.json: {', '.join(map(_name, others))}."
+        how += f" Not drawn, but in report.json: {', '.join(map(escape, others))}."
     colors = plots.assign_colors(losses)
     plot = plots.plot_training(report.training, losses, colors)
     return _section("training", "Training", how, _legend(losses, colors) + _scroll(plot))

@@ -65,7 +65,8 @@ class EpisodeVideo:
         fps: frames per second to play at.
 
     Raises:
-        ValueError: not such pictures, another number of distances than frames, or fps not above 0.
+        ValueError: not such pictures, another number of distances than frames, or an fps outside
+            0.1 to 240.
     """
 
     title: str
@@ -85,8 +86,8 @@ class EpisodeVideo:
                 f"{what}: got {len(self.frames)} frames and distances_m "
                 f"{np.shape(self.distances_m)}, want one distance per frame"
             )
-        if not 0 < self.fps <= 240:
-            raise ValueError(f"{what}: fps is {self.fps}, want above 0 and at most 240")
+        if not 0.1 <= self.fps <= 240:
+            raise ValueError(f"{what}: fps is {self.fps}, want 0.1 to 240")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -78,7 +78,7 @@ def _draw(video: EpisodeVideo, success_m: float) -> list[ImageArray]:
     distances = np.asarray(video.distances_m, np.float64)
     longest = max(float(distances.max()), success_m)
     middle = STATUS_PX / 2
-    bar_from, bar_to = goal_x, right - 64
+    bar_from, bar_to = goal_x, max(goal_x, right - 64)
     tick = bar_from + (bar_to - bar_from) * success_m / longest
     pictures = []
     for step, (frame, distance_m) in enumerate(zip(video.frames, distances, strict=True)):

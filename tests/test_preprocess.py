@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from robot_wm.preprocess import IMAGENET_MEAN, IMAGENET_STD, ImageSpec, NormStats, prepare_images
+
+
+def test_a_flat_colour_comes_out_as_imagenet_says():
+    picture = np.full((48, 64, 3), (10, 20, 30), np.uint8)
+    out = prepare_images(picture, ImageSpec(16, 16))
+    want = (np.array([10, 20, 30]) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    assert out.shape == (3, 16, 16)
+    np.testing.assert_allclose(out.mean((1, 2)), want, rtol=1e-5)
+    np.testing.assert_allclose(out.std((1, 2)), 0, atol=1e-6)
+
+
+def test_a_wide_picture_is_cropped_in_its_centre_not_squeezed():
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, 16:48] = 255
+    out = prepare_images(picture, ImageSpec(32, 32))
+    assert out.min() > 2.0  # only the white middle is left
+
+
+def test_many_pictures_are_each_treated_alone():
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 20, 20, 3), np.uint8)
+    spec = ImageSpec(8, 8)
+    together = prepare_images(pictures, spec)
+    assert together.shape == (2, 3, 3, 8, 8)
+    assert torch.equal(together[1, 2], prepare_images(pictures[1, 2], spec))
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8)])
+def test_other_arrays_are_refused(bad):
+    with pytest.raises(ValueError, match="uint8"):
+        prepare_images(bad, ImageSpec(2, 2))
+
+
+vectors = npst.arrays(np.float64, (20, 3), elements=st.floats(-1e3, 1e3))
+
+
+@given(vectors)
+def test_normalising_and_back_is_where_it_started(values):
+    stats = NormStats.fit(values)
+    there = stats.forward(torch.from_numpy(values))
+    scale = 1 + np.abs(values).max()
+    np.testing.assert_allclose(stats.inverse(there), values, atol=1e-4 * scale)
+
+
+def test_a_dimension_that_never_moves_is_not_blown_up():
+    values = np.column_stack((np.linspace(0, 1, 50), np.full(50, 3.0)))
+    assert NormStats.fit(values).std[1] == 1.0
+
+
+@pytest.mark.parametrize("std", [[0.0], [-1.0], [np.nan], [1.0, 1.0]])
+def test_impossible_statistics_are_refused(std):
+    with pytest.raises(ValueError, match="NormStats"):
+        NormStats(np.zeros(1), np.array(std))

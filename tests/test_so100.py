@@ -1,0 +1,166 @@
+"""The scene is judged before any model: what a wrong scene does, no predictor can mend."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from robot_wm.contracts import check_env
+from robot_wm.evaluation import StateOracle, evaluate, summarize
+from robot_wm.planners import CEM
+from robot_wm.runtime import run_episode
+from sim_envs.physics import Physics, PhysicsError
+from sim_envs.so100_env import WORKSPACE_HIGH, WORKSPACE_LOW, SO100Env
+from sim_envs.so100_ik import SO100Kinematics
+from sim_envs.so100_reach import ReachDemonstrator, ReachTask, reach_episode, reach_manifest
+from sim_envs.so100_scene import JOINTS, so100_scene
+
+HOME = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = SO100Env(image_size=64)
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def task(env):
+    return ReachTask(env)
+
+
+def poses(num: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(WORKSPACE_LOW, WORKSPACE_HIGH, (num, 4))
+
+
+def test_env_keeps_the_contract():
+    check_env(lambda: SO100Env(image_size=32))
+
+
+def test_ik_reaches_every_place_of_the_workspace():
+    kinematics = SO100Kinematics(Physics(*so100_scene()))
+    corners = np.stack(np.meshgrid(*zip(WORKSPACE_LOW[:3], WORKSPACE_HIGH[:3]), indexing="ij"), -1)
+    targets = np.concatenate((poses(100)[:, :3], corners.reshape(-1, 3)))
+    limits = Physics(*so100_scene()).joint_range(JOINTS)
+    for target in targets:
+        joints, error_m = kinematics.solve(target, HOME, pitch_rad=0.9)
+        assert error_m < 1e-3, target
+        assert np.linalg.norm(kinematics.position(joints) - target) < 1e-3
+        assert (joints >= limits[:, 0]).all() and (joints <= limits[:, 1]).all()
+
+
+def test_ik_out_of_reach_says_how_far_it_stayed():
+    kinematics = SO100Kinematics(Physics(*so100_scene()))
+    joints, error_m = kinematics.solve(np.array([1.0, 0.0, 0.1]), HOME, pitch_rad=0.9)
+    assert np.isfinite(joints).all()
+    assert error_m > 0.3
+
+
+def test_a_5_cm_move_settles_within_400_ms_and_does_not_swing(env):
+    rng = np.random.default_rng(1)
+    for pose in poses(15, seed=1):
+        direction = rng.normal(size=3)
+        target = pose[:3] + 0.05 * direction / np.linalg.norm(direction)
+        if (target < WORKSPACE_LOW[:3]).any() or (target > WORKSPACE_HIGH[:3]).any():
+            continue
+        env.place(pose, np.array([0.4, 0.3, 0.0]))
+        start = env.proprio()[:3]
+        joints, _ = env._kinematics.solve(target, env.joints(), pitch_rad=0.9)
+        joints[5] = env.joints()[5]
+        env._physics.data.ctrl[:] = joints
+        path = []
+        for _ in range(160):
+            env._physics.step(1)
+            path.append(env.proprio()[:3])
+        path = np.array(path)
+        end = path[-1]
+        late = path[round(0.4 / env._physics.timestep_s) :]
+        assert np.linalg.norm(late - end, axis=1).max() < 0.0025
+        travelled = (path - start) @ (end - start) / np.sum((end - start) ** 2)
+        assert travelled.max() < 1.05, "overshoots by more than 5 %"
+        assert np.linalg.norm(end - target) < 0.006, "sags"
+
+
+def test_the_arm_turns_freely_and_touches_nothing_in_the_workspace(env):
+    turned = []
+    for pose in poses(60, seed=2):
+        env.place(pose, np.array([0.4, 0.3, 0.0]))
+        assert not env.contacts(), (pose, env.contacts())
+        turned.append(env.joints()[0])
+    assert max(turned) > 0.5 and min(turned) < -0.5
+
+
+def test_apply_does_what_it_says_it_did(env):
+    rng = np.random.default_rng(3)
+    errors = []
+    for seed in range(10):
+        env.reset(seed)
+        for _ in range(10):
+            before = env.proprio()
+            applied = env.apply(rng.uniform(env.action_spec.low, env.action_spec.high))
+            errors.append(np.abs(env.proprio() - before - applied))
+    assert np.quantile(errors, 0.95) < 0.005
+
+
+def test_the_workspace_is_a_wall(env):
+    env.place(np.array([0.2, 0.14, 0.1, 0.02]))
+    applied = np.sum([env.apply(np.array([0.0, 0.04, 0.0, 0.0])) for _ in range(3)], axis=0)
+    assert applied[1] == pytest.approx(0.01, abs=2e-3)
+    assert env.proprio()[1] < WORKSPACE_HIGH[1] + 0.005
+
+
+def test_a_diverged_simulation_is_an_error_not_a_reset(env):
+    env.reset(0)
+    env._physics.data.qvel[:] = np.nan
+    with pytest.raises(PhysicsError, match="BADQVEL|BADQACC"):
+        env.apply(np.zeros(4))
+    env.reset(0)
+    env.apply(np.zeros(4))
+
+
+def test_control_rate_must_fit_the_physics_step():
+    with pytest.raises(ValueError, match="control_hz"):
+        SO100Env(control_hz=7.0)
+
+
+def test_simulate_leaves_the_env_as_it_was_and_tells_the_truth(task):
+    task.start(reach_episode(5))
+    before = task.env.snapshot()
+    actions = np.random.default_rng(0).uniform(-0.04, 0.04, (3, 2, 4))
+    distances = task.simulate(actions)
+    assert np.array_equal(task.env.snapshot().physics, before.physics)
+    for action, expected in zip(actions[1], distances[1], strict=True):
+        task.env.apply(action)
+        assert task.distance_m() == expected
+
+
+def test_manifest_is_fixed_and_starts_far_from_the_goal():
+    episodes = reach_manifest("test", 100)
+    digest = hashlib.sha256(json.dumps(episodes).encode()).hexdigest()
+    assert digest[:16] == "MANIFEST_HASH", "the test manifest changed: figures do not compare"
+    for episode in episodes:
+        assert np.linalg.norm(np.subtract(episode["goal"], episode["start"])[:3]) >= 0.08
+    assert reach_manifest("test", 3) == episodes[:3]
+    assert {e["seed"] for e in episodes}.isdisjoint(e["seed"] for e in reach_manifest("dev", 100))
+    with pytest.raises(ValueError, match="dev"):
+        reach_manifest("tset", 1)
+
+
+def test_the_demonstrator_ends_at_its_goal(task):
+    demonstrator = ReachDemonstrator(task)
+    distances = []
+    for episode in reach_manifest("5000", 60):
+        goal = task.start(episode)
+        run_episode(task.env, demonstrator, goal, num_steps=20)
+        distances.append(task.distance_m())
+    assert np.mean(np.array(distances) < 0.01) >= 0.99
+
+
+def test_the_state_oracle_reaches_every_goal(task):
+    planner = CEM(horizon=1, num_samples=24, num_iterations=2, num_elites=5)
+    results = evaluate(task, StateOracle(task, planner), reach_manifest("dev", 6), num_steps=14)
+    assert summarize(results)["success_final"] == 1.0, [r.distances_m[-1] for r in results]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from robot_wm.types import ActionSpec, check_image
+
+
+def spec(low=(-1.0, -2.0), high=(1.0, 2.0), names=("x", "y")):
+    return ActionSpec(names, np.array(low), np.array(high), ("m",) * len(names))
+
+
+def test_clip_moves_into_bounds():
+    assert spec().clip(np.array([5.0, -5.0])).tolist() == [1.0, -2.0]
+    assert spec().clip(np.zeros((4, 3, 2))).shape == (4, 3, 2)
+
+
+@pytest.mark.parametrize("bad", [[np.nan, 0.0], [np.inf, 0.0], [0.0], [0.0, 0.0, 0.0]])
+def test_clip_refuses_what_it_cannot_clip(bad):
+    with pytest.raises(ValueError, match="action"):
+        spec().clip(np.array(bad))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [((1.0, 0.0), (-1.0, 1.0)), ((np.nan, 0.0), (1.0, 1.0)), ((0.0, 0.0), (1.0, np.inf)), ((0.0,), (1.0,))],
+)
+def test_impossible_bounds_are_refused(low, high):
+    with pytest.raises(ValueError, match="ActionSpec"):
+        spec(low, high)
+
+
+def test_bounds_cannot_be_changed_behind_the_specs_back():
+    low = np.array([-1.0, -2.0])
+    made = spec(low)
+    low[0] = 7
+    assert made.low[0] == -1
+    with pytest.raises(ValueError, match="read-only"):
+        made.low[0] = 7
+
+
+def test_within_takes_the_narrower_bounds():
+    both = spec((-1.0, -0.5), (0.5, 2.0)).within(spec())
+    assert both.low.tolist() == [-1.0, -0.5] and both.high.tolist() == [0.5, 2.0]
+    with pytest.raises(ValueError, match="x, z"):
+        spec().within(spec(names=("x", "z")))
+    with pytest.raises(ValueError, match="bounded"):
+        spec((3.0, 3.0), (4.0, 4.0)).within(spec())
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), None, "x"]
+)
+def test_check_image_refuses_other_things(image):
+    with pytest.raises(ValueError, match="uint8"):
+        check_image(image)
