@@ -1,9 +1,9 @@
 """One directory that rebuilds a model where there is no dataset: safetensors, JSON, a manifest.
 
-    config.json             what the model is; nothing in it is ever imported by name
-    predictor.safetensors   trained weights
-    encoder.safetensors     the frozen encoder's weights, where they are ours
-    manifest.json           sha256 of every other file
+config.json             what the model is; nothing in it is ever imported by name
+predictor.safetensors   trained weights
+encoder.safetensors     the frozen encoder's weights, where they are ours
+manifest.json           sha256 of every other file
 """
 
 from __future__ import annotations
@@ -161,9 +161,7 @@ def _spec_to_json(spec: ModelSpec) -> dict[str, object]:
 
 def _spec_from_json(value: dict[str, Any]) -> ModelSpec:
     action = ActionSpec(**value["action_spec"])
-    return ModelSpec(
-        **{**value, "state_names": tuple(value["state_names"]), "action_spec": action}
-    )
+    return ModelSpec(**{**value, "state_names": tuple(value["state_names"]), "action_spec": action})
 
 
 def _stats_to_json(stats: NormStats) -> dict[str, list[float]]:

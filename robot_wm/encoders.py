@@ -169,7 +169,12 @@ def load_mini(path: Path) -> MiniEncoder:
             weights = {name: file.get_tensor(name) for name in file.keys()}
         config = MiniConfig(**json.loads(metadata["mini"]))
         encoder = MiniEncoder(config)
-        encoder.load_state_dict({name: value.to(torch.float32) if value.is_floating_point() else value for name, value in weights.items()})
+        encoder.load_state_dict(
+            {
+                name: value.to(torch.float32) if value.is_floating_point() else value
+                for name, value in weights.items()
+            }
+        )
     except Exception as error:
         raise ValueError(f"encoder weights: {path} is not a mini encoder ({error})") from error
     return freeze(encoder)

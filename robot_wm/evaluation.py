@@ -67,6 +67,9 @@ class _Judge:
         self.distances_m.append(self._task.distance_m())
         self.plan_s.append(step.plan_s)
 
+    def finish(self, last: Observation) -> None:
+        """The last distance was noted with the last step."""
+
 
 def evaluate(
     task: Task,

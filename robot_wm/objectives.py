@@ -53,6 +53,8 @@ class GoalEnergy:
                 f"latents: got tokens {tuple(latents.shape[-2:])}, the goal has "
                 f"{tuple(self._goal.shape)}"
             )
-        difference = latents[:, -1:] - self._goal if self._horizon == "last" else latents - self._goal
+        difference = (
+            latents[:, -1:] - self._goal if self._horizon == "last" else latents - self._goal
+        )
         error = difference.abs() if self._distance == "l1" else difference.square()
         return error.mean(dim=(1, 2, 3))

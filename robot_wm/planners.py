@@ -65,9 +65,13 @@ class CEM:
                 f"{num_iterations}, num_elites={num_elites}; want each at least 1"
             )
         if num_elites > num_samples:
-            raise ValueError(f"num_elites: got {num_elites}, want at most num_samples={num_samples}")
+            raise ValueError(
+                f"num_elites: got {num_elites}, want at most num_samples={num_samples}"
+            )
         if not 0 < min_std <= init_std:
-            raise ValueError(f"CEM: got min_std={min_std}, init_std={init_std}; want 0 < min <= init")
+            raise ValueError(
+                f"CEM: got min_std={min_std}, init_std={init_std}; want 0 < min <= init"
+            )
         self.horizon = horizon
         self.num_samples = num_samples
         self.num_iterations = num_iterations

@@ -75,6 +75,9 @@ class Predictor(nn.Module):
         self.predictor_proj = nn.Linear(width, config.token_dim)
         init_transformer(self.predictor_blocks, self)
         cos, sin = _rotary_table(config, _NUM_CONDITIONS)
+        self._cos: Tensor
+        self._sin: Tensor
+        self._mask: Tensor
         self.register_buffer("_cos", cos, persistent=False)
         self.register_buffer("_sin", sin, persistent=False)
         mask = block_causal_mask(config.max_frames, _NUM_CONDITIONS + self.num_tokens)
@@ -107,9 +110,7 @@ class Predictor(nn.Module):
         }
         for name, (value, tail) in wanted.items():
             if tuple(value.shape) != (batch, frames, *tail):
-                raise ValueError(
-                    f"{name}: got {tuple(value.shape)}, want {(batch, frames, *tail)}"
-                )
+                raise ValueError(f"{name}: got {tuple(value.shape)}, want {(batch, frames, *tail)}")
         if frames > config.max_frames:
             raise ValueError(f"frames: got {frames}, want at most {config.max_frames}")
         x = torch.cat(

@@ -60,7 +60,9 @@ def prepare_images(images: ImageArray | Tensor, spec: ImageSpec) -> Tensor:
     """
     x = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
     if x.dtype != torch.uint8 or x.ndim < 3 or x.shape[-1] != 3:
-        raise ValueError(f"images: got {x.dtype} {tuple(x.shape)}, want uint8 [..., height, width, 3]")
+        raise ValueError(
+            f"images: got {x.dtype} {tuple(x.shape)}, want uint8 [..., height, width, 3]"
+        )
     lead, (height, width) = x.shape[:-3], x.shape[-3:-1]
     crop_h = min(height, round(width * spec.height / spec.width))
     crop_w = min(width, round(height * spec.width / spec.height))

@@ -28,9 +28,11 @@ class Step:
 
 
 class Recorder(Protocol):
-    """Is shown every step of an episode as it happens."""
+    """Is shown every step of an episode as it happens, and what was seen at its end."""
 
     def record(self, step: Step) -> None: ...
+
+    def finish(self, last: Observation) -> None: ...
 
 
 def run_episode(
@@ -49,7 +51,7 @@ def run_episode(
         controller: is reset to `goal` first.
         goal: what is wanted.
         num_steps: actions to execute.
-        recorders: shown every step.
+        recorders: shown every step; `finish` only where the episode ran to its end.
         realtime: hold each turn to `env.control_dt` of wall time; a late turn is not made up for.
 
     Returns:
@@ -70,6 +72,9 @@ def run_episode(
                 recorder.record(step)
             if realtime:
                 time.sleep(max(0.0, begin + env.control_dt - time.monotonic()))
-        return env.observe()
+        last = env.observe()
+        for recorder in recorders:
+            recorder.finish(last)
+        return last
     finally:
         env.stop()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +41,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.num_steps < 1 or not self.learning_rate > 0:
             raise ValueError(f"TrainConfig: got {self}, want num_steps >= 1 and learning_rate > 0")
-        if self.warmup_share < 0 or self.decay_share < 0 or self.warmup_share + self.decay_share > 1:
+        if (
+            self.warmup_share < 0
+            or self.decay_share < 0
+            or self.warmup_share + self.decay_share > 1
+        ):
             raise ValueError(f"TrainConfig: got {self}, want shares that add up to at most 1")
 
 
@@ -56,7 +59,9 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * min(1.0, left / decay if decay else 1.0)
 
 
-def train(model: LatentWorldModel, sampler: WindowSampler, config: TrainConfig) -> Iterator[Metrics]:
+def train(
+    model: LatentWorldModel, sampler: WindowSampler, config: TrainConfig
+) -> Iterator[Metrics]:
     """Trains the model's predictor in place, one optimiser step per item.
 
     Yields:

@@ -218,8 +218,10 @@ class LatentWorldModel:
         context = tokens.shape[1]
         actions_n = self.action_stats.forward(actions)
         future = actions[:, context - 1 :]
-        moved = proprio[:, -1:] + future.cumsum(1) if self.spec.proprio == "integrate" else (
-            proprio[:, -1:].expand(-1, future.shape[1], -1)
+        moved = (
+            proprio[:, -1:] + future.cumsum(1)
+            if self.spec.proprio == "integrate"
+            else (proprio[:, -1:].expand(-1, future.shape[1], -1))
         )
         states_n = self._states_n(torch.cat((proprio, moved[:, :-1]), dim=1))
         for frame in range(context, context + future.shape[1]):

@@ -100,9 +100,7 @@ class Physics:
 
     def site_jacobian(self, name: str) -> FloatArray:
         """Jacobian `[3, nv]` of a site's world position, m/rad; call `kinematics` first."""
-        self._mj.mj_jacSite(
-            self.model, self.data, self._jacobian, None, self.model.site(name).id
-        )
+        self._mj.mj_jacSite(self.model, self.data, self._jacobian, None, self.model.site(name).id)
         return self._jacobian
 
     def contact_pairs(self) -> set[tuple[str, str]]:

@@ -8,7 +8,9 @@ from robot_wm.types import FloatArray
 from sim_envs.physics import Physics
 from sim_envs.so100_scene import EE_SITE, JOINTS
 
-_ARM = JOINTS[:4]  # rotation, pitch, elbow, wrist pitch: the roll and the jaw do not move the tip far
+_ARM = JOINTS[
+    :4
+]  # rotation, pitch, elbow, wrist pitch: the roll and the jaw do not move the tip far
 _DAMPING = 0.02  # m/rad: what keeps a step finite where the arm is stretched out
 _POSTURE_GAIN = 0.5
 _MAX_STEP_RAD = 0.3
@@ -36,7 +38,12 @@ class SO100Kinematics:
         return self._physics.site_position(EE_SITE)
 
     def solve(
-        self, position: FloatArray, joints: FloatArray, *, pitch_rad: float, max_iterations: int = 40
+        self,
+        position: FloatArray,
+        joints: FloatArray,
+        *,
+        pitch_rad: float,
+        max_iterations: int = 40,
     ) -> tuple[FloatArray, float]:
         """Joints that bring the gripper to `position`, starting from `joints`.
 

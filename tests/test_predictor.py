@@ -58,9 +58,7 @@ def test_reproduces_the_reference(name):
         out = predictor(tokens, actions, states).flatten(1, 2)
         first = predictor(tokens[:, :1], actions[:, :1], states[:, :1]).flatten(1, 2)
     torch.testing.assert_close(out, tensors["output.tokens"], atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        first, tensors["output.tokens_first_frame_only"], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(first, tensors["output.tokens_first_frame_only"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("rotary", ["release", "standard"])
@@ -92,7 +90,10 @@ def test_residual_prediction_adds_to_the_frame():
     tokens, actions, states = inputs()
     direct, residual = make(residual=False), make(residual=True)
     torch.testing.assert_close(
-        residual(tokens, actions, states) - tokens, direct(tokens, actions, states), atol=1e-5, rtol=0
+        residual(tokens, actions, states) - tokens,
+        direct(tokens, actions, states),
+        atol=1e-5,
+        rtol=0,
     )
 
 

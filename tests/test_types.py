@@ -23,7 +23,12 @@ def test_clip_refuses_what_it_cannot_clip(bad):
 
 @pytest.mark.parametrize(
     ("low", "high"),
-    [((1.0, 0.0), (-1.0, 1.0)), ((np.nan, 0.0), (1.0, 1.0)), ((0.0, 0.0), (1.0, np.inf)), ((0.0,), (1.0,))],
+    [
+        ((1.0, 0.0), (-1.0, 1.0)),
+        ((np.nan, 0.0), (1.0, 1.0)),
+        ((0.0, 0.0), (1.0, np.inf)),
+        ((0.0,), (1.0,)),
+    ],
 )
 def test_impossible_bounds_are_refused(low, high):
     with pytest.raises(ValueError, match="ActionSpec"):

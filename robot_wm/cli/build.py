@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra.utils
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from robot_wm.types import Controller, Env, Task
@@ -53,7 +53,7 @@ def instantiate(config: DictConfig, **facts: Any) -> Any:
     """
     try:
         return hydra.utils.instantiate(config, **facts)
-    except hydra.errors.InstantiationException as error:
+    except InstantiationException as error:
         raise ValueError(str(error.__cause__ or error)) from error
 
 
@@ -66,5 +66,3 @@ def build_encoder(config: DictConfig) -> Any:
     if config.kind == "mini":
         return load_mini(Path(config.weights) if config.weights else shipped_weights())
     raise ValueError(f"encoder: got kind {config.kind!r}, want mini or random")
-
-

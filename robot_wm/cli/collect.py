@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from robot_wm.cli.build import build_simulation
+from robot_wm.cli.build import Simulation, build_simulation
 from robot_wm.cli.console import Progress, finish, say
 from robot_wm.data import DatasetWriter
 from robot_wm.runtime import Step, run_episode
-from robot_wm.types import FloatArray, ImageArray
+from robot_wm.types import FloatArray, ImageArray, Observation
 
 SEEDS_PER_RUN = 100_000  # episodes of one `seed`; the manifests begin above 80 of them
 
@@ -36,9 +36,7 @@ class Demonstration:
 def run(config: DictConfig) -> None:
     """Collects, then says how well the demonstrator did."""
     if not 1 <= config.num_episodes <= SEEDS_PER_RUN:
-        raise ValueError(
-            f"num_episodes: got {config.num_episodes}, want 1 to {SEEDS_PER_RUN}"
-        )
+        raise ValueError(f"num_episodes: got {config.num_episodes}, want 1 to {SEEDS_PER_RUN}")
     if not 0 <= config.seed < 80:
         raise ValueError(f"seed: got {config.seed}, want 0 to 79: the manifests lie beyond")
     distances = collect(config, Path(config.out))
@@ -90,8 +88,7 @@ def collect(config: DictConfig, out: Path) -> list[float]:
 
 def _demonstrations(config: DictConfig, seeds: range) -> Iterator[Demonstration]:
     """Demonstrations in the order of their seeds, whoever makes them."""
-    plain = OmegaConf.to_container(config.env, resolve=True)
-    make = functools.partial(_demonstrate, plain)
+    make = functools.partial(_demonstrate, OmegaConf.to_yaml(config.env, resolve=True))
     workers = min(config.num_workers, len(seeds))
     if workers <= 1:
         yield from map(make, seeds)
@@ -110,40 +107,49 @@ def _quiet() -> None:
 
 
 @functools.cache
-def _worker_simulation(key: str) -> Any:
-    return build_simulation(OmegaConf.create(key))
+def _worker_simulation(env: str) -> Simulation:
+    """One simulation per process, from its configuration as YAML."""
+    config = OmegaConf.create(env)
+    assert isinstance(config, DictConfig)
+    return build_simulation(config)
 
 
 class _Tape:
-    """Keeps every step of an episode, and what only a simulator knows of it."""
+    """Keeps an episode, and what only a simulator knows of it."""
 
     def __init__(self, env: Any) -> None:
         self._env = env
-        self.steps: list[Step] = []
+        self.observations: list[Observation] = []
+        self.applied: list[FloatArray] = []
         self.extras = [_extras(env)]
 
     def record(self, step: Step) -> None:
-        self.steps.append(step)
+        self.observations.append(step.observation)
+        self.applied.append(step.applied)
         self.extras.append(_extras(self._env))
 
+    def finish(self, last: Observation) -> None:
+        self.observations.append(last)
 
-def _demonstrate(plain: dict[str, Any], seed: int) -> Demonstration:
-    simulation = _worker_simulation(OmegaConf.to_yaml(OmegaConf.create(plain), sort_keys=True))
+
+def _demonstrate(env: str, seed: int) -> Demonstration:
+    simulation = _worker_simulation(env)
     (episode,) = simulation.episodes(str(seed), 1)
     goal = simulation.task.start(episode)
     tape = _Tape(simulation.env)
-    last = run_episode(
+    run_episode(
         simulation.env,
         simulation.demonstrator(),
         goal,
         num_steps=simulation.num_steps,
         recorders=[tape],
     )
-    observations = [step.observation for step in tape.steps] + [last]
+    observations = tape.observations
+    cameras = observations[0].images
     return Demonstration(
-        images={name: np.stack([o.images[name] for o in observations]) for name in last.images},
+        images={name: np.stack([o.images[name] for o in observations]) for name in cameras},
         states=np.stack([o.proprio for o in observations]),
-        actions=np.stack([step.applied for step in tape.steps]),
+        actions=np.stack(tape.applied),
         extras={name: np.stack([e[name] for e in tape.extras]) for name in tape.extras[0]},
         final_distance_m=simulation.task.distance_m(),
     )

@@ -51,12 +51,11 @@ def load_config(command: str, words: Sequence[str]) -> DictConfig:
         UsageError: an unknown key or choice, a value of the wrong kind, or a key that is missing.
     """
     base = _compose(command, [])
-    known = OmegaConf.to_container(base)
-    assert isinstance(known, dict)
+    known: Any = OmegaConf.to_container(base)
     overrides = [_override(word, known) for word in words]
     everything = _compose(command, overrides)
     # An experiment speaks for every command; this one keeps what it knows.
-    config = OmegaConf.masked_copy(everything, [key for key in everything if key in known])
+    config = OmegaConf.masked_copy(everything, [str(key) for key in everything if key in known])
     OmegaConf.set_struct(config, True)
     _check_kinds(config, base, "")
     missing = sorted(OmegaConf.missing_keys(config))
@@ -86,7 +85,9 @@ def _override(word: str, known: dict[str, Any]) -> str:
     top = key.split(".")[0]
     if top not in known and top != "experiment":
         allowed = sorted({*known, "experiment"})
-        raise UsageError(f"unknown override {word!r}{_suggest(top, allowed)}; allowed: {', '.join(allowed)}")
+        raise UsageError(
+            f"unknown override {word!r}{_suggest(top, allowed)}; allowed: {', '.join(allowed)}"
+        )
     if key == "data" and value not in choices["data"]:
         return f"data.source={_quote(value)}"
     if key in choices and value not in choices[key]:

@@ -29,7 +29,7 @@ from robot_wm.evaluation import (
 from robot_wm.planners import CEM
 from robot_wm.report import EpisodeVideo, Landscape, Report, write_report
 from robot_wm.runtime import Recorder, Step
-from robot_wm.types import Controller, FloatArray, Goal, ImageArray
+from robot_wm.types import Controller, FloatArray, Goal, ImageArray, Observation
 from robot_wm.world_model import LatentWorldModel
 
 FLOORS = ("random", "zero")
@@ -73,7 +73,8 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     def film(index: int, goal: Goal) -> Recorder | None:
         if index >= config.num_videos:
             return None
-        films.append(_Film(model, simulation, controller, config, goal))
+        title = f"{simulation.name}, episode {episodes[index]['seed']}"
+        films.append(_Film(model, simulation, config, goal, title))
         return films[-1]
 
     def measure(name: str, method: Controller, **more: Any) -> list[EpisodeResult]:
@@ -116,9 +117,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     )
 
 
-def make_controller(
-    model: LatentWorldModel, simulation: Simulation, config: DictConfig
-) -> MPC:
+def make_controller(model: LatentWorldModel, simulation: Simulation, config: DictConfig) -> MPC:
     """The model's MPC on a simulation.
 
     Raises:
@@ -144,15 +143,15 @@ class _Film:
         self,
         model: LatentWorldModel,
         simulation: Simulation,
-        controller: MPC,
         config: DictConfig,
         goal: Goal,
+        title: str,
     ) -> None:
         self._model = model
         self._simulation = simulation
-        self._controller = controller
         self._config = config
         self._goal = goal
+        self._title = title
         self._frames: list[ImageArray] = []
         self.landscape: Landscape | None = None
 
@@ -160,6 +159,9 @@ class _Film:
         if not self._frames:
             self.landscape = self._draw(step)
         self._frames.append(step.observation.images[self._model.spec.camera])
+
+    def finish(self, last: Observation) -> None:
+        self._frames.append(last.images[self._model.spec.camera])
 
     def _draw(self, step: Step, side: int = 25) -> Landscape | None:
         """The energy after one action (dx, dy), everything else at rest."""
@@ -177,7 +179,7 @@ class _Film:
             energy = objective(self._model.rollout(state, candidates), candidates)
         toward = goal_pose[:2] - step.observation.proprio[:2]
         return Landscape(
-            title=f"{self._simulation.name}, episode {self._simulation.task.seed}",
+            title=self._title,
             dx_m=grid[:, 0],
             dy_m=grid[:, 1],
             energy=energy.reshape(side, side).numpy(),
@@ -186,14 +188,12 @@ class _Film:
         )
 
     def video(self, result: EpisodeResult) -> EpisodeVideo:
-        env = self._simulation.env
-        distances = np.array(result.distances_m[: len(self._frames)])
         return EpisodeVideo(
-            title=f"episode {result.seed}: ends {result.distances_m[-1] * 100:.1f} cm from the goal",
+            title=self._title,
             frames=np.stack(self._frames),
             goal=self._goal.images[self._model.spec.camera],
-            distances_m=distances,
-            fps=1 / env.control_dt,
+            distances_m=np.array(result.distances_m[: len(self._frames)]),
+            fps=1 / self._simulation.env.control_dt,
         )
 
 
@@ -225,14 +225,15 @@ def table(tasks: Mapping[str, Any]) -> str:
                 f"{row['success_any']:8.1%}{row['final_distance_m_median'] * 100:7.1f} cm"
             )
         seconds = figures["plan_s"]
-        lines.append(f"a plan takes {seconds['median']:.3f} s (median), {seconds['p95']:.3f} s (p95)")
+        lines.append(
+            f"a plan takes {seconds['median']:.3f} s (median), {seconds['p95']:.3f} s (p95)"
+        )
     return "\n".join(lines)
 
 
 def _settings(config: DictConfig, saved: Mapping[str, Any]) -> dict[str, str]:
     training = saved.get("training", {})
-    planner = OmegaConf.to_container(config.planner)
-    assert isinstance(planner, dict)
+    planner: Any = OmegaConf.to_container(config.planner)
     return {
         "git sha": git_sha() or "not a checkout",
         "checkpoint": f"{config.checkpoint} ({saved['checkpoint_hash'][:12]})",

@@ -16,7 +16,7 @@ COMMANDS = {
     "pretrain": "train an encoder on a LeRobot dataset, without labels",
 }
 
-USAGE = """robot-wm: show a robot arm a picture; it imagines what its actions would do, and moves there.
+USAGE = """robot-wm: show a robot arm a picture; it imagines what its actions do, and moves there.
 
 usage: robot-wm COMMAND [key=value ...]
 

@@ -14,15 +14,20 @@ from robot_wm.cli.console import finish, say
 from robot_wm.cli.eval import make_controller
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
-from robot_wm.types import Goal, ImageArray
+from robot_wm.types import Goal, ImageArray, Observation
 
 
 class _Tape:
     def __init__(self) -> None:
-        self.steps: list[Step] = []
+        self.observations: list[Observation] = []
+        self.plan_s: list[float] = []
 
     def record(self, step: Step) -> None:
-        self.steps.append(step)
+        self.observations.append(step.observation)
+        self.plan_s.append(step.plan_s)
+
+    def finish(self, last: Observation) -> None:
+        self.observations.append(last)
 
 
 def run(config: DictConfig) -> None:
@@ -32,22 +37,21 @@ def run(config: DictConfig) -> None:
     simulation = build_simulation(config.env)
     controller = make_controller(model, simulation, config)
     goal = Goal(images={model.spec.camera: picture})
-    goal_latent = model.embed(goal.images)  # refuses a picture that does not fit, before anything moves
+    goal_latent = model.embed(goal.images)  # refuses a picture that does not fit
     simulation.env.reset(config.seed)
     tape = _Tape()
-    last = run_episode(
-        simulation.env, controller, goal, num_steps=simulation.num_steps, recorders=[tape]
-    )
-    observations = [step.observation for step in tape.steps] + [last]
+    run_episode(simulation.env, controller, goal, num_steps=simulation.num_steps, recorders=[tape])
     energies = [
         float((model.embed(observation.images) - goal_latent).square().mean())
-        for observation in (observations[0], last)
+        for observation in (tape.observations[0], tape.observations[-1])
     ]
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     film = EpisodeVideo(
         title=f"plan to {config.goal}",
-        frames=np.stack([observation.images[model.spec.camera] for observation in observations]),
+        frames=np.stack(
+            [observation.images[model.spec.camera] for observation in tape.observations]
+        ),
         goal=picture,
         distances_m=None,
         fps=1 / simulation.env.control_dt,
@@ -55,12 +59,11 @@ def run(config: DictConfig) -> None:
     video = out / "plan.mp4"
     video.write_bytes(encode_video(film, success_m=simulation.task.success_m))
     say(f"energy {energies[0]:.3f} at the start, {energies[1]:.3f} at the end; video: {video}")
-    seconds = [step.plan_s for step in tape.steps]
     finish(
         {
             "energy_start": energies[0],
             "energy_end": energies[1],
-            "plan_s_median": float(np.median(seconds)),
+            "plan_s_median": float(np.median(tape.plan_s)),
             "video": str(video),
         }
     )

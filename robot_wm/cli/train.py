@@ -18,8 +18,8 @@ from robot_wm.cli.build import build_encoder
 from robot_wm.cli.console import Progress, finish, say
 from robot_wm.data import (
     AlignedData,
-    DataStats,
     DataSpec,
+    DataStats,
     WindowSampler,
     align,
     encode_dataset,
@@ -190,7 +190,9 @@ def held_out_table(errors: dict[str, list[float]]) -> str:
         "zero": "zero actions",
         "copy_last": "copy last frame",
     }
-    lines = [f"{text:29}" + "".join(f"{e:9.4f}" for e in errors[name]) for name, text in rows.items()]
+    lines = [
+        f"{text:29}" + "".join(f"{e:9.4f}" for e in errors[name]) for name, text in rows.items()
+    ]
     return "\n".join((head, *lines))
 
 

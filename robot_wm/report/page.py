@@ -97,13 +97,15 @@ def _videos(report: Report) -> str:
 
 def _video(video: EpisodeVideo, success_m: float) -> str:
     content = base64.b64encode(encode_video(video, success_m=success_m)).decode("ascii")
-    first, last = (100 * float(video.distances_m[index]) for index in (0, -1))
-    verdict = "success" if last < 100 * success_m else "no success"
+    outcome = ""
+    if video.distances_m is not None:
+        first, last = (100 * float(video.distances_m[index]) for index in (0, -1))
+        verdict = "success" if last < 100 * success_m else "no success"
+        outcome = f": {first:.1f} cm at the start, {last:.1f} cm at the end, {verdict}"
     return (
         "<figure><video controls autoplay loop muted playsinline "
         f'src="data:video/mp4;base64,{content}"></video><figcaption><strong>{escape(video.title)}'
-        f"</strong>: {first:.1f} cm at the start, {last:.1f} cm at the end, {verdict}"
-        "</figcaption></figure>"
+        f"</strong>{outcome}</figcaption></figure>"
     )
 
 

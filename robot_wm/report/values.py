@@ -61,7 +61,8 @@ class EpisodeVideo:
         title: for people.
         frames: what the camera saw at the start and after every step, uint8 `[T, H, W, 3]`.
         goal: the picture asked for, uint8 `[H, W, 3]`.
-        distances_m: true distance to the goal at each frame, `[T]`, metres.
+        distances_m: true distance to the goal at each frame, `[T]`, metres; None where nobody
+            can measure it.
         fps: frames per second to play at.
 
     Raises:
@@ -72,7 +73,7 @@ class EpisodeVideo:
     title: str
     frames: ImageArray
     goal: ImageArray
-    distances_m: FloatArray
+    distances_m: FloatArray | None
     fps: float
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ class EpisodeVideo:
             raise ValueError(f"{what}: frames are {np.shape(self.frames)}, want [T, H, W, 3]")
         check_image(self.frames[0], f"{what}: frames")
         check_image(self.goal, f"{what}: goal")
-        if np.shape(self.distances_m) != (len(self.frames),):
+        if self.distances_m is not None and np.shape(self.distances_m) != (len(self.frames),):
             raise ValueError(
                 f"{what}: got {len(self.frames)} frames and distances_m "
                 f"{np.shape(self.distances_m)}, want one distance per frame"

@@ -16,6 +16,8 @@ PICTURE_PX = 256  # height of each picture
 MARGIN_PX, STATUS_PX, LABEL_PX = 8, 34, 22  # players draw their controls over the lower edge
 HOLD_S = 1.0  # the last frame stays, so that a looping video shows where it ended
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 _GROUND, _INK, _DIM = (32, 36, 44), (236, 239, 244), (150, 158, 170)
 _TRACK, _FAR, _NEAR = (62, 68, 80), (95, 150, 235), (64, 190, 125)
 # What every browser plays. SMPTE 170M is the matrix that swscale converts RGB with.
@@ -62,7 +64,6 @@ def num_held_frames(fps: float) -> int:
 
 def _draw(video: EpisodeVideo, success_m: float) -> list[ImageArray]:
     """The composed pictures, uint8 RGB, of even height and width."""
-    font, small = ImageFont.load_default(15), ImageFont.load_default(13)
     goal = _resize(video.goal)
     goal_x = 2 * MARGIN_PX + _resize(video.frames[0]).width
     right, top = goal_x + goal.width, STATUS_PX + LABEL_PX
@@ -73,29 +74,46 @@ def _draw(video: EpisodeVideo, success_m: float) -> list[ImageArray]:
     ground.paste(goal, (goal_x, top))
     draw = ImageDraw.Draw(ground)
     for x, label in ((MARGIN_PX, "camera"), (goal_x, "goal")):
-        draw.text((x, STATUS_PX + LABEL_PX / 2), label, _DIM, small, anchor="lm")
+        draw.text((x, STATUS_PX + LABEL_PX / 2), label, _DIM, _small_font(), anchor="lm")
 
-    distances = np.asarray(video.distances_m, np.float64)
-    longest = max(float(distances.max()), success_m)
-    middle = STATUS_PX / 2
-    bar_from, bar_to = goal_x, max(goal_x, right - 64)
-    tick = bar_from + (bar_to - bar_from) * success_m / longest
     pictures = []
-    for step, (frame, distance_m) in enumerate(zip(video.frames, distances, strict=True)):
+    for step, frame in enumerate(video.frames):
         picture = ground.copy()
         picture.paste(_resize(frame), (MARGIN_PX, top))
         draw = ImageDraw.Draw(picture)
-        progress = f"step {step} of {len(distances) - 1}"
-        draw.text((MARGIN_PX, middle), progress, _INK, font, anchor="lm")
-        draw.text((goal_x - 2 * MARGIN_PX, middle), "distance", _DIM, small, anchor="rm")
-        draw.text((right, middle), f"{100 * distance_m:.1f} cm", _INK, font, anchor="rm")
-        draw.rectangle((bar_from, middle - 4, bar_to, middle + 4), _TRACK)
-        tip = bar_from + (bar_to - bar_from) * distance_m / longest
-        color = _NEAR if distance_m < success_m else _FAR
-        draw.rectangle((bar_from, middle - 4, tip, middle + 4), color)
-        draw.line((tick, middle - 8, tick, middle + 8), _INK, 2)
+        progress = f"step {step} of {len(video.frames) - 1}"
+        draw.text((MARGIN_PX, STATUS_PX / 2), progress, _INK, _font(), anchor="lm")
+        if video.distances_m is not None:
+            longest = max(float(np.max(video.distances_m)), success_m)
+            _draw_distance(draw, float(video.distances_m[step]), longest, success_m, goal_x, right)
         pictures.append(np.asarray(picture))
     return pictures
+
+
+def _draw_distance(
+    draw: ImageDraw.ImageDraw,
+    distance_m: float,
+    longest_m: float,
+    success_m: float,
+    left: int,
+    right: int,
+) -> None:
+    """The bar between x = `left` and `right`, with its number."""
+    middle, end = STATUS_PX / 2, max(left, right - 64)
+    draw.text((left - 2 * MARGIN_PX, middle), "distance", _DIM, _small_font(), anchor="rm")
+    draw.text((right, middle), f"{100 * distance_m:.1f} cm", _INK, _font(), anchor="rm")
+    draw.rectangle((left, middle - 4, end, middle + 4), _TRACK)
+    tip, tick = (left + (end - left) * d / longest_m for d in (distance_m, success_m))
+    draw.rectangle((left, middle - 4, tip, middle + 4), _NEAR if distance_m < success_m else _FAR)
+    draw.line((tick, middle - 8, tick, middle + 8), _INK, 2)
+
+
+def _font() -> Font:
+    return ImageFont.load_default(15)
+
+
+def _small_font() -> Font:
+    return ImageFont.load_default(13)
 
 
 def _resize(image: ImageArray) -> Image.Image:
