@@ -1,0 +1,110 @@
+"""A robot that is a point, a camera that paints it, and a model small enough to test with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from robot_wm.encoders import MiniConfig, random_mini
+from robot_wm.predictor import Predictor, PredictorConfig
+from robot_wm.preprocess import NormStats
+from robot_wm.types import ActionSpec, Goal, Observation
+from robot_wm.world_model import LatentWorldModel, ModelSpec
+
+SPEC = ActionSpec(("x", "y"), np.full(2, -0.1), np.full(2, 0.1), ("m", "m"))
+
+
+class PointEnv:
+    """A dot on a 32x32 picture, moved by (dx, dy) within the unit square."""
+
+    action_spec = SPEC
+    control_dt = 0.2
+
+    def __init__(self) -> None:
+        self.position = np.zeros(2)
+        self.time_s = 0.0
+        self.stopped = 0
+        self.closed = False
+
+    def reset(self, seed: int) -> Observation:
+        self.position = np.random.default_rng(seed).uniform(0.1, 0.9, 2)
+        self.time_s = 0.0
+        return self.observe()
+
+    def observe(self) -> Observation:
+        rows, columns = np.mgrid[0:32, 0:32] / 31
+        distance = np.hypot(columns - self.position[0], rows - self.position[1])
+        picture = np.repeat((255 * np.exp(-20 * distance**2))[..., None], 3, 2).astype(np.uint8)
+        return Observation({"front": picture}, self.position.copy(), self.time_s)
+
+    def apply(self, action: np.ndarray) -> np.ndarray:
+        before = self.position
+        self.position = np.clip(before + SPEC.clip(action), 0, 1)
+        self.time_s += self.control_dt
+        return self.position - before
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class PointTask:
+    """Reach a place in the picture."""
+
+    success_m = 0.05
+
+    def __init__(self) -> None:
+        self.env = PointEnv()
+        self.goal = np.zeros(2)
+
+    def start(self, episode: Mapping[str, object]) -> Goal:
+        seed = int(str(episode["seed"]))
+        self.env.reset(seed + 1000)
+        self.goal = self.env.position
+        images = self.env.observe().images
+        self.env.reset(seed)
+        return Goal(images)
+
+    def distance_m(self) -> float:
+        return float(np.linalg.norm(self.env.position - self.goal))
+
+    def simulate(self, actions: np.ndarray) -> np.ndarray:
+        path = np.clip(self.env.position + actions.cumsum(1), 0, 1)
+        return np.linalg.norm(path - self.goal, axis=-1)
+
+
+def make_model(*, seed: int = 0, **changes) -> LatentWorldModel:
+    """An untrained LatentWorldModel for PointEnv."""
+    encoder = random_mini(
+        seed=seed,
+        config=MiniConfig(
+            image_size=32, patch_size=8, width=16, depth=1, num_heads=2, dim=6, num_tokens=2
+        ),
+    )
+    spec = {
+        "camera": "front",
+        "image_height": 32,
+        "image_width": 32,
+        "dt": 0.2,
+        "state_names": ("x", "y"),
+        "action_spec": SPEC,
+    }
+    own = {key: changes.pop(key) for key in list(changes) if key in ("proprio", "context_frames")}
+    torch.manual_seed(seed)
+    predictor = Predictor(
+        PredictorConfig(
+            token_dim=6, grid=(1, 2), action_dim=2, state_dim=2, width=24, depth=1, num_heads=2
+        )
+    ).eval()
+    return LatentWorldModel(
+        encoder,
+        predictor,
+        ModelSpec(**spec, **own),
+        action_stats=NormStats(np.zeros(2), np.full(2, 0.05)),
+        proprio_stats=NormStats(np.full(2, 0.5), np.full(2, 0.3)),
+        **changes,
+    )

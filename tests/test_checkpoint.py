@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from fakes import PointEnv, make_model
+
+from robot_wm.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = make_model(rollout_steps=3, error="l1", context_frames=3)
+    save_checkpoint(model, tmp_path / "c", training={"seed": 1}, extra={"metrics.csv": "step\n1\n"})
+    return model, tmp_path / "c"
+
+
+def test_what_comes_back_imagines_the_same(saved):
+    model, directory = saved
+    loaded, config = load_checkpoint(directory)
+    observation = PointEnv().reset(3)
+    actions = torch.rand(5, 3, 2) * 0.2 - 0.1
+    imagined = [m.rollout(m.observe(None, observation, None), actions) for m in (model, loaded)]
+    torch.testing.assert_close(*imagined, atol=1e-6, rtol=1e-5)
+    assert loaded.spec.action_spec.names == ("x", "y")
+    assert loaded.spec.context_frames == 3 and loaded.rollout_steps == 3 and loaded.error == "l1"
+    assert config["training"] == {"seed": 1}
+    assert (directory / "metrics.csv").read_text() == "step\n1\n"
+    assert not any(p.requires_grad for p in loaded.predictor.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "predictor.safetensors", "encoder.safetensors", "manifest.json"]
+)
+def test_a_missing_file_is_named(saved, name):
+    _, directory = saved
+    (directory / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        load_checkpoint(directory)
+
+
+@pytest.mark.parametrize("name", ["config.json", "predictor.safetensors", "encoder.safetensors"])
+def test_a_single_changed_byte_is_seen(saved, name):
+    _, directory = saved
+    content = bytearray((directory / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (directory / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} was changed"):
+        load_checkpoint(directory)
+
+
+def test_another_encoder_is_refused(saved, tmp_path):
+    _, directory = saved
+    save_checkpoint(make_model(seed=9), tmp_path / "other")
+    encoder = (tmp_path / "other" / "encoder.safetensors").read_bytes()
+    (directory / "encoder.safetensors").write_bytes(encoder)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    other = json.loads((tmp_path / "other" / "manifest.json").read_text())
+    manifest["encoder.safetensors"] = other["encoder.safetensors"]
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="not the one the predictor was trained on"):
+        load_checkpoint(directory)
+
+
+def test_nonsense_directories_are_told(tmp_path):
+    with pytest.raises(CheckpointError, match="not a checkpoint directory"):
+        load_checkpoint(tmp_path / "nowhere")
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not JSON"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="not a JSON object"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_manifest_cannot_name_files_elsewhere(saved):
+    _, directory = saved
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["../../secret"] = "0" * 64
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError):
+        load_checkpoint(directory)
+
+
+def test_saving_again_replaces_and_a_failed_save_keeps_the_old_one(saved, monkeypatch):
+    _, directory = saved
+    before = load_checkpoint(directory)[1]["checkpoint_hash"]
+    monkeypatch.setattr(
+        "robot_wm.checkpoint.save_mini", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(make_model(seed=4), directory)
+    assert load_checkpoint(directory)[1]["checkpoint_hash"] == before
+    monkeypatch.undo()
+    save_checkpoint(make_model(seed=4), directory)
+    assert load_checkpoint(directory)[1]["checkpoint_hash"] != before
+    assert [p.name for p in directory.parent.iterdir()] == ["c"]
+
+
+def test_a_folder_of_someone_elses_is_not_overwritten(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="something else"):
+        save_checkpoint(make_model(), tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_numbers_survive_exactly(saved):
+    model, directory = saved
+    loaded, _ = load_checkpoint(directory)
+    assert np.array_equal(loaded.spec.action_spec.low, model.spec.action_spec.low)
+    assert np.array_equal(loaded.action_stats.std, model.action_stats.std)

@@ -1,0 +1,221 @@
+"""The commands as a person meets them: what they print, what they leave, how they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robot_wm.checkpoint import load_checkpoint, save_checkpoint
+from robot_wm.cli import main
+from robot_wm.cli.config import config_dir
+from robot_wm.cli.main import COMMANDS
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A tiny dataset and a checkpoint trained on it."""
+    root = tmp_path_factory.mktemp("cli")
+    assert main(["collect", "experiment=debug", f"out={root / 'data'}"]) == 0
+    words = ["train", "experiment=debug", f"data={root / 'data'}", f"out={root / 'ckpt'}"]
+    assert main([*words, f"cache={root / 'cache'}"]) == 0
+    return root
+
+
+def run(capsys, *words):
+    """Exit code, stdout and stderr of a command run in this process."""
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refused(capsys, *words):
+    """The one line a command says when it refuses."""
+    code, out, err = run(capsys, *words)
+    assert code == 2, (out, err)
+    lines = [line for line in err.splitlines() if line.startswith("robot-wm")]
+    assert len(lines) == 1 and "Traceback" not in err
+    return lines[0]
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_lists_its_keys(capsys, command):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0 and "out" in out and "experiment: debug, default" in out
+
+
+def test_train_prints_that_it_beats_nothing_yet_but_measures(work, capsys):
+    words = ["train", "experiment=debug", f"data={work / 'data'}", f"out={work / 'again'}"]
+    code, out, err = run(capsys, *words, f"cache={work / 'cache'}")
+    assert code == 0
+    figures = json.loads(out.splitlines()[-1])
+    assert set(figures["held_out_error"]) == {"true", "shuffled", "zero", "copy_last"}
+    assert "held-out error" in err and "copy last frame" in err
+    rows = (work / "again" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 21 and rows[0].startswith("step,")
+    assert len((work / "again" / "metrics.jsonl").read_text().splitlines()) == 20
+
+
+def test_eval_ends_with_its_figures_and_writes_the_report(work, capsys):
+    words = ["eval", "experiment=debug", f"checkpoint={work / 'ckpt'}", f"out={work / 'report'}"]
+    code, out, err = run(capsys, *words, "num_episodes=2", "env.num_steps=3", "split=dev")
+    assert code == 0
+    figures = json.loads(out.splitlines()[-1])["tasks"]["so100_reach"]
+    assert figures["n"] == 2 and 0 <= figures["success_final"] <= 1
+    assert len(figures["success_final_ci95"]) == 2 and figures["plan_s"]["median"] > 0
+    assert set(figures["floors"]) == {"random", "zero"}
+    assert "so100_reach" in err and "random" in err
+    assert (
+        json.loads((work / "report" / "report.json").read_text())["tasks"]["so100_reach"] == figures
+    )
+    assert "<video" in (work / "report" / "report.html").read_text()
+
+
+def test_eval_says_the_same_twice(work, capsys):
+    words = ["eval", "experiment=debug", f"checkpoint={work / 'ckpt'}", "split=dev"]
+    words += ["num_episodes=2", "env.num_steps=3", "floors=[random]", "num_videos=0"]
+    results = [json.loads(run(capsys, *words)[1].splitlines()[-1]) for _ in range(2)]
+    for result in results:
+        result["tasks"]["so100_reach"].pop("plan_s")
+    assert results[0] == results[1]
+
+
+@pytest.fixture
+def goal(tmp_path):
+    path = tmp_path / "goal.png"
+    Image.fromarray(np.full((96, 96, 3), 128, np.uint8)).save(path)
+    return path
+
+
+def plan(work, goal, out, *more):
+    words = ["plan", "experiment=debug", f"checkpoint={work / 'ckpt'}", f"goal={goal}"]
+    return [*words, f"out={out}", "env.num_steps=2", *more]
+
+
+def test_plan_runs_to_a_picture_and_leaves_a_video(work, goal, tmp_path, capsys):
+    code, out, _ = run(capsys, *plan(work, goal, tmp_path / "a folder, with = signs"))
+    assert code == 0
+    figures = json.loads(out.splitlines()[-1])
+    assert figures["energy_start"] > 0
+    assert (tmp_path / "a folder, with = signs" / "plan.mp4").stat().st_size > 1000
+
+
+def test_pretrain_writes_an_encoder_that_train_takes(work, capsys):
+    file = work / "encoder.safetensors"
+    code, out, _ = run(
+        capsys, "pretrain", f"data={work / 'data'}", f"out={file}", f"cache={work / 'cache'}",
+        "pretrain.num_steps=3", "pretrain.batch_size=4", "encoder.width=16", "encoder.depth=1",
+    )  # fmt: skip
+    assert code == 0 and json.loads(out.splitlines()[-1])["step"] == 3
+    words = ["train", "experiment=debug", f"data={work / 'data'}", f"out={work / 'own'}"]
+    words += [f"cache={work / 'cache'}", f"encoder.weights={file}"]
+    assert run(capsys, *words)[0] == 0
+
+
+def test_unknown_words_are_named_with_what_is_allowed(work, capsys):
+    assert "'evla'" in refused(capsys, "evla")
+    ckpt = f"checkpoint={work / 'ckpt'}"
+    line = refused(capsys, "eval", ckpt, "planer=cem")
+    assert "'planer=cem'" in line and "did you mean 'planner'" in line and "num_episodes" in line
+    line = refused(capsys, "eval", ckpt, "planner=cma")
+    assert "planner" in line and "cem" in line
+    line = refused(capsys, "eval", ckpt, "planner.num_sampels=3")
+    assert "num_sampels" in line
+    line = refused(capsys, "train", "data=x", "out=y", "optimizer.num_step=3")
+    assert "did you mean 'num_steps'" in line
+    assert "key=value" in refused(capsys, "eval", "checkpoint")
+    assert "want a whole number" in refused(capsys, "eval", ckpt, "num_episodes=many")
+    assert "checkpoint=..." in refused(capsys, "eval")
+    assert "data=..." in refused(capsys, "train", "out=x")
+    assert "experiment" in refused(capsys, "eval", ckpt, "experiment=nothing")
+
+
+def test_a_missing_dataset_leaves_nothing_behind(capsys, tmp_path):
+    words = ["train", f"data={tmp_path / 'nowhere'}", f"out={tmp_path / 'out'}"]
+    line = refused(capsys, *words, f"cache={tmp_path / 'cache'}")
+    assert "nowhere" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_camera_lists_those_there(work, capsys, tmp_path):
+    words = ["train", f"data={work / 'data'}", "data.camera=wrist", f"out={tmp_path / 'out'}"]
+    line = refused(capsys, *words, f"cache={tmp_path / 'cache'}")
+    assert "wrist" in line and "observation.images.front" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_robot_is_refused(work, capsys, tmp_path):
+    import dataclasses
+
+    from robot_wm.types import ActionSpec
+
+    model, _ = load_checkpoint(work / "ckpt")
+    names = ("a", "b", "c", "d")
+    other = ActionSpec(names, -np.ones(4), np.ones(4), ("rad",) * 4)
+    model.spec = dataclasses.replace(model.spec, action_spec=other)
+    save_checkpoint(model, tmp_path / "other")
+    line = refused(capsys, "eval", f"checkpoint={tmp_path / 'other'}", f"out={tmp_path / 'out'}")
+    assert "a, b, c, d" in line and "ee.x" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_that_is_none_is_refused(capsys, tmp_path):
+    line = refused(capsys, "eval", f"checkpoint={tmp_path}")
+    assert "not a checkpoint directory" in line
+    (tmp_path / "model.pt").write_bytes(b"PK")
+    assert "model.pt" in refused(capsys, "eval", f"checkpoint={tmp_path / 'model.pt'}")
+
+
+def test_goal_pictures_that_do_not_fit_are_refused(work, capsys, tmp_path):
+    out = tmp_path / "out"
+    wide = tmp_path / "wide.png"
+    Image.fromarray(np.zeros((64, 128, 3), np.uint8)).save(wide)
+    assert "128x64" in refused(capsys, *plan(work, wide, out))
+    text = tmp_path / "goal.txt"
+    text.write_text("not a picture")
+    assert "not a picture" in refused(capsys, *plan(work, text, out))
+    cut = tmp_path / "cut.png"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(cut)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    assert "not a picture" in refused(capsys, *plan(work, cut, out))
+    assert "no file" in refused(capsys, *plan(work, tmp_path / "none.png", out))
+    assert not out.exists()
+
+
+def test_output_folders_with_other_things_are_left_alone(work, capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert refused(capsys, "collect", "experiment=debug", f"out={tmp_path}")
+    words = ["train", "experiment=debug", f"data={work / 'data'}", f"out={tmp_path}"]
+    assert "something else" in refused(capsys, *words, f"cache={work / 'cache'}")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_configs_of_every_command_are_there():
+    assert {f"{name}.yaml" for name in COMMANDS} <= {p.name for p in config_dir().glob("*.yaml")}
+
+
+def test_pipeline_from_pictures_to_motion_in_a_fresh_process(work, goal, tmp_path):
+    """Dataset, a few training steps, checkpoint; then plan where the dataset is gone."""
+    lonely = tmp_path / "ckpt"
+    shutil.copytree(work / "ckpt", lonely)
+    words = ["plan", "experiment=debug", f"checkpoint={lonely}", f"goal={goal}", "env.num_steps=2"]
+    words.append(f"out={tmp_path / 'run'}")
+    script = "import sys; from robot_wm.cli import main; sys.exit(main(sys.argv[1:]))"
+    result = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["energy_end"] >= 0
+    assert (tmp_path / "run" / "plan.mp4").exists()

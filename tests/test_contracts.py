@@ -1,0 +1,160 @@
+"""One suite per seam, run over every implementation, fakes included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fakes import SPEC, PointEnv, PointTask, make_model
+
+from robot_wm.contracts import check_env
+from robot_wm.encoders import MiniConfig, load_mini, random_mini, shipped_weights
+from robot_wm.types import Env, Observation, Task
+
+ENCODERS = {
+    "shipped": lambda: load_mini(shipped_weights()),
+    "random": lambda: random_mini(seed=0),
+    "several tokens": lambda: random_mini(
+        seed=0, config=MiniConfig(image_size=64, patch_size=16, num_tokens=4, dim=24)
+    ),
+}
+MODELS = {
+    "latent": make_model,
+    "one frame": lambda: make_model(context_frames=1),
+    "no proprio": lambda: make_model(proprio="none"),
+}
+
+
+def test_the_fake_env_keeps_the_contract():
+    check_env(PointEnv)
+    assert isinstance(PointTask().env, Env)
+    task: Task = PointTask()
+    assert task.success_m > 0
+
+
+class Forgetful(PointEnv):
+    def apply(self, action):
+        super().apply(np.nan_to_num(action[:2]))
+        return action[:2]
+
+
+class Frozen(PointEnv):
+    def reset(self, seed):
+        return super().reset(0)
+
+
+@pytest.mark.parametrize(("make", "why"), [(Forgetful, "took"), (Frozen, "start alike")])
+def test_check_env_sees_a_broken_env(make, why):
+    with pytest.raises(AssertionError, match=why):
+        check_env(make)
+
+
+@pytest.fixture(params=sorted(ENCODERS))
+def encoder(request):
+    return ENCODERS[request.param]()
+
+
+def frames(encoder, num, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, num, 3, encoder.image.height, encoder.image.width, generator=generator)
+
+
+def test_encoder_shapes(encoder):
+    tokens = encoder(frames(encoder, 3))
+    assert tokens.shape == (2, 3, encoder.grid[0] * encoder.grid[1], encoder.dim)
+    assert tokens.isfinite().all() and not tokens.requires_grad
+    assert len(encoder.fingerprint) == 64
+
+
+def test_encoder_sees_each_frame_alone(encoder):
+    clip = frames(encoder, 3)
+    before = encoder(clip)
+    changed = clip.clone()
+    changed[:, 2] = 0
+    assert torch.equal(encoder(changed)[:, :2], before[:, :2])
+    assert not torch.allclose(encoder(changed)[:, 2], before[:, 2])
+
+
+def test_encoder_refuses_other_pictures(encoder):
+    with pytest.raises(ValueError, match="frames: got"):
+        encoder(torch.zeros(1, 1, 3, 30, 30))
+
+
+@pytest.fixture(params=sorted(MODELS))
+def model(request):
+    return MODELS[request.param]()
+
+
+def looks(num):
+    env = PointEnv()
+    observation, applied = env.reset(1), None
+    rng = np.random.default_rng(0)
+    for _ in range(num):
+        yield observation, applied
+        applied = env.apply(rng.uniform(SPEC.low, SPEC.high))
+        observation = env.observe()
+
+
+def remember(model, num):
+    state = model.initial()
+    for observation, applied in looks(num):
+        state = model.observe(state, observation, applied)
+    return state
+
+
+def test_model_imagines_one_latent_per_action(model):
+    assert model.dt > 0
+    for num in (1, 2, 5):
+        state = remember(model, num)
+        latents = model.rollout(state, torch.zeros(7, 3, 2))
+        goal = model.embed(PointEnv().observe().images)
+        assert latents.shape == (7, 3, *goal.shape)
+        assert latents.isfinite().all()
+
+
+def test_model_judges_each_candidate_alone(model):
+    state = remember(model, 3)
+    actions = torch.rand(6, 2, 2, generator=torch.Generator().manual_seed(0)) * 0.2 - 0.1
+    together = model.rollout(state, actions)
+    alone = model.rollout(state, actions[2:3])
+    torch.testing.assert_close(together[2:3], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_later_actions_do_not_change_earlier_latents(model):
+    state = remember(model, 3)
+    actions = torch.zeros(2, 3, 2)
+    actions[1, 2] = 0.1
+    latents = model.rollout(state, actions)
+    torch.testing.assert_close(latents[0, :2], latents[1, :2], atol=1e-6, rtol=0)
+    assert not torch.allclose(latents[0, 2], latents[1, 2])
+
+
+def test_observing_does_not_change_the_old_state(model):
+    state = remember(model, 2)
+    actions = torch.full((2, 1, 2), 0.05)
+    before = model.rollout(state, actions)
+    model.observe(state, PointEnv().observe(), np.zeros(2))
+    assert torch.equal(model.rollout(state, actions), before)
+
+
+@pytest.mark.parametrize(
+    ("proprio", "applied"),
+    [([np.nan, 0], None), ([0, 0, 0], None), ([0, 0], [np.inf, 0]), ([0, 0], [0.0])],
+)
+def test_model_refuses_numbers_that_make_no_sense(model, proprio, applied):
+    state = remember(model, 1)
+    picture = PointEnv().observe().images
+    applied = None if applied is None else np.array(applied)
+    with pytest.raises(ValueError, match="proprio|applied"):
+        model.observe(state, Observation(picture, np.array(proprio, float), 0.0), applied)
+
+
+def test_model_refuses_pictures_that_do_not_fit(model):
+    with pytest.raises(ValueError, match="want 'front'"):
+        model.embed({"wrist": np.zeros((32, 32, 3), np.uint8)})
+    with pytest.raises(ValueError, match="aspect"):
+        model.embed({"front": np.zeros((32, 64, 3), np.uint8)})
+    with pytest.raises(ValueError, match="uint8"):
+        model.embed({"front": np.zeros((32, 32, 3))})
+    with pytest.raises(ValueError, match="size 3"):
+        model.rollout(remember(model, 1), torch.zeros(1, 1, 3))

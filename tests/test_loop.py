@@ -1,0 +1,217 @@
+"""Controller, runtime and evaluation: the closed loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fakes import SPEC, PointEnv, PointTask, make_model
+
+from robot_wm.controller import MPC
+from robot_wm.evaluation import (
+    EpisodeResult,
+    RandomController,
+    StateOracle,
+    ZeroController,
+    evaluate,
+    paired_difference_ci95,
+    plan_seconds,
+    summarize,
+    wilson,
+)
+from robot_wm.objectives import GoalEnergy
+from robot_wm.planners import CEM
+from robot_wm.runtime import run_episode
+from robot_wm.types import Goal, Plan, PlanningError
+
+EPISODES = [{"seed": seed} for seed in range(6)]
+
+
+class PointModel:
+    """Knows the point exactly: its latent is the position."""
+
+    dt = 0.2
+
+    def __init__(self):
+        self.embedded = 0
+        self.applied = []
+
+    def initial(self):
+        return None
+
+    def observe(self, state, obs, applied):
+        self.applied.append(applied)
+        return torch.from_numpy(obs.proprio).float()
+
+    def embed(self, images):
+        self.embedded += 1
+        picture = images["front"][..., 0]
+        row, column = np.unravel_index(picture.argmax(), picture.shape)
+        return torch.tensor([[column / 31, row / 31]], dtype=torch.float32)
+
+    def rollout(self, state, actions):
+        return (state + actions.cumsum(1))[:, :, None]
+
+    def loss(self, batch):
+        raise NotImplementedError
+
+
+class Tape:
+    def __init__(self):
+        self.steps, self.last = [], None
+
+    def record(self, step):
+        self.steps.append(step)
+
+    def finish(self, last):
+        self.last = last
+
+
+def controller(model=None, seed=0):
+    planner = CEM(horizon=2, num_samples=60, num_iterations=3, num_elites=8)
+    return MPC(model or PointModel(), planner, GoalEnergy, SPEC, seed=seed)
+
+
+def test_a_good_model_reaches_and_floors_do_not():
+    task = PointTask()
+    ours = evaluate(task, controller(), EPISODES, num_steps=15)
+    random = evaluate(task, RandomController(SPEC), EPISODES, num_steps=15)
+    zero = evaluate(task, ZeroController(SPEC), EPISODES, num_steps=15)
+    oracle = evaluate(
+        task,
+        StateOracle(task, CEM(horizon=1, num_samples=40, num_elites=5)),
+        EPISODES,
+        num_steps=15,
+    )
+    assert summarize(ours)["success_final"] == 1.0
+    assert summarize(oracle)["success_final"] == 1.0
+    assert summarize(random)["success_final"] < 0.5
+    assert all(len(set(result.distances_m)) == 1 for result in zero)
+    assert plan_seconds(ours)["median"] > 0
+
+
+def test_an_untrained_model_runs_the_same_loop():
+    (result,) = evaluate(PointTask(), controller(make_model()), EPISODES[:1], num_steps=3)
+    assert len(result.distances_m) == 4 and result.error is None
+
+
+def test_the_goal_is_embedded_once_and_the_model_hears_what_was_applied():
+    model, task = PointModel(), PointTask()
+    tape = Tape()
+    goal = task.start(EPISODES[0])
+    run_episode(task.env, controller(model), goal, num_steps=4, recorders=[tape])
+    assert model.embedded == 1
+    assert model.applied[0] is None
+    for heard, step in zip(model.applied[1:], tape.steps, strict=False):
+        assert np.array_equal(heard, step.applied)
+    assert np.array_equal(tape.last.proprio, task.env.position)
+
+
+def test_an_episode_does_not_depend_on_those_before_it():
+    task = PointTask()
+    alone = evaluate(task, controller(), EPISODES[3:4], num_steps=5)
+    among = evaluate(task, controller(), EPISODES, num_steps=5)
+    assert alone[0].distances_m == among[3].distances_m
+    for make in (RandomController, lambda spec: controller(seed=3)):
+        shared = make(SPEC)
+        a = evaluate(task, shared, EPISODES, num_steps=5)
+        b = evaluate(task, shared, EPISODES[::-1], num_steps=5)
+        assert [r.distances_m for r in a] == [r.distances_m for r in b[::-1]]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("driver"), KeyboardInterrupt(), PlanningError("no")]
+)
+def test_the_env_is_stopped_on_every_way_out(error):
+    class Failing:
+        def reset(self, goal):
+            pass
+
+        def act(self, obs, applied):
+            raise error
+
+    env = PointEnv()
+    with pytest.raises(type(error)):
+        run_episode(env, Failing(), Goal(env.reset(0).images), num_steps=3)
+    assert env.stopped == 1
+
+
+def test_a_planner_that_gives_up_is_a_failed_episode_not_a_crash():
+    class Broken(PointModel):
+        def rollout(self, state, actions):
+            return super().rollout(state, actions) * torch.nan
+
+    results = evaluate(PointTask(), controller(Broken()), EPISODES, num_steps=4)
+    assert all("finite" in str(result.error) for result in results)
+    assert all(len(result.distances_m) == 5 for result in results)
+
+
+def test_act_before_reset_is_told():
+    with pytest.raises(RuntimeError, match="reset"):
+        controller().act(PointEnv().reset(0), None)
+
+
+def test_realtime_keeps_the_rate():
+    env = PointEnv()
+    env.control_dt = 0.02
+    tape = Tape()
+    import time
+
+    begin = time.monotonic()
+    run_episode(env, ZeroController(SPEC), Goal({}), num_steps=5, recorders=[tape], realtime=True)
+    assert time.monotonic() - begin >= 0.1
+
+
+def result(seed, *distances):
+    return EpisodeResult(seed, distances, 0.05, (0.1,))
+
+
+def test_success_is_judged_at_the_end():
+    passed_through = result(0, 0.3, 0.01, 0.2)
+    assert passed_through.success_any and not passed_through.success_final
+    figures = summarize([passed_through, result(1, 0.3, 0.04)])
+    assert figures["success_final"] == 0.5 and figures["success_any"] == 1.0
+    assert figures["final_distance_m_median"] == pytest.approx(0.12)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(16, 20, 0.584, 0.919), (0, 10, 0.0, 0.278), (10, 10, 0.722, 1.0), (50, 100, 0.404, 0.596)],
+)
+def test_wilson_interval(successes, n, low, high):
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_wilson_refuses_nonsense():
+    for successes, n in ((1, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="wilson"):
+            wilson(successes, n)
+
+
+def test_paired_difference():
+    ours = [result(i, 0.01) for i in range(40)]
+    theirs = [result(i, 0.01 if i % 2 else 0.3) for i in range(40)]
+    low, high = paired_difference_ci95(ours, theirs)
+    assert 0.3 < low < 0.5 < high < 0.7
+    assert paired_difference_ci95(ours, ours) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="different episodes"):
+        paired_difference_ci95(ours, theirs[1:])
+
+
+def test_a_warm_start_is_the_rest_of_the_last_plan():
+    given = []
+
+    class Spy(CEM):
+        def plan(self, cost, spec, *, init, generator):
+            given.append(init)
+            return Plan(actions=np.array([[0.01, 0.0], [0.02, 0.0]]), cost=1.0)
+
+    mpc = MPC(PointModel(), Spy(), GoalEnergy, SPEC)
+    env = PointEnv()
+    mpc.reset(Goal(env.reset(0).images))
+    mpc.act(env.observe(), None)
+    mpc.act(env.observe(), np.zeros(2))
+    assert given[0] is None and given[1].actions.tolist() == [[0.02, 0.0]]
+    mpc.reset(Goal(env.reset(0).images))
+    mpc.act(env.observe(), None)
+    assert given[2] is None
