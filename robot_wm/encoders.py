@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 from einops import rearrange
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -64,12 +64,12 @@ class MiniConfig:
     """
 
     image_size: int = 96
-    patch_size: int = 12
+    patch_size: int = 16
     width: int = 128
     depth: int = 4
     num_heads: int = 4
     num_tokens: int = 1
-    dim: int = 96
+    dim: int = 32
 
     def __post_init__(self) -> None:
         if self.image_size % self.patch_size:
@@ -167,16 +167,10 @@ def load_mini(path: Path) -> MiniEncoder:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        config = MiniConfig(**json.loads(metadata["mini"]))
-        encoder = MiniEncoder(config)
-        encoder.load_state_dict(
-            {
-                name: value.to(torch.float32) if value.is_floating_point() else value
-                for name, value in weights.items()
-            }
-        )
-    except Exception as error:
-        raise ValueError(f"encoder weights: {path} is not a mini encoder ({error})") from error
+        encoder = MiniEncoder(MiniConfig(**json.loads(metadata["mini"])))
+        encoder.load_state_dict(weights)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"encoder weights: {path} is not a mini encoder's ({error})") from error
     return freeze(encoder)
 
 

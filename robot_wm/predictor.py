@@ -41,9 +41,9 @@ class PredictorConfig:
     action_dim: int
     state_dim: int
     max_frames: int = 8
-    width: int = 192
-    depth: int = 4
-    num_heads: int = 6
+    width: int = 128
+    depth: int = 3
+    num_heads: int = 4
     mlp_ratio: float = 4.0
     rotary: Literal["release", "standard"] = "standard"
     grid_size: int | None = None

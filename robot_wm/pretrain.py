@@ -45,7 +45,7 @@ class PretrainConfig:
         seed: of clips, directions and initial weights.
     """
 
-    num_steps: int = 4000
+    num_steps: int = 4500
     batch_size: int = 32
     num_frames: int = 4
     learning_rate: float = 1e-3

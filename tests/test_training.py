@@ -8,8 +8,8 @@ import torch
 from fakes import SPEC, PointEnv, make_model
 
 from robot_wm.data import WindowSampler
-from robot_wm.pretrain import Clips, CollapseError, PretrainConfig, pretrain, sigreg, spread
 from robot_wm.encoders import MiniConfig, MiniEncoder
+from robot_wm.pretrain import Clips, CollapseError, PretrainConfig, pretrain, sigreg, spread
 from robot_wm.training import TrainConfig, held_out_error, learning_rate, train
 
 
