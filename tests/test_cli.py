@@ -202,6 +202,36 @@ def test_output_folders_with_other_things_are_left_alone(work, capsys, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_the_demo_does_not_clear_a_folder_of_someone_elses(capsys, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.tex").write_text("years of work")
+    assert "something else" in refused(capsys, "demo", "experiment=debug", f"out={tmp_path}")
+    assert (tmp_path / "data" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("command", ["eval", "plan", "train", "collect"])
+def test_an_out_that_is_a_file_is_refused_before_the_work(work, goal, capsys, tmp_path, command):
+    file = tmp_path / "file"
+    file.touch()
+    words = {
+        "eval": [f"checkpoint={work / 'ckpt'}"],
+        "plan": [f"checkpoint={work / 'ckpt'}", f"goal={goal}"],
+        "train": [f"data={work / 'data'}"],
+        "collect": [],
+    }[command]
+    assert "is a file" in refused(capsys, command, *words, f"out={file / 'deeper'}")
+
+
+def test_a_phone_picture_is_turned_upright(tmp_path):
+    from robot_wm.cli.plan import read_picture
+
+    image = Image.new("RGB", (20, 10))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_picture(tmp_path / "turned.jpg").shape == (20, 10, 3)
+
+
 def test_the_configs_of_every_command_are_there():
     assert {f"{name}.yaml" for name in COMMANDS} <= {p.name for p in config_dir().glob("*.yaml")}
 

@@ -14,7 +14,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.cli.build import Simulation, build_simulation
-from robot_wm.cli.console import Progress, finish, say
+from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.data import DatasetWriter
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import FloatArray, ImageArray, Observation
@@ -39,7 +39,7 @@ def run(config: DictConfig) -> None:
         raise ValueError(f"num_episodes: got {config.num_episodes}, want 1 to {SEEDS_PER_RUN}")
     if not 0 <= config.seed < 80:
         raise ValueError(f"seed: got {config.seed}, want 0 to 79: the manifests lie beyond")
-    distances = collect(config, Path(config.out))
+    distances = collect(config, output_dir(config.out))
     within = float(np.mean(np.array(distances) < 0.01))
     say(f"{len(distances)} episodes in {config.out}; {within:.1%} end within 1 cm of their goal")
     finish({"episodes": len(distances), "demonstrator_within_1cm": within})

@@ -11,7 +11,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 # These take a path or a hub id, which is quoted so that hydra's grammar leaves it alone.
@@ -121,6 +121,8 @@ def _check_kinds(config: DictConfig, base: DictConfig, prefix: str) -> None:
         new, old = config[key], base[key]
         if isinstance(new, DictConfig) and isinstance(old, DictConfig):
             _check_kinds(new, old, f"{name}.")
+        elif isinstance(old, ListConfig) and not isinstance(new, ListConfig):
+            raise UsageError(f"{name}: got {new!r}, want a list such as [{','.join(map(str, old))}]")
         elif isinstance(old, bool) and not isinstance(new, bool):
             raise UsageError(f"{name}: got {new!r}, want true or false")
         elif isinstance(old, int) and not isinstance(old, bool) and type(new) is not int:

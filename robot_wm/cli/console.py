@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -50,6 +51,21 @@ def say(text: str) -> None:
 def finish(figures: Mapping[str, object]) -> None:
     """The last line of every command that measures: one line of strict JSON on stdout."""
     print(json.dumps(figures, allow_nan=False), flush=True)
+
+
+def output_dir(out: str) -> Path:
+    """`out` as a path that is, or can become, a directory: asked before the work, not after it.
+
+    Raises:
+        FileExistsError: a file stands there, or where one of its parents should be.
+    """
+    path = Path(out)
+    for place in (path, *path.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise FileExistsError(f"out: {place} is a file, want a directory")
+            break
+    return path
 
 
 class Stages:

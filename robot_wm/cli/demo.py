@@ -19,6 +19,7 @@ from robot_wm.report import write_report
 def run(config: DictConfig) -> None:
     """Runs the whole loop once; ends with the report's path and its figures."""
     out = Path(config.out)
+    _claim(out)
     data, checkpoint = out / "data", out / "checkpoint"
     debug = ["experiment=debug"] if config.num_train_steps < 100 else []
     # Measured on 2 cores; they only feed the line that says how long is left.
@@ -71,3 +72,16 @@ def run(config: DictConfig) -> None:
     say(table(evaluation.tasks))
     say(f"done in {(time.monotonic() - begin) / 60:.1f} min; open {path}")
     finish({"tasks": evaluation.tasks})
+
+
+def _claim(out: Path) -> None:
+    """Marks `out` as the demo's own, so that the next demo may replace what this one leaves.
+
+    Raises:
+        FileExistsError: it holds something that no demo wrote.
+    """
+    marker = out / ".robot_wm_demo"
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not marker.exists())):
+        raise FileExistsError(f"out: {out} holds something else than a demo; choose another")
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()

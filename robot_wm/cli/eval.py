@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate
-from robot_wm.cli.console import Progress, finish, say
+from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.train import git_sha
 from robot_wm.controller import MPC
 from robot_wm.evaluation import (
@@ -49,11 +49,12 @@ class Evaluation:
 
 def run(config: DictConfig) -> None:
     """Evaluates, prints the table, and writes the report where `out` asks for one."""
+    out = output_dir(config.out) if config.out else None
     evaluation = evaluate_checkpoint(config)
     say(table(evaluation.tasks))
-    if config.out:
+    if out:
         report = to_report(evaluation, f"robot_wm: {config.checkpoint}")
-        say(f"report: {write_report(report, Path(config.out))}")
+        say(f"report: {write_report(report, out)}")
     finish({"tasks": evaluation.tasks})
 
 

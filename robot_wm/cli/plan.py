@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from robot_wm.checkpoint import load_checkpoint
 from robot_wm.cli.build import build_simulation
-from robot_wm.cli.console import finish, say
+from robot_wm.cli.console import finish, output_dir, say
 from robot_wm.cli.eval import make_controller
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
@@ -32,6 +32,7 @@ class _Tape:
 
 def run(config: DictConfig) -> None:
     """Runs, writes `plan.mp4` and the last camera picture, prints how the energy went."""
+    out = output_dir(config.out)
     model, _ = load_checkpoint(Path(config.checkpoint))
     picture = read_picture(Path(config.goal))
     simulation = build_simulation(config.env)
@@ -45,7 +46,6 @@ def run(config: DictConfig) -> None:
         float((model.embed(observation.images) - goal_latent).square().mean())
         for observation in (tape.observations[0], tape.observations[-1])
     ]
-    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     film = EpisodeVideo(
         title=f"plan to {config.goal}",
@@ -57,7 +57,9 @@ def run(config: DictConfig) -> None:
         fps=1 / simulation.env.control_dt,
     )
     video = out / "plan.mp4"
-    video.write_bytes(encode_video(film, success_m=simulation.task.success_m))
+    scratch = video.with_suffix(".tmp")
+    scratch.write_bytes(encode_video(film, success_m=simulation.task.success_m))
+    scratch.replace(video)
     say(f"energy {energies[0]:.3f} at the start, {energies[1]:.3f} at the end; video: {video}")
     finish(
         {
@@ -80,6 +82,6 @@ def read_picture(path: Path) -> ImageArray:
         raise FileNotFoundError(f"goal: no file {path}")
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(f"goal: {path} is not a picture that can be read") from error

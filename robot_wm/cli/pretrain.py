@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from robot_wm.cli.console import Progress, finish, say
+from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.train import load_data
 from robot_wm.data import load_frames
 from robot_wm.encoders import MiniConfig, MiniEncoder, save_mini
@@ -21,6 +21,7 @@ def run(config: DictConfig) -> None:
     out = Path(config.out)
     if out.suffix != ".safetensors":
         raise ValueError(f"out: got {out}, want a file that ends in .safetensors")
+    output_dir(str(out.parent))
     encoder_settings: Any = OmegaConf.to_container(config.encoder)
     settings: Any = OmegaConf.to_container(config.pretrain)
     shape, how = MiniConfig(**encoder_settings), PretrainConfig(**settings)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import save_checkpoint
 from robot_wm.cli.build import build_encoder
-from robot_wm.cli.console import Progress, finish, say
+from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.data import (
     AlignedData,
     DataSpec,
@@ -44,7 +44,7 @@ class TrainingRun:
 
 def run(config: DictConfig) -> None:
     """Trains, then prints the held-out errors."""
-    result = train_from_config(config, Path(config.out))
+    result = train_from_config(config, output_dir(config.out))
     errors = {name: [round(e, 5) for e in values] for name, values in result.held_out.items()}
     finish({"held_out_error": errors, "train_loss": result.metrics[-1]["loss"], "out": config.out})
 
