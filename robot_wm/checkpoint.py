@@ -17,7 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 
 from robot_wm.encoders import MiniEncoder, load_mini, save_mini
 from robot_wm.predictor import Predictor, PredictorConfig
@@ -53,8 +54,8 @@ def save_checkpoint(
         FileExistsError: `directory` holds something else than a checkpoint.
         TypeError: the encoder's weights are not ours to copy.
     """
-    if directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).is_file():
-        raise FileExistsError(f"checkpoint: {directory} holds something else; choose another")
+    directory = directory.resolve()
+    check_replaceable(directory)
     if not isinstance(model.encoder, MiniEncoder):
         raise TypeError(f"encoder: got {type(model.encoder).__name__}, want MiniEncoder")
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +63,8 @@ def save_checkpoint(
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir()
-        save_file(
-            {name: value.contiguous() for name, value in model.predictor.state_dict().items()},
-            scratch / _PREDICTOR,
-        )
+        weights = {name: v.contiguous() for name, v in model.predictor.state_dict().items()}
+        (scratch / _PREDICTOR).write_bytes(save(weights))
         save_mini(model.encoder, scratch / _ENCODER)
         config = {
             "format": FORMAT,
@@ -88,13 +87,36 @@ def save_checkpoint(
         if directory.exists():
             old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
             directory.rename(old)
-            scratch.rename(directory)
+            try:
+                scratch.rename(directory)
+            except OSError:
+                old.rename(directory)
+                raise
             shutil.rmtree(old)
         else:
             scratch.rename(directory)
         _sync(directory.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_replaceable(directory: Path) -> None:
+    """Lets a save go to a place that is new, empty, or a checkpoint and nothing else.
+
+    Raises:
+        FileExistsError: it holds something else.
+    """
+    if not directory.exists():
+        return
+    found = {path.name for path in directory.iterdir()} if directory.is_dir() else {directory.name}
+    if not found:
+        return
+    try:
+        known = {_MANIFEST, *_read_json(directory, _MANIFEST)}
+    except CheckpointError:
+        known = set()
+    if not ({_CONFIG, _PREDICTOR} <= found <= known):
+        raise FileExistsError(f"out: {directory} holds something else than a checkpoint")
 
 
 def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
@@ -134,7 +156,7 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
             error=config["error"],
             rollout_steps=config["rollout_steps"],
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint: {directory} does not fit together: {error}") from error
     config["checkpoint_hash"] = _sha256(directory / _MANIFEST)
     return model, config

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from einops import rearrange
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from robot_wm.layers import LAYER_NORM_EPS, Block, init_transformer
@@ -72,6 +72,11 @@ class MiniConfig:
     dim: int = 32
 
     def __post_init__(self) -> None:
+        sizes = (self.image_size, self.patch_size, self.width, self.depth, self.num_heads)
+        if min(*sizes, self.num_tokens, self.dim) < 1:
+            raise ValueError(f"MiniConfig: got {self}, want every size at least 1")
+        if self.width % 4:
+            raise ValueError(f"width: got {self.width}, want a multiple of 4")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"patch_size: got {self.patch_size}, want a divisor of image_size={self.image_size}"
@@ -84,9 +89,13 @@ class MiniEncoder(nn.Module):
     A frame enters as a tubelet of itself twice (V-JEPA 2-AC encodes single frames this way), the
     patches exchange what they see with `num_tokens` registers (arXiv 2309.16588), and each
     register, normalised over the batch (LeWM, arXiv 2603.19312), is one token.
+
+    Args:
+        config: its shape.
+        generator: of the first weights; torch's own where None.
     """
 
-    def __init__(self, config: MiniConfig) -> None:
+    def __init__(self, config: MiniConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
         side = config.image_size // config.patch_size
@@ -101,8 +110,8 @@ class MiniEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
         self.head = nn.Linear(config.width, config.dim)
         self.head_norm = nn.BatchNorm1d(config.num_tokens * config.dim, affine=False)
-        init_transformer(self.blocks, self)
-        nn.init.trunc_normal_(self.registers, std=0.02)
+        init_transformer(self.blocks, self, generator)
+        nn.init.trunc_normal_(self.registers, std=0.02, generator=generator)
 
     @property
     def dim(self) -> int:
@@ -151,7 +160,7 @@ class MiniEncoder(nn.Module):
 def save_mini(encoder: MiniEncoder, path: Path) -> None:
     """Writes weights and shape into one safetensors file."""
     weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
-    save_file(weights, path, metadata={"mini": json.dumps(asdict(encoder.config))})
+    path.write_bytes(save(weights, metadata={"mini": json.dumps(asdict(encoder.config))}))
 
 
 def load_mini(path: Path) -> MiniEncoder:
@@ -181,9 +190,8 @@ def shipped_weights() -> Path:
 
 def random_mini(*, seed: int, config: MiniConfig | None = None) -> MiniEncoder:
     """The mini architecture, untrained: the floor of every comparison."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return freeze(MiniEncoder(config or MiniConfig()))
+    generator = torch.Generator().manual_seed(seed)
+    return freeze(MiniEncoder(config or MiniConfig(), generator=generator))
 
 
 def freeze(encoder: MiniEncoder) -> MiniEncoder:

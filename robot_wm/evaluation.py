@@ -159,8 +159,10 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, object]:
 
 
 def plan_seconds(results: Sequence[EpisodeResult]) -> dict[str, float]:
-    """Median and 95th percentile of the seconds per action."""
+    """Median and 95th percentile of the seconds per action; zeros where none came out."""
     seconds = np.concatenate([result.plan_s for result in results])
+    if not len(seconds):
+        return {"median": 0.0, "p95": 0.0}
     return {"median": float(np.median(seconds)), "p95": float(np.percentile(seconds, 95))}
 
 

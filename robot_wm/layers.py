@@ -22,7 +22,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        if width % num_heads:
+        if num_heads < 1 or width < 1 or width % num_heads:
             raise ValueError(f"width: got {width}, want a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
@@ -87,14 +87,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + turned * sin
 
 
-def init_transformer(blocks: nn.ModuleList, root: nn.Module) -> None:
+def init_transformer(
+    blocks: nn.ModuleList, root: nn.Module, generator: torch.Generator | None
+) -> None:
     """Truncated normal 0.02 everywhere; residual outputs of block i (from 1) divided by sqrt(2 i).
 
-    The V-JEPA 2 initialisation. Draws from torch's global generator.
+    The V-JEPA 2 initialisation, drawn from `generator` (torch's own where None).
     """
     for module in root.modules():
         if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for i, block in enumerate(blocks, start=1):

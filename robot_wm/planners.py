@@ -101,14 +101,15 @@ class CEM:
             else:
                 candidates = mean[None]  # the last fit is judged like any candidate
             costs = finite_costs(cost(candidates), len(candidates))
-            num_finite += int(costs.isfinite().sum())
             num_evaluated += len(candidates)
-            pool, pool_costs = torch.cat((elites, candidates)), torch.cat((elite_costs, costs))
-            if pool_costs.isfinite().sum() < self.num_elites:
+            finite = int(costs.isfinite().sum())
+            if finite < min(self.num_elites, len(candidates)):
                 raise PlanningError(
-                    f"{int(pool_costs.isfinite().sum())} of {len(candidates)} candidates have a "
-                    f"finite cost; {self.num_elites} are needed"
+                    f"{finite} of {len(candidates)} candidates have a finite cost; "
+                    f"{min(self.num_elites, len(candidates))} are needed"
                 )
+            num_finite += finite
+            pool, pool_costs = torch.cat((elites, candidates)), torch.cat((elite_costs, costs))
             best = pool_costs.argsort(stable=True)[: self.num_elites]
             elites, elite_costs = pool[best], pool_costs[best]
             mean, std = elites.mean(0), elites.std(0, correction=0)

@@ -51,7 +51,10 @@ class PredictorConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
-        sizes = (self.token_dim, *self.grid, self.action_dim, self.state_dim, self.max_frames)
+        sizes = (
+            *(self.token_dim, *self.grid, self.action_dim, self.state_dim, self.max_frames),
+            *(self.width, self.depth, self.num_heads, self.mlp_ratio * self.width),
+        )
         if min(sizes) < 1:
             raise ValueError(f"PredictorConfig: got {self}, want every size at least 1")
         if self.rotary not in ("release", "standard"):
@@ -59,9 +62,16 @@ class PredictorConfig:
 
 
 class Predictor(nn.Module):
-    """Imagines the next frame's tokens at every frame of a sequence."""
+    """Imagines the next frame's tokens at every frame of a sequence.
 
-    def __init__(self, config: PredictorConfig) -> None:
+    Args:
+        config: its shape.
+        generator: of the first weights; torch's own where None.
+    """
+
+    def __init__(
+        self, config: PredictorConfig, *, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         width = config.width
@@ -73,7 +83,7 @@ class Predictor(nn.Module):
         )
         self.predictor_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.predictor_proj = nn.Linear(width, config.token_dim)
-        init_transformer(self.predictor_blocks, self)
+        init_transformer(self.predictor_blocks, self, generator)
         cos, sin = _rotary_table(config, _NUM_CONDITIONS)
         self._cos: Tensor
         self._sin: Tensor

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robot_wm.data import Clips
 from robot_wm.encoders import MiniEncoder, freeze
-from robot_wm.preprocess import NormStats, prepare_images
-from robot_wm.types import FloatArray, ImageArray
 
 
 class CollapseError(RuntimeError):
@@ -31,8 +29,6 @@ class PretrainConfig:
 
     Attributes:
         num_steps: optimiser steps.
-        batch_size: clips per step.
-        num_frames: frames per clip; the rollout is one shorter.
         learning_rate: peak; warmed up over 100 steps, then a half cosine to zero.
         weight_decay: of AdamW.
         sigreg_weight: of the anti-collapse term.
@@ -42,12 +38,10 @@ class PretrainConfig:
         hidden: width of the throw-away predictor.
         grad_clip: largest gradient norm.
         collapse_std: the run stops when the embeddings' standard deviation falls below this.
-        seed: of clips, directions and initial weights.
+        seed: of the clips, SIGReg's directions and the throw-away predictor.
     """
 
     num_steps: int = 4500
-    batch_size: int = 32
-    num_frames: int = 4
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     sigreg_weight: float = 0.1
@@ -59,64 +53,10 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1 or self.batch_size < 2 or self.num_frames < 2:
-            raise ValueError(
-                f"PretrainConfig: got num_steps={self.num_steps}, batch_size={self.batch_size}, "
-                f"num_frames={self.num_frames}; want at least 1, 2 and 2"
-            )
-
-
-class Clips:
-    """Clips of consecutive frames with the actions between them.
-
-    Args:
-        frames: uint8 RGB `[sum of lengths, height, width, 3]`, episode by episode.
-        lengths: frames per episode.
-        actions: per episode `[T - 1, A]`, robot's units.
-        num_frames: frames per clip.
-
-    Raises:
-        ValueError: no episode is that long, or frames and lengths disagree.
-    """
-
-    def __init__(
-        self,
-        frames: ImageArray,
-        lengths: Sequence[int],
-        actions: Sequence[FloatArray],
-        *,
-        num_frames: int,
-    ) -> None:
-        if len(frames) != sum(lengths):
-            raise ValueError(f"frames: got {len(frames)}, want {sum(lengths)}")
-        first = np.cumsum([0, *lengths[:-1]])
-        self._where = np.array(
-            [
-                (episode, start)
-                for episode, length in enumerate(lengths)
-                for start in range(length - num_frames + 1)
-            ],
-            np.int64,
-        ).reshape(-1, 2)
-        if not len(self._where):
-            raise ValueError(f"num_frames: got {num_frames}, want at most {max(lengths)}")
-        self._frames, self._first, self._num_frames = frames, first, num_frames
-        stats = NormStats.fit(np.concatenate(actions))
-        self._actions = [((a - stats.mean) / stats.std).astype(np.float32) for a in actions]
-
-    @property
-    def action_dim(self) -> int:
-        return self._actions[0].shape[1]
-
-    def sample(self, batch_size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Pictures uint8 `[B, T, height, width, 3]` and normalised actions `[B, T - 1, A]`."""
-        chosen = self._where[rng.integers(len(self._where), size=batch_size)]
-        pictures, actions = [], []
-        for episode, start in chosen:
-            begin = self._first[episode] + start
-            pictures.append(self._frames[begin : begin + self._num_frames])
-            actions.append(self._actions[episode][start : start + self._num_frames - 1])
-        return torch.from_numpy(np.stack(pictures)), torch.from_numpy(np.stack(actions))
+        if min(self.num_steps, self.num_directions, self.hidden) < 1:
+            raise ValueError(f"PretrainConfig: got {self}, want every count at least 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: got {self.learning_rate}, want a number above 0")
 
 
 class _Dynamics(nn.Module):
@@ -135,7 +75,11 @@ class _Dynamics(nn.Module):
 
 
 def acjepa_loss(
-    embeddings: Tensor, actions: Tensor, dynamics: _Dynamics, config: PretrainConfig
+    embeddings: Tensor,
+    actions: Tensor,
+    dynamics: _Dynamics,
+    config: PretrainConfig,
+    generator: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
     """Rollout error, inverse read-out and SIGReg.
 
@@ -144,6 +88,7 @@ def acjepa_loss(
         actions: `[B, T - 1, A]`, normalised.
         dynamics: the throw-away predictor.
         config: weights of the terms.
+        generator: of SIGReg's directions, on the embeddings' device.
 
     Returns:
         The loss (scalar) and its parts.
@@ -154,19 +99,22 @@ def acjepa_loss(
         errors.append((imagined - embeddings[:, t + 1]).square().mean())
     prediction = torch.stack(errors).mean()
     inverse = (dynamics.inverse(embeddings[:, 1:] - embeddings[:, :-1]) - actions).square().mean()
-    gaussianity = sigreg(embeddings.flatten(0, 1), num_directions=config.num_directions)
+    gaussianity = sigreg(
+        embeddings.flatten(0, 1), num_directions=config.num_directions, generator=generator
+    )
     loss = prediction + config.inverse_weight * inverse + config.sigreg_weight * gaussianity
     parts = {"prediction": prediction, "inverse": inverse, "sigreg": gaussianity, "loss": loss}
     return loss, {name: float(value.detach()) for name, value in parts.items()}
 
 
-def sigreg(embeddings: Tensor, *, num_directions: int) -> Tensor:
+def sigreg(embeddings: Tensor, *, num_directions: int, generator: torch.Generator) -> Tensor:
     """Distance of `[n, S]` embeddings from an isotropic Gaussian (LeJEPA, arXiv 2511.08544).
 
     Along random directions, the squared difference between the empirical characteristic function
     and exp(-t²/2), weighted by exp(-t²/2), integrated over t in (0, 3], times n.
     """
-    directions = torch.randn(embeddings.shape[1], num_directions, device=embeddings.device)
+    shape = (embeddings.shape[1], num_directions)
+    directions = torch.randn(shape, generator=generator, device=embeddings.device)
     along = embeddings @ (directions / directions.norm(dim=0))  # [n, directions]
     t = torch.linspace(0.2, 3.0, 15, device=embeddings.device)
     angles = along[:, :, None] * t
@@ -202,9 +150,13 @@ def pretrain(
         FloatingPointError: the loss is not finite; the weights are those before it.
     """
     device = next(encoder.parameters()).device
-    rng = np.random.default_rng(config.seed)
+    generator = torch.Generator(device).manual_seed(config.seed)
     size = encoder.grid[0] * encoder.grid[1] * encoder.dim
-    dynamics = _Dynamics(size, clips.action_dim, config.hidden).to(device)
+    dynamics = _Dynamics(size, clips.action_dim, config.hidden)
+    for parameter in dynamics.parameters():
+        bound = 1 / math.sqrt(parameter.shape[-1])
+        nn.init.uniform_(parameter, -bound, bound, torch.Generator().manual_seed(config.seed))
+    dynamics.to(device)
     encoder.train().requires_grad_(True)
     parameters = [*encoder.parameters(), *dynamics.parameters()]
     optimizer = torch.optim.AdamW(
@@ -216,10 +168,9 @@ def pretrain(
         rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 100)
-        pictures, actions = clips.sample(config.batch_size, rng)
-        frames = prepare_images(pictures.to(device), encoder.image)
-        embeddings = encoder(frames).flatten(2)
-        loss, metrics = acjepa_loss(embeddings, actions.to(device), dynamics, config)
+        frames, actions = clips.batch(step)
+        embeddings = encoder(frames.to(device)).flatten(2)
+        loss, metrics = acjepa_loss(embeddings, actions.to(device), dynamics, config, generator)
         if not math.isfinite(metrics["loss"]):
             raise FloatingPointError(f"step {step}: loss is not finite: {metrics}")
         statistics = spread(embeddings.detach().flatten(0, 1))

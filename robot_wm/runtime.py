@@ -57,9 +57,9 @@ def run_episode(
     Returns:
         The last observation. The env is stopped on every way out.
     """
-    controller.reset(goal)
     applied: FloatArray | None = None
     try:
+        controller.reset(goal)
         for _ in range(num_steps):
             begin = time.monotonic()
             observation = env.observe()

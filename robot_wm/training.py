@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from robot_wm.data import Batch, WindowSampler
-from robot_wm.world_model import LatentWorldModel
+from robot_wm.data import (
+    AlignedData,
+    Batch,
+    TokenStore,
+    WindowSampler,
+    fit_stats,
+    split_episodes,
+)
+from robot_wm.encoders import Encoder
+from robot_wm.predictor import Predictor, PredictorConfig
+from robot_wm.types import ActionSpec
+from robot_wm.world_model import LatentWorldModel, ModelSpec
 
 Metrics = dict[str, float]
 
@@ -26,8 +38,6 @@ class TrainConfig:
         decay_share: share of the steps, at the end, that lower it linearly to zero.
         weight_decay: of AdamW, on matrices alone.
         grad_clip: largest gradient norm.
-        average_decay: decay of the exponential moving average that the final weights are; 0 for
-            the last weights themselves.
     """
 
     num_steps: int = 3000
@@ -36,10 +46,9 @@ class TrainConfig:
     decay_share: float = 0.5
     weight_decay: float = 0.04
     grad_clip: float = 1.0
-    average_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1 or not self.learning_rate > 0:
+        if self.num_steps < 1 or not 0 < self.learning_rate < math.inf:
             raise ValueError(f"TrainConfig: got {self}, want num_steps >= 1 and learning_rate > 0")
         if (
             self.warmup_share < 0
@@ -77,7 +86,6 @@ def train(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999))
-    average = [p.detach().clone() for p in parameters] if config.average_decay else []
     begin = time.monotonic()
     for step in range(config.num_steps):
         rate = learning_rate(config, step)
@@ -96,8 +104,6 @@ def train(
                 raise FloatingPointError(f"step {step}: {error}; {_name(batch)}") from error
             raise
         optimizer.step()
-        for mean, parameter in zip(average, parameters, strict=False):
-            mean.lerp_(parameter.detach(), 1 - min(config.average_decay, (1 + step) / (10 + step)))
         yield {
             "step": step + 1,
             **metrics,
@@ -105,9 +111,132 @@ def train(
             "grad_norm": float(norm),
             "elapsed_s": time.monotonic() - begin,
         }
-    for mean, parameter in zip(average, parameters, strict=False):
-        parameter.data.copy_(mean)
     predictor.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What `fit` makes of a dataset.
+
+    Attributes:
+        num_frames: frames per training window.
+        batch_size: windows per step.
+        context_frames: frames the model remembers while planning.
+        proprio: see ModelSpec.
+        error: see LatentWorldModel.
+        rollout_steps: see LatentWorldModel.
+        held_out_horizon: furthest step of the held-out examination.
+        holdout: share of the episodes held out, at least one.
+        seed: of weights, split and order.
+
+    Raises:
+        ValueError: sizes that do not fit together.
+    """
+
+    num_frames: int = 6
+    batch_size: int = 64
+    context_frames: int = 2
+    proprio: Literal["integrate", "none"] = "integrate"
+    error: Literal["l1", "l2"] = "l2"
+    rollout_steps: int = 2
+    held_out_horizon: int = 4
+    holdout: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.rollout_steps < self.num_frames:
+            raise ValueError(
+                f"rollout_steps: got {self.rollout_steps}, want 1 to {self.num_frames - 1}, one "
+                f"less than num_frames"
+            )
+        if self.held_out_horizon < 1 or not 0 < self.holdout < 1:
+            raise ValueError(
+                f"got held_out_horizon {self.held_out_horizon} and holdout {self.holdout}, want at "
+                f"least 1 and a share between 0 and 1"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """A model about to be trained, with the windows it is trained and examined on."""
+
+    model: LatentWorldModel
+    training: WindowSampler
+    held_out: WindowSampler
+
+
+def prepare(
+    data: AlignedData,
+    tokens: TokenStore,
+    encoder: Encoder,
+    config: FitConfig,
+    make_predictor_config: Callable[..., PredictorConfig],
+) -> Fitting:
+    """Everything before the first step, so that what does not fit is told before the work.
+
+    Args:
+        data: the dataset.
+        tokens: of all its frames, by `encoder`.
+        encoder: frozen.
+        config: what to make of it.
+        make_predictor_config: called with `token_dim`, `grid`, `action_dim`, `state_dim` and
+            `max_frames`; a partial PredictorConfig with the rest chosen.
+
+    Raises:
+        ValueError: episodes too short, or actions that proprioception cannot integrate.
+    """
+    if config.proprio == "integrate" and data.spec.action != "state_delta":
+        raise ValueError(
+            f"proprio: 'integrate' adds actions to the state, but action={data.spec.action!r} says "
+            f"they are no state changes; want proprio=none or data.action=state_delta"
+        )
+    training, held_out = split_episodes(data.num_episodes, config.holdout, config.seed)
+    stats = fit_stats(data, training)
+    examined = config.context_frames + config.held_out_horizon
+    predictor_config = make_predictor_config(
+        token_dim=encoder.dim,
+        grid=encoder.grid,
+        action_dim=len(data.action_names),
+        state_dim=len(data.proprio_names),
+        max_frames=max(config.num_frames, examined),
+    )
+    generator = torch.Generator().manual_seed(config.seed)
+    first = data.dataset.episode(data.episodes[0])
+    height, width = data.dataset.frames(first, data.camera, [0]).shape[1:3]
+    # The range of actions the predictor knows; one that never varies is no single point.
+    flat = stats.action_q99 - stats.action_q01 < 1e-6
+    bounds = stats.action_q01 - 1e-6 * flat, stats.action_q99 + 1e-6 * flat
+    spec = ModelSpec(
+        camera=data.camera.rpartition(".")[2],
+        image_height=height,
+        image_width=width,
+        dt=data.dt_s,
+        state_names=data.proprio_names,
+        action_spec=ActionSpec(data.action_names, *bounds, ("",) * len(data.action_names)),
+        proprio=config.proprio,
+        context_frames=config.context_frames,
+    )
+    model = LatentWorldModel(
+        encoder,
+        Predictor(predictor_config, generator=generator),
+        spec,
+        action_stats=stats.action_stats,
+        proprio_stats=stats.proprio_stats,
+        error=config.error,
+        rollout_steps=config.rollout_steps,
+    )
+    windows = WindowSampler(
+        data,
+        tokens,
+        episodes=training,
+        num_frames=config.num_frames,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    examination = WindowSampler(
+        data, tokens, episodes=held_out, num_frames=examined, batch_size=256, seed=config.seed
+    )
+    return Fitting(model, windows, examination)
 
 
 def held_out_error(

@@ -58,7 +58,8 @@ class ModelSpec:
         image_width: width, pixels.
         dt: seconds between two frames.
         state_names: one per proprioceptive dimension, Q.
-        action_spec: legal actions; bounds from the training data unless the robot gave them.
+        action_spec: the actions seen in training, 1 % to 99 % quantile: a trust region. Units
+            are the dataset's, which does not state them.
         proprio: `"integrate"`: actions are changes of the proprioceptive state, and a rollout adds
             them up; `"none"`: the predictor sees no proprioception.
         context_frames: frames it remembers while planning.

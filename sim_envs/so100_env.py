@@ -17,6 +17,7 @@ WORKSPACE_LOW = np.array([0.15, -0.15, 0.04, 0.0])  # ee x y z, gripper opening;
 WORKSPACE_HIGH = np.array([0.29, 0.15, 0.19, 0.08])
 CUBE_LOW = np.array([0.15, -0.15, -np.pi])  # cube x, y in m, yaw in rad
 CUBE_HIGH = np.array([0.30, 0.15, np.pi])
+CUBE_CLEARANCE_M = 0.06  # from the gripper, at the start and in a goal picture
 
 _CUBE_HEIGHT_M = 0.0155
 _HOME_JOINTS = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
@@ -82,7 +83,10 @@ class SO100Env:
     def reset(self, seed: int) -> Observation:
         """A start pose, an opening and a cube, all drawn from `seed`."""
         rng = np.random.default_rng(seed)
-        self.place(rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH), rng.uniform(CUBE_LOW, CUBE_HIGH))
+        pose, cube = rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH), rng.uniform(CUBE_LOW, CUBE_HIGH)
+        while np.linalg.norm(pose[:2] - cube[:2]) < CUBE_CLEARANCE_M:
+            cube = rng.uniform(CUBE_LOW, CUBE_HIGH)
+        self.place(pose, cube)
         return self.observe()
 
     def place(self, pose: FloatArray, cube: FloatArray | None = None) -> None:
@@ -155,7 +159,7 @@ class SO100Env:
 
         Returns:
             `[4]`, m: by how much the commanded pose really moved, after the bounds of the action,
-            of the workspace and of the arm's reach.
+            of the workspace and of the arm's reach, and after what blocked it.
 
         Raises:
             ValueError: wrong size or not finite; nothing moves.
@@ -167,7 +171,6 @@ class SO100Env:
         joints[5] = wish[3] / JAW_RADIUS_M
         self._joints = joints
         self._target = np.append(self._kinematics.position(joints), wish[3])
-        applied = self._target - before
         self._physics.data.ctrl[:] = joints
         self._physics.step(self._substeps)
         # A blocked arm must not be pushed ever harder: the command stays on a leash of the arm.
@@ -175,7 +178,7 @@ class SO100Env:
         excess = max(0.0, float(np.linalg.norm(lag)) - _LEASH_M)
         if excess:
             self._target[:3] -= lag * excess / np.linalg.norm(lag)
-        return applied
+        return self._target - before
 
     def snapshot(self) -> SO100State:
         """The full state, for `restore`."""

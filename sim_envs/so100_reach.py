@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from robot_wm.types import FloatArray, Goal, Observation
-from sim_envs.so100_env import CUBE_HIGH, CUBE_LOW, WORKSPACE_HIGH, WORKSPACE_LOW, SO100Env
+from sim_envs.so100_env import (
+    CUBE_CLEARANCE_M,
+    CUBE_HIGH,
+    CUBE_LOW,
+    WORKSPACE_HIGH,
+    WORKSPACE_LOW,
+    SO100Env,
+)
 
-SPLITS = {"test": 9_000_000, "dev": 8_000_000}  # first seed of each; demonstrations stay below
+TEST_MANIFEST = Path(__file__).parent / "manifests" / "so100_reach_test_v1.json"
+DEV_SEED = 8_000_000  # demonstrations stay below
+TEST_SEED = 9_000_000
 MIN_START_DISTANCE_M = 0.08
-_CUBE_CLEARANCE_M = 0.06
 
 
 def reach_episode(seed: int) -> dict[str, object]:
@@ -28,7 +38,7 @@ def reach_episode(seed: int) -> dict[str, object]:
         clearance = min(np.linalg.norm(pose[:2] - cube[:2]) for pose in (start, goal))
         if (
             np.linalg.norm(goal[:3] - start[:3]) >= MIN_START_DISTANCE_M
-            and clearance >= _CUBE_CLEARANCE_M
+            and clearance >= CUBE_CLEARANCE_M
         ):
             return {
                 "seed": seed,
@@ -47,6 +57,8 @@ class ReachTask:
     """
 
     def __init__(self, env: SO100Env, *, success_m: float = 0.04) -> None:
+        if not 0 < success_m < np.inf:
+            raise ValueError(f"success_m: got {success_m}, want metres above 0")
         self._env = env
         self._success_m = success_m
         self._goal_pose = np.zeros(4)
@@ -125,6 +137,8 @@ class ReachDemonstrator:
         noise_m: float = 0.02,
         detour_share: float = 0.5,
     ) -> None:
+        if num_steps < 6:
+            raise ValueError(f"num_steps: got {num_steps}, want at least 6")
         self._task = task
         self._num_steps = num_steps
         self._noise_m = noise_m
@@ -154,20 +168,26 @@ class ReachDemonstrator:
 
 
 def reach_manifest(split: str, num_episodes: int) -> list[dict[str, object]]:
-    """The first episodes of a fixed list, version 1.
+    """The first episodes of a fixed list.
 
     Args:
-        split: `"test"` (never used for tuning), `"dev"`, or a number: the first seed.
-        num_episodes: how many; each split is endless, and its beginning never changes.
+        split: `"test"` (100 episodes in a file, version 1, never used for tuning), `"dev"`, or a
+            number: the first seed of a list of one's own.
+        num_episodes: how many.
 
     Raises:
-        ValueError: an unknown split, or fewer than one episode.
+        ValueError: an unknown split, or a number of episodes that it does not have.
     """
-    first = SPLITS.get(split)
-    if first is None:
-        if not split.isdecimal():
-            raise ValueError(f"split: got {split!r}, want one of {sorted(SPLITS)} or a first seed")
-        first = int(split)
     if num_episodes < 1:
         raise ValueError(f"num_episodes: got {num_episodes}, want at least 1")
+    if split == "test":
+        episodes = json.loads(TEST_MANIFEST.read_text())["episodes"]
+        if num_episodes > len(episodes):
+            raise ValueError(
+                f"num_episodes: got {num_episodes}, the test split has {len(episodes)}"
+            )
+        return episodes[:num_episodes]
+    if split != "dev" and not split.isdecimal():
+        raise ValueError(f"split: got {split!r}, want test, dev or a first seed")
+    first = DEV_SEED if split == "dev" else int(split)
     return [reach_episode(first + i) for i in range(num_episodes)]

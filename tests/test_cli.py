@@ -38,9 +38,8 @@ def refused(capsys, *words):
     """The one line a command says when it refuses."""
     code, out, err = run(capsys, *words)
     assert code == 2, (out, err)
-    lines = [line for line in err.splitlines() if line.startswith("robot-wm")]
-    assert len(lines) == 1 and "Traceback" not in err
-    return lines[0]
+    assert err.count("robot-wm ") == 1 and "Traceback" not in err
+    return err.splitlines()[-1]
 
 
 def test_help_names_every_command(capsys):
@@ -107,15 +106,18 @@ def test_plan_runs_to_a_picture_and_leaves_a_video(work, goal, tmp_path, capsys)
     code, out, _ = run(capsys, *plan(work, goal, tmp_path / "a folder, with = signs"))
     assert code == 0
     figures = json.loads(out.splitlines()[-1])
-    assert figures["energy_start"] > 0
-    assert (tmp_path / "a folder, with = signs" / "plan.mp4").stat().st_size > 1000
+    assert np.isfinite([figures["energy_start"], figures["energy_end"]]).all()
+    import av
+
+    with av.open(str(tmp_path / "a folder, with = signs" / "plan.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 3 + 5  # and the last one held for a second
 
 
 def test_pretrain_writes_an_encoder_that_train_takes(work, capsys):
     file = work / "encoder.safetensors"
     code, out, _ = run(
         capsys, "pretrain", f"data={work / 'data'}", f"out={file}", f"cache={work / 'cache'}",
-        "pretrain.num_steps=3", "pretrain.batch_size=4", "encoder.width=16", "encoder.depth=1",
+        "pretrain.num_steps=3", "batch_size=4", "encoder.width=16", "encoder.depth=1",
     )  # fmt: skip
     assert code == 0 and json.loads(out.splitlines()[-1])["step"] == 3
     words = ["train", "experiment=debug", f"data={work / 'data'}", f"out={work / 'own'}"]
@@ -139,6 +141,70 @@ def test_unknown_words_are_named_with_what_is_allowed(work, capsys):
     assert "checkpoint=..." in refused(capsys, "eval")
     assert "data=..." in refused(capsys, "train", "out=x")
     assert "experiment" in refused(capsys, "eval", ckpt, "experiment=nothing")
+    assert "allowed in planner: horizon" in refused(capsys, "eval", ckpt, "planner.num_sampels=3")
+    assert "unknown override" in refused(capsys, "eval", ckpt, "planner._target_=os.system")
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("split=tset", "dev"),
+        ("split=-1", "split"),
+        ("num_episodes=0", "num_episodes"),
+        ("num_episodes=101", "has 100"),
+        ("seed=-1", "seed"),
+        ("floors=random", "a list"),
+        ("floors=[expert]", "random, zero"),
+        ("env.robot=null", "env.robot"),
+        ("checkpoint=null", "checkpoint"),
+        ("env.num_steps=0", "env.num_steps"),
+        ("env.robot.control_hz=7", "control_hz"),
+        ("env.robot.control_hz=10", "imagines steps"),
+        ("planner.horizon=50", "planner.horizon"),
+        ("planner.num_elites=500", "num_elites"),
+        ("objective.distance=cosine", "l1"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_before_the_work(work, capsys, word, why):
+    assert why in refused(capsys, "eval", f"checkpoint={work / 'ckpt'}", word)
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("fit.rollout_steps=6", "rollout_steps"),
+        ("fit.held_out_horizon=0", "held_out_horizon"),
+        ("fit.held_out_horizon=40", "longest"),
+        ("fit.holdout=1.5", "holdout"),
+        ("predictor.num_heads=0", "PredictorConfig"),
+        ("predictor.width=130", "multiple"),
+        ("optimizer.learning_rate=0", "learning_rate"),
+        ("data.action=recorded", "proprio"),
+        ("data.dt_s=0.3", "dt_s"),
+        ("encoder.weights=nowhere.safetensors", "nowhere"),
+    ],
+)
+def test_training_that_cannot_be_is_refused_before_the_work(work, capsys, tmp_path, word, why):
+    words = ["train", f"data={work / 'data'}", f"out={tmp_path / 'out'}", word]
+    assert why in refused(capsys, *words, f"cache={work / 'cache'}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_diverges_says_so_and_leaves_nothing(work, capsys, tmp_path):
+    words = ["train", "experiment=debug", f"data={work / 'data'}", f"out={tmp_path / 'out'}"]
+    code, _, err = run(capsys, *words, f"cache={work / 'cache'}", "optimizer.learning_rate=1e30")
+    assert code == 1 and "finite" in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_runs_through(capsys, tmp_path):
+    out = tmp_path / "demo"
+    for _ in range(2):  # a second demo takes the place of the first
+        code, text, err = run(capsys, "demo", "experiment=debug", f"out={out}")
+        assert code == 0
+    assert "[1/3]" in err and "min left" in err and "report.html" in err
+    assert "so100_reach" in json.loads(text.splitlines()[-1])["tasks"]
+    assert {"report.html", "report.json", "data", "checkpoint"} <= {p.name for p in out.iterdir()}
 
 
 def test_a_missing_dataset_leaves_nothing_behind(capsys, tmp_path):
@@ -247,5 +313,5 @@ def test_pipeline_from_pictures_to_motion_in_a_fresh_process(work, goal, tmp_pat
         [sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout.splitlines()[-1])["energy_end"] >= 0
+    assert "energy_end" in json.loads(result.stdout.splitlines()[-1])
     assert (tmp_path / "run" / "plan.mp4").exists()

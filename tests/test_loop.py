@@ -144,6 +144,7 @@ def test_a_planner_that_gives_up_is_a_failed_episode_not_a_crash():
     results = evaluate(PointTask(), controller(Broken()), EPISODES, num_steps=4)
     assert all("finite" in str(result.error) for result in results)
     assert all(len(result.distances_m) == 5 for result in results)
+    assert plan_seconds(results) == {"median": 0.0, "p95": 0.0}
 
 
 def test_act_before_reset_is_told():

@@ -93,6 +93,18 @@ def test_no_finite_candidate_is_no_plan(make, value):
         plan(make(), lambda actions: torch.full((len(actions),), value))
 
 
+def test_a_model_that_breaks_down_later_is_refused_too(make):
+    calls = []
+
+    def cost(actions):
+        calls.append(len(actions))
+        value = quadratic(np.zeros((2, 3)))(actions)
+        return value if len(calls) == 1 else torch.full_like(value, torch.nan)
+
+    with pytest.raises(PlanningError, match="finite"):
+        plan(make(), cost)
+
+
 def test_a_cost_of_another_shape_is_named(make):
     with pytest.raises(ValueError, match="cost: got shape"):
         plan(make(), lambda actions: torch.zeros(len(actions), 1))

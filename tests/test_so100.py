@@ -149,6 +149,8 @@ def test_manifest_is_fixed_and_starts_far_from_the_goal():
     assert {e["seed"] for e in episodes}.isdisjoint(e["seed"] for e in reach_manifest("dev", 100))
     with pytest.raises(ValueError, match="dev"):
         reach_manifest("tset", 1)
+    with pytest.raises(ValueError, match="has 100"):
+        reach_manifest("test", 101)
 
 
 def test_the_demonstrator_ends_at_its_goal(task):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from fakes import SPEC, PointEnv, make_model
 
-from robot_wm.data import WindowSampler
+from robot_wm.data import Clips, WindowSampler
 from robot_wm.encoders import MiniConfig, MiniEncoder
-from robot_wm.pretrain import Clips, CollapseError, PretrainConfig, pretrain, sigreg, spread
+from robot_wm.preprocess import ImageSpec
+from robot_wm.pretrain import CollapseError, PretrainConfig, pretrain, sigreg, spread
 from robot_wm.training import TrainConfig, held_out_error, learning_rate, train
 
 
@@ -78,16 +79,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_windows(w
         assert torch.equal(value, before[name])
 
 
-def test_averaged_weights_are_the_average(world):
-    model = make_model()
-    list(train(model, world(range(32)), TrainConfig(num_steps=30, average_decay=0.99)))
-    averaged = model.predictor.predictor_proj.weight.clone()
-    model = make_model()
-    list(train(model, world(range(32)), TrainConfig(num_steps=30)))
-    assert not torch.equal(averaged, model.predictor.predictor_proj.weight)
-    assert averaged.isfinite().all()
-
-
 def test_schedule_warms_up_holds_and_falls_to_zero():
     config = TrainConfig(num_steps=100, learning_rate=6.0, warmup_share=0.1, decay_share=0.4)
     rates = [learning_rate(config, step) for step in range(101)]
@@ -111,7 +102,15 @@ def point_clips(num_episodes=12):
             moves.append(env.apply(rng.uniform(SPEC.low, SPEC.high)))
             frames.append(env.observe().images["front"])
         actions.append(np.array(moves))
-    return Clips(np.stack(frames), [8] * num_episodes, actions, num_frames=4)
+    return Clips(
+        np.stack(frames),
+        [8] * num_episodes,
+        actions,
+        image=ImageSpec(32, 32),
+        num_frames=4,
+        batch_size=16,
+        seed=0,
+    )
 
 
 SMALL = MiniConfig(image_size=32, patch_size=8, width=32, depth=1, num_heads=2, dim=8)
@@ -119,9 +118,7 @@ SMALL = MiniConfig(image_size=32, patch_size=8, width=32, depth=1, num_heads=2, 
 
 def test_pretraining_spreads_embeddings_and_learns_the_motion():
     torch.manual_seed(0)
-    config = PretrainConfig(
-        num_steps=120, batch_size=16, num_directions=64, hidden=64, collapse_std=0.0
-    )
+    config = PretrainConfig(num_steps=120, num_directions=64, hidden=64, collapse_std=0.0)
     encoder = MiniEncoder(SMALL)
     rows = list(pretrain(encoder, point_clips(), config))
     assert rows[-1]["inverse"] < 0.5 * rows[0]["inverse"]
@@ -136,7 +133,6 @@ def test_without_its_guards_the_encoder_collapses_and_the_run_stops():
     encoder.head_norm = torch.nn.Identity()
     config = PretrainConfig(
         num_steps=400,
-        batch_size=16,
         sigreg_weight=0.0,
         inverse_weight=0.0,
         hidden=32,
@@ -147,10 +143,11 @@ def test_without_its_guards_the_encoder_collapses_and_the_run_stops():
 
 
 def test_sigreg_prefers_a_gaussian():
-    torch.manual_seed(0)
-    gaussian = torch.randn(512, 8)
+    generator = torch.Generator().manual_seed(0)
+    gaussian = torch.randn(512, 8, generator=generator)
     for other in (gaussian * 0.1, gaussian * 3, gaussian[:, :1].expand(-1, 8), gaussian + 2):
-        assert sigreg(gaussian, num_directions=64) < sigreg(other, num_directions=64) / 3
+        a, b = (sigreg(x, num_directions=64, generator=generator) for x in (gaussian, other))
+        assert a < b / 3
 
 
 def test_spread_counts_directions():
@@ -162,7 +159,8 @@ def test_spread_counts_directions():
 
 def test_clips_refuse_what_does_not_fit():
     frames = np.zeros((8, 4, 4, 3), np.uint8)
+    how = {"image": ImageSpec(4, 4), "batch_size": 2, "seed": 0}
     with pytest.raises(ValueError, match="num_frames"):
-        Clips(frames, [4, 4], [np.zeros((3, 2))] * 2, num_frames=5)
+        Clips(frames, [4, 4], [np.zeros((3, 2))] * 2, num_frames=5, **how)
     with pytest.raises(ValueError, match="frames: got 8, want 9"):
-        Clips(frames, [4, 5], [np.zeros((3, 2))] * 2, num_frames=2)
+        Clips(frames, [4, 5], [np.zeros((3, 2))] * 2, num_frames=2, **how)

@@ -10,6 +10,7 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
+from robot_wm.encoders import MiniEncoder, load_mini, random_mini, shipped_weights
 from robot_wm.types import Controller, Env, Task
 
 
@@ -25,21 +26,21 @@ class Simulation:
 
     def episodes(self, split: str, num_episodes: int) -> list[dict[str, object]]:
         """The first episodes of a split of the task's manifest."""
-        return hydra.utils.call(self.config.manifest, split=split, num_episodes=num_episodes)
+        return instantiate(self.config.manifest, split=split, num_episodes=num_episodes)
 
     def demonstrator(self) -> Controller:
         """The task's scripted expert."""
-        return hydra.utils.instantiate(
-            self.config.demonstrator, task=self.task, num_steps=self.num_steps
-        )
+        return instantiate(self.config.demonstrator, task=self.task, num_steps=self.num_steps)
 
 
 def build_simulation(config: DictConfig) -> Simulation:
     """The env and task of an `env` group.
 
     Raises:
-        ValueError: a key that the env does not take.
+        ValueError: a value that the env does not take.
     """
+    if config.num_steps < 1:
+        raise ValueError(f"env.num_steps: got {config.num_steps}, want at least 1")
     env = instantiate(config.robot)
     task = instantiate(config.task, env=env)
     return Simulation(config.name, env, task, config.num_steps, config)
@@ -57,10 +58,8 @@ def instantiate(config: DictConfig, **facts: Any) -> Any:
         raise ValueError(str(error.__cause__ or error)) from error
 
 
-def build_encoder(config: DictConfig) -> Any:
+def build_encoder(config: DictConfig) -> MiniEncoder:
     """The frozen encoder of an `encoder` group."""
-    from robot_wm.encoders import load_mini, random_mini, shipped_weights
-
     if config.kind == "random":
         return random_mini(seed=config.seed)
     if config.kind == "mini":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,6 @@ class Demonstration:
 
 def run(config: DictConfig) -> None:
     """Collects, then says how well the demonstrator did."""
-    if not 1 <= config.num_episodes <= SEEDS_PER_RUN:
-        raise ValueError(f"num_episodes: got {config.num_episodes}, want 1 to {SEEDS_PER_RUN}")
-    if not 0 <= config.seed < 80:
-        raise ValueError(f"seed: got {config.seed}, want 0 to 79: the manifests lie beyond")
     distances = collect(config, output_dir(config.out))
     within = float(np.mean(np.array(distances) < 0.01))
     say(f"{len(distances)} episodes in {config.out}; {within:.1%} end within 1 cm of their goal")
@@ -49,12 +47,22 @@ def collect(config: DictConfig, out: Path) -> list[float]:
     """Writes the dataset; returns every episode's final distance, m.
 
     Each episode is on disk before the next begins: an interrupted collection loses at most one.
+
+    Raises:
+        ValueError: a number out of range, or a control rate that no whole fps says.
+        FileExistsError: `out` is not empty.
     """
+    check_collection(config.num_episodes, config.seed)
     simulation = build_simulation(config.env)
     env = simulation.env
     observation = env.observe()
     cameras = {name: image.shape[:2] for name, image in observation.images.items()}
     spec, fps = env.action_spec, round(1 / env.control_dt)
+    if abs(fps * env.control_dt - 1) > 1e-6:
+        raise ValueError(
+            f"control_dt: the env's is {env.control_dt:g} s; a LeRobot dataset needs a whole "
+            f"number of frames per second"
+        )
     names = {name: tuple(f"{name}.{i}" for i in range(len(v))) for name, v in _extras(env).items()}
     env.close()
     first = config.seed * SEEDS_PER_RUN
@@ -86,6 +94,18 @@ def collect(config: DictConfig, out: Path) -> list[float]:
     return distances
 
 
+def check_collection(num_episodes: int, seed: int) -> None:
+    """Keeps demonstrations apart from the manifests.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+    if not 1 <= num_episodes <= SEEDS_PER_RUN:
+        raise ValueError(f"num_episodes: got {num_episodes}, want 1 to {SEEDS_PER_RUN}")
+    if not 0 <= seed < 80:
+        raise ValueError(f"seed: got {seed}, want 0 to 79: the manifests lie beyond")
+
+
 def _demonstrations(config: DictConfig, seeds: range) -> Iterator[Demonstration]:
     """Demonstrations in the order of their seeds, whoever makes them."""
     make = functools.partial(_demonstrate, OmegaConf.to_yaml(config.env, resolve=True))
@@ -94,14 +114,13 @@ def _demonstrations(config: DictConfig, seeds: range) -> Iterator[Demonstration]
         yield from map(make, seeds)
         return
     # A fresh interpreter per worker: an OpenGL context does not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(workers, _quiet) as pool:
-        yield from pool.imap(make, seeds, chunksize=1)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet) as pool:
+        yield from pool.map(make, seeds)
 
 
 def _quiet() -> None:
     """One software-rendering thread per worker, and Ctrl-C left to the parent."""
-    import signal
-
     os.environ.setdefault("LP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

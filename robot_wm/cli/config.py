@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 # These take a path or a hub id, which is quoted so that hydra's grammar leaves it alone.
-_TEXT_KEYS = ("out", "checkpoint", "goal", "cache", "source", "weights")
+_TEXT_KEYS = ("out", "checkpoint", "goal", "cache", "source", "weights", "camera", "state")
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -50,12 +51,17 @@ def load_config(command: str, words: Sequence[str]) -> DictConfig:
     Raises:
         UsageError: an unknown key or choice, a value of the wrong kind, or a key that is missing.
     """
-    base = _compose(command, [])
+    top: Any = OmegaConf.to_container(compose_config(command, []))
+    pairs = [_split(word, top) for word in words]
+    choices = [f"{key}={value}" for key, value in pairs if key in groups()]
+    base = compose_config(command, choices)  # with the chosen groups, to know their keys
     known: Any = OmegaConf.to_container(base)
-    overrides = [_override(word, known) for word in words]
-    everything = _compose(command, overrides)
+    for key, _ in pairs:
+        if key not in groups():
+            _check_key(key, known)
+    everything = compose_config(command, [f"{key}={value}" for key, value in pairs])
     # An experiment speaks for every command; this one keeps what it knows.
-    config = OmegaConf.masked_copy(everything, [str(key) for key in everything if key in known])
+    config = OmegaConf.masked_copy(everything, [str(key) for key in everything if key in top])
     OmegaConf.set_struct(config, True)
     _check_kinds(config, base, "")
     missing = sorted(OmegaConf.missing_keys(config))
@@ -65,7 +71,8 @@ def load_config(command: str, words: Sequence[str]) -> DictConfig:
     return config
 
 
-def _compose(command: str, overrides: list[str]) -> DictConfig:
+def compose_config(command: str, overrides: list[str]) -> DictConfig:
+    """What hydra makes of a command's YAML and some overrides, unchecked."""
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -76,59 +83,68 @@ def _compose(command: str, overrides: list[str]) -> DictConfig:
         GlobalHydra.instance().clear()
 
 
-def _override(word: str, known: dict[str, Any]) -> str:
-    """One command line word as hydra takes it."""
+def _split(word: str, top: dict[str, Any]) -> tuple[str, str]:
+    """One command line word as key and value, in hydra's grammar."""
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise UsageError(f"got {word!r}, want key=value")
     choices = groups()
-    top = key.split(".")[0]
-    if top not in known and top != "experiment":
-        allowed = sorted({*known, "experiment"})
-        raise UsageError(
-            f"unknown override {word!r}{_suggest(top, allowed)}; allowed: {', '.join(allowed)}"
-        )
+    allowed = sorted({*top, "experiment"})
+    if key.split(".")[0] not in allowed:
+        near = _suggest(key.split(".")[0], allowed)
+        raise UsageError(f"unknown override {word!r}{near}; allowed: {', '.join(allowed)}")
     if key == "data" and value not in choices["data"]:
-        return f"data.source={_quote(value)}"
+        key = "data.source"
     if key in choices and value not in choices[key]:
         raise UsageError(f"{key}: got {value!r}, want one of {', '.join(choices[key])}")
     if key.split(".")[-1] in _TEXT_KEYS and value != "null":
-        return f"{key}={_quote(value)}"
-    if "." in key and top not in choices:
-        _check_nested(word, key, known)
-    return word
+        value = _quote(value)
+    return key, value
 
 
-def _check_nested(word: str, key: str, known: dict[str, Any]) -> None:
-    *parents, name = key.split(".")
-    node: Any = known
-    for parent in parents:
-        node = node.get(parent) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or name not in node:
-        allowed = sorted(node) if isinstance(node, dict) else []
-        raise UsageError(
-            f"unknown override {word!r}{_suggest(name, allowed)}; allowed in "
-            f"{'.'.join(parents)}: {', '.join(allowed) or 'nothing'}"
-        )
+def _check_key(key: str, known: dict[str, Any]) -> None:
+    """Walks down to a dotted key; keys that hydra itself reads (`_target_`) are not for words."""
+    parents, node = [], known
+    for name in key.split("."):
+        allowed = sorted(k for k in node if not k.startswith("_")) if isinstance(node, dict) else []
+        if name not in allowed:
+            where = f" in {'.'.join(parents)}" if parents else ""
+            raise UsageError(
+                f"unknown override {key!r}{_suggest(name, allowed)}; allowed{where}: "
+                f"{', '.join(allowed) or 'nothing'}"
+            )
+        parents.append(name)
+        node = node[name]
 
 
 def _check_kinds(config: DictConfig, base: DictConfig, prefix: str) -> None:
-    """A number stays a number: hydra would hand the word on."""
+    """A number stays a number and a mapping a mapping: hydra would hand anything on."""
     for key in config:
         name = f"{prefix}{key}"
-        if key not in base or OmegaConf.is_missing(config, key) or OmegaConf.is_missing(base, key):
+        if OmegaConf.is_missing(config, key):
             continue
-        new, old = config[key], base[key]
-        if isinstance(new, DictConfig) and isinstance(old, DictConfig):
+        new = config[key]
+        old = "" if OmegaConf.is_missing(base, key) else base[key]
+        if isinstance(old, DictConfig) and isinstance(new, DictConfig):
             _check_kinds(new, old, f"{name}.")
-        elif isinstance(old, ListConfig) and not isinstance(new, ListConfig):
-            raise UsageError(f"{name}: got {new!r}, want a list such as [{','.join(map(str, old))}]")
-        elif isinstance(old, bool) and not isinstance(new, bool):
-            raise UsageError(f"{name}: got {new!r}, want true or false")
-        elif isinstance(old, int) and not isinstance(old, bool) and type(new) is not int:
-            raise UsageError(f"{name}: got {new!r}, want a whole number")
-        elif isinstance(old, float) and type(new) not in (int, float):
-            raise UsageError(f"{name}: got {new!r}, want a number")
+            continue
+        for kind, types, want in _KINDS:
+            if isinstance(old, kind):
+                if not isinstance(new, types) or (isinstance(new, bool) and kind is not bool):
+                    raise UsageError(f"{name}: got {new!r}, want {want}")
+                break
+        if name.endswith("seed") and isinstance(new, int) and not 0 <= new < 2**32:
+            raise UsageError(f"{name}: got {new}, want 0 to {2**32 - 1}")
+
+
+_KINDS: tuple[tuple[type, tuple[type, ...], str], ...] = (
+    (DictConfig, (DictConfig,), "keys of its own"),
+    (ListConfig, (ListConfig,), "a list such as [a,b]"),
+    (bool, (bool,), "true or false"),
+    (int, (int,), "a whole number"),
+    (float, (int, float), "a number"),
+    (str, (str, int), "a word"),
+)
 
 
 def _suggest(word: str, allowed: Sequence[str]) -> str:
@@ -137,7 +153,9 @@ def _suggest(word: str, allowed: Sequence[str]) -> str:
 
 
 def _quote(value: str) -> str:
-    escaped = os.path.expanduser(value).replace("\\", "\\\\").replace("'", "\\'")
+    """A text that hydra's grammar gives back as it is: backslashes count before quotes alone."""
+    text = os.path.expanduser(value)
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
     return f"'{escaped}'"
 
 

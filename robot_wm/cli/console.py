@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -38,9 +41,16 @@ class Progress:
             self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
 
     def close(self) -> None:
+        """Leaves the bar as it stands and ends its line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def say(text: str) -> None:
@@ -58,14 +68,41 @@ def output_dir(out: str) -> Path:
 
     Raises:
         FileExistsError: a file stands there, or where one of its parents should be.
+        PermissionError: it cannot be written to.
     """
     path = Path(out)
-    for place in (path, *path.parents):
+    for place in (path, *path.absolute().parents):
         if place.exists():
             if not place.is_dir():
                 raise FileExistsError(f"out: {place} is a file, want a directory")
+            if not os.access(place, os.W_OK):
+                raise PermissionError(f"out: {place} cannot be written to")
             break
     return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to that becomes `path` if all goes well, and is gone if not."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield scratch
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def git_sha() -> str | None:
+    """Commit of the checkout this runs from, `-dirty` where it was changed; None elsewhere."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "pyproject.toml").is_file():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
 
 
 class Stages:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from robot_wm.cli.collect import collect
+from robot_wm.cli.collect import check_collection, collect
 from robot_wm.cli.config import load_config
 from robot_wm.cli.console import Stages, finish, say
 from robot_wm.cli.eval import evaluate_checkpoint, table, to_report
@@ -19,9 +19,12 @@ from robot_wm.report import write_report
 def run(config: DictConfig) -> None:
     """Runs the whole loop once; ends with the report's path and its figures."""
     out = Path(config.out)
+    check_collection(config.num_demonstrations, config.seed)
+    if config.num_episodes < 1:
+        raise ValueError(f"num_episodes: got {config.num_episodes}, want at least 1")
     _claim(out)
     data, checkpoint = out / "data", out / "checkpoint"
-    debug = ["experiment=debug"] if config.num_train_steps < 100 else []
+    debug = ["experiment=debug"] if config.debug else []
     # Measured on 2 cores; they only feed the line that says how long is left.
     stages = Stages(
         {
@@ -49,7 +52,7 @@ def run(config: DictConfig) -> None:
         f"data={data}",
         f"out={checkpoint}",
         f"cache={out / 'cache'}",
-        f"seed={config.seed}",
+        f"fit.seed={config.seed}",
         f"optimizer.num_steps={config.num_train_steps}",
     ]
     training = train_from_config(load_config("train", words), checkpoint)

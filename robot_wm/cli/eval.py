@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate
-from robot_wm.cli.console import Progress, finish, output_dir, say
-from robot_wm.cli.train import git_sha
+from robot_wm.cli.console import Progress, finish, git_sha, output_dir, say
 from robot_wm.controller import MPC
 from robot_wm.evaluation import (
     EpisodeResult,
@@ -26,13 +26,13 @@ from robot_wm.evaluation import (
     plan_seconds,
     summarize,
 )
-from robot_wm.planners import CEM
 from robot_wm.report import EpisodeVideo, Landscape, Report, write_report
 from robot_wm.runtime import Recorder, Step
 from robot_wm.types import Controller, FloatArray, Goal, ImageArray, Observation
 from robot_wm.world_model import LatentWorldModel
 
 FLOORS = ("random", "zero")
+RecorderFactory = Callable[[int, Goal], Recorder | None]
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,20 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
         films.append(_Film(model, simulation, config, goal, title))
         return films[-1]
 
-    def measure(name: str, method: Controller, **more: Any) -> list[EpisodeResult]:
-        progress = Progress(name, "episode")
-        return evaluate(
-            task, method, episodes, num_steps=simulation.num_steps, progress=progress, **more
-        )
+    def measure(
+        name: str, method: Controller, recorder: RecorderFactory | None = None
+    ) -> list[EpisodeResult]:
+        with Progress(name, "episode") as progress:
+            return evaluate(
+                task,
+                method,
+                episodes,
+                num_steps=simulation.num_steps,
+                recorder=recorder,
+                progress=progress,
+            )
 
-    ours = measure("model", controller, recorder=film)
+    ours = measure("model", controller, film)
     for result in ours:
         if result.error:
             say(f"episode {result.seed}: no plan: {result.error}")
@@ -100,7 +107,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
         "plan_s": plan_seconds(ours),
     }
     if config.state_oracle:
-        planner = CEM(horizon=1, num_samples=32, num_iterations=3, num_elites=6)
+        planner = instantiate(config.planner)
         oracle = measure("state oracle", StateOracle(task, planner, seed=config.seed))
         figures["ceilings"] = {"state_oracle": summarize(oracle)}
         others["state oracle"] = oracle
@@ -113,7 +120,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
         },
         success_m=task.success_m,
         landscapes=[film.landscape for film in films if film.landscape][:2],
-        videos=[film.video(result) for film, result in zip(films, ours, strict=False)],
+        videos=[f.video(r) for f, r in zip(films, ours, strict=False) if f.ran],
         settings=_settings(config, saved),
     )
 
@@ -134,6 +141,12 @@ def make_controller(model: LatentWorldModel, simulation: Simulation, config: Dic
     except ValueError as error:
         raise ValueError(f"checkpoint: made for another robot than the env: {error}") from error
     planner = instantiate(config.planner)
+    longest = model.predictor.config.max_frames - model.spec.context_frames + 1
+    if planner.horizon > longest:
+        raise ValueError(
+            f"planner.horizon: got {planner.horizon}, want at most {longest}: the checkpoint's "
+            f"predictor takes {model.predictor.config.max_frames} frames"
+        )
     return MPC(model, planner, instantiate(config.objective), bounds, seed=config.seed)
 
 
@@ -188,6 +201,11 @@ class _Film:
             planned_m=(float(step.action[0]), float(step.action[1])),
         )
 
+    @property
+    def ran(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self._frames)
+
     def video(self, result: EpisodeResult) -> EpisodeVideo:
         return EpisodeVideo(
             title=self._title,
@@ -198,8 +216,14 @@ class _Film:
         )
 
 
-def to_report(evaluation: Evaluation, title: str, **more: Any) -> Report:
-    """An evaluation as a report; `more` are the parts that training adds."""
+def to_report(
+    evaluation: Evaluation,
+    title: str,
+    *,
+    training: Sequence[Mapping[str, float]] = (),
+    held_out: Mapping[str, Sequence[float]] | None = None,
+) -> Report:
+    """An evaluation as a report, with what training has to add."""
     return Report(
         title=title,
         settings=evaluation.settings,
@@ -208,9 +232,8 @@ def to_report(evaluation: Evaluation, title: str, **more: Any) -> Report:
         success_m=evaluation.success_m,
         landscapes=evaluation.landscapes,
         videos=evaluation.videos,
-        training=more.pop("training", ()),
-        held_out=more.pop("held_out", {}),
-        **more,
+        training=training,
+        held_out=held_out or {},
     )
 
 
@@ -247,6 +270,7 @@ def _settings(config: DictConfig, saved: Mapping[str, Any]) -> dict[str, str]:
         ),
         "objective": f"{config.objective.distance}, horizon {config.objective.horizon}",
         "seed": str(config.seed),
+        "render": os.environ.get("MUJOCO_GL", "unknown"),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
         f"{torch.__version__}, float32",
     }

@@ -29,7 +29,11 @@ ROBOT_WM_TRACEBACK=1 shows where an error came from.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
+    """Runs one command.
+
+    Returns:
+        The exit code: 0 done, 1 it went wrong on the way, 2 a user's mistake, 130 interrupted.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         listing = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
@@ -54,21 +58,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("robot-wm: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        if os.environ.get("ROBOT_WM_TRACEBACK"):
-            raise
-        text = " ".join(str(error).split())
-        print(f"robot-wm {name}: {text}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError) as error:  # a user's mistake
+        return _fail(name, error, 2)
+    except _failures() as error:
+        return _fail(name, error, 1)
     return 0
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What can go wrong on the way: no plan, a diverged training, a collapsed encoder."""
+    from robot_wm.types import PlanningError
+
+    failures: list[type[Exception]] = [PlanningError, FloatingPointError]
+    for module, name in (
+        ("robot_wm.pretrain", "CollapseError"),
+        ("sim_envs.physics", "PhysicsError"),
+    ):
+        if module in sys.modules:  # it cannot have been raised where it was not imported
+            failures.append(getattr(sys.modules[module], name))
+    return tuple(failures)
+
+
+def _fail(command: str, error: Exception, code: int) -> int:
+    """Says what went wrong in one line; returns the exit code."""
+    if os.environ.get("ROBOT_WM_TRACEBACK"):
+        raise error
+    print(f"robot-wm {command}: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
 
 
 def _help(name: str) -> str:
     from omegaconf import OmegaConf
 
-    from robot_wm.cli.config import _compose, groups
+    from robot_wm.cli.config import compose_config, groups
 
-    config = _compose(name, [])
+    config = compose_config(name, [])
     choices = "\n".join(
         f"  {group}: {', '.join(names)}"
         for group, names in groups().items()

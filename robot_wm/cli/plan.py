@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from robot_wm.checkpoint import load_checkpoint
 from robot_wm.cli.build import build_simulation
-from robot_wm.cli.console import finish, output_dir, say
+from robot_wm.cli.console import finish, output_dir, replacing, say
 from robot_wm.cli.eval import make_controller
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
@@ -31,7 +31,7 @@ class _Tape:
 
 
 def run(config: DictConfig) -> None:
-    """Runs, writes `plan.mp4` and the last camera picture, prints how the energy went."""
+    """Runs, writes `plan.mp4`, prints how the energy went."""
     out = output_dir(config.out)
     model, _ = load_checkpoint(Path(config.checkpoint))
     picture = read_picture(Path(config.goal))
@@ -57,9 +57,8 @@ def run(config: DictConfig) -> None:
         fps=1 / simulation.env.control_dt,
     )
     video = out / "plan.mp4"
-    scratch = video.with_suffix(".tmp")
-    scratch.write_bytes(encode_video(film, success_m=simulation.task.success_m))
-    scratch.replace(video)
+    with replacing(video) as scratch:
+        scratch.write_bytes(encode_video(film, success_m=simulation.task.success_m))
     say(f"energy {energies[0]:.3f} at the start, {energies[1]:.3f} at the end; video: {video}")
     finish(
         {
@@ -82,6 +81,10 @@ def read_picture(path: Path) -> ImageArray:
         raise FileNotFoundError(f"goal: no file {path}")
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr"):
+                raise ValueError(f"goal: {path} has pixels of mode {image.mode}, want 8-bit colour")
+            upright = ImageOps.exif_transpose(image).convert("RGBA")
+            white = Image.new("RGBA", upright.size, "white")  # under what is transparent
+            return np.asarray(Image.alpha_composite(white, upright).convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(f"goal: {path} is not a picture that can be read") from error

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from robot_wm.cli.console import Progress, finish, output_dir, say
+from robot_wm.cli.console import Progress, finish, output_dir, replacing, say
 from robot_wm.cli.train import load_data
-from robot_wm.data import load_frames
+from robot_wm.data import Clips, load_frames
 from robot_wm.encoders import MiniConfig, MiniEncoder, save_mini
-from robot_wm.pretrain import Clips, PretrainConfig, pretrain
+from robot_wm.pretrain import PretrainConfig, pretrain
 
 
 def run(config: DictConfig) -> None:
     """Pretrains and writes the encoder's file, with its metrics beside it."""
     out = Path(config.out)
-    if out.suffix != ".safetensors":
+    if out.suffix != ".safetensors" or out.is_dir():
         raise ValueError(f"out: got {out}, want a file that ends in .safetensors")
     output_dir(str(out.parent))
     encoder_settings: Any = OmegaConf.to_container(config.encoder)
@@ -30,9 +30,16 @@ def run(config: DictConfig) -> None:
     size = (shape.image_size, shape.image_size)
     frames = load_frames(data, size, cache_dir=Path(config.cache), progress=progress)
     progress.close()
-    clips = Clips(frames, data.lengths, data.actions, num_frames=how.num_frames)
-    torch.manual_seed(how.seed)
-    encoder = MiniEncoder(shape)
+    encoder = MiniEncoder(shape, generator=torch.Generator().manual_seed(how.seed))
+    clips = Clips(
+        frames,
+        data.lengths,
+        data.actions,
+        image=encoder.image,
+        num_frames=config.num_frames,
+        batch_size=config.batch_size,
+        seed=how.seed,
+    )
     metrics = []
     progress = Progress("pretrain", "step")
     for row in pretrain(encoder, clips, how):
@@ -40,10 +47,9 @@ def run(config: DictConfig) -> None:
         progress.note(**{name: row[name] for name in ("prediction", "inverse", "sigreg")})
         progress(len(metrics), how.num_steps)
     out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = out.with_suffix(".tmp")
-    save_mini(encoder, scratch)
-    scratch.replace(out)
-    log = out.with_suffix(".jsonl")
-    log.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in metrics))
+    with replacing(out) as scratch:
+        save_mini(encoder, scratch)
+    with replacing(out.with_suffix(".jsonl")) as scratch:
+        scratch.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in metrics))
     say(f"encoder: {out}")
     finish({"encoder": str(out), "fingerprint": encoder.fingerprint, **metrics[-1]})

@@ -1,6 +1,7 @@
 """LeRobot v3 datasets: written, read, checked, sampled in physical time, encoded once."""
 
 from robot_wm.data.alignment import ActionMode, AlignedData, DataSpec, Finding, align
+from robot_wm.data.clips import Clips
 from robot_wm.data.dataset import Dataset, Episode, Feature
 from robot_wm.data.keys import find_camera, find_state
 from robot_wm.data.opening import open_dataset
@@ -12,6 +13,7 @@ __all__ = [
     "ActionMode",
     "AlignedData",
     "Batch",
+    "Clips",
     "DataSpec",
     "DataStats",
     "Dataset",

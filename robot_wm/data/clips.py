@@ -1,0 +1,74 @@
+"""Clips of prepared pictures with the actions between them, for training an encoder end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robot_wm.preprocess import ImageSpec, NormStats, prepare_images
+from robot_wm.types import FloatArray, ImageArray
+
+
+class Clips:
+    """Random clips of consecutive frames; `batch(step)` depends on nothing but its arguments.
+
+    Args:
+        frames: uint8 RGB `[sum of lengths, height, width, 3]`, episode by episode.
+        lengths: frames per episode.
+        actions: per episode `[T - 1, A]`, robot's units.
+        image: how the pictures are prepared.
+        num_frames: frames per clip, T, at least 2.
+        batch_size: clips per batch, B, at least 2.
+        seed: of the choice.
+
+    Raises:
+        ValueError: a size out of range, no episode that long, or frames and lengths disagree.
+    """
+
+    def __init__(
+        self,
+        frames: ImageArray,
+        lengths: Sequence[int],
+        actions: Sequence[FloatArray],
+        *,
+        image: ImageSpec,
+        num_frames: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        if num_frames < 2 or batch_size < 2:
+            raise ValueError(
+                f"got num_frames {num_frames} and batch_size {batch_size}, want 2 and 2 or more"
+            )
+        if len(frames) != sum(lengths):
+            raise ValueError(f"frames: got {len(frames)}, want {sum(lengths)}")
+        counts = [max(0, length - num_frames + 1) for length in lengths]
+        if not sum(counts):
+            raise ValueError(f"num_frames: got {num_frames}, want at most {max(lengths)}")
+        self._episode = np.repeat(np.arange(len(lengths)), counts)
+        self._start = np.concatenate([np.arange(count) for count in counts])
+        self._first = np.cumsum([0, *lengths[:-1]])
+        self._frames, self._image = frames, image
+        self._num_frames, self._batch_size, self._seed = num_frames, batch_size, seed
+        stats = NormStats.fit(np.concatenate(actions))
+        self._actions = [((a - stats.mean) / stats.std).astype(np.float32) for a in actions]
+
+    @property
+    def action_dim(self) -> int:
+        """Action size, A."""
+        return self._actions[0].shape[1]
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Frames float32 `[B, T, 3, h, w]`, prepared, and normalised actions `[B, T - 1, A]`."""
+        rng = np.random.default_rng((self._seed, step))
+        pictures, actions = [], []
+        for i in rng.integers(len(self._episode), size=self._batch_size):
+            episode, start = self._episode[i], self._start[i]
+            begin = self._first[episode] + start
+            pictures.append(self._frames[begin : begin + self._num_frames])
+            actions.append(self._actions[episode][start : start + self._num_frames - 1])
+        frames = prepare_images(np.stack(pictures), self._image)
+        return frames, torch.from_numpy(np.stack(actions))
