@@ -53,9 +53,9 @@ class CEM:
         self,
         *,
         horizon: int = 2,
-        num_samples: int = 200,
-        num_iterations: int = 5,
-        num_elites: int = 20,
+        num_samples: int = 100,
+        num_iterations: int = 4,
+        num_elites: int = 10,
         init_std: float = 0.6,
         min_std: float = 0.05,
     ) -> None:
