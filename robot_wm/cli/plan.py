@@ -85,6 +85,6 @@ def read_picture(path: Path) -> ImageArray:
                 raise ValueError(f"goal: {path} has pixels of mode {image.mode}, want 8-bit colour")
             upright = ImageOps.exif_transpose(image).convert("RGBA")
             white = Image.new("RGBA", upright.size, "white")  # under what is transparent
-            return np.asarray(Image.alpha_composite(white, upright).convert("RGB"))
+            return np.array(Image.alpha_composite(white, upright).convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise ValueError(f"goal: {path} is not a picture that can be read") from error
