@@ -1,4 +1,4 @@
-"""Draws docs/images/reach.png: where an episode starts, its goal picture, and where it stops.
+"""Draws docs/images/reach.png (start, goal picture, end) and docs/images/goal.png.
 
 usage: python scripts/readme_picture.py CHECKPOINT [SEED]
 """
@@ -47,6 +47,7 @@ def main() -> None:
     out = Path(__file__).parents[1] / "docs" / "images" / "reach.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, optimize=True)
+    Image.fromarray(np.asarray(goal.images["front"])).save(out.with_name("goal.png"))
     print(out)
 
 

@@ -9,6 +9,8 @@ import atexit
 import importlib
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,34 @@ IntArray = NDArray[np.integer]
 
 
 def load_mujoco() -> Any:
-    """The mujoco module, with a headless OpenGL backend unless MUJOCO_GL names another."""
+    """The mujoco module, with a headless OpenGL backend unless MUJOCO_GL names another.
+
+    Raises:
+        RenderingError: no such backend here.
+    """
     os.environ.setdefault("MUJOCO_GL", "egl")
-    return importlib.import_module("mujoco")
+    with _rendering():
+        mujoco = importlib.import_module("mujoco")
+    # Physics.step raises on every warning; MuJoCo would also leave MUJOCO_LOG.TXT where one stands.
+    mujoco.set_mju_user_warning(lambda message: None)
+    return mujoco
+
+
+class RenderingError(OSError):
+    """This machine cannot render."""
+
+
+@contextmanager
+def _rendering() -> Iterator[None]:
+    """Turns what OpenGL's loaders throw where a library is missing into one line that helps."""
+    try:
+        yield
+    except (ImportError, AttributeError, RuntimeError) as error:
+        raise RenderingError(
+            f"MuJoCo cannot render with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}); install EGL "
+            f"(apt-get install libegl1 libgl1), or OSMesa (apt-get install libosmesa6) and set "
+            f"MUJOCO_GL=osmesa"
+        ) from error
 
 
 class PhysicsError(RuntimeError):
@@ -129,10 +156,15 @@ class Physics:
         self.forward()
 
     def render(self, camera: str, height: int, width: int) -> ImageArray:
-        """What `camera` sees: uint8 RGB `[height, width, 3]`."""
+        """What `camera` sees: uint8 RGB `[height, width, 3]`.
+
+        Raises:
+            RenderingError: this machine cannot render.
+        """
         renderer = self._renderers.get((height, width))
         if renderer is None:
-            renderer = self._mj.Renderer(self.model, height, width)
+            with _rendering():
+                renderer = self._mj.Renderer(self.model, height, width)
             self._renderers[(height, width)] = renderer
             # Registered after the display that MuJoCo opens with its first renderer and closes at
             # exit: exit handlers run last in, first out, and a context must go before its display.

@@ -66,6 +66,34 @@ def test_wheel(tmp_path: Path) -> None:
     command = "import robot_wm.cli, sys; sys.exit(robot_wm.cli.main())"
     assert "plan" in run(sys.executable, "-c", command, "--help", **outside)
 
+    # And a plan runs on what is inside the wheel: configs, weights, scene.
+    run(sys.executable, "-c", _SAVE_UNTRAINED, **outside)
+    words = ["plan", "checkpoint=ckpt", "goal=goal.png", "out=run", "env.num_steps=2"]
+    assert "energy" in run(sys.executable, "-c", command, *words, **outside)
+    assert (tmp_path / "run" / "plan.mp4").is_file()
+
+
+_SAVE_UNTRAINED = """
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from robot_wm.checkpoint import save_checkpoint
+from robot_wm.encoders import load_mini, shipped_weights
+from robot_wm.predictor import Predictor, PredictorConfig
+from robot_wm.preprocess import NormStats
+from robot_wm.world_model import LatentWorldModel, ModelSpec
+from sim_envs.so100_env import SO100Env
+
+env, encoder = SO100Env(), load_mini(shipped_weights())
+shape = PredictorConfig(encoder.dim, encoder.grid, action_dim=4, state_dim=4)
+names = env.action_spec.names
+spec = ModelSpec("front", 128, 128, env.control_dt, names, env.action_spec)
+unit = NormStats(np.zeros(4), np.ones(4))
+model = LatentWorldModel(encoder, Predictor(shape), spec, action_stats=unit, proprio_stats=unit)
+save_checkpoint(model, Path("ckpt"))
+Image.fromarray(env.reset(1).images["front"]).save("goal.png")
+"""
+
 
 @pytest.mark.parametrize("module", ["robot_wm", "robot_wm.types", "robot_wm.contracts", "hardware"])
 def test_import_is_light(module: str) -> None:

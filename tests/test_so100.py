@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -114,13 +117,27 @@ def test_the_workspace_is_a_wall(env):
     assert env.proprio()[1] < WORKSPACE_HIGH[1] + 0.005
 
 
-def test_a_diverged_simulation_is_an_error_not_a_reset(env):
+def test_a_diverged_simulation_is_an_error_not_a_reset(env, tmp_path, monkeypatch):
     env.reset(0)
     env._physics.data.qvel[:] = np.nan
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(PhysicsError, match="BADQVEL|BADQACC"):
         env.apply(np.zeros(4))
+    assert not list(tmp_path.iterdir()), "MuJoCo left its log"
     env.reset(0)
     env.apply(np.zeros(4))
+
+
+def test_where_rendering_is_impossible_one_line_says_what_to_install(tmp_path):
+    code = "from sim_envs.so100_env import SO100Env; SO100Env(image_size=16).observe()"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "MUJOCO_GL": "nonesuch"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode
+    assert "apt-get install libegl1" in result.stderr.splitlines()[-1]
 
 
 def test_control_rate_must_fit_the_physics_step():

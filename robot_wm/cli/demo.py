@@ -28,9 +28,9 @@ def run(config: DictConfig) -> None:
     # Measured on 2 cores; they only feed the line that says how long is left.
     stages = Stages(
         {
-            "collect": 0.3 * config.num_demonstrations,
-            "train": 0.15 * config.num_demonstrations + 0.04 * config.num_train_steps,
-            "evaluate": 3.0 * config.num_episodes,
+            "collect": 0.25 * config.num_demonstrations,
+            "train": 0.1 * config.num_demonstrations + 0.095 * config.num_train_steps,
+            "evaluate": 3.8 * config.num_episodes,
         }
     )
     begin = time.monotonic()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -281,8 +282,8 @@ class DatasetWriter:
             return
         self.discard_episode()
         self._closed = True
-        if not self._num_episodes and not any(self._root.iterdir()):
-            self._root.rmdir()
+        if not self._num_episodes:  # nothing was committed: what a first commit left is half of it
+            shutil.rmtree(self._root, ignore_errors=True)
 
     def __enter__(self) -> DatasetWriter:
         return self
