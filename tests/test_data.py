@@ -292,6 +292,15 @@ def test_old_format_names_the_converter(damaged: Path) -> None:
         open_dataset(damaged)
 
 
+@pytest.mark.parametrize(
+    "path", ["data/{chunk}/{file_index}.parquet", "../{file_index}.parquet", "/etc/passwd", "{0}"]
+)
+def test_paths_that_lead_elsewhere_are_refused(damaged: Path, path: str) -> None:
+    toy.edit_info(damaged, lambda info: info.update(data_path=path))
+    with pytest.raises(ValueError, match="path"):
+        open_dataset(damaged)
+
+
 def test_content_hash_sees_one_changed_byte(damaged: Path, root: Path) -> None:
     assert open_dataset(damaged).content_hash == open_dataset(root).content_hash
     path = next(damaged.glob("videos/*wrist/*/*.mp4"))

@@ -110,7 +110,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
         planner = instantiate(config.planner)
         oracle = measure("state oracle", StateOracle(task, planner, seed=config.seed))
         figures["ceilings"] = {"state_oracle": summarize(oracle)}
-        others["state oracle"] = oracle
+        others["state_oracle"] = oracle
     curves = {"model": ours, **others}
     return Evaluation(
         tasks={simulation.name: figures},

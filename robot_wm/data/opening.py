@@ -48,6 +48,8 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
         raise ValueError(f"{info_path}: missing or malformed entry ({error!r})") from error
     if not fps > 0 or num_episodes < 1:
         raise ValueError(f"{info_path}: got fps {fps} and {num_episodes} episodes, want some")
+    for template in (data_path, video_path):
+        _check_template(template, info_path)
     index = _read_index(root, num_episodes)
     videos = [f"videos/{key}" for key, feature in features.items() if feature.dtype == "video"]
     needs = {f"{p}/{n}" for p in ("data", *videos) for n in ("chunk_index", "file_index")}
@@ -69,6 +71,16 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
         _index=index,
         _tasks=_read_tasks(root),
     )
+
+
+def _check_template(template: str, info_path: Path) -> None:
+    """A file's place in the dataset has known placeholders, and stays in the dataset."""
+    try:
+        place = Path(template.format(video_key="key", chunk_index=0, file_index=0))
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ValueError(f"{info_path}: malformed path {template!r} ({error!r})") from error
+    if place.is_absolute() or ".." in place.parts:
+        raise ValueError(f"{info_path}: path {template!r} leads out of the dataset")
 
 
 def _find(source: str, revision: str | None) -> Path:
