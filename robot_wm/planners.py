@@ -52,10 +52,10 @@ class CEM:
     def __init__(
         self,
         *,
-        horizon: int = 2,
-        num_samples: int = 100,
-        num_iterations: int = 4,
-        num_elites: int = 10,
+        horizon: int = 1,
+        num_samples: int = 64,
+        num_iterations: int = 3,
+        num_elites: int = 8,
         init_std: float = 0.6,
         min_std: float = 0.05,
     ) -> None:

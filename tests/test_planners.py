@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -28,13 +30,13 @@ def plan(planner, cost, *, seed=0, init=None, space=None):
 
 @pytest.fixture(params=sorted(PLANNERS))
 def make(request):
-    return PLANNERS[request.param]
+    return functools.partial(PLANNERS[request.param], horizon=2)
 
 
 def test_finds_the_optimum_of_a_quadratic(make):
     optimum = np.array([[0.3, -0.5, 0.8], [0.0, 0.2, -0.7]])
     found = plan(
-        make(horizon=2, num_samples=300, num_iterations=12, num_elites=20, min_std=0.005),
+        make(num_samples=300, num_iterations=12, num_elites=20, min_std=0.005),
         quadratic(optimum),
     )
     np.testing.assert_allclose(found.actions, optimum, atol=0.03)
@@ -48,7 +50,7 @@ def test_stays_within_bounds_when_the_optimum_is_outside(make):
         seen.append(actions)
         return quadratic(np.full((2, 3), 5.0))(actions)
 
-    found = plan(make(horizon=2, num_iterations=8), cost)
+    found = plan(make(num_samples=200, num_elites=20, num_iterations=8), cost)
     candidates = torch.cat(seen)
     assert candidates.min() >= -1 and candidates.max() <= 1
     np.testing.assert_allclose(found.actions, 1.0, atol=0.02)

@@ -30,7 +30,7 @@ def run(config: DictConfig) -> None:
         {
             "collect": 0.25 * config.num_demonstrations,
             "train": 0.1 * config.num_demonstrations + 0.095 * config.num_train_steps,
-            "evaluate": 3.8 * config.num_episodes,
+            "evaluate": 2.5 * config.num_episodes,
         }
     )
     begin = time.monotonic()
