@@ -26,7 +26,7 @@ from robot_wm.preprocess import NormStats
 from robot_wm.types import ActionSpec
 from robot_wm.world_model import LatentWorldModel, ModelSpec
 
-FORMAT = 1
+FORMAT = 2
 _CONFIG, _MANIFEST = "config.json", "manifest.json"
 _PREDICTOR, _ENCODER = "predictor.safetensors", "encoder.safetensors"
 
@@ -73,8 +73,10 @@ def save_checkpoint(
             "encoder": {"kind": "mini", "fingerprint": model.encoder.fingerprint},
             "action_stats": _stats_to_json(model.action_stats),
             "proprio_stats": _stats_to_json(model.proprio_stats),
+            "feature_stats": model.feature_stats and _stats_to_json(model.feature_stats),
             "error": model.error,
             "rollout_steps": model.rollout_steps,
+            "rollout_prefix": model.rollout_prefix,
             "training": dict(training or {}),
         }
         (scratch / _CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
@@ -153,8 +155,10 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
             _spec_from_json(config["spec"]),
             action_stats=_stats_from_json(config["action_stats"]),
             proprio_stats=_stats_from_json(config["proprio_stats"]),
+            feature_stats=config["feature_stats"] and _stats_from_json(config["feature_stats"]),
             error=config["error"],
             rollout_steps=config["rollout_steps"],
+            rollout_prefix=config["rollout_prefix"],
         )
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint: {directory} does not fit together: {error}") from error
@@ -178,12 +182,14 @@ def _spec_to_json(spec: ModelSpec) -> dict[str, object]:
         },
         "proprio": spec.proprio,
         "context_frames": spec.context_frames,
+        "features": spec.features,
+        "extrinsics": list(spec.extrinsics),
     }
 
 
 def _spec_from_json(value: dict[str, Any]) -> ModelSpec:
     action = ActionSpec(**value["action_spec"])
-    return ModelSpec(**{**value, "state_names": tuple(value["state_names"]), "action_spec": action})
+    return ModelSpec(**{**value, "action_spec": action})
 
 
 def _stats_to_json(stats: NormStats) -> dict[str, list[float]]:

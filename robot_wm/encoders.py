@@ -151,7 +151,7 @@ class MiniEncoder(nn.Module):
         registers = self.registers.expand(x.shape[0], -1, -1)
         x = torch.cat((registers, x), dim=1)  # [B T, P + patches, width]
         for block in self.blocks:
-            x = block(x)
+            x, _ = block(x)
         tokens = self.head(self.norm(x[:, : self.config.num_tokens]))  # [B T, P, D]
         tokens = self.head_norm(tokens.flatten(1)).view_as(tokens)
         return rearrange(tokens, "(b t) p d -> b t p d", b=batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-6
+
+
+KeyValue = tuple[Tensor, Tensor]  # keys and values [B, heads, L, head size]; B may be 1 for all
 
 
 class Attention(nn.Module):
@@ -29,25 +33,66 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, rotary: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """Attends.
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        past: Sequence[KeyValue] = (),
+    ) -> tuple[Tensor, KeyValue]:
+        """Attends to `x` itself and to everything in `past`.
 
         Args:
             x: `[B, L, width]`.
             mask: bool `[L, L]`, true where row may see column; None for full attention.
             rotary: cos and sin `[L, head size]` that turn queries and keys; see `rotate`.
+            past: keys and values of earlier tokens, of a batch of B or of 1 that all share.
 
         Returns:
-            `[B, L, width]`.
+            `[B, L, width]`, and the keys and values of `x`.
         """
         q, k, v = rearrange(
             self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.num_heads
         )
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(rearrange(out, "b h l d -> b l (h d)"))
+        if past:
+            out = _attend_in_parts(q, (*past, (k, v)), mask)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(rearrange(out, "b h l d -> b l (h d)")), (k, v)
+
+
+def _attend_in_parts(q: Tensor, parts: Sequence[KeyValue], mask: Tensor | None) -> Tensor:
+    """Softmax attention over keys that lie in several places, none of which is copied.
+
+    Args:
+        q: `[B, heads, L, head size]`.
+        parts: keys and values, each of a batch of B or 1.
+        mask: bool `[L, L]` over the last part.
+
+    Returns:
+        `[B, heads, L, head size]`.
+    """
+    batch, _, length, size = q.shape
+    q = q * size**-0.5
+    scores = []
+    for k, _ in parts:
+        if len(k) == batch:
+            scores.append(q @ k.transpose(-1, -2))
+        else:  # one product over all queries of a head
+            shared = rearrange(q, "b h l d -> h (b l) d") @ k[0].transpose(-1, -2)
+            scores.append(rearrange(shared, "h (b l) s -> b h l s", l=length))
+    if mask is not None:
+        scores[-1] = scores[-1].masked_fill(~mask, -torch.inf)
+    weights = torch.cat(scores, dim=-1).softmax(-1).split([s.shape[-1] for s in scores], dim=-1)
+    out = torch.zeros_like(q)
+    for weight, (_, v) in zip(weights, parts, strict=True):
+        if len(v) == batch:
+            out = out + weight @ v
+        else:
+            shared = rearrange(weight, "b h l s -> h (b l) s") @ v[0]
+            out = out + rearrange(shared, "h (b l) d -> b h l d", l=length)
+    return out
 
 
 class Mlp(nn.Module):
@@ -63,21 +108,64 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-LayerNorm transformer block. Parameter names are those of the V-JEPA 2 release."""
+    """Pre-LayerNorm transformer block. Parameter names are those of the V-JEPA 2 release.
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+    Args:
+        width: token dimension, a multiple of `num_heads`.
+        num_heads: heads.
+        mlp_ratio: hidden size of the MLP over the width.
+        modulated: a condition shifts, scales and gates both halves (adaptive LayerNorm with gates
+            that start at zero: DiT, arXiv 2212.09748).
+    """
+
+    def __init__(
+        self, width: int, num_heads: int, mlp_ratio: float = 4.0, *, modulated: bool = False
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        norm = {"eps": LAYER_NORM_EPS, "elementwise_affine": not modulated}
+        self.norm1 = nn.LayerNorm(width, **norm)
         self.attn = Attention(width, num_heads)
-        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm2 = nn.LayerNorm(width, **norm)
         self.mlp = Mlp(width, round(width * mlp_ratio))
+        self.modulation = nn.Linear(width, 6 * width) if modulated else None
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, rotary: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """`[B, L, width]` to the same; arguments as in `Attention.forward`."""
-        x = x + self.attn(self.norm1(x), mask, rotary)
-        return x + self.mlp(self.norm2(x))
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        past: Sequence[KeyValue] = (),
+        condition: Tensor | None = None,
+    ) -> tuple[Tensor, KeyValue]:
+        """One block.
+
+        Args:
+            x: `[B, L, width]`.
+            mask: see `Attention.forward`, like `rotary` and `past`.
+            condition: `[B, T, width]`, each for L / T tokens in a row; for a modulated block.
+
+        Returns:
+            `[B, L, width]`, and the keys and values of `x`.
+        """
+        if self.modulation is None:
+            out, own = self.attn(self.norm1(x), mask, rotary, past)
+            x = x + out
+            return x + self.mlp(self.norm2(x)), own
+        assert condition is not None
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(condition)).chunk(
+            6, dim=-1
+        )
+        out, own = self.attn(modulate(self.norm1(x), 1 + scale1, shift1), mask, rotary, past)
+        x = x + modulate(out, gate1)
+        return x + modulate(self.mlp(modulate(self.norm2(x), 1 + scale2, shift2)), gate2), own
+
+
+def modulate(x: Tensor, factor: Tensor, shift: Tensor | None = None) -> Tensor:
+    """`x` `[B, L, width]` times `factor` plus `shift`, `[B, T, width]` each for L / T tokens."""
+    frames = rearrange(x, "b (t p) w -> b t p w", t=factor.shape[1]) * factor[:, :, None]
+    if shift is not None:
+        frames = frames + shift[:, :, None]
+    return frames.flatten(1, 2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -104,3 +192,5 @@ def init_transformer(
         with torch.no_grad():
             block.attn.proj.weight.div_(math.sqrt(2 * i))
             block.mlp.fc2.weight.div_(math.sqrt(2 * i))
+            if block.modulation is not None:
+                block.modulation.weight.zero_()

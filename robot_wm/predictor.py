@@ -1,19 +1,23 @@
 """The predictor of V-JEPA 2-AC (arXiv 2506.09985): a block-causal, action-conditioned transformer.
 
-Per frame the tokens are `[action, state, P patches]`. Attention is full inside a frame's block and
-reaches every earlier block; block t predicts the tokens of frame t + 1.
+Per frame the tokens are `[action, state, extrinsics, P patches]`, the state and the extrinsics
+where the model has them. Attention is full inside a frame's block and reaches every earlier block;
+block t predicts the tokens of frame t + 1. Earlier blocks never change, so their keys and values
+are kept: a rollout computes every frame once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from robot_wm.layers import LAYER_NORM_EPS, Block, init_transformer
+from robot_wm.layers import LAYER_NORM_EPS, Block, KeyValue, init_transformer, modulate
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class PredictorConfig:
         token_dim: the encoder's token dimension, D.
         grid: rows and columns of the token map, P = rows * columns.
         action_dim: A.
-        state_dim: Q.
+        state_dim: Q; 0 for a predictor that sees no proprioception.
+        extrinsics_dim: size of the camera's pose, E; 0 for a predictor that sees none.
         max_frames: longest sequence it takes, T.
         width: transformer width.
         depth: transformer blocks.
@@ -33,13 +38,18 @@ class PredictorConfig:
         rotary: `"release"` pairs angles as the released V-JEPA 2 weights need; `"standard"`
             gives both channels of a pair the same angle.
         grid_size: rows that row and column positions are scaled to; None for `grid[0]`.
+        conditioning: `"tokens"` puts action, state and extrinsics among the patches; `"adaln"`
+            lets their sum modulate every block (adaptive LayerNorm: fewer tokens per frame).
         residual: predict the change of the tokens instead of the tokens.
+        output_norm: LayerNorm without weights over every predicted token, as V-JEPA 2-AC has it
+            around the predictor.
     """
 
     token_dim: int
     grid: tuple[int, int]
     action_dim: int
-    state_dim: int
+    state_dim: int = 0
+    extrinsics_dim: int = 0
     max_frames: int = 8
     width: int = 128
     depth: int = 3
@@ -47,18 +57,66 @@ class PredictorConfig:
     mlp_ratio: float = 4.0
     rotary: Literal["release", "standard"] = "standard"
     grid_size: int | None = None
+    conditioning: Literal["tokens", "adaln"] = "tokens"
     residual: bool = False
+    output_norm: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
         sizes = (
-            *(self.token_dim, *self.grid, self.action_dim, self.state_dim, self.max_frames),
+            *(self.token_dim, *self.grid, self.action_dim, self.max_frames),
             *(self.width, self.depth, self.num_heads, self.mlp_ratio * self.width),
         )
-        if min(sizes) < 1:
-            raise ValueError(f"PredictorConfig: got {self}, want every size at least 1")
+        if min(sizes) < 1 or min(self.state_dim, self.extrinsics_dim) < 0:
+            raise ValueError(
+                f"PredictorConfig: got {self}, want every size at least 1 (state_dim and "
+                f"extrinsics_dim may be 0)"
+            )
+        if self.grid_size is not None and self.grid_size < 1:
+            raise ValueError(f"grid_size: got {self.grid_size}, want at least 1 or null")
         if self.rotary not in ("release", "standard"):
             raise ValueError(f"rotary: got {self.rotary!r}, want 'release' or 'standard'")
+        if self.conditioning not in ("tokens", "adaln"):
+            raise ValueError(f"conditioning: got {self.conditioning!r}, want 'tokens' or 'adaln'")
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens per frame, P."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_conditions(self) -> int:
+        """Tokens per frame that stand before the patches."""
+        if self.conditioning == "adaln":
+            return 0
+        return 1 + (self.state_dim > 0) + (self.extrinsics_dim > 0)
+
+
+@dataclass(frozen=True)
+class KeyValueCache:
+    """What a predictor keeps of the frames it has seen. Values are never changed in place.
+
+    Attributes:
+        num_frames: frames in it.
+        blocks: per transformer block its keys and values, one part per call that made them. Parts
+            of batch 1 serve every sequence of a later call.
+    """
+
+    num_frames: int
+    blocks: tuple[tuple[KeyValue, ...], ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory it holds."""
+        tensors = (t for parts in self.blocks for part in parts for t in part)
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    def first(self, num_frames: int) -> KeyValueCache:
+        """The cache as it was after its first frames; it must have been made in one call."""
+        assert all(len(parts) == 1 for parts in self.blocks) and 1 <= num_frames <= self.num_frames
+        length = self.blocks[0][0][0].shape[2] // self.num_frames * num_frames
+        blocks = tuple(((k[:, :, :length], v[:, :, :length]),) for ((k, v),) in self.blocks)
+        return KeyValueCache(num_frames, blocks)
 
 
 class Predictor(nn.Module):
@@ -74,74 +132,225 @@ class Predictor(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        width = config.width
+        width, modulated = config.width, config.conditioning == "adaln"
         self.predictor_embed = nn.Linear(config.token_dim, width)
         self.action_encoder = nn.Linear(config.action_dim, width)
-        self.state_encoder = nn.Linear(config.state_dim, width)
-        self.predictor_blocks = nn.ModuleList(
-            Block(width, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
+        self.state_encoder = nn.Linear(config.state_dim, width) if config.state_dim else None
+        self.extrinsics_encoder = (
+            nn.Linear(config.extrinsics_dim, width) if config.extrinsics_dim else None
         )
-        self.predictor_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.predictor_blocks = nn.ModuleList(
+            Block(width, config.num_heads, config.mlp_ratio, modulated=modulated)
+            for _ in range(config.depth)
+        )
+        self.predictor_norm = nn.LayerNorm(
+            width, eps=LAYER_NORM_EPS, elementwise_affine=not modulated
+        )
+        self.predictor_modulation = nn.Linear(width, 2 * width) if modulated else None
         self.predictor_proj = nn.Linear(width, config.token_dim)
         init_transformer(self.predictor_blocks, self, generator)
-        cos, sin = _rotary_table(config, _NUM_CONDITIONS)
+        if self.predictor_modulation is not None:
+            nn.init.zeros_(self.predictor_modulation.weight)
+        cos, sin = _rotary_table(config)
         self._cos: Tensor
         self._sin: Tensor
         self._mask: Tensor
         self.register_buffer("_cos", cos, persistent=False)
         self.register_buffer("_sin", sin, persistent=False)
-        mask = block_causal_mask(config.max_frames, _NUM_CONDITIONS + self.num_tokens)
+        mask = block_causal_mask(config.max_frames, config.num_conditions + config.num_tokens)
         self.register_buffer("_mask", mask, persistent=False)
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens per frame, P."""
-        return self.config.grid[0] * self.config.grid[1]
-
-    def forward(self, tokens: Tensor, actions_n: Tensor, states_n: Tensor) -> Tensor:
-        """Predicts the next tokens.
+    def forward(
+        self,
+        tokens: Tensor,
+        actions_n: Tensor,
+        states_n: Tensor | None = None,
+        extrinsics_n: Tensor | None = None,
+    ) -> Tensor:
+        """Predicts the next tokens of every frame.
 
         Args:
             tokens: `[B, T, P, D]` of frames 0 to T - 1.
             actions_n: `[B, T, A]` normalised; action t leads from frame t to t + 1.
-            states_n: `[B, T, Q]` normalised proprioception.
+            states_n: `[B, T, Q]` normalised proprioception, for a model that sees it.
+            extrinsics_n: `[B, T, E]` camera pose, for a model that sees it.
 
         Returns:
             `[B, T, P, D]`: entry t is the prediction of frame t + 1.
 
         Raises:
-            ValueError: a shape does not fit, or more frames than `max_frames`.
+            ValueError: a shape, dtype or device does not fit, or more frames than `max_frames`.
         """
-        config, (batch, frames) = self.config, tokens.shape[:2]
+        return self.extend(None, tokens, actions_n, states_n, extrinsics_n)[0]
+
+    def extend(
+        self,
+        cache: KeyValueCache | None,
+        tokens: Tensor,
+        actions_n: Tensor,
+        states_n: Tensor | None = None,
+        extrinsics_n: Tensor | None = None,
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Goes on where `cache` ends: `forward` over the new frames alone.
+
+        Args:
+            cache: of the frames before, of a batch of B or of 1 that all sequences share; None
+                to begin.
+            tokens: `[B, T, P, D]`, the new frames; the rest as in `forward`.
+
+        Returns:
+            `[B, T, P, D]`, predictions as `forward` would return them for these frames, and the
+            cache with them added.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        past = cache.num_frames if cache is not None else 0
+        if cache is not None and not all(len(k) in (1, len(tokens)) for k, _ in cache.blocks[0]):
+            raise ValueError(
+                f"cache: got batches of {[len(k) for k, _ in cache.blocks[0]]}, want 1 or "
+                f"{len(tokens)}"
+            )
+        self._check(tokens, actions_n, states_n, extrinsics_n, past)
+        frames = tokens.shape[1]
+        conditions = [self.action_encoder(actions_n)]
+        if self.state_encoder is not None:
+            conditions.append(self.state_encoder(states_n))
+        if self.extrinsics_encoder is not None:
+            conditions.append(self.extrinsics_encoder(extrinsics_n))
+        x = self.predictor_embed(tokens)  # [B, T, P, width]
+        condition = None
+        if self.predictor_modulation is not None:
+            condition = torch.stack(conditions).sum(0)  # [B, T, width]
+        else:
+            x = torch.cat((torch.stack(conditions, dim=2), x), dim=2)
+        block_size = x.shape[2]
+        here = slice(past * block_size, (past + frames) * block_size)
+        rotary = self._cos[here], self._sin[here]
+        # A single frame sees all of itself and of the past: no mask, which is faster.
+        length = frames * block_size
+        mask = self._mask[:length, :length] if frames > 1 else None
+        x = rearrange(x, "b t p w -> b (t p) w")
+        parts = []
+        for i, block in enumerate(self.predictor_blocks):
+            before = cache.blocks[i] if cache is not None else ()
+            x, own = block(x, mask, rotary, before, condition)
+            parts.append((*before, own))
+        x = self.predictor_norm(x)
+        if self.predictor_modulation is not None and condition is not None:
+            shift, scale = self.predictor_modulation(F.silu(condition)).chunk(2, dim=-1)
+            x = modulate(x, 1 + scale, shift)
+        x = rearrange(x, "b (t p) w -> b t p w", t=frames)[:, :, self.config.num_conditions :]
+        out = self.predictor_proj(x).to(tokens.dtype)  # autocast may have lowered it
+        if self.config.residual:
+            out = tokens + out
+        if self.config.output_norm:
+            out = F.layer_norm(out, out.shape[-1:])
+        return out, KeyValueCache(past + frames, tuple(parts))
+
+    def rollout(
+        self,
+        cache: KeyValueCache | None,
+        tokens: Tensor,
+        actions_n: Tensor,
+        states_n: Tensor | None = None,
+        extrinsics_n: Tensor | None = None,
+    ) -> Tensor:
+        """Imagines frame after frame, feeding predictions back; each frame is computed once.
+
+        Args:
+            cache: of the frames before the current one, made by `extend`; a batch of 1 serves
+                all N candidates without being copied. None where there are none.
+            tokens: the current frame, `[N, P, D]`, or `[1, P, D]` for all.
+            actions_n: `[N, H, A]` from the current frame on.
+            states_n: `[N, H, Q]` at the current frame and the H - 1 after it.
+            extrinsics_n: `[N, H, E]`, likewise.
+
+        Returns:
+            `[N, H, P, D]`, the H frames after the current one.
+
+        Raises:
+            ValueError: as `forward`; or a horizon of none.
+        """
+        num, horizon = actions_n.shape[:2]
+        if horizon < 1 or len(tokens) not in (1, num):
+            raise ValueError(
+                f"rollout: got {horizon} actions and {len(tokens)} current frames, want at least 1 "
+                f"action and a frame for all or for each of {num} candidates"
+            )
+        frame = tokens[:, None].expand(num, -1, -1, -1)
+        frames = []
+        for h in range(horizon):
+            now = slice(h, h + 1)
+            frame, cache = self.extend(
+                cache,
+                frame,
+                actions_n[:, now],
+                None if states_n is None else states_n[:, now],
+                None if extrinsics_n is None else extrinsics_n[:, now],
+            )
+            frames.append(frame)
+        return torch.cat(frames, dim=1)
+
+    def _check(
+        self,
+        tokens: Tensor,
+        actions_n: Tensor,
+        states_n: Tensor | None,
+        extrinsics_n: Tensor | None,
+        past: int,
+    ) -> None:
+        config, weight = self.config, self.predictor_embed.weight
+        if tokens.ndim != 4:
+            raise ValueError(f"tokens: got {tuple(tokens.shape)}, want [B, T, P, D]")
+        batch, frames = tokens.shape[:2]
+        if not 1 <= past + frames <= config.max_frames:
+            raise ValueError(f"frames: got {past + frames}, want 1 to {config.max_frames}")
         wanted = {
-            "tokens": (tokens, (self.num_tokens, config.token_dim)),
+            "tokens": (tokens, (config.num_tokens, config.token_dim)),
             "actions": (actions_n, (config.action_dim,)),
             "states": (states_n, (config.state_dim,)),
+            "extrinsics": (extrinsics_n, (config.extrinsics_dim,)),
         }
         for name, (value, tail) in wanted.items():
-            if tuple(value.shape) != (batch, frames, *tail):
-                raise ValueError(f"{name}: got {tuple(value.shape)}, want {(batch, frames, *tail)}")
-        if frames > config.max_frames:
-            raise ValueError(f"frames: got {frames}, want at most {config.max_frames}")
-        x = torch.cat(
-            (
-                self.action_encoder(actions_n)[:, :, None],
-                self.state_encoder(states_n)[:, :, None],
-                self.predictor_embed(tokens),
-            ),
-            dim=2,
-        )  # [B, T, conditions + P, width]
-        length = frames * x.shape[2]
-        x = rearrange(x, "b t p d -> b (t p) d")
-        mask, rotary = self._mask[:length, :length], (self._cos[:length], self._sin[:length])
-        for block in self.predictor_blocks:
-            x = block(x, mask, rotary)
-        x = rearrange(x, "b (t p) d -> b t p d", t=frames)[:, :, _NUM_CONDITIONS:]
-        out = self.predictor_proj(self.predictor_norm(x))
-        return tokens + out if config.residual else out
+            shape = (batch, frames, *tail)
+            if value is None or not tail[-1]:
+                if (value is None) != (not tail[-1]):
+                    got = "none" if value is None else tuple(value.shape)
+                    raise ValueError(f"{name}: got {got}, want {shape if tail[-1] else 'none'}")
+                continue
+            if tuple(value.shape) != shape:
+                raise ValueError(f"{name}: got {tuple(value.shape)}, want {shape}")
+            if value.dtype != weight.dtype or value.device != weight.device:
+                raise ValueError(
+                    f"{name}: got {value.dtype} on {value.device}, want {weight.dtype} on "
+                    f"{weight.device}"
+                )
 
 
-_NUM_CONDITIONS = 2  # action, state
+def rollout_recomputed(
+    predict: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    tokens: Tensor,
+    actions_n: Tensor,
+    states_n: Tensor | None = None,
+) -> Tensor:
+    """What `Predictor.rollout` must equal: the whole sequence again for every frame.
+
+    Args:
+        predict: `Predictor.forward`.
+        tokens: `[N, C, P, D]`.
+        actions_n: `[N, C - 1 + H, A]`, those within the context first.
+        states_n: `[N, C - 1 + H, Q]`.
+
+    Returns:
+        `[N, H, P, D]`.
+    """
+    context = tokens.shape[1]
+    for length in range(context, actions_n.shape[1] + 1):
+        states = None if states_n is None else states_n[:, :length]
+        predicted = predict(tokens, actions_n[:, :length], states)
+        tokens = torch.cat((tokens, predicted[:, -1:]), dim=1)
+    return tokens[:, context:]
 
 
 def block_causal_mask(frames: int, block: int) -> Tensor:
@@ -150,7 +359,7 @@ def block_causal_mask(frames: int, block: int) -> Tensor:
     return frame[:, None] >= frame[None, :]
 
 
-def _rotary_table(config: PredictorConfig, num_conditions: int) -> tuple[Tensor, Tensor]:
+def _rotary_table(config: PredictorConfig) -> tuple[Tensor, Tensor]:
     """cos and sin `[max_frames * block, head size]` of the 3-D rotary positions.
 
     Three segments of each head turn by frame, row and column; what is left of the head does not
@@ -163,11 +372,10 @@ def _rotary_table(config: PredictorConfig, num_conditions: int) -> tuple[Tensor,
     time = torch.arange(config.max_frames, dtype=torch.float32)
     row = torch.arange(rows, dtype=torch.float32).repeat_interleave(columns) * (size / rows)
     column = torch.arange(columns, dtype=torch.float32).repeat(rows) * (size / columns)
-    block = num_conditions + rows * columns
-    position = torch.zeros(config.max_frames, block, 3)
+    position = torch.zeros(config.max_frames, config.num_conditions + rows * columns, 3)
     position[:, :, 0] = time[:, None]
-    position[:, num_conditions:, 1] = row
-    position[:, num_conditions:, 2] = column
+    position[:, config.num_conditions :, 1] = row
+    position[:, config.num_conditions :, 2] = column
 
     half = segment // 2
     frequency = 10000.0 ** -(torch.arange(half, dtype=torch.float32) / max(half, 1))

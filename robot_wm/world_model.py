@@ -8,11 +8,13 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robot_wm.data import Batch
 from robot_wm.encoders import Encoder
-from robot_wm.predictor import Predictor
+from robot_wm.poses import integrate_poses
+from robot_wm.predictor import KeyValueCache, Predictor
 from robot_wm.preprocess import NormStats, prepare_images
 from robot_wm.types import ActionSpec, FloatArray, ImageArray, Observation, check_image
 
@@ -43,8 +45,10 @@ class WorldModel(Protocol):
         """Latents `[N, H, ...]` imagined under `actions` `[N, H, A]`, robot's units."""
         ...
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Training loss (scalar, with gradient) and metrics."""
+    def loss(
+        self, batch: Batch, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Training loss (scalar, with gradient) and metrics, random by `generator` alone."""
         ...
 
 
@@ -61,8 +65,13 @@ class ModelSpec:
         action_spec: the actions seen in training, 1 % to 99 % quantile: a trust region. Units
             are the dataset's, which does not state them.
         proprio: `"integrate"`: actions are changes of the proprioceptive state, and a rollout adds
-            them up; `"none"`: the predictor sees no proprioception.
+            them up; `"pose"`: state and actions are those of robot_wm.poses, seven numbers each;
+            `"none"`: the predictor sees no proprioception.
         context_frames: frames it remembers while planning.
+        features: the space it imagines in. `"raw"`: the encoder's tokens; `"layer_norm"`: each
+            token normalised over its channels, as V-JEPA 2-AC has it; `"channel_norm"`: each
+            channel normalised by its statistics over the training frames.
+        extrinsics: the camera's pose, for a predictor that sees it.
     """
 
     camera: str
@@ -71,12 +80,25 @@ class ModelSpec:
     dt: float
     state_names: tuple[str, ...]
     action_spec: ActionSpec
-    proprio: Literal["integrate", "none"] = "integrate"
+    proprio: Literal["integrate", "pose", "none"] = "integrate"
     context_frames: int = 2
+    features: Literal["raw", "layer_norm", "channel_norm"] = "raw"
+    extrinsics: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.proprio not in ("integrate", "none"):
-            raise ValueError(f"proprio: got {self.proprio!r}, want 'integrate' or 'none'")
+        object.__setattr__(self, "state_names", tuple(self.state_names))
+        object.__setattr__(self, "extrinsics", tuple(float(x) for x in self.extrinsics))
+        if self.proprio not in ("integrate", "pose", "none"):
+            raise ValueError(f"proprio: got {self.proprio!r}, want 'integrate', 'pose' or 'none'")
+        if self.features not in ("raw", "layer_norm", "channel_norm"):
+            raise ValueError(
+                f"features: got {self.features!r}, want 'raw', 'layer_norm' or 'channel_norm'"
+            )
+        if self.proprio == "pose" and not len(self.state_names) == self.action_spec.size == 7:
+            raise ValueError(
+                f"proprio: 'pose' needs 7 states and 7 actions (x y z, roll pitch yaw, gripper), "
+                f"got {self.state_names} and {self.action_spec.names}"
+            )
         if self.proprio == "integrate" and len(self.state_names) != self.action_spec.size:
             raise ValueError(
                 f"proprio: 'integrate' needs one action per state dimension, got actions "
@@ -88,24 +110,35 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class LatentState:
-    """The last few frames: tokens `[T, P, D]`, proprio `[T, Q]`, actions between `[T - 1, A]`."""
+    """The last few frames: latents `[T, P, D]`, proprio `[T, Q]`, actions between `[T - 1, A]`.
 
-    tokens: Tensor
+    The cache holds what the predictor made of all but the last: computed once per observation, for
+    all candidates of a plan.
+    """
+
+    latents: Tensor
     proprio: Tensor
     actions: Tensor
+    cache: KeyValueCache | None
 
 
 class LatentWorldModel:
     """A frozen encoder with a block-causal predictor (V-JEPA 2-AC, arXiv 2506.09985).
 
     Args:
-        encoder: frozen; its tokens are the latents.
+        encoder: frozen; its tokens, normalised as `spec.features` says, are the latents.
         predictor: trained on them.
         spec: what it was trained for.
         action_stats: of the training actions, `[A]`.
         proprio_stats: of the training states, `[Q]`.
+        feature_stats: of the encoder's tokens per channel, `[D]`, for `"channel_norm"`.
         error: `"l1"` or `"l2"`, of every latent error in the loss.
-        rollout_steps: length of the autoregressive rollout in the loss, from frame 0.
+        rollout_steps: length of the autoregressive rollout in the loss.
+        rollout_prefix: true frames before that rollout: `"first"` begins it at frame 0 as V-JEPA
+            2-AC does, `"random"` anywhere it fits.
+
+    Raises:
+        ValueError: parts that do not fit together.
     """
 
     def __init__(
@@ -116,20 +149,44 @@ class LatentWorldModel:
         *,
         action_stats: NormStats,
         proprio_stats: NormStats,
+        feature_stats: NormStats | None = None,
         error: Literal["l1", "l2"] = "l2",
         rollout_steps: int = 2,
+        rollout_prefix: Literal["first", "random"] = "first",
     ) -> None:
         if error not in ("l1", "l2"):
             raise ValueError(f"error: got {error!r}, want 'l1' or 'l2'")
         if rollout_steps < 1:
             raise ValueError(f"rollout_steps: got {rollout_steps}, want at least 1")
+        if rollout_prefix not in ("first", "random"):
+            raise ValueError(f"rollout_prefix: got {rollout_prefix!r}, want 'first' or 'random'")
+        shape, num_states = predictor.config, len(spec.state_names)
+        fits = {
+            "tokens per frame": (encoder.grid, shape.grid),
+            "token size": (encoder.dim, shape.token_dim),
+            "action size": (spec.action_spec.size, shape.action_dim),
+            "state size": (0 if spec.proprio == "none" else num_states, shape.state_dim),
+            "extrinsics": (len(spec.extrinsics), shape.extrinsics_dim),
+            "action statistics": (len(action_stats.mean), shape.action_dim),
+            "proprio statistics": (len(proprio_stats.mean), num_states),
+            "feature statistics": (
+                0 if feature_stats is None else len(feature_stats.mean),
+                encoder.dim if spec.features == "channel_norm" else 0,
+            ),
+            "output_norm": (spec.features == "layer_norm", shape.output_norm),
+        }
+        for name, (one, other) in fits.items():
+            if one != other:
+                raise ValueError(f"{name}: got {one} and {other}, want the same")
         self.encoder = encoder
         self.predictor = predictor
         self.spec = spec
         self.action_stats = action_stats
         self.proprio_stats = proprio_stats
+        self.feature_stats = feature_stats
         self.error: Literal["l1", "l2"] = error
         self.rollout_steps = rollout_steps
+        self.rollout_prefix: Literal["first", "random"] = rollout_prefix
 
     @property
     def dt(self) -> float:
@@ -150,23 +207,23 @@ class LatentWorldModel:
         Raises:
             ValueError: a picture or vector that does not fit, or numbers that are not finite.
         """
-        tokens = self.embed(obs.images)[None]
+        latents = self.embed(obs.images)[None]
         proprio = self._vector(obs.proprio, len(self.spec.state_names), "proprio")
         if state is None or applied is None:
             actions = proprio.new_zeros((0, self.spec.action_spec.size))
-            return LatentState(tokens, proprio, actions)
+            return LatentState(latents, proprio, actions, None)
         action = self._vector(applied, self.spec.action_spec.size, "applied")
         keep = self.spec.context_frames - 1
         if keep == 0:
-            return LatentState(tokens, proprio, action[:0])
-        return LatentState(
-            torch.cat((state.tokens[-keep:], tokens)),
-            torch.cat((state.proprio[-keep:], proprio)),
-            torch.cat((state.actions, action))[-keep:],
-        )
+            return LatentState(latents, proprio, action[:0], None)
+        latents = torch.cat((state.latents[-keep:], latents))
+        proprio = torch.cat((state.proprio[-keep:], proprio))
+        actions = torch.cat((state.actions, action))[-keep:]
+        cache = self._remember(latents[None], proprio[None], actions[None])
+        return LatentState(latents, proprio, actions, cache)
 
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
-        """Tokens `[P, D]` of this model's camera picture.
+        """Latent `[P, D]` of this model's camera picture.
 
         Raises:
             ValueError: the camera is missing, or its picture has another aspect ratio than the
@@ -188,69 +245,91 @@ class LatentWorldModel:
             tokens = self.encoder(frames[None, None])[0, 0]
         if not tokens.isfinite().all():
             raise ValueError("the encoder returned tokens that are not finite")
+        return self.latents(tokens)
+
+    def latents(self, tokens: Tensor) -> Tensor:
+        """The encoder's tokens `[..., P, D]` in the space that this model imagines in."""
+        if self.spec.features == "layer_norm":
+            return F.layer_norm(tokens, tokens.shape[-1:])
+        if self.feature_stats is not None:
+            return self.feature_stats.forward(tokens)
         return tokens
 
     def rollout(self, state: LatentState, actions: Tensor) -> Tensor:
-        """Imagines: `actions` `[N, H, A]` in the robot's units to tokens `[N, H, P, D]`.
+        """Imagines: `actions` `[N, H, A]` in the robot's units to latents `[N, H, P, D]`.
 
         Raises:
             ValueError: another action size, or more frames than the predictor takes.
         """
-        num, _, size = actions.shape
-        if size != self.spec.action_spec.size:
-            raise ValueError(f"actions: got size {size}, want {self.spec.action_spec.size}")
-        return self.imagine(
-            state.tokens.expand(num, -1, -1, -1),
-            state.proprio.expand(num, -1, -1),
-            torch.cat((state.actions.expand(num, -1, -1), actions), dim=1),
-        )
+        return self._rollout(state.cache, state.latents[-1:], state.proprio[-1:], actions)
 
-    def imagine(self, tokens: Tensor, proprio: Tensor, actions: Tensor) -> Tensor:
-        """Open-loop prediction, every sequence with a past of its own.
+    def imagine(self, latents: Tensor, proprio: Tensor, past: Tensor, actions: Tensor) -> Tensor:
+        """Open-loop prediction for sequences with a context each.
 
         Args:
-            tokens: context `[B, C, P, D]`.
+            latents: context `[B, C, P, D]`.
             proprio: context `[B, C, Q]`, robot's units.
-            actions: `[B, C - 1 + H, A]`, robot's units: those within the context, then the future.
+            past: actions within the context, `[B, C - 1, A]`, robot's units.
+            actions: those to come, `[B, H, A]`, robot's units.
 
         Returns:
-            Tokens of the H frames that follow the context, `[B, H, P, D]`.
-        """
-        context = tokens.shape[1]
-        actions_n = self.action_stats.forward(actions)
-        future = actions[:, context - 1 :]
-        moved = (
-            proprio[:, -1:] + future.cumsum(1)
-            if self.spec.proprio == "integrate"
-            else (proprio[:, -1:].expand(-1, future.shape[1], -1))
-        )
-        states_n = self._states_n(torch.cat((proprio, moved[:, :-1]), dim=1))
-        for frame in range(context, context + future.shape[1]):
-            predicted = self.predictor(tokens, actions_n[:, :frame], states_n[:, :frame])
-            tokens = torch.cat((tokens, predicted[:, -1:]), dim=1)
-        return tokens[:, context:]
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Teacher forcing over all frames plus an autoregressive rollout from frame 0.
+            Latents of the H frames that follow the context, `[B, H, P, D]`.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            ValueError: another action size, or more frames than the predictor takes.
+        """
+        cache = self._remember(latents, proprio, past) if latents.shape[1] > 1 else None
+        return self._rollout(cache, latents[:, -1], proprio[:, -1], actions)
+
+    def loss(
+        self, batch: Batch, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Teacher forcing over all frames, plus an autoregressive rollout of `rollout_steps`.
+
+        The rollout feeds predictions back, not detached, with true states; its first step is
+        teacher forcing's own, so its error is that of the steps from the second on.
+
+        Args:
+            batch: windows of more frames than `rollout_steps`.
+            generator: draws the rollout's start where `rollout_prefix` is `"random"`.
+
+        Raises:
+            ValueError: a batch of another shape, dtype, or too few frames.
+            FloatingPointError: an input or the loss is not finite.
         """
         device = self.device
-        tokens = batch.tokens.to(device)
+        frames, steps = batch.tokens.shape[1], self.rollout_steps
+        if frames <= steps:
+            raise ValueError(f"frames: got windows of {frames}, want more than {steps}")
+        for name in ("tokens", "actions", "proprio"):
+            if not getattr(batch, name).isfinite().all():
+                raise FloatingPointError(f"{name} are not finite")
+        latents = self.latents(batch.tokens.to(device))
         actions_n = self.action_stats.forward(batch.actions.to(device))
         states_n = self._states_n(batch.proprio.to(device)[:, :-1])
-        predicted = self.predictor(tokens[:, :-1], actions_n, states_n)  # of frames 1 to T - 1
-        teacher_forcing = self._distance(predicted, tokens[:, 1:])
+        extrinsics_n = self._extrinsics_n(actions_n)
+        predicted, cache = self.predictor.extend(
+            None, latents[:, :-1], actions_n, states_n, extrinsics_n
+        )  # of frames 1 to T - 1
+        teacher_forcing = self._distance(predicted, latents[:, 1:])
         loss = teacher_forcing
         metrics = {"teacher_forcing": float(teacher_forcing.detach())}
-        if self.rollout_steps > 1:
-            imagined = torch.cat((tokens[:, :1], predicted[:, :1]), dim=1)
+        if steps > 1:
+            prefix = 1  # true frames before the first imagined one
+            if self.rollout_prefix == "random":
+                prefix = int(torch.randint(1, frames - steps + 1, (), generator=generator))
+            frame, cache = predicted[:, prefix - 1 : prefix], cache.first(prefix)
             errors = []
-            for frame in range(2, self.rollout_steps + 1):
-                step = self.predictor(imagined, actions_n[:, :frame], states_n[:, :frame])[:, -1:]
-                errors.append(self._distance(step, tokens[:, frame : frame + 1]))
-                imagined = torch.cat((imagined, step), dim=1)
+            for t in range(prefix, prefix + steps - 1):  # the frame that is fed back
+                now = slice(t, t + 1)
+                frame, cache = self.predictor.extend(
+                    cache,
+                    frame,
+                    actions_n[:, now],
+                    None if states_n is None else states_n[:, now],
+                    None if extrinsics_n is None else extrinsics_n[:, now],
+                )
+                errors.append(self._distance(frame, latents[:, t + 1 : t + 2]))
             rollout = torch.stack(errors).mean()
             metrics["rollout"] = float(rollout.detach())
             loss = loss + rollout
@@ -259,14 +338,57 @@ class LatentWorldModel:
             raise FloatingPointError(f"loss is not finite: {metrics}")
         return loss, metrics
 
+    @torch.no_grad()
+    def _remember(self, latents: Tensor, proprio: Tensor, past: Tensor) -> KeyValueCache:
+        """What the predictor makes of all but the last frame of a context; as in `imagine`."""
+        _, cache = self.predictor.extend(
+            None,
+            latents[:, :-1],
+            self.action_stats.forward(past),
+            self._states_n(proprio[:, :-1]),
+            self._extrinsics_n(past),
+        )
+        return cache
+
+    def _rollout(
+        self, cache: KeyValueCache | None, latents: Tensor, proprio: Tensor, actions: Tensor
+    ) -> Tensor:
+        """From the current frame, `[N or 1, P, D]` and `[N or 1, Q]`, under `[N, H, A]`."""
+        if actions.ndim != 3 or actions.shape[-1] != self.spec.action_spec.size:
+            raise ValueError(
+                f"actions: got {tuple(actions.shape)}, want [N, H, {self.spec.action_spec.size}]"
+            )
+        now = proprio.expand(len(actions), -1)  # [N, Q]
+        states = torch.cat((now[:, None], self._integrate(now, actions)[:, :-1]), dim=1)
+        return self.predictor.rollout(
+            cache,
+            latents,
+            self.action_stats.forward(actions),
+            self._states_n(states),
+            self._extrinsics_n(actions),
+        )
+
     def _distance(self, predicted: Tensor, target: Tensor) -> Tensor:
         difference = predicted - target
         return (difference.abs() if self.error == "l1" else difference.square()).mean()
 
-    def _states_n(self, proprio: Tensor) -> Tensor:
-        if self.spec.proprio == "none":
-            return proprio.new_zeros((*proprio.shape[:-1], len(self.spec.state_names)))
-        return self.proprio_stats.forward(proprio)
+    def _integrate(self, now: Tensor, actions: Tensor) -> Tensor:
+        """Proprio `[N, H, Q]` after each of `actions` `[N, H, A]` from `now` `[N, Q]`."""
+        if self.spec.proprio == "integrate":
+            return now[:, None] + actions.cumsum(1)
+        if self.spec.proprio == "pose":
+            return integrate_poses(now, actions)
+        return now[:, None].expand(-1, actions.shape[1], -1)
+
+    def _states_n(self, proprio: Tensor) -> Tensor | None:
+        return None if self.spec.proprio == "none" else self.proprio_stats.forward(proprio)
+
+    def _extrinsics_n(self, like: Tensor) -> Tensor | None:
+        """The camera's pose for every frame of `like` `[B, T, ...]`, or none."""
+        if not self.spec.extrinsics:
+            return None
+        pose = torch.tensor(self.spec.extrinsics, device=self.device)
+        return pose.expand(*like.shape[:2], -1)
 
     def _vector(self, value: FloatArray, size: int, what: str) -> Tensor:
         """`[size]` to float32 `[1, size]` on the device."""

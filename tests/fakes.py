@@ -93,11 +93,19 @@ def make_model(*, seed: int = 0, **changes) -> LatentWorldModel:
         "state_names": ("x", "y"),
         "action_spec": SPEC,
     }
-    own = {key: changes.pop(key) for key in list(changes) if key in ("proprio", "context_frames")}
+    names = ("proprio", "context_frames", "features", "extrinsics")
+    own = {key: changes.pop(key) for key in list(changes) if key in names}
     torch.manual_seed(seed)
     predictor = Predictor(
         PredictorConfig(
-            token_dim=6, grid=(1, 2), action_dim=2, state_dim=2, width=24, depth=1, num_heads=2
+            token_dim=6,
+            grid=(1, 2),
+            action_dim=2,
+            state_dim=0 if own.get("proprio") == "none" else 2,
+            width=24,
+            depth=1,
+            num_heads=2,
+            output_norm=own.get("features") == "layer_norm",
         )
     ).eval()
     return LatentWorldModel(

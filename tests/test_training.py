@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 import torch
 from fakes import SPEC, PointEnv, make_model
 
-from robot_wm.data import Clips, WindowSampler
+from robot_wm import training
+from robot_wm.data import Clips, TokenStore, WindowSampler
 from robot_wm.encoders import MiniConfig, MiniEncoder
 from robot_wm.preprocess import ImageSpec
 from robot_wm.pretrain import CollapseError, PretrainConfig, pretrain, sigreg, spread
-from robot_wm.training import TrainConfig, held_out_error, learning_rate, train
+from robot_wm.training import TrainConfig, choose_precision, held_out_error, learning_rate, train
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,69 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_windows(w
         assert torch.equal(value, before[name])
 
 
+def weights_after(world, num_steps=4, model=None, **config):
+    model = model or make_model()
+    rows = list(train(model, world(range(32)), TrainConfig(num_steps=num_steps, **config)))
+    return torch.cat([p.flatten() for p in model.predictor.parameters()]), rows
+
+
+@pytest.mark.parametrize("prefix", ["first", "random"])
+def test_a_batch_in_parts_is_the_same_step(world, prefix):
+    model = {"rollout_prefix": prefix, "rollout_steps": 3}
+    whole, rows = weights_after(world, model=make_model(**model))
+    parts, split = weights_after(world, model=make_model(**model), num_microbatches=3)
+    torch.testing.assert_close(whole, parts, atol=1e-5, rtol=0)
+    assert [r["loss"] for r in rows] == pytest.approx([r["loss"] for r in split], rel=1e-4)
+
+
+def test_an_average_of_the_weights_lies_between_the_first_and_the_last(world):
+    first = torch.cat([p.flatten() for p in make_model().predictor.parameters()])
+    last, _ = weights_after(world, num_steps=30)
+    mean, _ = weights_after(world, num_steps=30, ema=0.9)
+    assert 0 < (mean - last).norm() < (first - last).norm()
+    same, _ = weights_after(world, num_steps=30, ema=0.0)
+    assert torch.equal(same, last)
+
+
+def test_training_in_bfloat16_goes_the_same_way(world):
+    model = make_model()
+    config = TrainConfig(num_steps=8)
+    rows = list(train(model, world(range(32)), config, precision=torch.bfloat16))
+    _, exact = weights_after(world, num_steps=8)
+    assert all(p.dtype == torch.float32 for p in model.predictor.parameters())
+    losses, expected = ([r["loss"] for r in which] for which in (rows, exact))
+    assert losses == pytest.approx(expected, rel=0.03) and losses != expected
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_train_alike(world):
+    _, plain = weights_after(world, num_steps=3)
+    model = make_model()
+    _, compiled = weights_after(world, num_steps=3, model=model, compile=True)
+    assert [r["loss"] for r in compiled] == pytest.approx([r["loss"] for r in plain], rel=1e-3)
+    assert not any("_orig_mod" in name for name in model.predictor.state_dict())
+
+
+def test_precision_is_chosen_by_what_the_processor_does(monkeypatch):
+    cpu = torch.device("cpu")
+    for fast, wanted in ((2.0, torch.bfloat16), (1.1, torch.float32), (0.01, torch.float32)):
+        rates = {torch.float32: 1.0, torch.bfloat16: fast}
+        monkeypatch.setattr(training, "matmul_rate", lambda dtype, *_, rates=rates: rates[dtype])
+        assert choose_precision("auto", cpu) == wanted
+    assert choose_precision("float32", cpu) == torch.float32
+    assert choose_precision("bfloat16", cpu) == torch.bfloat16
+
+
+def test_channel_statistics_are_those_of_the_training_tokens():
+    tokens = [np.random.default_rng(i).normal(i, 1 + i, (5, 2, 3)) for i in range(4)]
+    tokens[3] += 100  # held out
+    store = TokenStore(np.concatenate(tokens).astype(np.float32), (5,) * 4)
+    stats = training._channel_stats(store, (0, 1, 2))
+    seen = np.concatenate(tokens[:3]).reshape(-1, 3)
+    np.testing.assert_allclose(stats.mean, seen.mean(0), atol=1e-5)
+    np.testing.assert_allclose(stats.std, seen.std(0), rtol=1e-5)
+
+
 def test_schedule_warms_up_holds_and_falls_to_zero():
     config = TrainConfig(num_steps=100, learning_rate=6.0, warmup_share=0.1, decay_share=0.4)
     rates = [learning_rate(config, step) for step in range(101)]
@@ -86,9 +151,15 @@ def test_schedule_warms_up_holds_and_falls_to_zero():
     assert rates[80] == pytest.approx(3.0) and rates[100] == 0.0
 
 
-@pytest.mark.parametrize("bad", [{"num_steps": 0}, {"learning_rate": 0.0}, {"decay_share": 1.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"num_steps": 0}, {"learning_rate": 0.0}, {"decay_share": 1.0}),
+        *({"num_microbatches": 0}, {"precision": "float16"}, {"ema": 1.0}),
+    ],
+)
 def test_impossible_training_settings_are_refused(bad):
-    with pytest.raises(ValueError, match="TrainConfig"):
+    with pytest.raises(ValueError, match=f"TrainConfig|{next(iter(bad))}"):
         TrainConfig(**bad)
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from fakes import SPEC, make_model
+from fakes import SPEC, PointEnv, make_model
 
 from robot_wm.data import Batch
+from robot_wm.preprocess import NormStats
 from robot_wm.types import Observation
 from robot_wm.world_model import LatentState
 
@@ -24,26 +27,41 @@ def batch(num=3, frames=5, seed=0):
 class Recall:
     """A predictor that knows the future by heart: frame t follows frame t - 1 of the batch."""
 
-    def __init__(self, tokens):
+    def __init__(self, tokens, wrong=None):
         self.tokens = tokens
-        self.calls = []
+        self.wrong = wrong  # the frame that it imagines badly when fed with its own
+        self.calls = []  # (frames before, frames given, actions given)
 
-    def __call__(self, tokens, actions_n, states_n):
-        self.calls.append(tokens)
-        frames = tokens.shape[1]
-        return self.tokens[:, 1 : frames + 1]
+    def extend(self, cache, tokens, actions_n, states_n, extrinsics_n):
+        past = 0 if cache is None else cache.frames
+        frames = past + tokens.shape[1]
+        self.calls.append((past, tokens, actions_n))
+        out = self.tokens[:, past + 1 : frames + 1].clone()
+        if cache is not None and frames == self.wrong:
+            out = out + 1
+        return out, Frames(frames)
 
     def parameters(self):
         return iter([self.tokens])
 
 
+class Frames:
+    def __init__(self, frames):
+        self.frames = frames
+
+    def first(self, frames):
+        return Frames(frames)
+
+
+@pytest.mark.parametrize("prefix", ["first", "random"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-def test_a_predictor_that_is_right_has_no_loss_at_any_rollout_step(steps):
-    data = batch()
-    model = make_model(rollout_steps=steps)
+def test_a_predictor_that_is_right_has_no_loss_at_any_rollout_step(steps, prefix):
+    data = batch(frames=7)
+    model = make_model(rollout_steps=steps, rollout_prefix=prefix)
     model.predictor = Recall(data.tokens)
-    loss, metrics = model.loss(data)
-    assert float(loss) == 0.0, metrics
+    for seed in range(8):
+        loss, metrics = model.loss(data, generator=torch.Generator().manual_seed(seed))
+        assert float(loss) == 0.0, metrics
 
 
 @pytest.mark.parametrize("steps", [2, 3, 4])
@@ -51,19 +69,8 @@ def test_every_rollout_step_is_compared_with_its_own_frame(steps):
     data = batch()
     for wrong in range(2, steps + 1):
         model = make_model(rollout_steps=steps)
-        recall = model.predictor = Recall(data.tokens.clone())
-        seen = recall.__call__
-
-        def off_at_one_frame(tokens, actions_n, states_n, wrong=wrong, seen=seen, recall=recall):
-            out = seen(tokens, actions_n, states_n).clone()
-            if len(recall.calls) > 1 and tokens.shape[1] == wrong:
-                out[:, -1] += 1.0
-            return out
-
-        model.predictor = type(
-            "P", (), {"__call__": staticmethod(off_at_one_frame), "parameters": recall.parameters}
-        )()
-        loss, metrics = model.loss(data)
+        model.predictor = Recall(data.tokens, wrong=wrong)
+        _, metrics = model.loss(data)
         assert metrics["teacher_forcing"] == 0.0
         assert metrics["rollout"] == pytest.approx(1.0 / (steps - 1))
 
@@ -73,10 +80,60 @@ def test_the_rollout_starts_at_frame_0_and_feeds_on_itself():
     model = make_model(rollout_steps=3)
     recall = model.predictor = Recall(data.tokens)
     model.loss(data)
-    teacher, two, three = recall.calls
-    assert torch.equal(teacher, data.tokens[:, :-1])
-    assert two.shape[1] == 2 and three.shape[1] == 3
-    assert torch.equal(three[:, 0], data.tokens[:, 0])
+    (zero, teacher, _), *rollout = recall.calls
+    assert zero == 0 and torch.equal(teacher, data.tokens[:, :-1])
+    assert [past for past, _, _ in rollout] == [1, 2]
+    for past, fed, actions_n in rollout:
+        assert torch.equal(fed, data.tokens[:, past : past + 1])  # what Recall had answered
+        expected = model.action_stats.forward(data.actions)[:, past : past + 1]
+        assert torch.equal(actions_n, expected)
+
+
+def test_a_random_rollout_starts_wherever_it_fits():
+    data = batch(frames=7)
+    model = make_model(rollout_steps=3, rollout_prefix="random")
+    starts = set()
+    for seed in range(60):
+        recall = model.predictor = Recall(data.tokens)
+        model.loss(data, generator=torch.Generator().manual_seed(seed))
+        starts.add(recall.calls[1][0])
+        assert [past - recall.calls[1][0] for past, _, _ in recall.calls[1:]] == [0, 1]
+    assert starts == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("variant", [{}, {"proprio": "none"}, {"features": "layer_norm"}])
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_the_loss_is_that_of_whole_sequences_computed_again(variant, steps):
+    """No cache, no shortcuts: the definition, and its gradient."""
+    data = batch(frames=6)
+    model = make_model(rollout_steps=steps, rollout_prefix="random", **variant)
+    model.predictor.requires_grad_(True)
+    loss, _ = model.loss(data, generator=torch.Generator().manual_seed(1))
+    loss.backward()
+    ours = [p.grad.clone() for p in model.predictor.parameters()]
+    prefix = int(torch.randint(1, 6 - steps + 1, (), generator=torch.Generator().manual_seed(1)))
+    latents = model.latents(data.tokens)
+    actions = model.action_stats.forward(data.actions)
+    states = None
+    if model.spec.proprio != "none":
+        states = model.proprio_stats.forward(data.proprio)
+    model.predictor.zero_grad()
+
+    def predict(frames):
+        n = frames.shape[1]
+        return model.predictor(frames, actions[:, :n], None if states is None else states[:, :n])
+
+    expected = (predict(latents[:, :-1]) - latents[:, 1:]).square().mean()
+    frames, errors = latents[:, :prefix], []
+    for step in range(steps):
+        frames = torch.cat((frames, predict(frames)[:, -1:]), dim=1)
+        if step:
+            errors.append((frames[:, -1] - latents[:, prefix + step]).square().mean())
+    expected = expected + sum(errors) / len(errors)
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
+    expected.backward()
+    for mine, p in zip(ours, model.predictor.parameters(), strict=True):
+        torch.testing.assert_close(mine, p.grad, atol=1e-5, rtol=1e-4)
 
 
 def test_the_loss_teaches_every_weight_and_not_the_encoder():
@@ -91,8 +148,79 @@ def test_the_loss_teaches_every_weight_and_not_the_encoder():
 def test_a_loss_that_is_not_finite_raises():
     data = batch()
     data.tokens[0, 0, 0, 0] = np.nan
-    with pytest.raises(FloatingPointError, match="finite"):
+    with pytest.raises(FloatingPointError, match="tokens are not finite"):
         make_model().loss(data)
+    data = batch()
+    data.actions[0, 0, 0] = np.inf
+    with pytest.raises(FloatingPointError, match="actions are not finite"):
+        make_model().loss(data)
+    data = batch()
+    with pytest.raises(FloatingPointError, match="loss is not finite"):
+        make_model().loss(replace(data, tokens=data.tokens * 1e30))
+
+
+def test_a_batch_that_does_not_fit_is_told():
+    with pytest.raises(ValueError, match="windows of 2, want more than 2"):
+        make_model().loss(batch(frames=2))
+    data = batch()
+    with pytest.raises(ValueError, match="tokens: got torch.float64"):
+        make_model().loss(replace(data, tokens=data.tokens.double()))
+    with pytest.raises(ValueError, match="actions: got"):
+        make_model().loss(replace(data, actions=data.actions[:, :-1]))
+    with pytest.raises(ValueError, match="frames: got 9"):
+        make_model().loss(batch(frames=10))
+
+
+@pytest.mark.parametrize("features", ["raw", "layer_norm", "channel_norm"])
+def test_goals_observations_and_imagination_share_one_space(features):
+    stats = NormStats(np.arange(6.0), np.full(6, 2.0)) if features == "channel_norm" else None
+    model = make_model(features=features, feature_stats=stats)
+    env = PointEnv()
+    observation = env.reset(0)
+    raw = make_model().embed(observation.images)
+    latent = model.embed(observation.images)
+    assert torch.equal(model.observe(None, observation, None).latents[0], latent)
+    imagined = model.rollout(model.observe(None, observation, None), torch.zeros(1, 2, 2))
+    if features == "raw":
+        assert torch.equal(latent, raw)
+    elif features == "channel_norm":
+        torch.testing.assert_close(latent, (raw - torch.arange(6.0)) / 2)
+    else:
+        for each in (latent, imagined):
+            torch.testing.assert_close(each.mean(-1), torch.zeros_like(each[..., 0]), **NEAR)
+            torch.testing.assert_close(
+                each.std(-1, correction=0), torch.ones_like(each[..., 0]), **NEAR
+            )
+
+
+NEAR = {"atol": 1e-2, "rtol": 0}
+
+
+def test_parts_that_do_not_fit_together_are_named():
+    with pytest.raises(ValueError, match="feature statistics: got 0 and 6"):
+        make_model(features="channel_norm")
+    with pytest.raises(ValueError, match="extrinsics: got 6 and 0"):
+        make_model(extrinsics=(0.0,) * 6)
+    with pytest.raises(ValueError, match="'pose' needs 7 states"):
+        make_model(proprio="pose")
+    for name in ("rollout_prefix", "features", "error"):
+        with pytest.raises(ValueError, match=f"{name}: got 'wrong'"):
+            make_model(**{name: "wrong"})
+
+
+def test_a_plan_context_is_the_same_for_all_candidates_and_as_training_saw_it():
+    """rollout(state) equals imagine() with the context copied for every candidate."""
+    model = make_model(context_frames=3)
+    env = PointEnv()
+    state = model.observe(None, env.reset(0), None)
+    for _ in range(3):
+        applied = env.apply(np.full(2, 0.05))
+        state = model.observe(state, env.observe(), applied)
+    actions = torch.rand(5, 4, 2) * 0.2 - 0.1
+    many = [v.expand(5, *v.shape) for v in (state.latents, state.proprio, state.actions)]
+    torch.testing.assert_close(
+        model.rollout(state, actions), model.imagine(*many, actions), atol=1e-5, rtol=0
+    )
 
 
 def test_rollout_integrates_proprioception_as_training_saw_it():
@@ -100,7 +228,7 @@ def test_rollout_integrates_proprioception_as_training_saw_it():
     model = make_model()
     data = batch(num=1, frames=4)
     proprio = data.proprio[:, :1] + torch.cat((torch.zeros(1, 1, 2), data.actions.cumsum(1)), dim=1)
-    state = LatentState(data.tokens[0, :1], proprio[0, :1], data.actions[0, :0])
+    state = LatentState(data.tokens[0, :1], proprio[0, :1], data.actions[0, :0], None)
     with torch.no_grad():
         imagined = model.rollout(state, data.actions)
         tokens = data.tokens[:, :1]
@@ -123,7 +251,7 @@ def test_memory_is_as_long_as_the_context_and_holds_what_was_applied():
         state = model.observe(
             state, Observation({"front": picture}, np.full(2, t / 10), t), applied
         )
-    assert state.tokens.shape[0] == 3
+    assert state.latents.shape[0] == 3
     np.testing.assert_allclose(state.proprio[:, 0], [0.3, 0.4, 0.5])
     np.testing.assert_allclose(state.actions[:, 0], [0.04, 0.05])
 

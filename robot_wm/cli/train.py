@@ -17,7 +17,15 @@ from robot_wm.cli.build import build_encoder
 from robot_wm.cli.console import Progress, finish, git_sha, output_dir, say
 from robot_wm.data import AlignedData, DataSpec, align, encode_dataset, open_dataset
 from robot_wm.predictor import PredictorConfig
-from robot_wm.training import FitConfig, Metrics, TrainConfig, held_out_error, prepare, train
+from robot_wm.training import (
+    FitConfig,
+    Metrics,
+    TrainConfig,
+    choose_precision,
+    held_out_error,
+    prepare,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,11 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
         f"train on {fitting.training.num_windows} windows of {how.num_frames} frames; encoder "
         f"{encoder.grid[0] * encoder.grid[1]} x {encoder.dim}, predictor {num_weights / 1e6:.1f} M"
     )
+    precision = choose_precision(optimizer.precision, model.device)
+    say(f"matrix products in {str(precision).removeprefix('torch.')}")
     metrics = []
     with Progress("train", "step") as progress:
-        for row in train(model, fitting.training, optimizer):
+        for row in train(model, fitting.training, optimizer, precision=precision):
             metrics.append(row)
             progress.note(loss=row["loss"])
             progress(len(metrics), optimizer.num_steps)
@@ -79,6 +89,7 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
             },
             "fit": settings["fit"],
             "optimizer": settings["optimizer"],
+            "precision": str(precision).removeprefix("torch."),
             "git_sha": git_sha(),
             "held_out_error": errors,
         },

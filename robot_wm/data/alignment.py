@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from robot_wm.data.dataset import Dataset, Episode
 from robot_wm.data.keys import dim_names, find_camera, find_state
+from robot_wm.poses import POSE_NAMES, pose_change
 from robot_wm.types import FloatArray
 
-ActionMode = Literal["state_delta", "recorded"]
+ActionMode = Literal["state_delta", "pose_delta", "recorded"]
 
 _STEP_TOLERANCE = 0.02  # of dt_s
 _GAP_PERIODS = 1.5
@@ -36,6 +38,8 @@ class DataSpec:
         state: key or short name, or several joined by `+`; `observation.state`, or its parts,
             where None.
         action: `state_delta`: what the robot did, state[t+1] - state[t] of the sampled frames.
+            `pose_delta`: the same for states that are poses (x y z, roll pitch yaw, gripper: see
+            robot_wm.poses), whose rotations are no numbers to subtract.
             `recorded`: the dataset's own `action`, which is what was asked of the robot, in a unit
             that the dataset does not state; only where `dt_s` is the dataset's own period.
         dt_s: time step of the model, seconds; a multiple of the dataset's period within 2 %.
@@ -168,7 +172,13 @@ def align(dataset: Dataset, spec: DataSpec, *, drop_corrupt: bool = False) -> Al
             f"{hint}: {listed}{more}"
         )
     proprio_names = tuple(n for key in state for n in dim_names(dataset, key))
-    action_names = proprio_names if spec.action == "state_delta" else dim_names(dataset, "action")
+    recorded = spec.action == "recorded"
+    action_names = dim_names(dataset, "action") if recorded else proprio_names
+    if spec.action == "pose_delta" and len(proprio_names) != len(POSE_NAMES):
+        raise ValueError(
+            f"action: 'pose_delta' needs a state of {', '.join(POSE_NAMES)}, got "
+            f"{', '.join(proprio_names)}"
+        )
     episodes, indices, timestamps_s, proprio, actions = zip(*kept, strict=True)
     return AlignedData(
         dataset=dataset,
@@ -239,6 +249,9 @@ def _sample(
     sampled = proprio[indices]
     if spec.action == "state_delta":
         actions = np.diff(sampled, axis=0)
+    elif spec.action == "pose_delta":
+        poses = torch.from_numpy(sampled)
+        actions = pose_change(poses[:-1], poses[1:]).numpy()
     else:
         actions = _values(dataset, episode, "action")[indices[:-1]]
     return indices, times_s[indices], sampled.astype(np.float32), actions.astype(np.float32)

@@ -1,0 +1,88 @@
+"""End-effector poses as V-JEPA 2-AC has them, and what actions make of them; batched.
+
+A pose is `[x, y, z, roll, pitch, yaw, gripper]` in the robot's base frame: metres, extrinsic xyz
+Euler angles in radians (scipy's "xyz"), and 0 (open) to 1 (closed). An action is the change
+`[p' - p, euler(R' R^T), g' - g]` (arXiv 2506.09985).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+POSE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+
+
+def euler_to_matrix(angles: Tensor) -> Tensor:
+    """Extrinsic xyz angles `[..., 3]`, rad, to rotations `[..., 3, 3]` = Rz Ry Rx."""
+    (a, b, c), (x, y, z) = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    rows = (
+        (c * b, c * y * x - z * a, c * y * a + z * x),
+        (z * b, z * y * x + c * a, z * y * a - c * x),
+        (-y, b * x, b * a),
+    )
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def matrix_to_euler(rotation: Tensor) -> Tensor:
+    """Rotations `[..., 3, 3]` to extrinsic xyz angles `[..., 3]`, rad.
+
+    Roll and yaw lie in [-pi, pi], pitch in [-pi/2, pi/2]. With the pitch straight up or down only
+    their difference is defined; the yaw is then 0.
+    """
+    cos_pitch = torch.hypot(rotation[..., 0, 0], rotation[..., 1, 0])
+    pitch = torch.atan2(-rotation[..., 2, 0], cos_pitch)
+    locked = cos_pitch < 1e-7
+    roll = torch.atan2(
+        torch.where(locked, -rotation[..., 1, 2], rotation[..., 2, 1]),
+        torch.where(locked, rotation[..., 1, 1], rotation[..., 2, 2]),
+    )
+    yaw = torch.atan2(rotation[..., 1, 0], rotation[..., 0, 0])
+    return torch.stack((roll, pitch, torch.where(locked, 0.0, yaw)), dim=-1)
+
+
+def integrate_poses(pose: Tensor, actions: Tensor) -> Tensor:
+    """Poses after each of several actions.
+
+    Rotations are multiplied as matrices, in float64 where the device has it.
+
+    Args:
+        pose: `[N, 7]`, or `[1, 7]` for all.
+        actions: `[N, H, 7]`.
+
+    Returns:
+        `[N, H, 7]` in the dtype of `actions`; the gripper is kept within [0, 1].
+
+    Raises:
+        ValueError: vectors that are no poses.
+    """
+    if pose.shape[-1] != 7 or actions.ndim != 3 or actions.shape[-1] != 7:
+        raise ValueError(
+            f"poses: got {tuple(pose.shape)} and actions {tuple(actions.shape)}, want [N, 7] and "
+            f"[N, H, 7]"
+        )
+    dtype = torch.float32 if actions.device.type == "mps" else torch.float64
+    now, moves = pose.to(dtype).expand(len(actions), 7), actions.to(dtype)
+    turns = euler_to_matrix(moves[..., 3:6])  # [N, H, 3, 3]
+    rotation, gripper = euler_to_matrix(now[:, 3:6]), now[:, 6]
+    rotations, grippers = [], []
+    for h in range(actions.shape[1]):
+        rotation = turns[:, h] @ rotation
+        gripper = (gripper + moves[:, h, 6]).clamp(0, 1)
+        rotations.append(rotation)
+        grippers.append(gripper)
+    position = now[:, None, :3] + moves[..., :3].cumsum(1)
+    angles = matrix_to_euler(torch.stack(rotations, dim=1))
+    poses = torch.cat((position, angles, torch.stack(grippers, dim=1)[..., None]), dim=-1)
+    return poses.to(actions.dtype)
+
+
+def pose_change(before: Tensor, after: Tensor) -> Tensor:
+    """The actions `[..., 7]` that lead from poses `before` to poses `after`, both `[..., 7]`."""
+    dtype = torch.float32 if before.device.type == "mps" else torch.float64
+    old, new = before.to(dtype), after.to(dtype)
+    turn = euler_to_matrix(new[..., 3:6]) @ euler_to_matrix(old[..., 3:6]).transpose(-1, -2)
+    change = new - old
+    return torch.cat((change[..., :3], matrix_to_euler(turn), change[..., 6:]), dim=-1).to(
+        before.dtype
+    )
