@@ -2,7 +2,7 @@
 
 config.json             what the model is; nothing in it is ever imported by name
 predictor.safetensors   trained weights
-encoder.safetensors     the frozen encoder's weights, where they are ours
+encoder.safetensors     the frozen encoder's weights, unless they are public at a pinned commit
 manifest.json           sha256 of every other file
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from robot_wm.encoders import MiniEncoder, load_mini, save_mini
+from robot_wm.encoders import Fingerprint, load_encoder, save_encoder
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
 from robot_wm.types import ActionSpec
@@ -45,19 +45,17 @@ def save_checkpoint(
     """Writes a checkpoint; what stood at `directory` before stays until the new one is whole.
 
     Args:
-        model: with a MiniEncoder.
+        model: with an encoder of robot_wm.encoders.
         directory: is created, or replaced if it is a checkpoint.
         training: where the weights come from (dataset, steps, errors): kept, never interpreted.
         extra: file name -> text to keep beside them, such as the metrics of every step.
 
     Raises:
         FileExistsError: `directory` holds something else than a checkpoint.
-        TypeError: the encoder's weights are not ours to copy.
+        TypeError: an encoder that a checkpoint could not rebuild.
     """
     directory = directory.resolve()
     check_replaceable(directory)
-    if not isinstance(model.encoder, MiniEncoder):
-        raise TypeError(f"encoder: got {type(model.encoder).__name__}, want MiniEncoder")
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -65,15 +63,17 @@ def save_checkpoint(
         scratch.mkdir()
         weights = {name: v.contiguous() for name, v in model.predictor.state_dict().items()}
         (scratch / _PREDICTOR).write_bytes(save(weights))
-        save_mini(model.encoder, scratch / _ENCODER)
+        encoder = save_encoder(model.encoder, scratch / _ENCODER)
         config = {
             "format": FORMAT,
             "spec": _spec_to_json(model.spec),
             "predictor": asdict(model.predictor.config),
-            "encoder": {"kind": "mini", "fingerprint": model.encoder.fingerprint},
+            "encoder": {**encoder, "fingerprint": asdict(model.encoder.fingerprint)},
             "action_stats": _stats_to_json(model.action_stats),
             "proprio_stats": _stats_to_json(model.proprio_stats),
-            "feature_stats": model.feature_stats and _stats_to_json(model.feature_stats),
+            "feature_stats": (
+                None if model.feature_stats is None else _stats_to_json(model.feature_stats)
+            ),
             "error": model.error,
             "rollout_steps": model.rollout_steps,
             "rollout_prefix": model.rollout_prefix,
@@ -129,9 +129,15 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
 
     Raises:
         CheckpointError: missing, another format, a changed file, or weights that do not fit.
+        FileNotFoundError: the encoder's public weights are out of reach (says what to do).
     """
+    if directory.is_file():
+        raise CheckpointError(
+            f"checkpoint: {directory} is a file, want a checkpoint directory; a released V-JEPA "
+            f"2-AC file is turned into one by: robot-wm convert checkpoint={directory} out=DIR"
+        )
     manifest = _read_json(directory, _MANIFEST)
-    for name in (_CONFIG, _PREDICTOR, _ENCODER):
+    for name in (_CONFIG, _PREDICTOR):
         if name not in manifest:
             raise CheckpointError(f"checkpoint: {directory} lacks {name}")
     for name, expected in manifest.items():
@@ -142,11 +148,18 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
             raise CheckpointError(f"checkpoint: {path} was changed or damaged since it was saved")
     config = _read_json(directory, _CONFIG)
     if config.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint: got format {config.get('format')}, want {FORMAT}")
+        raise CheckpointError(
+            f"checkpoint: got format {config.get('format')}, want {FORMAT}: train it again"
+        )
     try:
-        encoder = load_mini(directory / _ENCODER)
-        if encoder.fingerprint != config["encoder"]["fingerprint"]:
-            raise ValueError("the encoder is not the one the predictor was trained on")
+        described = dict(config["encoder"])
+        expected = Fingerprint(**described.pop("fingerprint"))
+        encoder = load_encoder(described, directory / _ENCODER)
+        different = encoder.fingerprint.difference(expected)
+        if different:
+            raise ValueError(
+                f"the encoder is not the one the predictor was trained on: {different} differ"
+            )
         predictor = Predictor(PredictorConfig(**config["predictor"]))
         predictor.load_state_dict(load_file(directory / _PREDICTOR))
         model = LatentWorldModel(
@@ -155,7 +168,11 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
             _spec_from_json(config["spec"]),
             action_stats=_stats_from_json(config["action_stats"]),
             proprio_stats=_stats_from_json(config["proprio_stats"]),
-            feature_stats=config["feature_stats"] and _stats_from_json(config["feature_stats"]),
+            feature_stats=(
+                None
+                if config["feature_stats"] is None
+                else _stats_from_json(config["feature_stats"])
+            ),
             error=config["error"],
             rollout_steps=config["rollout_steps"],
             rollout_prefix=config["rollout_prefix"],

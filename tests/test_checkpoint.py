@@ -73,6 +73,9 @@ def test_nonsense_directories_are_told(tmp_path):
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(CheckpointError, match="not a JSON object"):
         load_checkpoint(tmp_path)
+    (tmp_path / "vjepa2-ac-vitg.pt").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"robot-wm convert checkpoint=\S+vitg.pt out=DIR"):
+        load_checkpoint(tmp_path / "vjepa2-ac-vitg.pt")
 
 
 def test_a_manifest_cannot_name_files_elsewhere(saved):
@@ -88,7 +91,7 @@ def test_saving_again_replaces_and_a_failed_save_keeps_the_old_one(saved, monkey
     _, directory = saved
     before = load_checkpoint(directory)[1]["checkpoint_hash"]
     monkeypatch.setattr(
-        "robot_wm.checkpoint.save_mini", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+        "robot_wm.checkpoint.save_encoder", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
     )
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(make_model(seed=4), directory)

@@ -63,7 +63,7 @@ def test_encoder_shapes(encoder):
     tokens = encoder(frames(encoder, 3))
     assert tokens.shape == (2, 3, encoder.grid[0] * encoder.grid[1], encoder.dim)
     assert tokens.isfinite().all() and not tokens.requires_grad
-    assert len(encoder.fingerprint) == 64
+    assert len(encoder.fingerprint.key) == 64
 
 
 def test_encoder_sees_each_frame_alone(encoder):

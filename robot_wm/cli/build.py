@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from robot_wm.encoders import MiniEncoder, load_mini, random_mini, shipped_weights
 from robot_wm.types import Controller, Env, Task
 
 
@@ -56,12 +54,3 @@ def instantiate(config: DictConfig, **facts: Any) -> Any:
         return hydra.utils.instantiate(config, **facts)
     except InstantiationException as error:
         raise ValueError(str(error.__cause__ or error)) from error
-
-
-def build_encoder(config: DictConfig) -> MiniEncoder:
-    """The frozen encoder of an `encoder` group."""
-    if config.kind == "random":
-        return random_mini(seed=config.seed)
-    if config.kind == "mini":
-        return load_mini(Path(config.weights) if config.weights else shipped_weights())
-    raise ValueError(f"encoder: got kind {config.kind!r}, want mini or random")

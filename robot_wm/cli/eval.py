@@ -256,12 +256,12 @@ def table(tasks: Mapping[str, Any]) -> str:
 
 
 def _settings(config: DictConfig, saved: Mapping[str, Any]) -> dict[str, str]:
-    training = saved.get("training", {})
+    training, encoder = saved.get("training", {}), saved["encoder"]
     planner: Any = OmegaConf.to_container(config.planner)
     return {
         "git sha": git_sha() or "not a checkout",
         "checkpoint": f"{config.checkpoint} ({saved['checkpoint_hash'][:12]})",
-        "encoder": f"{saved['encoder']['kind']} ({saved['encoder']['fingerprint'][:12]})",
+        "encoder": f"{encoder['name']} ({encoder['fingerprint']['weights'][:12]})",
         "dataset": str(training.get("data", {}).get("content_hash", "unknown"))[:12],
         "episodes": f"{config.num_episodes} of split {config.split}",
         "planner": ", ".join(

@@ -52,4 +52,4 @@ def run(config: DictConfig) -> None:
     with replacing(out.with_suffix(".jsonl")) as scratch:
         scratch.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in metrics))
     say(f"encoder: {out}")
-    finish({"encoder": str(out), "fingerprint": encoder.fingerprint, **metrics[-1]})
+    finish({"encoder": str(out), "fingerprint": encoder.fingerprint.key, **metrics[-1]})

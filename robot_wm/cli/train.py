@@ -13,9 +13,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import check_replaceable, save_checkpoint
-from robot_wm.cli.build import build_encoder
 from robot_wm.cli.console import Progress, finish, git_sha, output_dir, say
 from robot_wm.data import AlignedData, DataSpec, align, encode_dataset, open_dataset
+from robot_wm.encoders import build_encoder
 from robot_wm.predictor import PredictorConfig
 from robot_wm.training import (
     FitConfig,
@@ -49,14 +49,14 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     settings: Any = OmegaConf.to_container(config)
     optimizer, how = TrainConfig(**settings["optimizer"]), FitConfig(**settings["fit"])
     make_predictor_config = functools.partial(PredictorConfig, **settings["predictor"])
-    encoder = build_encoder(config.encoder)
+    encoder = build_encoder(**settings["encoder"])
     data = load_data(config.data)
     with Progress("encode", "frame") as progress:
         tokens = encode_dataset(
             data,
             encoder,
             encoder.image,
-            encoder_fingerprint=encoder.fingerprint,
+            encoder_fingerprint=encoder.fingerprint.key,
             cache_dir=Path(config.cache),
             progress=progress,
         )

@@ -1,12 +1,10 @@
-"""Encoders: pictures to tokens, frozen, each frame by itself."""
+"""The project's own small ViT."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from einops import rearrange
@@ -14,39 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from robot_wm.encoders.protocol import Fingerprint, fingerprint, freeze
 from robot_wm.layers import LAYER_NORM_EPS, Block, init_transformer
 from robot_wm.preprocess import ImageSpec
 
-WEIGHTS_DIR = Path(__file__).parent / "weights"
+WEIGHTS_DIR = Path(__file__).parents[1] / "weights"
 TUBELET = 2
-
-
-class Encoder(Protocol):
-    """Frames to tokens. Frame t's tokens depend on frame t alone."""
-
-    @property
-    def dim(self) -> int:
-        """Token dimension D."""
-        ...
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the token map; their product is P."""
-        ...
-
-    @property
-    def image(self) -> ImageSpec:
-        """The pictures it takes."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of weights and preprocessing."""
-        ...
-
-    def __call__(self, frames: Tensor) -> Tensor:
-        """`[B, T, 3, height, width]`, prepared as `image` says, to tokens `[B, T, P, D]`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +71,7 @@ class MiniEncoder(nn.Module):
         self.config = config
         side = config.image_size // config.patch_size
         self._image = ImageSpec(config.image_size, config.image_size)
-        self._fingerprint: str | None = None
+        self._fingerprint: Fingerprint | None = None
         self.patch_embed = nn.Linear(TUBELET * 3 * config.patch_size**2, config.width)
         self.registers = nn.Parameter(torch.zeros(config.num_tokens, config.width))
         self.register_buffer("positions", _sincos_2d(side, config.width), persistent=False)
@@ -126,9 +97,9 @@ class MiniEncoder(nn.Module):
         return self._image
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> Fingerprint:
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self, self._image)
+            self._fingerprint = fingerprint(self, self)
         return self._fingerprint
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -140,21 +111,35 @@ class MiniEncoder(nn.Module):
         size = self.config.image_size
         if frames.ndim != 5 or tuple(frames.shape[2:]) != (3, size, size):
             raise ValueError(f"frames: got {tuple(frames.shape)}, want [B, T, 3, {size}, {size}]")
-        batch = frames.shape[0]
+        x = self.trunk(frames.flatten(0, 1))[:, : self.config.num_tokens]
+        tokens = self.head(x)  # [B T, P, D]
+        tokens = self.head_norm(tokens.flatten(1)).view_as(tokens)
+        return rearrange(tokens, "(b t) p d -> b t p d", b=len(frames))
+
+    def trunk(self, frames: Tensor) -> Tensor:
+        """`[n, 3, height, width]` to registers and patches, `[n, P + patches, width]`."""
         patches = rearrange(
             frames,
-            "b t c (r p) (s q) -> (b t) (r s) (c p q)",
+            "n c (r p) (s q) -> n (r s) (c p q)",
             p=self.config.patch_size,
             q=self.config.patch_size,
         )
         x = self.patch_embed(torch.cat((patches, patches), dim=-1)) + self.positions
-        registers = self.registers.expand(x.shape[0], -1, -1)
-        x = torch.cat((registers, x), dim=1)  # [B T, P + patches, width]
+        x = torch.cat((self.registers.expand(len(x), -1, -1), x), dim=1)
         for block in self.blocks:
             x, _ = block(x)
-        tokens = self.head(self.norm(x[:, : self.config.num_tokens]))  # [B T, P, D]
-        tokens = self.head_norm(tokens.flatten(1)).view_as(tokens)
-        return rearrange(tokens, "(b t) p d -> b t p d", b=batch)
+        return self.norm(x)
+
+
+class MiniPatches(nn.Module):
+    """A MiniEncoder read at its patches: `[n, 3, size, size]` to `[n, patches, width]`."""
+
+    def __init__(self, mini: MiniEncoder) -> None:
+        super().__init__()
+        self.mini = mini
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.mini.trunk(frames)[:, self.mini.config.num_tokens :]
 
 
 def save_mini(encoder: MiniEncoder, path: Path) -> None:
@@ -180,7 +165,8 @@ def load_mini(path: Path) -> MiniEncoder:
         encoder.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"encoder weights: {path} is not a mini encoder's ({error})") from error
-    return freeze(encoder)
+    freeze(encoder)
+    return encoder
 
 
 def shipped_weights() -> Path:
@@ -191,21 +177,9 @@ def shipped_weights() -> Path:
 def random_mini(*, seed: int, config: MiniConfig | None = None) -> MiniEncoder:
     """The mini architecture, untrained: the floor of every comparison."""
     generator = torch.Generator().manual_seed(seed)
-    return freeze(MiniEncoder(config or MiniConfig(), generator=generator))
-
-
-def freeze(encoder: MiniEncoder) -> MiniEncoder:
-    """Evaluation mode, no gradients."""
-    return encoder.eval().requires_grad_(False)
-
-
-def fingerprint(module: nn.Module, image: ImageSpec) -> str:
-    """sha256 over the preprocessing and every weight's name, type, shape and bytes."""
-    digest = hashlib.sha256(json.dumps(asdict(image), sort_keys=True).encode())
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()
+    encoder = MiniEncoder(config or MiniConfig(), generator=generator)
+    freeze(encoder)
+    return encoder
 
 
 def _sincos_2d(side: int, width: int) -> Tensor:

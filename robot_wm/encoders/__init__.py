@@ -1,0 +1,44 @@
+"""Encoders: pictures to tokens, frozen, each frame by itself."""
+
+from robot_wm.encoders.catalog import (
+    NAMES,
+    build_encoder,
+    load_encoder,
+    released_encoder,
+    save_encoder,
+)
+from robot_wm.encoders.hub import EncoderWeightsError
+from robot_wm.encoders.mini import (
+    MiniConfig,
+    MiniEncoder,
+    load_mini,
+    random_mini,
+    save_mini,
+    shipped_weights,
+)
+from robot_wm.encoders.protocol import Encoder, Fingerprint, freeze
+from robot_wm.encoders.vit import ViTConfig, ViTEncoder
+from robot_wm.encoders.vjepa2 import VJepa2Shape, from_release, release_shape
+
+__all__ = [
+    "NAMES",
+    "Encoder",
+    "EncoderWeightsError",
+    "Fingerprint",
+    "MiniConfig",
+    "MiniEncoder",
+    "VJepa2Shape",
+    "ViTConfig",
+    "ViTEncoder",
+    "build_encoder",
+    "freeze",
+    "from_release",
+    "load_encoder",
+    "load_mini",
+    "random_mini",
+    "release_shape",
+    "released_encoder",
+    "save_encoder",
+    "save_mini",
+    "shipped_weights",
+]

@@ -1,0 +1,284 @@
+"""Every encoder by name: built from public weights, a file or nothing; saved and built again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from robot_wm.encoders.hub import HubFile, fetch, read_weights
+from robot_wm.encoders.images import TimmBackbone, ijepa_from_transformers
+from robot_wm.encoders.mini import (
+    MiniEncoder,
+    MiniPatches,
+    load_mini,
+    random_mini,
+    save_mini,
+    shipped_weights,
+)
+from robot_wm.encoders.protocol import Encoder
+from robot_wm.encoders.vit import ViTConfig, ViTEncoder
+from robot_wm.encoders.vjepa2 import SHAPES, VJepa2Backbone, VJepa2Shape, from_transformers
+from robot_wm.preprocess import ImageSpec
+
+# Commits as cited in public projects; every repository was looked at in November 2026 through
+# such citations, not on the hub itself.
+_HUB = {
+    "dinov2_vits": HubFile(
+        "timm/vit_small_patch14_dinov2.lvd142m",
+        "4610ca143709d58a633b6397a74412c2c3842454",
+        "Apache-2.0",
+    ),
+    "dinov2_vitb": HubFile(
+        "timm/vit_base_patch14_dinov2.lvd142m",
+        "4685c99dabffe5affac90bd99dbffd25801ae58d",
+        "Apache-2.0",
+    ),
+    "dinov2_vitl": HubFile(
+        "timm/vit_large_patch14_dinov2.lvd142m",
+        "4741e1cafbf45415e77074bb0cb42dba76c8684a",
+        "Apache-2.0",
+    ),
+    "dinov3_vits": HubFile(
+        "timm/vit_small_patch16_dinov3.lvd1689m",
+        "3bf4720a82ec2066db88137180ff1f83a675cef0",
+        "DINOv3 License",
+    ),
+    "dinov3_vitb": HubFile(
+        "timm/vit_base_patch16_dinov3.lvd1689m",
+        "c6a5fb7d12bbd3cf3b0079253141c3332aaed7da",
+        "DINOv3 License",
+    ),
+    "dinov3_vitl": HubFile(
+        "timm/vit_large_patch16_dinov3.lvd1689m",
+        "30c1109559f65dea34316b0d4842d35c5771fe11",
+        "DINOv3 License",
+    ),
+    "ijepa_vith": HubFile(
+        "facebook/ijepa_vith14_1k",
+        "f157467ea509bc356ff9f61fd3c0d840eec5e04e",
+        "CC BY-NC 4.0",
+    ),
+    "vjepa2_vitl": HubFile(
+        "facebook/vjepa2-vitl-fpc64-256",
+        "b3c1679b7c34d3255ef3547f27c7b226aefab26f",
+        "MIT",
+    ),
+    "vjepa2_vith": HubFile(
+        "facebook/vjepa2-vith-fpc64-256",
+        "b5eac8703e3efdc1547fbb6ddfbeb133dc0bdee5",
+        "MIT",
+    ),
+    "vjepa2_vitg": HubFile(
+        "facebook/vjepa2-vitg-fpc64-256",
+        "875c192b7b704b87d1e1d99345769632dd5f739a",
+        "Apache-2.0",
+    ),
+}
+# timm's architecture and the picture size: 16 x 16 patches each.
+_TIMM = {
+    "dinov2_vits": ("vit_small_patch14_dinov2.lvd142m", 224),
+    "dinov2_vitb": ("vit_base_patch14_dinov2.lvd142m", 224),
+    "dinov2_vitl": ("vit_large_patch14_dinov2.lvd142m", 224),
+    "dinov3_vits": ("vit_small_patch16_dinov3.lvd1689m", 256),
+    "dinov3_vitb": ("vit_base_patch16_dinov3.lvd1689m", 256),
+    "dinov3_vitl": ("vit_large_patch16_dinov3.lvd1689m", 256),
+    "ijepa_vith": ("vit_huge_patch14_gap_224.in1k_ijepa", 224),
+}
+NAMES = ("mini", "mini_patches", *_TIMM, *SHAPES)
+
+
+def build_encoder(
+    name: str,
+    *,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    pool: int = 1,
+    num_blocks: int | None = None,
+    seed: int = 0,
+) -> Encoder:
+    """A frozen encoder.
+
+    Args:
+        name: one of NAMES. `mini` is the project's own; `mini_patches` its patch tokens.
+        pretrained: False leaves it untrained: the floor of every comparison.
+        weights: a safetensors file in the layout of the encoder's hub repository; None for the
+            file that ships (mini), or public weights at a pinned commit.
+        image_size: height and width of its pictures, pixels; None for its own. Not for mini.
+        pool: side of the squares of tokens that are averaged into one. Not for mini.
+        num_blocks: the first so many blocks alone; None for all. Not for mini.
+        seed: of untrained weights.
+
+    Raises:
+        ValueError: an unknown name, a setting that does not fit, or a file of something else.
+        FileNotFoundError: no such file, or public weights out of reach (says what to do).
+    """
+    if name not in NAMES:
+        raise ValueError(f"encoder: got {name!r}, want one of {', '.join(NAMES)}")
+    if weights is not None and not pretrained:
+        raise ValueError("encoder: got weights and pretrained=false, want one or the other")
+    path = None if weights is None else Path(weights).expanduser()
+    if name in ("mini", "mini_patches"):
+        if image_size is not None or num_blocks is not None or (pool > 1 and name == "mini"):
+            raise ValueError(
+                f"encoder {name}: got image_size {image_size}, pool {pool}, num_blocks "
+                f"{num_blocks}; want none of them (pool 1; mini_patches may be pooled)"
+            )
+        mini = load_mini(path or shipped_weights()) if pretrained else random_mini(seed=seed)
+        return mini if name == "mini" else _mini_patches(mini, pool)
+    hub = None
+    if pretrained and path is None:
+        path = fetch(name, _HUB[name])
+        hub = {"repo": _HUB[name].repo, "revision": _HUB[name].revision}
+    size = image_size or (_TIMM[name][1] if name in _TIMM else 256)
+    config = ViTConfig(name, size, pool, num_blocks)
+    state = None if path is None else _translate(name, read_weights(path))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(config, state, hub)
+
+
+def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
+    """What rebuilds an encoder: writes its weights to `path` unless they are public.
+
+    Returns:
+        A description in plain JSON, for `load_encoder`.
+
+    Raises:
+        TypeError: an encoder that is not of this catalog.
+    """
+    if isinstance(encoder, MiniEncoder):
+        save_mini(encoder, path)
+        return {"name": "mini"}
+    if not isinstance(encoder, ViTEncoder):
+        raise TypeError(f"encoder: got {type(encoder).__name__}, want one of robot_wm.encoders")
+    description = {**asdict(encoder.config), "hub": encoder.hub}
+    if isinstance(encoder.backbone, MiniPatches):
+        save_mini(encoder.backbone.mini, path)
+    elif encoder.hub is None:
+        weights = {k: v.contiguous() for k, v in encoder.backbone.state_dict().items()}
+        save_file(weights, path)
+    return description
+
+
+def load_encoder(description: Mapping[str, Any], path: Path) -> Encoder:
+    """The encoder that `save_encoder` described.
+
+    Args:
+        description: its answer.
+        path: of the weights; read only where they are not public.
+
+    Raises:
+        ValueError: a description or weights that make no sense.
+        FileNotFoundError: public weights out of reach (says what to do).
+    """
+    described = dict(description)
+    hub = described.pop("hub", None)
+    if described.get("name") == "mini":
+        return load_mini(path)
+    config = ViTConfig(**described)
+    if config.name == "mini_patches":
+        return _mini_patches(load_mini(path), config.pool)
+    if hub is not None:
+        # A commit, never a repository: a checkpoint cannot send anyone elsewhere.
+        if config.name not in _HUB or not re.fullmatch("[0-9a-f]{40}", str(hub["revision"])):
+            raise ValueError(f"encoder: got {config.name!r} at {hub}, want {', '.join(_HUB)}")
+        public = replace(_HUB[config.name], revision=hub["revision"])
+        weights = read_weights(fetch(config.name, public))
+        return _build(config, _translate(config.name, weights), hub)
+    encoder = _build(config, None, None)
+    _load(encoder.backbone, read_weights(path), config.name)
+    return encoder
+
+
+def released_encoder(weights: Mapping[str, Tensor], shape: VJepa2Shape, image_size: int) -> Encoder:
+    """A V-JEPA 2 encoder out of a converted release.
+
+    Args:
+        weights: by VJepa2Backbone's names.
+        shape: its sizes.
+        image_size: height and width of its pictures, pixels.
+
+    Raises:
+        ValueError: weights that do not fit.
+    """
+    config = ViTConfig("vjepa2", image_size, shape=asdict(shape))
+    return _build(config, weights, None)
+
+
+def _build(
+    config: ViTConfig, weights: Mapping[str, Tensor] | None, hub: dict[str, str] | None
+) -> ViTEncoder:
+    backbone: nn.Module
+    if config.name in _TIMM:
+        backbone = TimmBackbone(
+            _TIMM[config.name][0], config.image_size, config.num_blocks, weights
+        )
+        dim, patch = backbone.dim, backbone.patch_size
+    elif config.name in SHAPES or config.name == "vjepa2":
+        shape = SHAPES.get(config.name) or VJepa2Shape(**config.shape)
+        shape = replace(shape, depth=min(shape.depth, config.num_blocks or shape.depth))
+        _check_patches(config, shape.patch_size)
+        backbone = VJepa2Backbone(shape, config.image_size)
+        if weights is not None:
+            _load(backbone, _first_layers(weights, shape.depth), config.name)
+        dim, patch = shape.width, shape.patch_size
+    else:
+        raise ValueError(f"encoder: got {config.name!r}, want one of {', '.join(NAMES)}")
+    _check_patches(config, patch)
+    size = config.image_size
+    return ViTEncoder(
+        backbone, config, dim=dim, side=size // patch, image=ImageSpec(size, size), hub=hub
+    )
+
+
+def _check_patches(config: ViTConfig, patch: int) -> None:
+    if config.image_size % patch:
+        raise ValueError(
+            f"image_size: got {config.image_size}, want a multiple of {config.name}'s patches of "
+            f"{patch} pixels"
+        )
+
+
+def _load(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    try:
+        module.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        message = " ".join(str(error).split())[:300]
+        raise ValueError(f"encoder weights: not those of {name}: {message}") from error
+
+
+def _first_layers(weights: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
+    prefix = "encoder.layer."
+    return {
+        name: value
+        for name, value in weights.items()
+        if not name.startswith(prefix) or int(name.removeprefix(prefix).split(".")[0]) < depth
+    }
+
+
+def _translate(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """From the layout of an encoder's hub repository to its backbone's names."""
+    how: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
+        "ijepa_vith": ijepa_from_transformers,
+        **dict.fromkeys(SHAPES, from_transformers),
+    }
+    return how[name](weights) if name in how else weights
+
+
+def _mini_patches(mini: MiniEncoder, pool: int) -> ViTEncoder:
+    size = mini.config.image_size
+    return ViTEncoder(
+        MiniPatches(mini),
+        ViTConfig("mini_patches", size, pool),
+        dim=mini.config.width,
+        side=size // mini.config.patch_size,
+        image=mini.image,
+    )

@@ -1,0 +1,76 @@
+"""Public weights: pinned, found on disk first, and a way out where there is no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+PLACE = "~/.cache/robot_wm/encoders"  # where files go that are fetched by hand
+
+
+class EncoderWeightsError(FileNotFoundError):
+    """An encoder's public weights are neither on this disk nor within reach."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a Hugging Face repository at a commit.
+
+    Attributes:
+        repo: owner/name.
+        revision: commit, 40 hex digits.
+        licence: of the weights.
+        filename: within the repository.
+    """
+
+    repo: str
+    revision: str
+    licence: str
+    filename: str = "model.safetensors"
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        return f"https://huggingface.co/{self.repo}/resolve/{self.revision}/{self.filename}"
+
+
+def fetch(name: str, file: HubFile) -> Path:
+    """The file of an encoder: where a person placed it, in the hub's cache, or from the hub.
+
+    Raises:
+        EncoderWeightsError: none of these; says which file to place where.
+    """
+    placed = Path(PLACE).expanduser() / f"{name}.safetensors"
+    if placed.is_file():
+        return placed
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(file.repo, file.filename, revision=file.revision))
+    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise EncoderWeightsError(
+            f"encoder {name}: its weights are not on this disk and the hub cannot be reached; "
+            f"download {file.url} ({file.licence}) elsewhere and place it at {placed}, or give "
+            f"encoder.weights=FILE; encoder.pretrained=false runs it untrained. ({reason})"
+        ) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"encoder weights: no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"encoder weights: {path} is not a safetensors file ({error})") from error

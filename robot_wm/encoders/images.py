@@ -1,0 +1,115 @@
+"""Image ViTs (DINOv2, DINOv3, I-JEPA) through timm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TimmBackbone(nn.Module):
+    """A timm ViT's normalised patch tokens.
+
+    Args:
+        architecture: timm's name.
+        image_size: height and width of its pictures, pixels.
+        num_blocks: the first so many blocks alone; None for all.
+        weights: timm's state dict, its position table of any size; None to stay untrained.
+
+    Raises:
+        ValueError: weights of another architecture, or a size that its patches do not divide.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        image_size: int,
+        num_blocks: int | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        import timm
+
+        how: dict[str, Any] = {} if num_blocks is None else {"depth": num_blocks}
+        if weights is not None:
+            if num_blocks is not None:
+                weights = _first_blocks(weights, num_blocks)
+            how |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(weights)}}
+        self.vit: Any  # timm's models share no class
+        try:
+            self.vit = timm.create_model(
+                architecture, num_classes=0, img_size=(image_size, image_size), **how
+            )
+        except (RuntimeError, KeyError, AssertionError) as error:
+            message = " ".join(str(error).split())[:300]
+            raise ValueError(f"encoder: {architecture} does not take this: {message}") from error
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch, pixels."""
+        return self.vit.patch_embed.patch_size[0]
+
+    @property
+    def dim(self) -> int:
+        """Token dimension."""
+        return self.vit.embed_dim
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """`[n, 3, size, size]` to `[n, patches, D]`, class and register tokens left out."""
+        return self.vit.forward_features(frames)[:, self.vit.num_prefix_tokens :]
+
+
+def ijepa_from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An I-JEPA file of transformers' layout under timm's names.
+
+    Raises:
+        ValueError: a key that IJepaModel does not have, or a missing one.
+    """
+    weights = {k.removeprefix("ijepa."): v for k, v in weights.items()}
+    renamed: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if name in _IJEPA_NAMES:
+            renamed[_IJEPA_NAMES[name]] = value
+            continue
+        match = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)", name)
+        part = match and match[2]
+        if match and part in _IJEPA_PARTS:
+            renamed[f"blocks.{match[1]}.{_IJEPA_PARTS[part]}.{match[3]}"] = value
+        elif match and part == "attention.attention.query":
+            try:
+                parts = [weights[name.replace("query", other)] for other in ("key", "value")]
+            except KeyError as error:
+                raise ValueError(f"encoder weights: {error.args[0]} is missing") from error
+            renamed[f"blocks.{match[1]}.attn.qkv.{match[3]}"] = torch.cat([value, *parts])
+        elif not name.startswith("pooler.") and not (
+            match and part in ("attention.attention.key", "attention.attention.value")
+        ):
+            raise ValueError(f"encoder weights: {name} is no weight of I-JEPA")
+    return renamed
+
+
+_IJEPA_NAMES = {
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
+    "layernorm.weight": "norm.weight",
+    "layernorm.bias": "norm.bias",
+}
+_IJEPA_PARTS = {
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "attention.output.dense": "attn.proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+}
+
+
+def _first_blocks(weights: Mapping[str, Tensor], num_blocks: int) -> dict[str, Tensor]:
+    return {
+        name: value
+        for name, value in weights.items()
+        if not name.startswith("blocks.") or int(name.split(".")[1]) < num_blocks
+    }

@@ -1,0 +1,114 @@
+"""What an encoder is, and how one is told from another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robot_wm.preprocess import ImageSpec, prepare_images
+
+# The same weights give the same numbers to about this share of their size on other processors.
+_PROBE_TOLERANCE = 0.01
+_PROBE_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a predictor was trained on, so that it is never run on another encoder.
+
+    Attributes:
+        weights: sha256 of every weight.
+        preprocessing: sha256 of how pictures are prepared and tokens pooled.
+        probe: some of the tokens of a fixed picture: what weights and preprocessing amount to with
+            the libraries at hand.
+    """
+
+    weights: str
+    preprocessing: str
+    probe: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "probe", tuple(self.probe))
+
+    @property
+    def key(self) -> str:
+        """One hash of weights and preprocessing, to name cached tokens by."""
+        return hashlib.sha256(f"{self.weights} {self.preprocessing}".encode()).hexdigest()
+
+    def difference(self, other: Fingerprint) -> str | None:
+        """What differs, in words; None where nothing does."""
+        differing = [name for name in ("weights", "preprocessing") if self[name] != other[name]]
+        mine, its = np.array(self.probe), np.array(other.probe)
+        scale = np.sqrt(np.mean(mine**2)) if len(mine) else 0.0
+        if mine.shape != its.shape or not np.allclose(
+            mine, its, rtol=0, atol=_PROBE_TOLERANCE * scale
+        ):
+            differing.append("probe vector (the tokens of a fixed picture)")
+        return " and ".join(differing) or None
+
+    def __getitem__(self, name: str) -> str:
+        return getattr(self, name)
+
+
+class Encoder(Protocol):
+    """Frames to tokens. Frame t's tokens depend on frame t alone."""
+
+    @property
+    def dim(self) -> int:
+        """Token dimension D."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the token map; their product is P."""
+        ...
+
+    @property
+    def image(self) -> ImageSpec:
+        """The pictures it takes."""
+        ...
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What it is."""
+        ...
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """`[B, T, 3, height, width]`, prepared as `image` says, to tokens `[B, T, P, D]`."""
+        ...
+
+
+def fingerprint(module: nn.Module, encoder: Encoder, *, pool: int = 1) -> Fingerprint:
+    """The fingerprint of an encoder whose weights are `module`'s."""
+    weights = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        data = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        weights.update(data.numpy().data)
+    how = {**asdict(encoder.image), "grid": encoder.grid, "dim": encoder.dim, "pool": pool}
+    preprocessing = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
+    parameter = next(module.parameters())
+    frames = prepare_images(_probe_picture(), encoder.image)[None, None].to(parameter.device)
+    with torch.no_grad():
+        tokens = encoder(frames).flatten().to("cpu", torch.float64)
+    step = max(1, len(tokens) // _PROBE_SIZE)
+    probe = tuple(round(x, 6) for x in tokens[::step][:_PROBE_SIZE].tolist())
+    return Fingerprint(weights.hexdigest(), preprocessing.hexdigest(), probe)
+
+
+def freeze(module: nn.Module) -> None:
+    """Evaluation mode, no gradients."""
+    module.eval().requires_grad_(False)
+
+
+def _probe_picture() -> np.ndarray:
+    """A fixed colourful picture, uint8 `[240, 320, 3]`: waves, an edge, no random numbers."""
+    rows, columns = np.mgrid[0:240, 0:320]
+    channels = (rows * columns // 97, 3 * rows + 255 * (columns > 200), 5 * columns - 2 * rows)
+    return np.stack([channel % 256 for channel in channels], axis=-1).astype(np.uint8)

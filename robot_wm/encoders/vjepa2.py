@@ -1,0 +1,132 @@
+"""V-JEPA 2 encoders (arXiv 2506.09985) through transformers, one frame at a time.
+
+A frame enters as a two-frame clip of itself: one tubelet, so one map of patch tokens, and nothing
+of the frames around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from torch import Tensor, nn
+
+TUBELET = 2
+
+
+@dataclass(frozen=True)
+class VJepa2Shape:
+    """Sizes of a V-JEPA 2 encoder."""
+
+    width: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    patch_size: int = 16
+
+
+SHAPES = {
+    "vjepa2_vitl": VJepa2Shape(1024, 24, 16),
+    "vjepa2_vith": VJepa2Shape(1280, 32, 16),
+    "vjepa2_vitg": VJepa2Shape(1408, 40, 22, mlp_ratio=48 / 11),
+}
+
+
+class VJepa2Backbone(nn.Module):
+    """transformers' VJEPA2Model without its predictor.
+
+    Args:
+        shape: its sizes.
+        image_size: height and width of its pictures, pixels.
+    """
+
+    def __init__(self, shape: VJepa2Shape, image_size: int) -> None:
+        super().__init__()
+        from transformers import VJEPA2Config, VJEPA2Model
+
+        config = VJEPA2Config(
+            patch_size=shape.patch_size,
+            crop_size=image_size,
+            tubelet_size=TUBELET,
+            hidden_size=shape.width,
+            num_hidden_layers=shape.depth,
+            num_attention_heads=shape.num_heads,
+            mlp_ratio=shape.mlp_ratio,
+            pred_hidden_size=12,  # its masked-prediction head is made small, and dropped
+            pred_num_attention_heads=1,
+            pred_num_hidden_layers=1,
+        )
+        self.encoder = VJEPA2Model(config).encoder
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """`[n, 3, size, size]` to `[n, patches, width]`."""
+        clips = frames[:, None].expand(-1, TUBELET, -1, -1, -1)
+        return self.encoder(pixel_values_videos=clips).last_hidden_state
+
+
+def from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's weights out of a VJEPA2Model file: the encoder, without the predictor."""
+    return {k: v for k, v in weights.items() if not k.startswith("predictor.")}
+
+
+def from_release(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The backbone's weights out of Meta's own files.
+
+    Args:
+        weights: the "encoder" of a released `.pt`, prefixes removed.
+
+    Returns:
+        Weights under this backbone's names, and the names that it has no use for: fixed position
+        tables, which rotary positions replace.
+    """
+    renamed: dict[str, Tensor] = {}
+    unused = []
+    for name, value in weights.items():
+        if name == "pos_embed":
+            unused.append(name)
+            continue
+        new = name.replace("patch_embed.proj", "embeddings.patch_embeddings.proj")
+        new = re.sub(r"^blocks\.", "layer.", new)
+        new = re.sub(r"^norm\.", "layernorm.", new)
+        new = new.replace(".attn.", ".attention.")
+        if ".attention.qkv." in new:
+            for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                renamed[f"encoder.{new.replace('qkv', part)}"] = third.clone()
+        else:
+            renamed[f"encoder.{new}"] = value
+    return renamed, unused
+
+
+def release_shape(weights: Mapping[str, Tensor], num_heads: int | None) -> VJepa2Shape:
+    """Sizes of the "encoder" of a released `.pt`.
+
+    Args:
+        weights: prefixes removed.
+        num_heads: attention heads, which weights do not tell; None for those of the released sizes.
+
+    Raises:
+        ValueError: not a V-JEPA 2 encoder, or heads that must be given.
+    """
+    patch, mlp = weights.get("patch_embed.proj.weight"), weights.get("blocks.0.mlp.fc1.weight")
+    if patch is None or patch.ndim != 5 or mlp is None:
+        raise ValueError(
+            f"encoder: got keys {sorted(weights)[:5]} ..., want a V-JEPA 2 encoder's "
+            f"(patch_embed.proj.weight with five dimensions, blocks.0.mlp.fc1.weight, ...)"
+        )
+    width = patch.shape[0]
+    if num_heads is None:
+        known = {shape.width: shape.num_heads for shape in SHAPES.values()}
+        if width not in known:
+            raise ValueError(
+                f"encoder_heads: must be given for an encoder of width {width}; the released "
+                f"sizes are {sorted(known)}"
+            )
+        num_heads = known[width]
+    depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    return VJepa2Shape(width, depth, num_heads, len(mlp) / width, patch.shape[-1])
+
+
+def shape_to_json(shape: VJepa2Shape) -> dict[str, float]:
+    """The shape as plain numbers."""
+    return asdict(shape)

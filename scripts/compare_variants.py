@@ -1,0 +1,113 @@
+"""One training run per variant of the predictor at equal training time: which default is best?
+
+    python scripts/compare_variants.py DATASET OUT [SECONDS]
+
+Times a few steps of every variant in turn, gives each the steps that fit into SECONDS of one thread
+(default 120), trains it, and measures it on the dev split. Finished variants are kept: run it again
+to go on. OUT/table.md is the result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+VARIANTS: dict[str, list[str]] = {
+    "base: tokens, proprio, L2, 2 steps, context 2, direct": [],
+    "AdaLN": ["predictor.conditioning=adaln"],
+    "residual": ["predictor.residual=true"],
+    "AdaLN + residual": ["predictor.conditioning=adaln", "predictor.residual=true"],
+    "no proprioception": ["fit.proprio=none"],
+    "L1": ["fit.error=l1"],
+    "no rollout": ["fit.rollout_steps=1"],
+    "2 steps, random prefix": ["fit.rollout_prefix=random"],
+    "3 steps, random prefix": ["fit.rollout_steps=3", "fit.rollout_prefix=random"],
+    "4 steps": ["fit.rollout_steps=4"],
+    "context 1": ["fit.context_frames=1"],
+    "context 3": ["fit.context_frames=3"],
+    "LayerNorm features": ["fit.features=layer_norm"],
+    "channel-normed features": ["fit.features=channel_norm"],
+    "EMA 0.998": ["optimizer.ema=0.998"],
+}
+EVALUATIONS = {
+    "H 1": ["planner.horizon=1"],
+    "H 3": ["planner.horizon=3"],
+}
+
+
+def robot_wm(command: str, *words: str) -> dict:
+    """Runs one command; returns its last line's JSON."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("robot-wm")), command, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"{command} {words}: {done.stderr}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    dataset, out = sys.argv[1], Path(sys.argv[2])
+    seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 120.0
+    out.mkdir(parents=True, exist_ok=True)
+    steps_file = out / "steps.json"
+    if not steps_file.exists():
+        step_s: dict[str, list[float]] = {name: [] for name in VARIANTS}
+        for _ in range(2):
+            for name, words in VARIANTS.items():
+                trial = out / "trial"
+                robot_wm(
+                    "train", f"data={dataset}", f"out={trial}", "optimizer.num_steps=25", *words
+                )
+                rows = [json.loads(row) for row in (trial / "metrics.jsonl").open()]
+                elapsed = [row["elapsed_s"] for row in rows]
+                step_s[name].append((elapsed[-1] - elapsed[4]) / (len(elapsed) - 5))
+        steps_file.write_text(json.dumps({n: round(seconds / min(s)) for n, s in step_s.items()}))
+    steps = json.loads(steps_file.read_text())
+
+    lines = []
+    for i, (name, words) in enumerate(VARIANTS.items()):
+        result_file = out / f"{i}.json"
+        if not result_file.exists():
+            checkpoint = out / f"checkpoint{i}"
+            result = robot_wm(
+                "train", f"data={dataset}", f"out={checkpoint}",
+                f"optimizer.num_steps={steps[name]}", *words,
+            )  # fmt: skip
+            for title, planner in EVALUATIONS.items():
+                result[title] = robot_wm(
+                    "eval", f"checkpoint={checkpoint}", "split=dev", "num_episodes=50",
+                    "floors=[]", *planner,
+                )["tasks"]["so100_reach"]  # fmt: skip
+            result_file.write_text(json.dumps(result))
+        result = json.loads(result_file.read_text())
+        errors = result["held_out_error"]
+        cells = [
+            name,
+            str(steps[name]),
+            " ".join(f"{e:.3f}" for e in errors["true"]),
+            f"{statistics.mean(errors['true']) / statistics.mean(errors['copy_last']):.2f}",
+        ]
+        for title in EVALUATIONS:
+            figures = result[title]
+            cells.append(
+                f"{figures['success_final']:.0%}, {figures['final_distance_m_median'] * 100:.1f} cm"
+            )
+            cells.append(f"{figures['plan_s']['median'] * 1000:.0f} ms")
+        lines.append("| " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    head = ["variant", "steps", "held-out error, horizon 1 to 4", "of copy-last"]
+    for title in EVALUATIONS:
+        head += [f"dev, {title}", "plan"]
+    table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines]
+    (out / "table.md").write_text("\n".join(table) + "\n")
+
+
+if __name__ == "__main__":
+    main()
