@@ -8,7 +8,6 @@ manifest.json           sha256 of every other file
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from robot_wm.data.files import sha256_file, sync
 from robot_wm.encoders import Fingerprint, load_encoder, save_encoder
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
@@ -82,10 +82,10 @@ def save_checkpoint(
         (scratch / _CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
         for name, text in (extra or {}).items():
             (scratch / name).write_text(text)
-        files = {path.name: _sha256(path) for path in sorted(scratch.iterdir())}
+        files = {path.name: sha256_file(path) for path in sorted(scratch.iterdir())}
         (scratch / _MANIFEST).write_text(json.dumps(files, indent=1) + "\n")
         for path in scratch.iterdir():
-            _sync(path)
+            sync(path)
         if directory.exists():
             old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
             directory.rename(old)
@@ -97,7 +97,7 @@ def save_checkpoint(
             shutil.rmtree(old)
         else:
             scratch.rename(directory)
-        _sync(directory.parent)
+        sync(directory.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -144,7 +144,7 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
         path = directory / Path(name).name
         if not path.is_file():
             raise CheckpointError(f"checkpoint: {directory} lacks {name}")
-        if _sha256(path) != expected:
+        if sha256_file(path) != expected:
             raise CheckpointError(f"checkpoint: {path} was changed or damaged since it was saved")
     config = _read_json(directory, _CONFIG)
     if config.get("format") != FORMAT:
@@ -179,7 +179,7 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
         )
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint: {directory} does not fit together: {error}") from error
-    config["checkpoint_hash"] = _sha256(directory / _MANIFEST)
+    config["checkpoint_hash"] = sha256_file(directory / _MANIFEST)
     return model, config
 
 
@@ -228,16 +228,3 @@ def _read_json(directory: Path, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"checkpoint: {path} is not a JSON object")
     return value
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Forces a file or a directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

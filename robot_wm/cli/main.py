@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": "measure a checkpoint on a fixed list of episodes",
     "plan": "one run to the pose in a goal picture, with its video",
     "pretrain": "train an encoder on a LeRobot dataset, without labels",
+    "convert": "turn a released V-JEPA 2-AC file into a checkpoint",
 }
 
 USAGE = """robot-wm: show a robot arm a picture; it imagines what its actions do, and moves there.

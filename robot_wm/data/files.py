@@ -22,9 +22,12 @@ def sha256_file(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's content is on the disk."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    """Waits until a file's content, or a directory's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_table(path: Path, *, only: Callable[[str], bool] = lambda name: True) -> pa.Table:

@@ -117,12 +117,12 @@ def release_shape(weights: Mapping[str, Tensor], num_heads: int | None) -> VJepa
     width = patch.shape[0]
     if num_heads is None:
         known = {shape.width: shape.num_heads for shape in SHAPES.values()}
-        if width not in known:
+        if width not in known and width % 64:
             raise ValueError(
-                f"encoder_heads: must be given for an encoder of width {width}; the released "
-                f"sizes are {sorted(known)}"
+                f"encoder_heads: must be given for an encoder of width {width}, which is none of "
+                f"the released {sorted(known)} and no multiple of 64 channels a head"
             )
-        num_heads = known[width]
+        num_heads = known.get(width, width // 64)
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     return VJepa2Shape(width, depth, num_heads, len(mlp) / width, patch.shape[-1])
 

@@ -1,0 +1,231 @@
+"""Meta's released V-JEPA 2-AC files, read strictly into a LatentWorldModel.
+
+Such a file is a pickle of tensors: `{"encoder": ..., "predictor": ..., "opt": ..., ...}` with keys
+that begin with `module.` or `backbone.` or both. Every key is used, or named as left out.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robot_wm.encoders import from_release, release_shape, released_encoder
+from robot_wm.poses import POSE_NAMES
+from robot_wm.predictor import Predictor, PredictorConfig
+from robot_wm.preprocess import NormStats
+from robot_wm.types import ActionSpec
+from robot_wm.world_model import LatentWorldModel, ModelSpec
+
+_PREFIXES = ("module.", "backbone.")
+_HEAD_SIZE = 64  # of the released predictor
+
+
+@dataclass(frozen=True)
+class ReleaseConfig:
+    """What a released file does not say.
+
+    Attributes:
+        image_size: height and width of the encoder's pictures, pixels.
+        num_heads: of the predictor; None for heads of 64 channels, as the release has.
+        encoder_heads: of the encoder; None for the released sizes.
+        max_frames: longest sequence; the release was trained on up to 16.
+        context_frames: frames remembered while planning; the published planner uses the current.
+        camera: name of the camera it is to look through.
+        image_height: of that camera's pictures, pixels; DROID's by default.
+        image_width: likewise.
+        dt_s: seconds between frames; DROID at 4 per second.
+        max_delta_m: largest step along each axis.
+        max_delta_rad: largest turn about each axis; published planning holds the orientation.
+        max_delta_gripper: largest change of the gripper, of its whole way.
+        extrinsics: the camera's pose, for a file trained with it; empty leaves that token out.
+    """
+
+    image_size: int = 256
+    num_heads: int | None = None
+    encoder_heads: int | None = None
+    max_frames: int = 16
+    context_frames: int = 1
+    camera: str = "front"
+    image_height: int = 180
+    image_width: int = 320
+    dt_s: float = 0.25
+    max_delta_m: float = 0.075
+    max_delta_rad: float = 0.05
+    max_delta_gripper: float = 0.75
+    extrinsics: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        sizes = (self.image_size, self.max_frames, self.image_height, self.image_width)
+        steps = (self.dt_s, self.max_delta_m, self.max_delta_rad, self.max_delta_gripper)
+        if min(sizes) < 1 or not all(0 < step < np.inf for step in steps):
+            raise ValueError(f"ReleaseConfig: got {self}, want sizes and steps above zero")
+
+
+def load_release(path: Path, config: ReleaseConfig) -> tuple[LatentWorldModel, list[str]]:
+    """A released file as a model that plans end-effector poses (see robot_wm.poses).
+
+    Args:
+        path: the `.pt`; nothing in it but tensors is ever loaded.
+        config: what it does not say.
+
+    Returns:
+        The model, and the keys of the file that were left out, with why.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file; or keys that are missing, or that nothing here knows.
+    """
+    content = _read(path)
+    missing = [name for name in ("encoder", "predictor") if name not in content]
+    if missing:
+        raise ValueError(
+            f"checkpoint: {path} has no {' and no '.join(missing)}, only {sorted(content)[:8]}"
+        )
+    left_out = [
+        f"{name} (not needed to plan)"
+        for name in sorted(content)
+        if name not in ("encoder", "predictor")
+    ]
+    encoder_weights = _tensors(content["encoder"], "encoder")
+    predictor_weights = _tensors(content["predictor"], "predictor")
+    del content
+
+    shape = release_shape(encoder_weights, config.encoder_heads)
+    renamed, unused = from_release(encoder_weights)
+    left_out += [f"encoder.{name} (rotary positions replace it)" for name in unused]
+    encoder = released_encoder(renamed, shape, config.image_size)
+
+    if not config.extrinsics:
+        for name in sorted(n for n in predictor_weights if n.startswith("extrinsics_encoder.")):
+            del predictor_weights[name]
+            left_out.append(f"predictor.{name} (no extrinsics were given)")
+    predictor_config = _predictor_config(predictor_weights, encoder.grid, config)
+    predictor = Predictor(predictor_config)
+    _load(predictor, predictor_weights)
+
+    span = np.array([config.max_delta_m] * 3 + [config.max_delta_rad] * 3)
+    span = np.append(span, config.max_delta_gripper)
+    spec = ModelSpec(
+        camera=config.camera,
+        image_height=config.image_height,
+        image_width=config.image_width,
+        dt=config.dt_s,
+        state_names=POSE_NAMES,
+        action_spec=ActionSpec(POSE_NAMES, -span, span, ("m",) * 3 + ("rad",) * 3 + ("1",)),
+        proprio="pose",
+        context_frames=config.context_frames,
+        features="layer_norm",
+        extrinsics=tuple(config.extrinsics),
+    )
+    same = NormStats(np.zeros(7), np.ones(7))  # the release does not normalise actions or states
+    model = LatentWorldModel(
+        encoder,
+        predictor.eval().requires_grad_(False),
+        spec,
+        action_stats=same,
+        proprio_stats=same,
+        error="l1",
+        rollout_steps=2,
+    )
+    return model, left_out
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint: no file {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on odd pickles that it then refuses
+            # Mapped, not read: the released file is larger than many memories.
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        # torch's own message tells people to switch the safety off.
+        raise ValueError(
+            f"checkpoint: {path} is not a released V-JEPA 2-AC file, or holds more than tensors, "
+            f"which is never loaded: it would run code"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"checkpoint: {path} holds a {type(content).__name__}, want a dict")
+    return {str(name): value for name, value in content.items()}
+
+
+def _tensors(weights: object, what: str) -> dict[str, Tensor]:
+    """Weights as float32 under their names without prefixes, checked."""
+    if not isinstance(weights, Mapping) or not weights:
+        raise ValueError(f"{what}: got {type(weights).__name__}, want weights by name")
+    plain: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        short = str(name)
+        while short.startswith(_PREFIXES):
+            short = short.partition(".")[2]
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{what}.{name}: got {kind}, want a tensor of floating point numbers")
+        if short in plain:
+            raise ValueError(f"{what}.{name}: {short} is there twice, with and without prefixes")
+        if not value.isfinite().all():
+            raise ValueError(f"{what}.{name}: holds numbers that are not finite")
+        plain[short] = value.to(torch.float32)
+    return plain
+
+
+def _predictor_config(
+    weights: Mapping[str, Tensor], grid: tuple[int, int], config: ReleaseConfig
+) -> PredictorConfig:
+    def shape(name: str) -> tuple[int, int]:
+        value = weights.get(f"{name}.weight")
+        if value is None or value.ndim != 2:
+            raise ValueError(f"predictor: {name}.weight is missing, got {sorted(weights)[:5]} ...")
+        return value.shape[0], value.shape[1]
+
+    width, token_dim = shape("predictor_embed")
+    hidden, _ = shape("predictor_blocks.0.mlp.fc1")
+    num_heads = config.num_heads
+    if num_heads is None:
+        if width % _HEAD_SIZE:
+            raise ValueError(
+                f"num_heads: must be given for a predictor of width {width}; the release has heads "
+                f"of {_HEAD_SIZE} channels"
+            )
+        num_heads = width // _HEAD_SIZE
+    blocks = {name.split(".")[1] for name in weights if name.startswith("predictor_blocks.")}
+    return PredictorConfig(
+        token_dim=token_dim,
+        grid=grid,
+        action_dim=shape("action_encoder")[1],
+        state_dim=shape("state_encoder")[1],
+        extrinsics_dim=shape("extrinsics_encoder")[1] if config.extrinsics else 0,
+        max_frames=config.max_frames,
+        width=width,
+        depth=len(blocks),
+        num_heads=num_heads,
+        mlp_ratio=hidden / width,
+        rotary="release",
+        output_norm=True,
+    )
+
+
+def _load(predictor: Predictor, weights: Mapping[str, Tensor]) -> None:
+    wanted = predictor.state_dict()
+    missing = sorted(wanted.keys() - weights.keys())
+    unknown = sorted(weights.keys() - wanted.keys())
+    wrong = [
+        f"{name} {tuple(weights[name].shape)}, want {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & weights.keys())
+        if weights[name].shape != wanted[name].shape
+    ]
+    for what, names in (("lacks", missing), ("has unknown", unknown), ("has misshapen", wrong)):
+        if names:
+            raise ValueError(f"predictor: the file {what} {', '.join(names[:8])}")
+    predictor.load_state_dict(dict(weights))
