@@ -50,8 +50,8 @@ def test_help_names_every_command(capsys):
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_lists_its_keys(capsys, command):
-    code, out, _ = run(capsys, command, "--help")
-    assert code == 0 and "out" in out and "experiment: debug, default" in out
+    code, out, _ = run(capsys, *command.split(), "--help")
+    assert code == 0 and "keys and defaults" in out and "experiment: debug, default" in out
 
 
 def test_train_prints_that_it_beats_nothing_yet_but_measures(work, capsys):
@@ -111,6 +111,34 @@ def test_plan_runs_to_a_picture_and_leaves_a_video(work, goal, tmp_path, capsys)
 
     with av.open(str(tmp_path / "a folder, with = signs" / "plan.mp4")) as video:
         assert sum(1 for _ in video.decode(video=0)) == 3 + 5  # and the last one held for a second
+
+
+def test_bench_rollout_compares_cached_with_recomputed(capsys):
+    small = ["grid=[2,2]", "token_dim=8", "predictor.width=24", "predictor.depth=1"]
+    small += ["predictor.num_heads=2"]
+    code, out, _ = run(capsys, "bench", "rollout", "experiment=debug", *small, "horizons=[1,4]")
+    assert code == 0
+    result = json.loads(out.splitlines()[-1])
+    assert result["max_abs_diff"] < 1e-5 and result["speedup_h4_c2"] > 0
+    assert "speedup_h1_c2" in result
+    assert "want each at least 1" in refused(capsys, "bench", "rollout", "horizons=[0]")
+
+
+def test_bench_train_says_where_the_time_goes(capsys):
+    small = ["grid=[2,2]", "token_dim=8", "predictor.width=24", "predictor.depth=1"]
+    small += ["predictor.num_heads=2"]
+    code, out, _ = run(capsys, "bench", "train", "experiment=debug", *small)
+    assert code == 0
+    result = json.loads(out.splitlines()[-1])
+    assert result["samples_per_s"] > 0 and 0 < result["matmul_share"] < 2
+    for part in ("configured", "shipped"):
+        assert sum(result[part]["time_by_kernel"].values()) == pytest.approx(1)
+        assert result[part]["time_by_kernel"]["matrix products"] > 0.02
+
+
+def test_an_unknown_benchmark_is_told(capsys):
+    assert "bench rollout, bench train" in refused(capsys, "bench", "rolout")
+    assert "bench rollout, bench train" in refused(capsys, "bench")
 
 
 def test_pretrain_writes_an_encoder_that_train_takes(work, capsys):

@@ -15,6 +15,8 @@ COMMANDS = {
     "plan": "one run to the pose in a goal picture, with its video",
     "pretrain": "train an encoder on a LeRobot dataset, without labels",
     "convert": "turn a released V-JEPA 2-AC file into a checkpoint",
+    "bench rollout": "time imagining with and without the key-value cache",
+    "bench train": "time training, and see what the machine does meanwhile",
 }
 
 USAGE = """robot-wm: show a robot arm a picture; it imagines what its actions do, and moves there.
@@ -37,10 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
-        listing = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+        listing = "\n".join(f"  {name:15}{text}" for name, text in COMMANDS.items())
         print(USAGE.format(commands=listing))
         return 0
     name, *words = words
+    if name == "bench" and words and not words[0].startswith("-"):
+        name, *words = f"bench {words[0]}", *words[1:]
     if name == "--version":
         from robot_wm import __version__
 
@@ -49,21 +53,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise ValueError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
-        module = importlib.import_module(f"robot_wm.cli.{name}")
+        module = importlib.import_module(f"robot_wm.cli.{_file(name)}")
         if "-h" in words or "--help" in words:
             print(_help(name))
             return 0
         from robot_wm.cli.config import load_config
 
-        module.run(load_config(name, words))
+        module.run(load_config(_file(name), words))
     except KeyboardInterrupt:
         print("robot-wm: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:  # a user's mistake
         return _fail(name, error, 2)
     except _failures() as error:
         return _fail(name, error, 1)
     return 0
+
+
+def _file(command: str) -> str:
+    """Name of a command's module and of its YAML file."""
+    return command.replace(" ", "_")
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -93,7 +105,7 @@ def _help(name: str) -> str:
 
     from robot_wm.cli.config import compose_config, groups
 
-    config = compose_config(name, [])
+    config = compose_config(_file(name), [])
     choices = "\n".join(
         f"  {group}: {', '.join(names)}"
         for group, names in groups().items()

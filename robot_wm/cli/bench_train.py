@@ -1,0 +1,191 @@
+"""`robot-wm bench train`: how much of the machine a training step uses, and what uses the rest."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from robot_wm.cli.config import compose_config
+from robot_wm.cli.console import finish, say
+from robot_wm.data import Batch
+from robot_wm.predictor import Predictor, PredictorConfig
+from robot_wm.preprocess import NormStats
+from robot_wm.training import TrainConfig, choose_precision, train
+from robot_wm.types import ActionSpec
+from robot_wm.world_model import LatentWorldModel, ModelSpec
+
+_ACTION_DIM = 4
+_MATMUL_SIZE = 2048
+# Kernels by what they are for; whatever has another name is "other".
+_GROUPS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear"),
+    "attention": ("scaled_dot_product", "softmax"),
+    "GELU": ("gelu",),
+    "LayerNorm": ("layer_norm",),
+    "optimiser": ("_fused_adam", "_foreach", "lerp", "addcdiv", "addcmul", "sqrt", "norm"),
+    "copies": ("copy_", "cat", "clone", "contiguous", "stack"),
+    "element by element": ("mul", "add", "sub", "neg", "div", "sum", "fill_", "zero_", "mean"),
+}
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The part of an encoder that a model asks about before it sees a picture."""
+
+    dim: int
+    grid: tuple[int, int]
+
+
+class _OneBatch:
+    """A sampler of random tokens: the same batch at every step, so that no reading is timed."""
+
+    def __init__(self, config: PredictorConfig, num_frames: int, size: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        tokens = (size, num_frames, config.num_tokens, config.token_dim)
+        self._batch = Batch(
+            tokens=torch.randn(tokens, generator=generator),
+            proprio=torch.randn((size, num_frames, _ACTION_DIM), generator=generator),
+            actions=torch.randn((size, num_frames - 1, _ACTION_DIM), generator=generator),
+            episodes=torch.zeros(size, dtype=torch.int64),
+            starts=torch.zeros(size, dtype=torch.int64),
+        )
+
+    def batch(self, step: int) -> Batch:
+        return self._batch
+
+
+def run(config: DictConfig) -> None:
+    """Benchmarks the configured predictor, and the shipped size beside it."""
+    settings: Any = OmegaConf.to_container(config)
+    if min(config.repeats, config.batch_size) < 1 or config.num_frames < 3:
+        raise ValueError(
+            f"bench train: got repeats {config.repeats}, batch_size {config.batch_size}, "
+            f"num_frames {config.num_frames}; want at least 1, 1 and 3"
+        )
+    shipped: Any = OmegaConf.to_container(compose_config("train", []).predictor)
+    results = {
+        "configured": _measure(config, settings["predictor"], config.token_dim, settings["grid"],
+                               config.batch_size),
+        "shipped": _measure(config, shipped, 32, [1, 1], 8 * config.batch_size),
+    }  # fmt: skip
+    ours = results["configured"]
+    finish(
+        {
+            "samples_per_s": ours["samples_per_s"],
+            "matmul_share": ours["matmul_share"],
+            "configured": ours,
+            "shipped": results["shipped"],
+        }
+    )
+
+
+def _measure(
+    config: DictConfig, predictor: dict[str, Any], token_dim: int, grid: list[int], batch_size: int
+) -> dict[str, Any]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = choose_precision(config.precision, device)
+    shape = PredictorConfig(
+        token_dim=token_dim,
+        grid=(grid[0], grid[1]),
+        action_dim=_ACTION_DIM,
+        state_dim=_ACTION_DIM,
+        max_frames=config.num_frames,
+        **predictor,
+    )
+    names = tuple("abcd")
+    same = NormStats(np.zeros(_ACTION_DIM), np.ones(_ACTION_DIM))
+    bound = np.ones(_ACTION_DIM)
+    spec = ModelSpec("front", 96, 96, 0.2, names, ActionSpec(names, -bound, bound, ("",) * 4))
+    generator = torch.Generator().manual_seed(config.seed)
+    model = LatentWorldModel(
+        _Shape(token_dim, shape.grid),  # type: ignore[arg-type]  # never called
+        Predictor(shape, generator=generator).to(device),
+        spec,
+        action_stats=same,
+        proprio_stats=same,
+    )
+    sampler: Any = _OneBatch(shape, config.num_frames, batch_size, config.seed)
+
+    def steps(num: int) -> list[float]:
+        """Seconds of each of `num` steps after a first that is not counted."""
+        how = TrainConfig(num_steps=num + 1, compile=config.compile)
+        at = [row["elapsed_s"] for row in train(model, sampler, how, precision=precision)]
+        return list(np.diff(at))
+
+    with FlopCounterMode(display=False) as counter:
+        steps(0)
+    flops = counter.get_total_flops()
+    rates, times = [], []
+    for _ in range(config.repeats):  # in turn: a busy moment falls on both
+        rates.append(_mean_rate(precision, device))
+        times.append(statistics.median(steps(2)))
+    step_s = statistics.median(times)
+    share = statistics.median(flops / t / rate for t, rate in zip(times, rates, strict=True))
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports missing GPUs as errors
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with profile(activities=activities) as profiler:
+            steps(1)
+    spent = _by_group(profiler.key_averages(), device.type)
+    say(
+        f"predictor {shape.width} x {shape.depth}, {shape.num_tokens} tokens of {token_dim}, "
+        f"{batch_size} windows of {config.num_frames} frames; {device.type}, "
+        f"{torch.get_num_threads()} threads, {str(precision).removeprefix('torch.')}"
+    )
+    say(
+        f"  {batch_size / step_s:.1f} samples/s, {step_s * 1e3:.0f} ms a step of "
+        f"{flops / 1e9:.1f} GFLOP: {share:.0%} of the {statistics.median(rates) / 1e9:.0f} GFLOP/s "
+        f"that a {_MATMUL_SIZE} x {_MATMUL_SIZE} matrix product reaches"
+    )
+    for name, part in sorted(spent.items(), key=lambda item: -item[1]):
+        say(f"  {part:6.1%} {name}")
+    return {
+        "samples_per_s": batch_size / step_s,
+        "matmul_share": share,
+        "step_s": step_s,
+        "gflop_per_step": flops / 1e9,
+        "matmul_gflop_per_s": statistics.median(rates) / 1e9,
+        "time_by_kernel": spent,
+    }
+
+
+def _mean_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Floating point operations per second over as long as training steps take, not at best."""
+    a = torch.ones(_MATMUL_SIZE, _MATMUL_SIZE, dtype=dtype, device=device)
+    float((a @ a)[0, 0])
+    num = 0
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < 2.0:
+        float((a @ a)[0, 0])  # waits for the device
+        num += 1
+    return num * 2 * _MATMUL_SIZE**3 / (time.perf_counter() - begin)
+
+
+def _is_one_of(name: str, words: tuple[str, ...]) -> bool:
+    """Short words are whole names of kernels, long ones parts of them."""
+    return any(name == word or (len(word) > 4 and word.strip("_") in name) for word in words)
+
+
+def _by_group(events: Any, device: str) -> dict[str, float]:
+    """Share of the kernels' own time by what they are for."""
+    total: dict[str, float] = {}
+    for event in events:
+        name = event.key.removeprefix("aten::").lstrip("_")
+        own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        group = next((g for g, words in _GROUPS.items() if _is_one_of(name, words)), "other")
+        total[group] = total.get(group, 0.0) + own
+    everything = sum(total.values()) or 1.0
+    return {name: own / everything for name, own in total.items()}
