@@ -38,7 +38,8 @@ def refused(capsys, *words):
     """The one line a command says when it refuses."""
     code, out, err = run(capsys, *words)
     assert code == 2, (out, err)
-    assert err.count("robot-wm ") == 1 and "Traceback" not in err
+    said = [line for line in err.splitlines() if line.startswith("robot-wm ")]
+    assert len(said) == 1 and "Traceback" not in err
     return err.splitlines()[-1]
 
 
@@ -268,7 +269,37 @@ def test_a_checkpoint_that_is_none_is_refused(capsys, tmp_path):
     line = refused(capsys, "eval", f"checkpoint={tmp_path}")
     assert "not a checkpoint directory" in line
     (tmp_path / "model.pt").write_bytes(b"PK")
-    assert "model.pt" in refused(capsys, "eval", f"checkpoint={tmp_path / 'model.pt'}")
+    line = refused(capsys, "eval", f"checkpoint={tmp_path / 'model.pt'}")
+    assert f"robot-wm convert checkpoint={tmp_path / 'model.pt'} out=DIR" in line
+
+
+def test_a_public_encoder_trains_and_plans(work, goal, capsys, tmp_path):
+    """The video model with random weights, a block deep, its tokens pooled."""
+    words = ["encoder=vjepa2_vitl", "encoder.pretrained=false", "encoder.num_blocks=1"]
+    words += ["encoder.image_size=64", "encoder.pool=2", "fit.features=layer_norm"]
+    words += ["predictor.conditioning=adaln", "fit.proprio=none", "optimizer.num_steps=2"]
+    code, _, err = run(
+        capsys, "train", "experiment=debug", f"data={work / 'data'}", f"out={tmp_path / 'c'}",
+        f"cache={tmp_path / 'cache'}", *words,
+    )  # fmt: skip
+    assert code == 0 and "encoder 4 x 1024" in err, err
+    code, out, err = run(
+        capsys, "plan", "experiment=debug", f"checkpoint={tmp_path / 'c'}", f"goal={goal}",
+        f"out={tmp_path / 'plan'}",
+    )  # fmt: skip
+    assert code == 0 and (tmp_path / "plan" / "plan.mp4").exists(), err
+
+
+def test_public_weights_out_of_reach_are_explained(work, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("robot_wm.encoders.hub.PLACE", str(tmp_path / "place"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    line = refused(
+        capsys, "train", f"data={work / 'data'}", f"out={tmp_path / 'c'}", "encoder=ijepa_vith"
+    )
+    assert "https://huggingface.co/facebook/ijepa_vith14_1k/resolve/" in line
+    assert str(tmp_path / "place" / "ijepa_vith.safetensors") in line
+    assert not (tmp_path / "c").exists()
 
 
 def test_goal_pictures_that_do_not_fit_are_refused(work, capsys, tmp_path):
@@ -327,7 +358,9 @@ def test_a_phone_picture_is_turned_upright(tmp_path):
 
 
 def test_the_configs_of_every_command_are_there():
-    assert {f"{name}.yaml" for name in COMMANDS} <= {p.name for p in config_dir().glob("*.yaml")}
+    assert {f"{name.replace(' ', '_')}.yaml" for name in COMMANDS} <= {
+        p.name for p in config_dir().glob("*.yaml")
+    }
 
 
 def test_pipeline_from_pictures_to_motion_in_a_fresh_process(work, goal, tmp_path):

@@ -46,13 +46,19 @@ def fetch(name: str, file: HubFile) -> Path:
     placed = Path(PLACE).expanduser() / f"{name}.safetensors"
     if placed.is_file():
         return placed
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+    from huggingface_hub.utils import get_session
 
+    kept = try_to_load_from_cache(file.repo, file.filename, revision=file.revision)
+    if isinstance(kept, str):
+        return Path(kept)
     try:
+        # One knock at the door: the download alone would try for half a minute, and say so.
+        get_session().head(constants.ENDPOINT, timeout=10)
         return Path(hf_hub_download(file.repo, file.filename, revision=file.revision))
     except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = type(error).__name__
         raise EncoderWeightsError(
             f"encoder {name}: its weights are not on this disk and the hub cannot be reached; "
             f"download {file.url} ({file.licence}) elsewhere and place it at {placed}, or give "
