@@ -46,9 +46,13 @@ def fetch(name: str, file: HubFile) -> Path:
     placed = Path(PLACE).expanduser() / f"{name}.safetensors"
     if placed.is_file():
         return placed
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import (
+        constants,
+        get_session,
+        hf_hub_download,
+        try_to_load_from_cache,
+    )
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-    from huggingface_hub.utils import get_session
 
     kept = try_to_load_from_cache(file.repo, file.filename, revision=file.revision)
     if isinstance(kept, str):
