@@ -7,6 +7,7 @@ callers, so a picture cannot be prepared in two ways.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,18 +30,24 @@ class ImageSpec:
         mean: per RGB channel, of values in [0, 1]. ImageNet's, as V-JEPA 2 uses: the image
             statistics that LeRobot stores are wrong (lerobot issue 3682).
         std: per RGB channel, of values in [0, 1].
+        interpolation: how pictures are resized.
     """
 
     height: int
     width: int
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if self.height < 1 or self.width < 1:
             raise ValueError(f"ImageSpec: got {self.height}x{self.width}, want at least 1x1")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(
+                f"interpolation: got {self.interpolation!r}, want 'bilinear' or 'bicubic'"
+            )
 
 
 def prepare_images(images: ImageArray | Tensor, spec: ImageSpec) -> Tensor:
@@ -70,7 +77,9 @@ def prepare_images(images: ImageArray | Tensor, spec: ImageSpec) -> Tensor:
     x = x.reshape(-1, height, width, 3)[:, top : top + crop_h, left : left + crop_w]
     x = x.permute(0, 3, 1, 2).to(torch.float32)  # [n, 3, crop_h, crop_w]
     if (crop_h, crop_w) != (spec.height, spec.width):
-        x = F.interpolate(x, (spec.height, spec.width), mode="bilinear", antialias=True)
+        size = (spec.height, spec.width)
+        x = F.interpolate(x, size, mode=spec.interpolation, antialias=True)
+        x = x.clamp(0, 255)  # bicubic overshoots at edges
     mean = torch.tensor(spec.mean, device=x.device).view(3, 1, 1) * 255
     std = torch.tensor(spec.std, device=x.device).view(3, 1, 1) * 255
     return ((x - mean) / std).reshape(*lead, 3, spec.height, spec.width)

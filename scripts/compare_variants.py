@@ -1,10 +1,10 @@
-"""One training run per variant of the predictor at equal training time: which default is best?
+"""One training run per variant at equal training time: which default is best?
 
-    python scripts/compare_variants.py DATASET OUT [SECONDS]
+    python scripts/compare_variants.py SUITE DATASET OUT [SECONDS]
 
-Times a few steps of every variant in turn, gives each the steps that fit into SECONDS of one thread
-(default 120), trains it, and measures it on the dev split. Finished variants are kept: run it again
-to go on. OUT/table.md is the result.
+SUITE is predictor or pooling. Times a few steps of every variant in turn, gives each the steps that
+fit into SECONDS of one thread (default 120), trains it, and measures it on the dev split. Finished
+variants are kept: run it again to go on. OUT/table.md is the result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-VARIANTS: dict[str, list[str]] = {
+BASE = [
+    *("predictor.conditioning=tokens", "predictor.residual=false", "fit.proprio=integrate"),
+    *("fit.error=l2", "fit.rollout_steps=2", "fit.rollout_prefix=first", "fit.context_frames=2"),
+    *("fit.features=raw", "optimizer.ema=0.0"),
+]
+PREDICTOR: dict[str, list[str]] = {
     "base: tokens, proprio, L2, 2 steps, context 2, direct": [],
     "AdaLN": ["predictor.conditioning=adaln"],
     "residual": ["predictor.residual=true"],
@@ -32,6 +37,17 @@ VARIANTS: dict[str, list[str]] = {
     "LayerNorm features": ["fit.features=layer_norm"],
     "channel-normed features": ["fit.features=channel_norm"],
     "EMA 0.998": ["optimizer.ema=0.998"],
+}
+POOLING: dict[str, list[str]] = {
+    "1 token of 32, learnt in pretraining": [],
+    "36 patch tokens of 128": ["encoder=mini_patches"],
+    "9, pooled 2 x 2": ["encoder=mini_patches", "encoder.pool=2"],
+    "4, pooled 3 x 3": ["encoder=mini_patches", "encoder.pool=3"],
+    "1, pooled 6 x 6": ["encoder=mini_patches", "encoder.pool=6"],
+}
+SUITES = {
+    "predictor": {name: [*BASE, *words] for name, words in PREDICTOR.items()},
+    "pooling": POOLING,
 }
 EVALUATIONS = {
     "H 1": ["planner.horizon=1"],
@@ -53,14 +69,16 @@ def robot_wm(command: str, *words: str) -> dict:
 
 
 def main() -> None:
-    dataset, out = sys.argv[1], Path(sys.argv[2])
-    seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 120.0
+    if len(sys.argv) < 4 or sys.argv[1] not in SUITES:
+        raise SystemExit(__doc__)
+    variants, dataset, out = SUITES[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
+    seconds = float(sys.argv[4]) if len(sys.argv) > 4 else 120.0
     out.mkdir(parents=True, exist_ok=True)
     steps_file = out / "steps.json"
     if not steps_file.exists():
-        step_s: dict[str, list[float]] = {name: [] for name in VARIANTS}
+        step_s: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(2):
-            for name, words in VARIANTS.items():
+            for name, words in variants.items():
                 trial = out / "trial"
                 robot_wm(
                     "train", f"data={dataset}", f"out={trial}", "optimizer.num_steps=25", *words
@@ -72,7 +90,7 @@ def main() -> None:
     steps = json.loads(steps_file.read_text())
 
     lines = []
-    for i, (name, words) in enumerate(VARIANTS.items()):
+    for i, (name, words) in enumerate(variants.items()):
         result_file = out / f"{i}.json"
         if not result_file.exists():
             checkpoint = out / f"checkpoint{i}"

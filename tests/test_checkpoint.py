@@ -8,11 +8,19 @@ import torch
 from fakes import PointEnv, make_model
 
 from robot_wm.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from robot_wm.preprocess import NormStats
 
 
 @pytest.fixture
 def saved(tmp_path):
-    model = make_model(rollout_steps=3, error="l1", context_frames=3)
+    model = make_model(
+        rollout_steps=3,
+        rollout_prefix="random",
+        error="l1",
+        context_frames=3,
+        features="channel_norm",
+        feature_stats=NormStats(np.arange(6) / 3, np.full(6, 0.7)),
+    )
     save_checkpoint(model, tmp_path / "c", training={"seed": 1}, extra={"metrics.csv": "step\n1\n"})
     return model, tmp_path / "c"
 
@@ -26,6 +34,8 @@ def test_what_comes_back_imagines_the_same(saved):
     torch.testing.assert_close(*imagined, atol=1e-6, rtol=1e-5)
     assert loaded.spec.action_spec.names == ("x", "y")
     assert loaded.spec.context_frames == 3 and loaded.rollout_steps == 3 and loaded.error == "l1"
+    assert loaded.rollout_prefix == "random" and loaded.spec.features == "channel_norm"
+    np.testing.assert_array_equal(loaded.feature_stats.mean, model.feature_stats.mean)
     assert config["training"] == {"seed": 1}
     assert (directory / "metrics.csv").read_text() == "step\n1\n"
     assert not any(p.requires_grad for p in loaded.predictor.parameters())

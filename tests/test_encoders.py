@@ -50,6 +50,7 @@ def test_token_counts_dims_and_preprocessing(name):
     assert (encoder.image.height, encoder.image.width) == (size, size)
     assert encoder.image.mean == pytest.approx((0.485, 0.456, 0.406))
     assert encoder.image.std == pytest.approx((0.229, 0.224, 0.225))
+    assert encoder.image.interpolation == ("bilinear" if "vjepa" in name else "bicubic")
     frames = torch.randn(1, 2, 3, size, size, generator=torch.Generator().manual_seed(0))
     tokens = encoder(frames)
     assert tokens.shape == (1, 2, side * side, dim) and tokens.isfinite().all()

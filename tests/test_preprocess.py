@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from PIL import Image
 
 from robot_wm.preprocess import IMAGENET_MEAN, IMAGENET_STD, ImageSpec, NormStats, prepare_images
 
@@ -24,6 +25,18 @@ def test_a_wide_picture_is_cropped_in_its_centre_not_squeezed():
     picture[:, 16:48] = 255
     out = prepare_images(picture, ImageSpec(32, 32))
     assert out.min() > 2.0  # only the white middle is left
+
+
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
+def test_resizing_is_pillows(how):
+    picture = np.random.default_rng(0).integers(0, 256, (60, 60, 3)).astype(np.uint8)
+    picture[:, 30:] //= 8  # an edge, where bicubic overshoots
+    plain = ImageSpec(24, 24, (0.0,) * 3, (1 / 255,) * 3, how)
+    ours = prepare_images(picture, plain).permute(1, 2, 0).numpy()
+    method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[how]
+    pillows = np.asarray(Image.fromarray(picture).resize((24, 24), method), np.float32)
+    np.testing.assert_allclose(ours, pillows, atol=1.01)
+    assert ours.min() >= 0 and ours.max() <= 255
 
 
 def test_many_pictures_are_each_treated_alone():

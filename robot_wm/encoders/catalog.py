@@ -221,7 +221,7 @@ def _build(
         backbone = TimmBackbone(
             _TIMM[config.name][0], config.image_size, config.num_blocks, weights
         )
-        dim, patch = backbone.dim, backbone.patch_size
+        dim, patch, image = backbone.dim, backbone.patch_size, backbone.image(config.image_size)
     elif config.name in SHAPES or config.name == "vjepa2":
         shape = SHAPES.get(config.name) or VJepa2Shape(**config.shape)
         shape = replace(shape, depth=min(shape.depth, config.num_blocks or shape.depth))
@@ -230,12 +230,12 @@ def _build(
         if weights is not None:
             _load(backbone, _first_layers(weights, shape.depth), config.name)
         dim, patch = shape.width, shape.patch_size
+        image = ImageSpec(config.image_size, config.image_size)
     else:
         raise ValueError(f"encoder: got {config.name!r}, want one of {', '.join(NAMES)}")
     _check_patches(config, patch)
-    size = config.image_size
     return ViTEncoder(
-        backbone, config, dim=dim, side=size // patch, image=ImageSpec(size, size), hub=hub
+        backbone, config, dim=dim, side=config.image_size // patch, image=image, hub=hub
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robot_wm.preprocess import ImageSpec
+
 
 class TimmBackbone(nn.Module):
     """A timm ViT's normalised patch tokens.
@@ -46,6 +48,11 @@ class TimmBackbone(nn.Module):
         except (RuntimeError, KeyError, AssertionError) as error:
             message = " ".join(str(error).split())[:300]
             raise ValueError(f"encoder: {architecture} does not take this: {message}") from error
+
+    def image(self, size: int) -> ImageSpec:
+        """The pictures it was trained on, `size` pixels high and wide."""
+        how = self.vit.pretrained_cfg
+        return ImageSpec(size, size, how["mean"], how["std"], how["interpolation"])
 
     @property
     def patch_size(self) -> int:
