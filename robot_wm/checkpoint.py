@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -29,6 +30,13 @@ from robot_wm.world_model import LatentWorldModel, ModelSpec
 FORMAT = 2
 _CONFIG, _MANIFEST = "config.json", "manifest.json"
 _PREDICTOR, _ENCODER = "predictor.safetensors", "encoder.safetensors"
+
+
+# What files raise that were made up, or damaged with their checksums.
+_MISFITS = (
+    *(SafetensorError, RuntimeError, ArithmeticError, AttributeError, LookupError),
+    *(TypeError, ValueError, RecursionError),
+)
 
 
 class CheckpointError(ValueError):
@@ -160,7 +168,8 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
             raise ValueError(
                 f"the encoder is not the one the predictor was trained on: {different} differ"
             )
-        predictor = Predictor(PredictorConfig(**config["predictor"]))
+        with torch.random.fork_rng(devices=[]):  # its first weights are not kept
+            predictor = Predictor(PredictorConfig(**config["predictor"]))
         predictor.load_state_dict(load_file(directory / _PREDICTOR))
         model = LatentWorldModel(
             encoder,
@@ -177,7 +186,9 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
             rollout_steps=config["rollout_steps"],
             rollout_prefix=config["rollout_prefix"],
         )
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except FileNotFoundError:
+        raise
+    except _MISFITS as error:
         raise CheckpointError(f"checkpoint: {directory} does not fit together: {error}") from error
     config["checkpoint_hash"] = sha256_file(directory / _MANIFEST)
     return model, config
@@ -223,7 +234,7 @@ def _read_json(directory: Path, name: str) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint: {directory} is not a checkpoint directory (no {name})")
     try:
         value = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint: {path} is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"checkpoint: {path} is not a JSON object")

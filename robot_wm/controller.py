@@ -57,7 +57,7 @@ class MPC:
         self._state = self._model.initial()
         self._plan = None
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
         """The next action `[A]`, robot's units.
 

@@ -28,7 +28,7 @@ def matrix_to_euler(rotation: Tensor) -> Tensor:
     """Rotations `[..., 3, 3]` to extrinsic xyz angles `[..., 3]`, rad.
 
     Roll and yaw lie in [-pi, pi], pitch in [-pi/2, pi/2]. With the pitch straight up or down only
-    their difference is defined; the yaw is then 0.
+    one turn is defined about the vertical; it is all in the roll, and the yaw is 0.
     """
     cos_pitch = torch.hypot(rotation[..., 0, 0], rotation[..., 1, 0])
     pitch = torch.atan2(-rotation[..., 2, 0], cos_pitch)
@@ -56,10 +56,11 @@ def integrate_poses(pose: Tensor, actions: Tensor) -> Tensor:
     Raises:
         ValueError: vectors that are no poses.
     """
-    if pose.shape[-1] != 7 or actions.ndim != 3 or actions.shape[-1] != 7:
+    fits = pose.ndim == 2 and actions.ndim == 3 and pose.shape[-1] == actions.shape[-1] == 7
+    if not fits or len(pose) not in (1, len(actions)):
         raise ValueError(
-            f"poses: got {tuple(pose.shape)} and actions {tuple(actions.shape)}, want [N, 7] and "
-            f"[N, H, 7]"
+            f"poses: got {tuple(pose.shape)} and actions {tuple(actions.shape)}, want [N or 1, 7] "
+            f"and [N, H, 7]"
         )
     dtype = torch.float32 if actions.device.type == "mps" else torch.float64
     now, moves = pose.to(dtype).expand(len(actions), 7), actions.to(dtype)

@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from robot_wm.layers import LAYER_NORM_EPS, Block, KeyValue, init_transformer, modulate
+from robot_wm.types import check_counts
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,21 @@ class PredictorConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
-        sizes = (
-            *(self.token_dim, *self.grid, self.action_dim, self.max_frames),
-            *(self.width, self.depth, self.num_heads, self.mlp_ratio * self.width),
+        if len(self.grid) != 2:
+            raise ValueError(f"grid: got {self.grid}, want rows and columns")
+        check_counts(
+            token_dim=self.token_dim,
+            **{"rows of the grid": self.grid[0], "columns of the grid": self.grid[1]},
+            action_dim=self.action_dim,
+            max_frames=self.max_frames,
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            grid_size=1 if self.grid_size is None else self.grid_size,
         )
-        if min(sizes) < 1 or min(self.state_dim, self.extrinsics_dim) < 0:
-            raise ValueError(
-                f"PredictorConfig: got {self}, want every size at least 1 (state_dim and "
-                f"extrinsics_dim may be 0)"
-            )
-        if self.grid_size is not None and self.grid_size < 1:
-            raise ValueError(f"grid_size: got {self.grid_size}, want at least 1 or null")
+        check_counts(0, state_dim=self.state_dim, extrinsics_dim=self.extrinsics_dim)
+        if not 1 <= self.mlp_ratio * self.width < 2**24:
+            raise ValueError(f"mlp_ratio: got {self.mlp_ratio}, want a hidden size of at least 1")
         if self.rotary not in ("release", "standard"):
             raise ValueError(f"rotary: got {self.rotary!r}, want 'release' or 'standard'")
         if self.conditioning not in ("tokens", "adaln"):
@@ -181,7 +186,7 @@ class Predictor(nn.Module):
         Raises:
             ValueError: a shape, dtype or device does not fit, or more frames than `max_frames`.
         """
-        return self.extend(None, tokens, actions_n, states_n, extrinsics_n)[0]
+        return self._run(None, tokens, actions_n, states_n, extrinsics_n, keep=False)[0]
 
     def extend(
         self,
@@ -205,13 +210,23 @@ class Predictor(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
+        out, cache = self._run(cache, tokens, actions_n, states_n, extrinsics_n, keep=True)
+        assert cache is not None
+        return out, cache
+
+    def _run(
+        self,
+        cache: KeyValueCache | None,
+        tokens: Tensor,
+        actions_n: Tensor,
+        states_n: Tensor | None,
+        extrinsics_n: Tensor | None,
+        *,
+        keep: bool,
+    ) -> tuple[Tensor, KeyValueCache | None]:
+        """`extend`, which may let go of the new frames' keys and values block by block."""
+        self._check(cache, tokens, actions_n, states_n, extrinsics_n)
         past = cache.num_frames if cache is not None else 0
-        if cache is not None and not all(len(k) in (1, len(tokens)) for k, _ in cache.blocks[0]):
-            raise ValueError(
-                f"cache: got batches of {[len(k) for k, _ in cache.blocks[0]]}, want 1 or "
-                f"{len(tokens)}"
-            )
-        self._check(tokens, actions_n, states_n, extrinsics_n, past)
         frames = tokens.shape[1]
         conditions = [self.action_encoder(actions_n)]
         if self.state_encoder is not None:
@@ -235,7 +250,9 @@ class Predictor(nn.Module):
         for i, block in enumerate(self.predictor_blocks):
             before = cache.blocks[i] if cache is not None else ()
             x, own = block(x, mask, rotary, before, condition)
-            parts.append((*before, own))
+            if keep:
+                parts.append((*before, own))
+            del own
         x = self.predictor_norm(x)
         if self.predictor_modulation is not None and condition is not None:
             shift, scale = self.predictor_modulation(F.silu(condition)).chunk(2, dim=-1)
@@ -246,7 +263,7 @@ class Predictor(nn.Module):
             out = tokens + out
         if self.config.output_norm:
             out = F.layer_norm(out, out.shape[-1:])
-        return out, KeyValueCache(past + frames, tuple(parts))
+        return out, KeyValueCache(past + frames, tuple(parts)) if keep else None
 
     def rollout(
         self,
@@ -273,37 +290,47 @@ class Predictor(nn.Module):
             ValueError: as `forward`; or a horizon of none.
         """
         num, horizon = actions_n.shape[:2]
-        if horizon < 1 or len(tokens) not in (1, num):
+        if min(num, horizon) < 1 or tokens.ndim != 3 or len(tokens) not in (1, num):
             raise ValueError(
-                f"rollout: got {horizon} actions and {len(tokens)} current frames, want at least 1 "
-                f"action and a frame for all or for each of {num} candidates"
+                f"rollout: got actions {tuple(actions_n.shape)} and current frames "
+                f"{tuple(tokens.shape)}, want [N, H, A] and [N or 1, P, D], none of them empty"
             )
+        for name, value in (("states", states_n), ("extrinsics", extrinsics_n)):
+            if value is not None and tuple(value.shape[:2]) != (num, horizon):
+                raise ValueError(
+                    f"{name}: got {tuple(value.shape)}, want {num} candidates and {horizon} frames"
+                )
         frame = tokens[:, None].expand(num, -1, -1, -1)
         frames = []
         for h in range(horizon):
             now = slice(h, h + 1)
-            frame, cache = self.extend(
+            frame, cache = self._run(
                 cache,
                 frame,
                 actions_n[:, now],
                 None if states_n is None else states_n[:, now],
                 None if extrinsics_n is None else extrinsics_n[:, now],
+                keep=h + 1 < horizon,
             )
             frames.append(frame)
         return torch.cat(frames, dim=1)
 
     def _check(
         self,
+        cache: KeyValueCache | None,
         tokens: Tensor,
         actions_n: Tensor,
         states_n: Tensor | None,
         extrinsics_n: Tensor | None,
-        past: int,
     ) -> None:
         config, weight = self.config, self.predictor_embed.weight
         if tokens.ndim != 4:
             raise ValueError(f"tokens: got {tuple(tokens.shape)}, want [B, T, P, D]")
         batch, frames = tokens.shape[:2]
+        past = cache.num_frames if cache is not None else 0
+        if cache is not None and any(len(k) not in (1, batch) for k, _ in cache.blocks[0]):
+            kept = [len(k) for k, _ in cache.blocks[0]]
+            raise ValueError(f"cache: got batches of {kept}, want 1 or {batch}")
         if not 1 <= past + frames <= config.max_frames:
             raise ValueError(f"frames: got {past + frames}, want 1 to {config.max_frames}")
         wanted = {

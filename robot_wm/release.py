@@ -7,6 +7,7 @@ that begin with `module.` or `backbone.` or both. Every key is used, or named as
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -22,11 +23,17 @@ from robot_wm.encoders import from_release, release_shape, released_encoder
 from robot_wm.poses import POSE_NAMES
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
-from robot_wm.types import ActionSpec
+from robot_wm.types import ActionSpec, check_counts
 from robot_wm.world_model import LatentWorldModel, ModelSpec
 
 _PREFIXES = ("module.", "backbone.")
 _HEAD_SIZE = 64  # of the released predictor
+# What torch.load raises on files that are not what they say.
+_LOADING = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError),
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
+)
+_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -64,10 +71,20 @@ class ReleaseConfig:
     extrinsics: Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        sizes = (self.image_size, self.max_frames, self.image_height, self.image_width)
-        steps = (self.dt_s, self.max_delta_m, self.max_delta_rad, self.max_delta_gripper)
-        if min(sizes) < 1 or not all(0 < step < np.inf for step in steps):
-            raise ValueError(f"ReleaseConfig: got {self}, want sizes and steps above zero")
+        check_counts(
+            image_size=self.image_size,
+            num_heads=1 if self.num_heads is None else self.num_heads,
+            encoder_heads=1 if self.encoder_heads is None else self.encoder_heads,
+            max_frames=self.max_frames,
+        )
+        for name in ("dt_s", "max_delta_m", "max_delta_rad", "max_delta_gripper"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"{name}: got {getattr(self, name)}, want above zero")
+        numbers = isinstance(self.extrinsics, Sequence) and all(
+            isinstance(x, int | float) for x in self.extrinsics
+        )
+        if not numbers or isinstance(self.extrinsics, str):
+            raise ValueError(f"extrinsics: got {self.extrinsics!r}, want a list of numbers")
 
 
 def load_release(path: Path, config: ReleaseConfig) -> tuple[LatentWorldModel, list[str]]:
@@ -109,7 +126,8 @@ def load_release(path: Path, config: ReleaseConfig) -> tuple[LatentWorldModel, l
             del predictor_weights[name]
             left_out.append(f"predictor.{name} (no extrinsics were given)")
     predictor_config = _predictor_config(predictor_weights, encoder.grid, config)
-    predictor = Predictor(predictor_config)
+    with torch.random.fork_rng(devices=[]):  # its first weights are not kept
+        predictor = Predictor(predictor_config)
     _load(predictor, predictor_weights)
 
     span = np.array([config.max_delta_m] * 3 + [config.max_delta_rad] * 3)
@@ -149,11 +167,11 @@ def _read(path: Path) -> dict[str, Any]:
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except _LOADING as error:
         # torch's own message tells people to switch the safety off.
         raise ValueError(
-            f"checkpoint: {path} is not a released V-JEPA 2-AC file, or holds more than tensors, "
-            f"which is never loaded: it would run code"
+            f"checkpoint: {path} is damaged or half-downloaded, or not a released V-JEPA 2-AC "
+            f"file, or holds more than tensors, which is never loaded: it would run code"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint: {path} holds a {type(content).__name__}, want a dict")
@@ -169,15 +187,25 @@ def _tensors(weights: object, what: str) -> dict[str, Tensor]:
         short = str(name)
         while short.startswith(_PREFIXES):
             short = short.partition(".")[2]
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{what}.{name}: got {kind}, want a tensor of floating point numbers")
+        _check_plain(value, f"{what}.{name}")
         if short in plain:
             raise ValueError(f"{what}.{name}: {short} is there twice, with and without prefixes")
         if not value.isfinite().all():
             raise ValueError(f"{what}.{name}: holds numbers that are not finite")
         plain[short] = value.to(torch.float32)
     return plain
+
+
+def _check_plain(value: object, name: str) -> None:
+    """A dense tensor in memory, no larger than the file says: nothing else is computed with."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: got {type(value).__name__}, want a tensor")
+    plain = value.layout == torch.strided and value.device.type == "cpu" and value.dtype in _TYPES
+    if not plain or not 1 <= value.numel() <= value.untyped_storage().nbytes():
+        raise ValueError(
+            f"{name}: got {value.dtype} {tuple(value.shape)} ({value.layout}, {value.device}), "
+            f"want a dense tensor of floating point numbers"
+        )
 
 
 def _predictor_config(

@@ -24,10 +24,11 @@ from robot_wm.data import (
 from robot_wm.encoders import Encoder
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
-from robot_wm.types import ActionSpec
+from robot_wm.types import ActionSpec, check_counts
 from robot_wm.world_model import LatentWorldModel, ModelSpec
 
 Metrics = dict[str, float]
+_EXAMINED_BYTES = 2**26  # of tokens in a batch of the held-out examination
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,15 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1 or not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"TrainConfig: got {self}, want num_steps >= 1 and learning_rate > 0")
-        if (
-            self.warmup_share < 0
-            or self.decay_share < 0
-            or self.warmup_share + self.decay_share > 1
-        ):
+        check_counts(num_steps=self.num_steps, num_microbatches=self.num_microbatches)
+        for name in ("learning_rate", "grad_clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: got {getattr(self, name)}, want above zero")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay: got {self.weight_decay}, want at least 0")
+        shares = (self.warmup_share, self.decay_share)
+        if not (min(shares) >= 0 and sum(shares) <= 1):
             raise ValueError(f"TrainConfig: got {self}, want shares that add up to at most 1")
-        if self.num_microbatches < 1:
-            raise ValueError(f"num_microbatches: got {self.num_microbatches}, want at least 1")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(
                 f"precision: got {self.precision!r}, want 'auto', 'float32' or 'bfloat16'"
@@ -116,11 +116,7 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def train(
-    model: LatentWorldModel,
-    sampler: WindowSampler,
-    config: TrainConfig,
-    *,
-    precision: torch.dtype = torch.float32,
+    model: LatentWorldModel, sampler: WindowSampler, config: TrainConfig
 ) -> Iterator[Metrics]:
     """Trains the model's predictor in place, one optimiser step per item.
 
@@ -128,7 +124,6 @@ def train(
         model: its predictor learns; its encoder stays as it is.
         sampler: of training windows.
         config: how.
-        precision: from `choose_precision`.
 
     Yields:
         `step` (from 1), `loss` and its parts, `learning_rate`, `grad_norm`, `elapsed_s`.
@@ -148,9 +143,8 @@ def train(
     if config.compile:
         for block in predictor.predictor_blocks:
             block.compile()
-    autocast = functools.partial(
-        torch.autocast, model.device.type, torch.bfloat16, enabled=precision == torch.bfloat16
-    )
+    lowered = choose_precision(config.precision, model.device) == torch.bfloat16
+    autocast = functools.partial(torch.autocast, model.device.type, torch.bfloat16, enabled=lowered)
     begin = time.monotonic()
     for step in range(config.num_steps):
         rate = learning_rate(config, step)
@@ -331,8 +325,14 @@ def prepare(
         batch_size=config.batch_size,
         seed=config.seed,
     )
+    window_bytes = examined * tokens.num_tokens * tokens.dim * 4
     examination = WindowSampler(
-        data, tokens, episodes=held_out, num_frames=examined, batch_size=256, seed=config.seed
+        data,
+        tokens,
+        episodes=held_out,
+        num_frames=examined,
+        batch_size=min(256, max(1, _EXAMINED_BYTES // window_bytes)),
+        seed=config.seed,
     )
     return Fitting(model, windows, examination)
 
@@ -377,17 +377,23 @@ def held_out_error(
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
     spread = torch.zeros(())
-    batches = [sampler.batch(i) for i in range(min(max_batches, sampler.steps_per_epoch))]
-    with torch.inference_mode():
-        latents = [model.latents(batch.tokens.to(model.device)) for batch in batches]
-        mean = torch.stack([each.mean((0, 1)) for each in latents]).mean(0)
-        for batch, frames in zip(batches, latents, strict=True):
+    steps = range(min(max_batches, sampler.steps_per_epoch))
+    with torch.no_grad():
+        means = [
+            model.latents(sampler.batch(i).tokens.to(model.device)).mean((0, 1)) for i in steps
+        ]
+        mean = torch.stack(means).mean(0)
+        for i in steps:  # one batch at a time: latents of large encoders fill memories
+            batch = sampler.batch(i)
+            frames = model.latents(batch.tokens.to(model.device))
             proprio = batch.proprio.to(model.device)[:, :context]
             actions = batch.actions.to(model.device)[:, : context - 1 + horizon]
             target = frames[:, context : context + horizon]
-            other = torch.randperm(len(actions), generator=generator)
             past, future = actions[:, : context - 1], actions[:, context - 1 :]
-            futures = {"true": future, "shuffled": future[other], "zero": torch.zeros_like(future)}
+            order = torch.randperm(len(actions), generator=generator)
+            shuffled = torch.empty_like(future)
+            shuffled[order] = future[order.roll(1)]  # of another window, never its own
+            futures = {"true": future, "shuffled": shuffled, "zero": torch.zeros_like(future)}
             imagined = {
                 name: model.imagine(frames[:, :context], proprio, past, value)
                 for name, value in futures.items()

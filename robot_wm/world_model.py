@@ -9,14 +9,21 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from robot_wm.data import Batch
 from robot_wm.encoders import Encoder
 from robot_wm.poses import integrate_poses
 from robot_wm.predictor import KeyValueCache, Predictor
 from robot_wm.preprocess import NormStats, prepare_images
-from robot_wm.types import ActionSpec, FloatArray, ImageArray, Observation, check_image
+from robot_wm.types import (
+    ActionSpec,
+    FloatArray,
+    ImageArray,
+    Observation,
+    check_counts,
+    check_image,
+)
 
 State = Any  # opaque to all but the model that made it
 
@@ -87,6 +94,8 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state_names", tuple(self.state_names))
+        if isinstance(self.dt, int):
+            object.__setattr__(self, "dt", float(self.dt))
         object.__setattr__(self, "extrinsics", tuple(float(x) for x in self.extrinsics))
         if self.proprio not in ("integrate", "pose", "none"):
             raise ValueError(f"proprio: got {self.proprio!r}, want 'integrate', 'pose' or 'none'")
@@ -104,8 +113,15 @@ class ModelSpec:
                 f"proprio: 'integrate' needs one action per state dimension, got actions "
                 f"{self.action_spec.names} and states {self.state_names}"
             )
-        if self.context_frames < 1:
-            raise ValueError(f"context_frames: got {self.context_frames}, want at least 1")
+        check_counts(
+            context_frames=self.context_frames,
+            image_height=self.image_height,
+            image_width=self.image_width,
+        )
+        if not (isinstance(self.dt, float) and 0 < self.dt < np.inf):
+            raise ValueError(f"dt: got {self.dt!r}, want seconds above zero")
+        if not np.isfinite(self.extrinsics).all():
+            raise ValueError(f"extrinsics: got {self.extrinsics}, want finite numbers")
 
 
 @dataclass(frozen=True)
@@ -156,8 +172,12 @@ class LatentWorldModel:
     ) -> None:
         if error not in ("l1", "l2"):
             raise ValueError(f"error: got {error!r}, want 'l1' or 'l2'")
-        if rollout_steps < 1:
-            raise ValueError(f"rollout_steps: got {rollout_steps}, want at least 1")
+        check_counts(rollout_steps=rollout_steps)
+        if spec.context_frames > predictor.config.max_frames:
+            raise ValueError(
+                f"context_frames: got {spec.context_frames}, want at most the predictor's "
+                f"max_frames, {predictor.config.max_frames}"
+            )
         if rollout_prefix not in ("first", "random"):
             raise ValueError(f"rollout_prefix: got {rollout_prefix!r}, want 'first' or 'random'")
         shape, num_states = predictor.config, len(spec.state_names)
@@ -195,6 +215,13 @@ class LatentWorldModel:
     @property
     def device(self) -> torch.device:
         return next(self.predictor.parameters()).device
+
+    def to(self, device: torch.device | str) -> LatentWorldModel:
+        """This model, its encoder and predictor moved to `device`."""
+        self.predictor.to(device)
+        if isinstance(self.encoder, nn.Module):
+            self.encoder.to(device)
+        return self
 
     def initial(self) -> LatentState | None:
         return None
@@ -276,8 +303,12 @@ class LatentWorldModel:
             Latents of the H frames that follow the context, `[B, H, P, D]`.
 
         Raises:
-            ValueError: another action size, or more frames than the predictor takes.
+            ValueError: another action size, no context, or more frames than the predictor takes.
         """
+        if latents.ndim != 4 or not latents.shape[1]:
+            raise ValueError(
+                f"latents: got {tuple(latents.shape)}, want [B, C, P, D], C at least 1"
+            )
         cache = self._remember(latents, proprio, past) if latents.shape[1] > 1 else None
         return self._rollout(cache, latents[:, -1], proprio[:, -1], actions)
 
@@ -302,7 +333,10 @@ class LatentWorldModel:
         if frames <= steps:
             raise ValueError(f"frames: got windows of {frames}, want more than {steps}")
         for name in ("tokens", "actions", "proprio"):
-            if not getattr(batch, name).isfinite().all():
+            value = getattr(batch, name)
+            if value.dtype != torch.float32:
+                raise ValueError(f"{name}: got {value.dtype}, want torch.float32")
+            if not value.isfinite().all():
                 raise FloatingPointError(f"{name} are not finite")
         latents = self.latents(batch.tokens.to(device))
         actions_n = self.action_stats.forward(batch.actions.to(device))
@@ -357,6 +391,11 @@ class LatentWorldModel:
         if actions.ndim != 3 or actions.shape[-1] != self.spec.action_spec.size:
             raise ValueError(
                 f"actions: got {tuple(actions.shape)}, want [N, H, {self.spec.action_spec.size}]"
+            )
+        if actions.dtype != torch.float32 or actions.device != self.device:
+            raise ValueError(
+                f"actions: got {actions.dtype} on {actions.device}, want torch.float32 on "
+                f"{self.device}"
             )
         now = proprio.expand(len(actions), -1)  # [N, Q]
         states = torch.cat((now[:, None], self._integrate(now, actions)[:, :-1]), dim=1)

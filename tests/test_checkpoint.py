@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from fakes import PointEnv, make_model
 
 from robot_wm.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from robot_wm.predictor import Predictor
 from robot_wm.preprocess import NormStats
 
 
@@ -124,3 +127,57 @@ def test_numbers_survive_exactly(saved):
     loaded, _ = load_checkpoint(directory)
     assert np.array_equal(loaded.spec.action_spec.low, model.spec.action_spec.low)
     assert np.array_equal(loaded.action_stats.std, model.action_stats.std)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"conditioning": "adaln"},
+        {"residual": True},
+        {"rotary": "release", "grid_size": 4},
+        {"depth": 2, "mlp_ratio": 2.5},
+    ],
+)
+def test_every_kind_of_predictor_comes_back(variant, tmp_path):
+    model = make_model()
+    generator = torch.Generator().manual_seed(1)
+    predictor = Predictor(replace(model.predictor.config, **variant), generator=generator)
+    with torch.no_grad():
+        for value in predictor.parameters():  # AdaLN begins with its gates shut
+            value.add_(0.05 * torch.randn(value.shape, generator=generator))
+    model.predictor = predictor.eval()
+    save_checkpoint(model, tmp_path / "c")
+    before = torch.random.get_rng_state()
+    loaded, _ = load_checkpoint(tmp_path / "c")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    state = model.observe(None, PointEnv().reset(0), None)
+    actions = torch.rand(3, 4, 2) * 0.2 - 0.1
+    assert torch.equal(loaded.rollout(state, actions), model.rollout(state, actions))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("predictor", "mlp_ratio", "Infinity"),
+        ("predictor", "depth", "1.5"),
+        ("predictor", "grid", "[1]"),
+        ("spec", "dt", "NaN"),
+        ("spec", "dt", '"x"'),
+        ("spec", "image_height", "0"),
+        ("spec", "context_frames", "1.5"),
+        ("spec", "extrinsics", "[NaN]"),
+        ("encoder", "name", '"os.system"'),
+        ("encoder", "fingerprint", "3"),
+    ],
+)
+def test_a_configuration_that_was_made_up_is_refused(saved, part, name, value):
+    _, directory = saved
+    config = json.loads((directory / "config.json").read_text())
+    config[part][name] = json.loads(value)
+    text = json.dumps(config)
+    (directory / "config.json").write_text(text)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["config.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="does not fit together"):
+        load_checkpoint(directory)

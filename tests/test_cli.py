@@ -122,7 +122,10 @@ def test_bench_rollout_compares_cached_with_recomputed(capsys):
     result = json.loads(out.splitlines()[-1])
     assert result["max_abs_diff"] < 1e-5 and result["speedup_h4_c2"] > 0
     assert "speedup_h1_c2" in result
-    assert "want each at least 1" in refused(capsys, "bench", "rollout", "horizons=[0]")
+    for word in ("horizons=[0]", "horizons=[a]", "horizons=[1.5]", "horizons=[]", "grid=[8]",
+                 "grid=[a,b]", "num_candidates=0"):  # fmt: skip
+        line = refused(capsys, "bench", "rollout", "experiment=debug", *small, word)
+        assert word.split("=")[0].split("_")[-1] in line and "want" in line
 
 
 def test_bench_train_says_where_the_time_goes(capsys):

@@ -18,6 +18,7 @@ from robot_wm.encoders import (
     build_encoder,
     hub,
     load_encoder,
+    random_mini,
     save_encoder,
 )
 from robot_wm.encoders.images import TimmBackbone, ijepa_from_transformers
@@ -39,7 +40,8 @@ PUBLIC = {
 
 
 def test_every_public_encoder_is_tested():
-    assert set(NAMES) == {*PUBLIC, "mini", "mini_patches"}
+    assert set(NAMES) == {*PUBLIC, "mini", "mini_patches", "random"}
+    assert build_encoder("random", seed=3).fingerprint == random_mini(seed=3).fingerprint
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -57,8 +59,12 @@ def test_token_counts_dims_and_preprocessing(name):
     other = frames.clone()
     other[:, 1] = 0
     assert torch.equal(encoder(other)[:, 0], tokens[:, 0])  # bit for bit
-    with pytest.raises(ValueError, match="frames: got"):
+    with pytest.raises(ValueError, match=r"frames: got \(1, 2, 3"):
         encoder(frames[..., :-1])
+    with pytest.raises(ValueError, match="frames: got torch.uint8 on cpu, want torch.float32"):
+        encoder(frames.to(torch.uint8))
+    with pytest.raises(ValueError, match="on meta, want torch.float32 on cpu"):
+        encoder(frames.to("meta"))
 
 
 def test_the_video_model_sees_a_frame_as_a_clip_of_itself():
@@ -189,16 +195,39 @@ def test_a_placed_file_is_found_and_its_absence_explained(tmp_path, monkeypatch)
     public = timm.create_model("vit_small_patch16_dinov3.lvd1689m", num_classes=0)
     save_file(public.state_dict(), tmp_path / "dinov3_vits.safetensors")
     encoder = build_encoder("dinov3_vits", num_blocks=2)
-    assert encoder.hub["revision"] == "3bf4720a82ec2066db88137180ff1f83a675cef0"
-    # Saved without its weights, which are public; built again from the same place.
+    # A person may have placed any file: its weights go along with a checkpoint.
+    described = save_encoder(encoder, tmp_path / "encoder.safetensors")
+    assert (tmp_path / "encoder.safetensors").exists() and described["hub"] is None
+    again = load_encoder(json.loads(json.dumps(described)), tmp_path / "encoder.safetensors")
+    assert again.fingerprint.difference(encoder.fingerprint) is None
+    assert "state_dict" not in encoder.backbone.vit.pretrained_cfg
+
+
+def test_public_weights_stay_out_of_checkpoints_and_are_found_again(tmp_path, monkeypatch):
+    import timm
+
+    torch.manual_seed(5)
+    public = timm.create_model("vit_small_patch16_dinov3.lvd1689m", num_classes=0)
+    save_file(public.state_dict(), tmp_path / "model.safetensors")
+    asked = []
+
+    def cached(repo, filename, revision):
+        asked.append((repo, filename, revision))
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(hub, "PLACE", str(tmp_path / "nothing"))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    encoder = build_encoder("dinov3_vits", num_blocks=2)
     described = save_encoder(encoder, tmp_path / "encoder.safetensors")
     assert not (tmp_path / "encoder.safetensors").exists()
     described = json.loads(json.dumps(described))
     again = load_encoder(described, tmp_path / "encoder.safetensors")
     assert again.fingerprint.difference(encoder.fingerprint) is None
-    described["hub"]["revision"] = "main"
-    with pytest.raises(ValueError, match="encoder: got"):
-        load_encoder(described, tmp_path / "encoder.safetensors")
+    pinned = "3bf4720a82ec2066db88137180ff1f83a675cef0"
+    assert asked == [("timm/vit_small_patch16_dinov3.lvd1689m", "model.safetensors", pinned)] * 2
+    for change in ({"revision": "main"}, {"revision": "main/../../x"}):
+        with pytest.raises(ValueError, match="encoder: got"):
+            load_encoder({**described, "hub": {**described["hub"], **change}}, tmp_path / "e")
 
 
 @pytest.mark.parametrize(
@@ -208,7 +237,17 @@ def test_a_placed_file_is_found_and_its_absence_explained(tmp_path, monkeypatch)
         ({"name": "dinov2_vits", "pretrained": False, "image_size": 225}, "patches of 14"),
         ({"name": "vjepa2_vitl", "pretrained": False, "image_size": 100}, "patches of 16"),
         ({"name": "dinov2_vits", "pretrained": False, "pool": 3}, "pool 3"),
-        ({"name": "dinov2_vits", "pretrained": False, "num_blocks": 0}, "num_blocks 0"),
+        ({"name": "dinov2_vits", "pretrained": False, "num_blocks": 0}, "num_blocks: got 0"),
+        (
+            {"name": "dinov2_vits", "pretrained": False, "num_blocks": 13},
+            "at most dinov2_vits's 12",
+        ),
+        (
+            {"name": "vjepa2_vitl", "pretrained": False, "num_blocks": 25},
+            "at most vjepa2_vitl's 24",
+        ),
+        ({"name": "vjepa2_vitl", "pretrained": False, "num_blocks": "a"}, "num_blocks: got 'a'"),
+        ({"name": "dinov2_vits", "pretrained": False, "image_size": 0}, "image_size: got 0"),
         ({"name": "mini", "pool": 2}, "pool 2"),
         ({"name": "mini", "weights": "x", "pretrained": False}, "one or the other"),
     ],
@@ -298,3 +337,12 @@ def test_untrained_weights_are_decided_by_the_seed_alone():
     assert one.fingerprint.difference(three.fingerprint).startswith("weights and probe")
     assert torch.equal(torch.random.get_rng_state(), before)
     assert isinstance(one, ViTEncoder) and not any(p.requires_grad for p in one.parameters())
+
+
+def test_the_probe_looks_at_many_channels_and_tokens():
+    encoder = build_encoder("dinov2_vits", pretrained=False, num_blocks=1)
+    tokens = 256 * 384
+    places = [(7919 * i) % tokens for i in range(16)]
+    assert len({place // 384 for place in places}) > 12
+    assert len({place % 384 for place in places}) > 12
+    assert len(encoder.fingerprint.probe) == 16

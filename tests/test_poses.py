@@ -76,6 +76,8 @@ def test_one_start_serves_all_candidates_and_other_sizes_are_refused():
         integrate_poses(start, moves), integrate_poses(start.expand(5, 7), moves)
     )
     with pytest.raises(ValueError, match="poses: got"):
+        integrate_poses(torch.zeros(3, 7), moves)
+    with pytest.raises(ValueError, match="poses: got"):
         integrate_poses(torch.zeros(1, 6), moves)
     with pytest.raises(ValueError, match=r"want .*\[N, H, 7\]"):
         integrate_poses(start, moves[..., :4])

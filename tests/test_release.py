@@ -35,8 +35,11 @@ def content():
     return {
         "encoder": {f"module.backbone.{k}": v for k, v in encoder.items()},
         "predictor": {f"module.{k.removeprefix('predictor.')}": v for k, v in predictor.items()},
-        "opt": {"state": {}, "param_groups": []},
+        "target_encoder": {f"module.backbone.{k}": v for k, v in encoder.items()},
+        "opt": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-4}]},
+        "scaler": None,
         "epoch": 315,
+        "loss": 0.4,
     }
 
 
@@ -61,7 +64,9 @@ def test_a_converted_file_gives_the_reference_numbers(content, prefix, tmp_path,
     result = json.loads(said.strip().splitlines()[-1])
     assert result["tokens"] == 16 and result["predictor_width"] == 96
     # Every key is used or named.
-    names = ["opt", "epoch", "predictor.extrinsics_encoder.weight"]
+    names = ["target_encoder", "opt", "scaler", "epoch", "loss"]
+    names += ["predictor.extrinsics_encoder.weight", "predictor.extrinsics_encoder.bias"]
+    assert len(result["left_out"]) == len(names)
     assert all(any(line.startswith(name) for line in result["left_out"]) for name in names)
     model, _ = load_checkpoint(tmp_path / "c")
     tensors = golden()
@@ -130,6 +135,8 @@ def test_what_is_no_released_file_is_refused_in_one_line(content, tmp_path, caps
     nan = {**predictor, "module.predictor_norm.bias": torch.full((96,), torch.nan)}
     twice = {**predictor, "predictor_norm.bias": torch.zeros(96)}
     lacking = {k: v for k, v in predictor.items() if "blocks.1.mlp.fc1" not in k}
+    short_qkv = {"module.backbone.blocks.0.attn.qkv.weight": torch.zeros(2, 48)}
+    flat_mlp = {"module.backbone.blocks.0.mlp.fc1.weight": torch.tensor(1.0)}
     cases = [
         ({"predictor": {**predictor, "module.extra.weight": torch.zeros(2)}}, "unknown extra.wei"),
         ({"predictor": lacking}, "lacks predictor_blocks.1.mlp.fc1.bias"),
@@ -137,6 +144,11 @@ def test_what_is_no_released_file_is_refused_in_one_line(content, tmp_path, caps
         ({"predictor": twice}, "there twice"),
         ({"predictor": {**predictor, "module.predictor_norm.bias": torch.zeros(3)}}, "misshapen"),
         ({"predictor": {"a": 3}}, "predictor.a: got int"),
+        ({"predictor": {"a": torch.zeros(1).expand(10**12)}}, "want a dense tensor"),
+        ({"predictor": {"a": torch.eye(3).to_sparse()}}, "want a dense tensor"),
+        ({"predictor": {"a": torch.zeros(0)}}, "want a dense tensor"),
+        ({"encoder": {**encoder, **short_qkv}}, "want 3 equal parts"),
+        ({"encoder": {**encoder, **flat_mlp}}, "want a V-JEPA 2 encoder"),
         ({"predictor": []}, "want weights by name"),
         ({"encoder": {**encoder, "module.blocks.9.odd.weight": torch.zeros(2)}}, "not those of"),
         ({"encoder": {"weight": torch.zeros(2)}}, "want a V-JEPA 2 encoder"),
@@ -150,6 +162,9 @@ def test_what_is_no_released_file_is_refused_in_one_line(content, tmp_path, caps
     torch.save([1, 2], tmp_path / "list.pt")
     (tmp_path / "noise.pt").write_bytes(b"\x80\x02 nonsense")
     (tmp_path / "empty.pt").write_bytes(b"")
+    whole = write(content, tmp_path).read_bytes()
+    for share in (0.1, 0.5, 0.9, 0.999):
+        (tmp_path / f"cut{share}.pt").write_bytes(whole[: int(share * len(whole))])
     (tmp_path / "hostile.pt").write_bytes(pickle.dumps({"encoder": Hostile()}))
     torch.save({"encoder": Hostile()}, tmp_path / "hostile2.pt")
     for name, why in [
@@ -160,6 +175,7 @@ def test_what_is_no_released_file_is_refused_in_one_line(content, tmp_path, caps
         ("hostile", "never loaded"),
         ("hostile2", "never loaded"),
         ("nowhere", "no file"),
+        *((f"cut{share}", "half-downloaded") for share in (0.1, 0.5, 0.9, 0.999)),
     ]:
         code, said = convert(tmp_path / f"{name}.pt", tmp_path / "out", capsys=capsys)
         assert code == 2 and why in said and len(said.strip().splitlines()) == 1, (name, said)
@@ -172,7 +188,13 @@ def test_what_is_no_released_file_is_refused_in_one_line(content, tmp_path, caps
         ("image_size=100", "patches of 16"),
         ("num_heads=5", "want a multiple of num_heads=5"),
         ("dt_s=0", "above zero"),
-        ("max_frames=0", "above zero"),
+        ("max_frames=0", "max_frames: got 0"),
+        ("encoder_heads=0", "encoder_heads: got 0"),
+        ("num_heads=abc", "num_heads: got 'abc'"),
+        ("extrinsics=5", "extrinsics: got 5"),
+        ("extrinsics=[a,b]", "want a list of numbers"),
+        ("context_frames=17", "context_frames: got 17"),
+        ("image_height=0", "image_height: got 0"),
     ]:
         code, said = convert(path, tmp_path / "out", word, capsys=capsys)
         assert code == 2 and why in said, (word, said)

@@ -271,3 +271,53 @@ def test_integration_needs_one_action_per_state():
     model = make_model()
     with pytest.raises(ValueError, match="proprio"):
         type(model.spec)("front", 32, 32, 0.2, ("x", "y", "z"), SPEC)
+
+
+def test_a_rollout_uses_what_was_computed_when_the_context_was_seen(monkeypatch):
+    model = make_model(context_frames=3)
+    env = PointEnv()
+    state = model.observe(None, env.reset(0), None)
+    for _ in range(2):
+        state = model.observe(state, env.observe(), env.apply(np.full(2, 0.05)))
+    frames = []
+    run = model.predictor._run
+
+    def watch(cache, tokens, *given, **how):
+        frames.append((cache.num_frames, tuple(tokens.shape[:2])))
+        return run(cache, tokens, *given, **how)
+
+    monkeypatch.setattr(model.predictor, "_run", watch)
+    for _ in range(2):
+        model.rollout(state, torch.zeros(5, 3, 2))
+    assert frames == [(2, (5, 1)), (3, (5, 1)), (4, (5, 1))] * 2
+
+
+def test_rollouts_refuse_other_types_devices_and_nothing():
+    model = make_model()
+    state = model.observe(None, PointEnv().reset(0), None)
+    for actions, why in [
+        (torch.zeros(2, 3, 2, dtype=torch.float64), "got torch.float64 on cpu, want torch.float32"),
+        (torch.zeros(2, 3, 2, device="meta"), "on meta, want torch.float32 on cpu"),
+        (torch.zeros(0, 3, 2), r"actions \(0, 3, 2\)"),
+        (torch.zeros(2, 0, 2), r"actions \(2, 0, 2\)"),
+        (torch.zeros(2, 9, 2), "frames: got 9, want 1 to 8"),
+        (torch.zeros(3, 2), r"got \(3, 2\), want \[N, H, 2\]"),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            model.rollout(state, actions)
+    with pytest.raises(ValueError, match="C at least 1"):
+        model.imagine(*(torch.zeros(2, 0, *s) for s in ((2, 6), (2,), (2,))), torch.zeros(2, 1, 2))
+    with pytest.raises(ValueError, match="context_frames: got 9, want at most"):
+        make_model(context_frames=9)
+
+
+def test_gradients_reach_the_actions_of_a_rollout():
+    """A gradient planner's need, also where the observation was taken without gradients."""
+    model = make_model(context_frames=2)
+    env = PointEnv()
+    with torch.no_grad():
+        state = model.observe(None, env.reset(0), None)
+        state = model.observe(state, env.observe(), env.apply(np.full(2, 0.05)))
+    actions = torch.zeros(1, 2, 2, requires_grad=True)
+    model.rollout(state, actions).square().sum().backward()
+    assert actions.grad is not None and actions.grad.abs().sum() > 0

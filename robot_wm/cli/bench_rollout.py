@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robot_wm.cli.console import finish, say
 from robot_wm.predictor import Predictor, PredictorConfig, rollout_recomputed
+from robot_wm.types import check_counts
 
 _ACTION_DIM = _STATE_DIM = 4
 
@@ -21,12 +22,12 @@ def run(config: DictConfig) -> None:
     """Times cached and recomputed rollouts in turn; prints a table and their ratios."""
     settings: Any = OmegaConf.to_container(config)
     num, context, repeats = config.num_candidates, config.context_frames, config.repeats
+    check_counts(num_candidates=num, context_frames=context, repeats=repeats)
+    if not settings["horizons"]:
+        raise ValueError("horizons: got none, want a list such as [1,2,4,8]")
+    for horizon in settings["horizons"]:
+        check_counts(horizons=horizon)
     horizons = sorted(settings["horizons"])
-    if not horizons or min(*horizons, num, context, repeats) < 1:
-        raise ValueError(
-            f"bench rollout: got horizons {horizons}, num_candidates {num}, context_frames "
-            f"{context}, repeats {repeats}; want each at least 1"
-        )
     shape = PredictorConfig(
         token_dim=config.token_dim,
         grid=settings["grid"],
@@ -88,9 +89,9 @@ def run(config: DictConfig) -> None:
 
 
 def _cache_bytes(shape: PredictorConfig, num: int, context: int, horizon: int) -> int:
-    """Keys and values at the end of a rollout: the shared context once, then every candidate's."""
+    """Keys and values kept: the shared context's once, every candidate's but of the last frame."""
     frame = 2 * 4 * shape.depth * shape.width * (shape.num_conditions + shape.num_tokens)
-    return frame * (context - 1 + num * horizon)
+    return frame * (context - 1 + num * (horizon - 1))
 
 
 def _seconds(work: Callable[[], Tensor]) -> float:

@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from robot_wm.cli.config import compose_config
 from robot_wm.cli.console import finish, say
@@ -21,7 +22,7 @@ from robot_wm.data import Batch
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
 from robot_wm.training import TrainConfig, choose_precision, train
-from robot_wm.types import ActionSpec
+from robot_wm.types import ActionSpec, check_counts
 from robot_wm.world_model import LatentWorldModel, ModelSpec
 
 _ACTION_DIM = 4
@@ -30,11 +31,28 @@ _MATMUL_SIZE = 2048
 _GROUPS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear"),
     "attention": ("scaled_dot_product", "softmax"),
-    "GELU": ("gelu",),
+    "GELU": ("gelu", "gelu_backward"),
     "LayerNorm": ("layer_norm",),
-    "optimiser": ("_fused_adam", "_foreach", "lerp", "addcdiv", "addcmul", "sqrt", "norm"),
-    "copies": ("copy_", "cat", "clone", "contiguous", "stack"),
-    "element by element": ("mul", "add", "sub", "neg", "div", "sum", "fill_", "zero_", "mean"),
+    "optimiser": ("fused_adam", "foreach", "lerp", "addcdiv", "addcmul", "sqrt", "vector_norm"),
+    "copies": ("copy", "cat", "clone", "contiguous", "stack"),
+    "element by element": ("mul", "add", "sub", "neg", "div", "sum", "fill", "zero", "mean"),
+}
+
+
+def _attention_flops(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return sdpa_flop_count(q, k, v)
+
+
+def _attention_backward_flops(
+    grad: Any, q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return sdpa_backward_flop_count(grad, q, k, v)
+
+
+# torch counts attention on GPUs alone.
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
 
 
@@ -67,11 +85,8 @@ class _OneBatch:
 def run(config: DictConfig) -> None:
     """Benchmarks the configured predictor, and the shipped size beside it."""
     settings: Any = OmegaConf.to_container(config)
-    if min(config.repeats, config.batch_size) < 1 or config.num_frames < 3:
-        raise ValueError(
-            f"bench train: got repeats {config.repeats}, batch_size {config.batch_size}, "
-            f"num_frames {config.num_frames}; want at least 1, 1 and 3"
-        )
+    check_counts(repeats=config.repeats, batch_size=config.batch_size)
+    check_counts(3, num_frames=config.num_frames)
     shipped: Any = OmegaConf.to_container(compose_config("train", []).predictor)
     results = {
         "configured": _measure(config, settings["predictor"], config.token_dim, settings["grid"],
@@ -96,7 +111,7 @@ def _measure(
     precision = choose_precision(config.precision, device)
     shape = PredictorConfig(
         token_dim=token_dim,
-        grid=(grid[0], grid[1]),
+        grid=grid,  # type: ignore[arg-type]  # made a tuple, and checked, by PredictorConfig
         action_dim=_ACTION_DIM,
         state_dim=_ACTION_DIM,
         max_frames=config.num_frames,
@@ -116,19 +131,20 @@ def _measure(
     )
     sampler: Any = _OneBatch(shape, config.num_frames, batch_size, config.seed)
 
-    def steps(num: int) -> list[float]:
-        """Seconds of each of `num` steps after a first that is not counted."""
-        how = TrainConfig(num_steps=num + 1, compile=config.compile)
-        at = [row["elapsed_s"] for row in train(model, sampler, how, precision=precision)]
-        return list(np.diff(at))
+    name = str(precision).removeprefix("torch.")
 
-    with FlopCounterMode(display=False) as counter:
-        steps(0)
+    def steps(num: int, *, compiled: bool = config.compile) -> Iterator[float]:
+        """When each of `num` steps after a first one, which prepares, had been done; seconds."""
+        how = TrainConfig(num_steps=num + 1, compile=compiled, precision=name)  # type: ignore[arg-type]
+        return (row["elapsed_s"] for row in train(model, sampler, how))
+
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+        list(steps(0, compiled=False))
     flops = counter.get_total_flops()
     rates, times = [], []
     for _ in range(config.repeats):  # in turn: a busy moment falls on both
         rates.append(_mean_rate(precision, device))
-        times.append(statistics.median(steps(2)))
+        times.append(statistics.median(np.diff(list(steps(2)))))
     step_s = statistics.median(times)
     share = statistics.median(flops / t / rate for t, rate in zip(times, rates, strict=True))
     activities = [ProfilerActivity.CPU]
@@ -137,13 +153,15 @@ def _measure(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports missing GPUs as errors
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        more = steps(1)
+        next(more)
         with profile(activities=activities) as profiler:
-            steps(1)
+            list(more)
     spent = _by_group(profiler.key_averages(), device.type)
     say(
         f"predictor {shape.width} x {shape.depth}, {shape.num_tokens} tokens of {token_dim}, "
         f"{batch_size} windows of {config.num_frames} frames; {device.type}, "
-        f"{torch.get_num_threads()} threads, {str(precision).removeprefix('torch.')}"
+        f"{torch.get_num_threads()} threads, {name}"
     )
     say(
         f"  {batch_size / step_s:.1f} samples/s, {step_s * 1e3:.0f} ms a step of "
@@ -175,15 +193,17 @@ def _mean_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _is_one_of(name: str, words: tuple[str, ...]) -> bool:
-    """Short words are whole names of kernels, long ones parts of them."""
-    return any(name == word or (len(word) > 4 and word.strip("_") in name) for word in words)
+    """Whether a kernel is one of these, or a part of its name of more than four letters is."""
+    return any(name == word or (len(word) > 4 and word in name) for word in words)
 
 
 def _by_group(events: Any, device: str) -> dict[str, float]:
     """Share of the kernels' own time by what they are for."""
     total: dict[str, float] = {}
     for event in events:
-        name = event.key.removeprefix("aten::").lstrip("_")
+        name = event.key.removeprefix("aten::").strip("_")
+        if device == "cuda" and event.device_type.name != "CUDA":
+            continue  # only kernels: their launches show the same time again
         own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
         group = next((g for g, words in _GROUPS.items() if _is_one_of(name, words)), "other")
         total[group] = total.get(group, 0.0) + own

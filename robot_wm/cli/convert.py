@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import check_replaceable, save_checkpoint
 from robot_wm.cli.console import finish, git_sha, output_dir, say
+from robot_wm.data.files import sha256_file
 from robot_wm.release import ReleaseConfig, load_release
 
 
@@ -25,10 +26,15 @@ def run(config: DictConfig) -> None:
     num_weights = sum(p.numel() for p in predictor.parameters())
     say(
         f"encoder {encoder.grid[0]} x {encoder.grid[1]} tokens of {encoder.dim}; predictor "
-        f"{predictor.config.width} x {predictor.config.depth}, {num_weights / 1e6:.1f} M weights; "
-        f"all of their weights were found, and no others"
+        f"{predictor.config.width} x {predictor.config.depth}, {num_weights / 1e6:.1f} M weights, "
+        f"every one of them from the file"
     )
-    provenance = {"source": source.name, "left_out": left_out, "git_sha": git_sha()}
+    provenance = {
+        "source": source.name,
+        "sha256": sha256_file(source),
+        "left_out": left_out,
+        "git_sha": git_sha(),
+    }
     save_checkpoint(model, out, training=provenance)
     say(f"checkpoint: {out}")
     finish(

@@ -6,7 +6,7 @@ import csv
 import functools
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,12 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
         f"train on {fitting.training.num_windows} windows of {how.num_frames} frames; encoder "
         f"{encoder.grid[0] * encoder.grid[1]} x {encoder.dim}, predictor {num_weights / 1e6:.1f} M"
     )
-    precision = choose_precision(optimizer.precision, model.device)
-    say(f"matrix products in {str(precision).removeprefix('torch.')}")
+    precision = str(choose_precision(optimizer.precision, model.device)).removeprefix("torch.")
+    say(f"matrix products in {precision}")
+    optimizer = replace(optimizer, precision=precision)
     metrics = []
     with Progress("train", "step") as progress:
-        for row in train(model, fitting.training, optimizer, precision=precision):
+        for row in train(model, fitting.training, optimizer):
             metrics.append(row)
             progress.note(loss=row["loss"])
             progress(len(metrics), optimizer.num_steps)
@@ -89,7 +90,7 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
             },
             "fit": settings["fit"],
             "optimizer": settings["optimizer"],
-            "precision": str(precision).removeprefix("torch."),
+            "precision": precision,
             "git_sha": git_sha(),
             "held_out_error": errors,
         },

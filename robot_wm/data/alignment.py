@@ -250,6 +250,12 @@ def _sample(
     if spec.action == "state_delta":
         actions = np.diff(sampled, axis=0)
     elif spec.action == "pose_delta":
+        gripper = sampled[:, 6]
+        if gripper.min() < -0.01 or gripper.max() > 1.01:
+            raise _DamagedError(
+                f"the gripper of a pose runs from {gripper.min():g} to {gripper.max():g}, want 0 "
+                f"(open) to 1 (closed) for action='pose_delta'"
+            )
         poses = torch.from_numpy(sampled)
         actions = pose_change(poses[:-1], poses[1:]).numpy()
     else:

@@ -27,8 +27,7 @@ from robot_wm.encoders.vit import ViTConfig, ViTEncoder
 from robot_wm.encoders.vjepa2 import SHAPES, VJepa2Backbone, VJepa2Shape, from_transformers
 from robot_wm.preprocess import ImageSpec
 
-# Commits as cited in public projects; every repository was looked at in November 2026 through
-# such citations, not on the hub itself.
+# Commits as public projects cite them; none was looked up on the hub itself.
 _HUB = {
     "dinov2_vits": HubFile(
         "timm/vit_small_patch14_dinov2.lvd142m",
@@ -81,17 +80,17 @@ _HUB = {
         "Apache-2.0",
     ),
 }
-# timm's architecture and the picture size: 16 x 16 patches each.
+# timm's architecture, the picture size (16 x 16 patches each), and the number of blocks.
 _TIMM = {
-    "dinov2_vits": ("vit_small_patch14_dinov2.lvd142m", 224),
-    "dinov2_vitb": ("vit_base_patch14_dinov2.lvd142m", 224),
-    "dinov2_vitl": ("vit_large_patch14_dinov2.lvd142m", 224),
-    "dinov3_vits": ("vit_small_patch16_dinov3.lvd1689m", 256),
-    "dinov3_vitb": ("vit_base_patch16_dinov3.lvd1689m", 256),
-    "dinov3_vitl": ("vit_large_patch16_dinov3.lvd1689m", 256),
-    "ijepa_vith": ("vit_huge_patch14_gap_224.in1k_ijepa", 224),
+    "dinov2_vits": ("vit_small_patch14_dinov2.lvd142m", 224, 12),
+    "dinov2_vitb": ("vit_base_patch14_dinov2.lvd142m", 224, 12),
+    "dinov2_vitl": ("vit_large_patch14_dinov2.lvd142m", 224, 24),
+    "dinov3_vits": ("vit_small_patch16_dinov3.lvd1689m", 256, 12),
+    "dinov3_vitb": ("vit_base_patch16_dinov3.lvd1689m", 256, 12),
+    "dinov3_vitl": ("vit_large_patch16_dinov3.lvd1689m", 256, 24),
+    "ijepa_vith": ("vit_huge_patch14_gap_224.in1k_ijepa", 224, 32),
 }
-NAMES = ("mini", "mini_patches", *_TIMM, *SHAPES)
+NAMES = ("mini", "mini_patches", "random", *_TIMM, *SHAPES)
 
 
 def build_encoder(
@@ -107,7 +106,8 @@ def build_encoder(
     """A frozen encoder.
 
     Args:
-        name: one of NAMES. `mini` is the project's own; `mini_patches` its patch tokens.
+        name: one of NAMES. `mini` is the project's own, `mini_patches` its patch tokens, `random`
+            the same architecture untrained.
         pretrained: False leaves it untrained: the floor of every comparison.
         weights: a safetensors file in the layout of the encoder's hub repository; None for the
             file that ships (mini), or public weights at a pinned commit.
@@ -122,6 +122,8 @@ def build_encoder(
     """
     if name not in NAMES:
         raise ValueError(f"encoder: got {name!r}, want one of {', '.join(NAMES)}")
+    if name == "random":
+        name, pretrained = "mini", False
     if weights is not None and not pretrained:
         raise ValueError("encoder: got weights and pretrained=false, want one or the other")
     path = None if weights is None else Path(weights).expanduser()
@@ -133,12 +135,18 @@ def build_encoder(
             )
         mini = load_mini(path or shipped_weights()) if pretrained else random_mini(seed=seed)
         return mini if name == "mini" else _mini_patches(mini, pool)
+    size = image_size
+    if size is None:
+        size = _TIMM[name][1] if name in _TIMM else 256
+    config = ViTConfig(name, size, pool, num_blocks)
+    depth = _TIMM[name][2] if name in _TIMM else SHAPES[name].depth
+    if num_blocks is not None and num_blocks > depth:
+        raise ValueError(f"num_blocks: got {num_blocks}, want at most {name}'s {depth}")
     hub = None
     if pretrained and path is None:
-        path = fetch(name, _HUB[name])
-        hub = {"repo": _HUB[name].repo, "revision": _HUB[name].revision}
-    size = image_size or (_TIMM[name][1] if name in _TIMM else 256)
-    config = ViTConfig(name, size, pool, num_blocks)
+        path, is_public = fetch(name, _HUB[name])
+        if is_public:
+            hub = {"repo": _HUB[name].repo, "revision": _HUB[name].revision}
     state = None if path is None else _translate(name, read_weights(path))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -191,9 +199,10 @@ def load_encoder(description: Mapping[str, Any], path: Path) -> Encoder:
         if config.name not in _HUB or not re.fullmatch("[0-9a-f]{40}", str(hub["revision"])):
             raise ValueError(f"encoder: got {config.name!r} at {hub}, want {', '.join(_HUB)}")
         public = replace(_HUB[config.name], revision=hub["revision"])
-        weights = read_weights(fetch(config.name, public))
-        return _build(config, _translate(config.name, weights), hub)
-    encoder = _build(config, None, None)
+        file, _ = fetch(config.name, public)
+        return _build(config, _translate(config.name, read_weights(file)), hub)
+    with torch.random.fork_rng(devices=[]):  # its first weights are not kept
+        encoder = _build(config, None, None)
     _load(encoder.backbone, read_weights(path), config.name)
     return encoder
 
@@ -221,19 +230,21 @@ def _build(
         backbone = TimmBackbone(
             _TIMM[config.name][0], config.image_size, config.num_blocks, weights
         )
+        _check_patches(config, backbone.patch_size)
         dim, patch, image = backbone.dim, backbone.patch_size, backbone.image(config.image_size)
     elif config.name in SHAPES or config.name == "vjepa2":
         shape = SHAPES.get(config.name) or VJepa2Shape(**config.shape)
-        shape = replace(shape, depth=min(shape.depth, config.num_blocks or shape.depth))
         _check_patches(config, shape.patch_size)
-        backbone = VJepa2Backbone(shape, config.image_size)
+        if config.num_blocks is not None:
+            shape = replace(shape, depth=config.num_blocks)
+            weights = weights and _first_layers(weights, config.num_blocks)
+        backbone = VJepa2Backbone(shape, config.image_size, untrained=weights is None)
         if weights is not None:
-            _load(backbone, _first_layers(weights, shape.depth), config.name)
+            _load(backbone, weights, config.name)
         dim, patch = shape.width, shape.patch_size
         image = ImageSpec(config.image_size, config.image_size)
     else:
         raise ValueError(f"encoder: got {config.name!r}, want one of {', '.join(NAMES)}")
-    _check_patches(config, patch)
     return ViTEncoder(
         backbone, config, dim=dim, side=config.image_size // patch, image=image, hub=hub
     )

@@ -37,15 +37,18 @@ class HubFile:
         return f"https://huggingface.co/{self.repo}/resolve/{self.revision}/{self.filename}"
 
 
-def fetch(name: str, file: HubFile) -> Path:
+def fetch(name: str, file: HubFile) -> tuple[Path, bool]:
     """The file of an encoder: where a person placed it, in the hub's cache, or from the hub.
+
+    Returns:
+        The file, and whether it is certainly the hub's: a person may have placed any.
 
     Raises:
         EncoderWeightsError: none of these; says which file to place where.
     """
     placed = Path(PLACE).expanduser() / f"{name}.safetensors"
     if placed.is_file():
-        return placed
+        return placed, False
     from huggingface_hub import (
         constants,
         get_session,
@@ -56,18 +59,19 @@ def fetch(name: str, file: HubFile) -> Path:
 
     kept = try_to_load_from_cache(file.repo, file.filename, revision=file.revision)
     if isinstance(kept, str):
-        return Path(kept)
+        return Path(kept), True
     try:
         # One knock at the door: the download alone would try for half a minute, and say so.
         get_session().head(constants.ENDPOINT, timeout=10)
-        return Path(hf_hub_download(file.repo, file.filename, revision=file.revision))
+        file_path = hf_hub_download(file.repo, file.filename, revision=file.revision)
     except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = type(error).__name__
         raise EncoderWeightsError(
-            f"encoder {name}: its weights are not on this disk and the hub cannot be reached; "
-            f"download {file.url} ({file.licence}) elsewhere and place it at {placed}, or give "
-            f"encoder.weights=FILE; encoder.pretrained=false runs it untrained. ({reason})"
+            f"encoder {name}: its weights are not on this disk and could not be had from the hub "
+            f"({reason}); download {file.url} ({file.licence}) elsewhere and place it at {placed}, "
+            f"or give encoder.weights=FILE; encoder.pretrained=false runs it untrained"
         ) from error
+    return Path(file_path), True
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

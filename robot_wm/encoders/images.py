@@ -48,6 +48,8 @@ class TimmBackbone(nn.Module):
         except (RuntimeError, KeyError, AssertionError) as error:
             message = " ".join(str(error).split())[:300]
             raise ValueError(f"encoder: {architecture} does not take this: {message}") from error
+        # timm would keep a second copy of the weights for life.
+        self.vit.pretrained_cfg.pop("state_dict", None)
 
     def image(self, size: int) -> ImageSpec:
         """The pictures it was trained on, `size` pixels high and wide."""

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from robot_wm.encoders.protocol import Fingerprint, fingerprint, freeze
+from robot_wm.encoders.protocol import Fingerprint, check_frames, fingerprint, freeze
 from robot_wm.layers import LAYER_NORM_EPS, Block, init_transformer
 from robot_wm.preprocess import ImageSpec
 
@@ -106,11 +106,9 @@ class MiniEncoder(nn.Module):
         """`[B, T, 3, height, width]` to tokens `[B, T, P, D]`.
 
         Raises:
-            ValueError: pictures of another size.
+            ValueError: pictures of another size, dtype or device.
         """
-        size = self.config.image_size
-        if frames.ndim != 5 or tuple(frames.shape[2:]) != (3, size, size):
-            raise ValueError(f"frames: got {tuple(frames.shape)}, want [B, T, 3, {size}, {size}]")
+        check_frames(frames, self._image, self.patch_embed.weight)
         x = self.trunk(frames.flatten(0, 1))[:, : self.config.num_tokens]
         tokens = self.head(x)  # [B T, P, D]
         tokens = self.head_norm(tokens.flatten(1)).view_as(tokens)
@@ -161,7 +159,8 @@ def load_mini(path: Path) -> MiniEncoder:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        encoder = MiniEncoder(MiniConfig(**json.loads(metadata["mini"])))
+        with torch.random.fork_rng(devices=[]):  # its first weights are not kept
+            encoder = MiniEncoder(MiniConfig(**json.loads(metadata["mini"])))
         encoder.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"encoder weights: {path} is not a mini encoder's ({error})") from error

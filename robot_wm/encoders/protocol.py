@@ -38,12 +38,15 @@ class Fingerprint:
 
     @property
     def key(self) -> str:
-        """One hash of weights and preprocessing, to name cached tokens by."""
-        return hashlib.sha256(f"{self.weights} {self.preprocessing}".encode()).hexdigest()
+        """One hash of it all, to name cached tokens by; the probe roughly, as machines differ."""
+        probe = [round(x, 1) for x in self.probe]
+        return hashlib.sha256(f"{self.weights} {self.preprocessing} {probe}".encode()).hexdigest()
 
     def difference(self, other: Fingerprint) -> str | None:
         """What differs, in words; None where nothing does."""
-        differing = [name for name in ("weights", "preprocessing") if self[name] != other[name]]
+        differing = ["weights"] if self.weights != other.weights else []
+        if self.preprocessing != other.preprocessing:
+            differing.append("preprocessing")
         mine, its = np.array(self.probe), np.array(other.probe)
         scale = np.sqrt(np.mean(mine**2)) if len(mine) else 0.0
         if mine.shape != its.shape or not np.allclose(
@@ -51,9 +54,6 @@ class Fingerprint:
         ):
             differing.append("probe vector (the tokens of a fixed picture)")
         return " and ".join(differing) or None
-
-    def __getitem__(self, name: str) -> str:
-        return getattr(self, name)
 
 
 class Encoder(Protocol):
@@ -97,9 +97,23 @@ def fingerprint(module: nn.Module, encoder: Encoder, *, pool: int = 1) -> Finger
     frames = prepare_images(_probe_picture(), encoder.image)[None, None].to(parameter.device)
     with torch.no_grad():
         tokens = encoder(frames).flatten().to("cpu", torch.float64)
-    step = max(1, len(tokens) // _PROBE_SIZE)
-    probe = tuple(round(x, 6) for x in tokens[::step][:_PROBE_SIZE].tolist())
+    # A stride that shares no factor with any size reaches all tokens and channels.
+    chosen = (torch.arange(_PROBE_SIZE) * 7919) % len(tokens)
+    probe = tuple(round(x, 6) for x in tokens[chosen].tolist())
     return Fingerprint(weights.hexdigest(), preprocessing.hexdigest(), probe)
+
+
+def check_frames(frames: Tensor, image: ImageSpec, weight: Tensor) -> None:
+    """Raises ValueError unless `frames` are `[B, T, 3, height, width]` as `weight` takes them."""
+    size = (3, image.height, image.width)
+    if frames.ndim != 5 or tuple(frames.shape[2:]) != size:
+        raise ValueError(
+            f"frames: got {tuple(frames.shape)}, want [B, T, {size[0]}, {size[1]}, {size[2]}]"
+        )
+    if frames.dtype != weight.dtype or frames.device != weight.device:
+        raise ValueError(
+            f"frames: got {frames.dtype} on {frames.device}, want {weight.dtype} on {weight.device}"
+        )
 
 
 def freeze(module: nn.Module) -> None:

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from robot_wm.encoders.protocol import Fingerprint, fingerprint, freeze
+from robot_wm.encoders.protocol import Fingerprint, check_frames, fingerprint, freeze
 from robot_wm.preprocess import ImageSpec
+from robot_wm.types import check_counts
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,11 @@ class ViTConfig:
     shape: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        num_blocks = 1 if self.num_blocks is None else self.num_blocks
-        if min(self.image_size, self.pool, num_blocks) < 1:
-            raise ValueError(
-                f"encoder {self.name}: got image_size {self.image_size}, pool {self.pool}, "
-                f"num_blocks {self.num_blocks}; want each at least 1 (num_blocks may be null)"
-            )
+        check_counts(
+            image_size=self.image_size,
+            pool=self.pool,
+            num_blocks=1 if self.num_blocks is None else self.num_blocks,
+        )
 
 
 class ViTEncoder(nn.Module):
@@ -102,11 +102,9 @@ class ViTEncoder(nn.Module):
         """`[B, T, 3, height, width]` to tokens `[B, T, P, D]`.
 
         Raises:
-            ValueError: pictures of another size.
+            ValueError: pictures of another size, dtype or device.
         """
-        size = (3, self._image.height, self._image.width)
-        if frames.ndim != 5 or tuple(frames.shape[2:]) != size:
-            raise ValueError(f"frames: got {tuple(frames.shape)}, want [B, T, {size}]")
+        check_frames(frames, self._image, next(self.backbone.parameters()))
         tokens = self.backbone(frames.flatten(0, 1))  # [B T, side side, D]
         if self.config.pool > 1:
             maps = rearrange(tokens, "n (r c) d -> n d r c", r=self._side)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from robot_wm.types import check_counts
 
 TUBELET = 2
 
@@ -24,6 +27,19 @@ class VJepa2Shape:
     num_heads: int
     mlp_ratio: float = 4.0
     patch_size: int = 16
+
+    def __post_init__(self) -> None:
+        check_counts(
+            width=self.width,
+            depth=self.depth,
+            num_heads=self.num_heads,
+            patch_size=self.patch_size,
+        )
+        if self.width % self.num_heads or not 1 <= self.mlp_ratio * self.width < 2**24:
+            raise ValueError(
+                f"encoder: got width {self.width}, {self.num_heads} heads and mlp_ratio "
+                f"{self.mlp_ratio}; want a width that the heads divide, and a hidden layer"
+            )
 
 
 SHAPES = {
@@ -39,11 +55,13 @@ class VJepa2Backbone(nn.Module):
     Args:
         shape: its sizes.
         image_size: height and width of its pictures, pixels.
+        untrained: draw random weights; False where others are loaded at once.
     """
 
-    def __init__(self, shape: VJepa2Shape, image_size: int) -> None:
+    def __init__(self, shape: VJepa2Shape, image_size: int, *, untrained: bool = True) -> None:
         super().__init__()
         from transformers import VJEPA2Config, VJEPA2Model
+        from transformers.modeling_utils import no_init_weights
 
         config = VJEPA2Config(
             patch_size=shape.patch_size,
@@ -57,7 +75,8 @@ class VJepa2Backbone(nn.Module):
             pred_num_attention_heads=1,
             pred_num_hidden_layers=1,
         )
-        self.encoder = VJEPA2Model(config).encoder
+        with nullcontext() if untrained else no_init_weights():
+            self.encoder = VJEPA2Model(config).encoder
 
     def forward(self, frames: Tensor) -> Tensor:
         """`[n, 3, size, size]` to `[n, patches, width]`."""
@@ -91,6 +110,8 @@ def from_release(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
         new = re.sub(r"^norm\.", "layernorm.", new)
         new = new.replace(".attn.", ".attention.")
         if ".attention.qkv." in new:
+            if value.ndim not in (1, 2) or len(value) % 3:
+                raise ValueError(f"encoder.{name}: got {tuple(value.shape)}, want 3 equal parts")
             for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
                 renamed[f"encoder.{new.replace('qkv', part)}"] = third.clone()
         else:
@@ -109,7 +130,7 @@ def release_shape(weights: Mapping[str, Tensor], num_heads: int | None) -> VJepa
         ValueError: not a V-JEPA 2 encoder, or heads that must be given.
     """
     patch, mlp = weights.get("patch_embed.proj.weight"), weights.get("blocks.0.mlp.fc1.weight")
-    if patch is None or patch.ndim != 5 or mlp is None:
+    if patch is None or patch.ndim != 5 or mlp is None or mlp.ndim != 2:
         raise ValueError(
             f"encoder: got keys {sorted(weights)[:5]} ..., want a V-JEPA 2 encoder's "
             f"(patch_embed.proj.weight with five dimensions, blocks.0.mlp.fc1.weight, ...)"
@@ -125,8 +146,3 @@ def release_shape(weights: Mapping[str, Tensor], num_heads: int | None) -> VJepa
         num_heads = known.get(width, width // 64)
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     return VJepa2Shape(width, depth, num_heads, len(mlp) / width, patch.shape[-1])
-
-
-def shape_to_json(shape: VJepa2Shape) -> dict[str, float]:
-    """The shape as plain numbers."""
-    return asdict(shape)
