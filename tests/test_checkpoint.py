@@ -152,7 +152,8 @@ def test_every_kind_of_predictor_comes_back(variant, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), before)
     state = model.observe(None, PointEnv().reset(0), None)
     actions = torch.rand(3, 4, 2) * 0.2 - 0.1
-    assert torch.equal(loaded.rollout(state, actions), model.rollout(state, actions))
+    imagined = loaded.rollout(state, actions), model.rollout(state, actions)
+    torch.testing.assert_close(*imagined, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

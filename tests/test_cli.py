@@ -208,12 +208,13 @@ def test_values_that_cannot_be_are_refused_before_the_work(work, capsys, word, w
         ("fit.held_out_horizon=0", "held_out_horizon"),
         ("fit.held_out_horizon=40", "longest"),
         ("fit.holdout=1.5", "holdout"),
-        ("predictor.num_heads=0", "PredictorConfig"),
+        ("predictor.num_heads=0", "num_heads: got 0"),
         ("predictor.width=130", "multiple"),
         ("optimizer.learning_rate=0", "learning_rate"),
         ("data.action=recorded", "proprio"),
         ("data.dt_s=0.3", "dt_s"),
         ("encoder.weights=nowhere.safetensors", "nowhere"),
+        ("device=tpu0", "device: got 'tpu0'"),
     ],
 )
 def test_training_that_cannot_be_is_refused_before_the_work(work, capsys, tmp_path, word, why):

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from robot_wm.data import (
     DatasetWriter,
@@ -27,6 +28,7 @@ from robot_wm.data import (
     find_state,
     open_dataset,
 )
+from robot_wm.poses import POSE_NAMES, euler_to_matrix, integrate_poses
 
 TESTS = Path(__file__).parent
 STARTS = np.cumsum((0, *toy.LENGTHS))  # first row of each episode
@@ -386,6 +388,55 @@ def test_recorded_actions_need_the_period_of_the_dataset(root: Path) -> None:
     data = align(dataset, DataSpec(action="recorded", dt_s=0.1))
     assert data.action_names == ("a", "b")
     np.testing.assert_array_equal(data.actions[0][:, 0], np.arange(toy.LENGTHS[0] - 1))
+
+
+def write_poses(root: Path, poses: list[np.ndarray]) -> Path:
+    """Episodes of poses `[T, 7]`: x y z, roll pitch yaw, gripper."""
+    with DatasetWriter(
+        root, fps=5, robot_type="toy", cameras={"front": toy.SIZE}, state_names=POSE_NAMES,
+        action_names=("a",),
+    ) as writer:  # fmt: skip
+        for path in poses:
+            for frame, pose in enumerate(path):
+                writer.add({"front": toy.picture(frame)}, pose, np.zeros(1))
+            writer.end_episode("turn")
+    return root
+
+
+def turning(num: int, gripper: float = 1.0) -> np.ndarray:
+    """A path whose yaw and roll run across pi, where angles are no numbers to subtract."""
+    t = np.linspace(0, 1, num)[:, None]
+    ones = np.ones((num, 1))
+    angles = np.concatenate((3 + 0.6 * t, 0.3 * t, 2.9 + 0.8 * t), axis=1)
+    angles = (angles + np.pi) % (2 * np.pi) - np.pi
+    return np.concatenate((0.1 * t, 0.2 * t, 0.3 * ones, angles, gripper * t), axis=1)
+
+
+def test_changes_of_poses_lead_along_the_recorded_path(tmp_path: Path) -> None:
+    root = write_poses(tmp_path / "poses", [turning(9), turning(12)])
+    data = align(open_dataset(root), DataSpec(action="pose_delta", dt_s=0.2))
+    assert data.action_names == POSE_NAMES
+    for proprio, actions in zip(data.proprio, data.actions, strict=True):
+        assert np.abs(actions).max() < 0.3  # no jump where an angle wraps
+        start, moves = torch.from_numpy(proprio[:1]), torch.from_numpy(actions[None])
+        arrived = integrate_poses(start, moves)[0].double()
+        path = torch.from_numpy(proprio[1:]).double()
+        torch.testing.assert_close(
+            euler_to_matrix(arrived[:, 3:6]), euler_to_matrix(path[:, 3:6]), atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(
+            arrived[:, [0, 1, 2, 6]], path[:, [0, 1, 2, 6]], atol=1e-5, rtol=0
+        )
+    plain = align(open_dataset(root), DataSpec(dt_s=0.2))
+    assert max(np.abs(actions).max() for actions in plain.actions) > 6  # what is avoided
+
+
+def test_states_that_are_no_poses_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'pose_delta' needs a state of x, y, z, roll.*got x, y"):
+        align(open_dataset(root), DataSpec(action="pose_delta"))
+    grip = write_poses(tmp_path / "poses", [turning(9, gripper=20.0)])
+    with pytest.raises(ValueError, match=r"gripper .* from 0 to 20, want 0 \(open\) to 1"):
+        align(open_dataset(grip), DataSpec(action="pose_delta", dt_s=0.2))
 
 
 # Damage.

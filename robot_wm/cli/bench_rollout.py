@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import finish, say
 from robot_wm.predictor import Predictor, PredictorConfig, rollout_recomputed
 from robot_wm.types import check_counts
@@ -37,7 +38,7 @@ def run(config: DictConfig) -> None:
         **settings["predictor"],
     )
     generator = torch.Generator().manual_seed(config.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(config.device)
     predictor = Predictor(shape, generator=generator).to(device).eval()
 
     def draw(*size: int) -> Tensor:
@@ -47,7 +48,7 @@ def run(config: DictConfig) -> None:
     past = draw(1, context - 1, _ACTION_DIM), draw(1, context - 1, _STATE_DIM)
     say(
         f"{num} candidates, {context} frames of context, {shape.num_tokens} tokens of "
-        f"{shape.token_dim}, predictor {shape.width} x {shape.depth}; {device}, "
+        f"{shape.token_dim}, predictor {shape.width} x {shape.depth}; {device.type}, "
         f"{torch.get_num_threads()} threads, float32"
     )
     heads = ("horizon", 8), ("cached", 10), ("recomputed", 13), ("speed-up", 10)
@@ -85,7 +86,7 @@ def run(config: DictConfig) -> None:
             result[f"speedup_h{horizon}_c{context}"] = round(speedup, 3)
             result[f"cached_s_h{horizon}"] = fast
             result[f"recomputed_s_h{horizon}"] = slow
-    finish({**result, "max_abs_diff": worst, "device": device})
+    finish({**result, "max_abs_diff": worst, "device": device.type})
 
 
 def _cache_bytes(shape: PredictorConfig, num: int, context: int, horizon: int) -> int:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import compose_config
 from robot_wm.cli.console import finish, say
 from robot_wm.data import Batch
@@ -107,7 +108,7 @@ def run(config: DictConfig) -> None:
 def _measure(
     config: DictConfig, predictor: dict[str, Any], token_dim: int, grid: list[int], batch_size: int
 ) -> dict[str, Any]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(config.device)
     precision = choose_precision(config.precision, device)
     shape = PredictorConfig(
         token_dim=token_dim,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import hydra.utils
+import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
@@ -42,6 +43,24 @@ def build_simulation(config: DictConfig) -> Simulation:
     env = instantiate(config.robot)
     task = instantiate(config.task, env=env)
     return Simulation(config.name, env, task, config.num_steps, config)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a CUDA device where there is one, else the processor.
+
+    Raises:
+        ValueError: not a device of this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device: got {name!r}, want auto, cpu, or a GPU of this machine"
+        ) from error
+    return device
 
 
 def instantiate(config: DictConfig, **facts: Any) -> Any:

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import load_checkpoint
-from robot_wm.cli.build import Simulation, build_simulation, instantiate
+from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, output_dir, say
 from robot_wm.controller import MPC
 from robot_wm.evaluation import (
@@ -64,6 +64,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     if unknown:
         raise ValueError(f"floors: got {sorted(unknown)}, want some of {', '.join(FLOORS)}")
     model, saved = load_checkpoint(Path(config.checkpoint))
+    model.to(pick_device(config.device))
     simulation = build_simulation(config.env)
     controller = make_controller(model, simulation, config)
     task, spec = simulation.task, simulation.env.action_spec
@@ -147,7 +148,8 @@ def make_controller(model: LatentWorldModel, simulation: Simulation, config: Dic
             f"planner.horizon: got {planner.horizon}, want at most {longest}: the checkpoint's "
             f"predictor takes {model.predictor.config.max_frames} frames"
         )
-    return MPC(model, planner, instantiate(config.objective), bounds, seed=config.seed)
+    objective = instantiate(config.objective)
+    return MPC(model, planner, objective, bounds, seed=config.seed, device=model.device)
 
 
 class _Film:
@@ -187,7 +189,7 @@ class _Film:
         actions = np.zeros((side, side, spec.size), np.float32)
         actions[:, :, 0], actions[:, :, 1] = grid[None, :, 0], grid[:, None, 1]
         objective = instantiate(self._config.objective)(self._model.embed(self._goal.images))
-        candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size))
+        candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size)).to(self._model.device)
         with torch.inference_mode():
             state = self._model.observe(self._model.initial(), step.observation, None)
             energy = objective(self._model.rollout(state, candidates), candidates)
@@ -196,7 +198,7 @@ class _Film:
             title=self._title,
             dx_m=grid[:, 0],
             dy_m=grid[:, 1],
-            energy=energy.reshape(side, side).numpy(),
+            energy=energy.reshape(side, side).cpu().numpy(),
             toward_goal_m=(float(toward[0]), float(toward[1])),
             planned_m=(float(step.action[0]), float(step.action[1])),
         )
@@ -271,6 +273,6 @@ def _settings(config: DictConfig, saved: Mapping[str, Any]) -> dict[str, str]:
         "objective": f"{config.objective.distance}, horizon {config.objective.horizon}",
         "seed": str(config.seed),
         "render": os.environ.get("MUJOCO_GL", "unknown"),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}, float32",
+        "machine": f"{platform.machine()}, {config.device}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, float32",
     }

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from robot_wm.checkpoint import load_checkpoint
-from robot_wm.cli.build import build_simulation
+from robot_wm.cli.build import build_simulation, pick_device
 from robot_wm.cli.console import finish, output_dir, replacing, say
 from robot_wm.cli.eval import make_controller
 from robot_wm.report import EpisodeVideo, encode_video
@@ -34,6 +34,7 @@ def run(config: DictConfig) -> None:
     """Runs, writes `plan.mp4`, prints how the energy went."""
     out = output_dir(config.out)
     model, _ = load_checkpoint(Path(config.checkpoint))
+    model.to(pick_device(config.device))
     picture = read_picture(Path(config.goal))
     simulation = build_simulation(config.env)
     controller = make_controller(model, simulation, config)

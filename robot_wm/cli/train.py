@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from robot_wm.checkpoint import check_replaceable, save_checkpoint
+from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, output_dir, say
 from robot_wm.data import AlignedData, DataSpec, align, encode_dataset, open_dataset
 from robot_wm.encoders import build_encoder
@@ -49,19 +51,22 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     settings: Any = OmegaConf.to_container(config)
     optimizer, how = TrainConfig(**settings["optimizer"]), FitConfig(**settings["fit"])
     make_predictor_config = functools.partial(PredictorConfig, **settings["predictor"])
+    device = pick_device(config.device)
     encoder = build_encoder(**settings["encoder"])
+    if isinstance(encoder, nn.Module):
+        encoder.to(device)
     data = load_data(config.data)
     with Progress("encode", "frame") as progress:
         tokens = encode_dataset(
             data,
-            encoder,
+            lambda frames: encoder(frames.to(device)),
             encoder.image,
             encoder_fingerprint=encoder.fingerprint.key,
             cache_dir=Path(config.cache),
             progress=progress,
         )
     fitting = prepare(data, tokens, encoder, how, make_predictor_config)
-    model = fitting.model
+    model = fitting.model.to(device)
     num_weights = sum(p.numel() for p in model.predictor.parameters())
     say(
         f"train on {fitting.training.num_windows} windows of {how.num_frames} frames; encoder "

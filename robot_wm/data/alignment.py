@@ -150,6 +150,12 @@ def align(dataset: Dataset, spec: DataSpec, *, drop_corrupt: bool = False) -> Al
     stride = _stride(dataset, spec)
     if spec.action == "recorded" and "action" not in dataset.features:
         raise ValueError(f"{dataset.source}: no action column; it has {sorted(dataset.features)}")
+    proprio_names = tuple(n for key in state for n in dim_names(dataset, key))
+    if spec.action == "pose_delta" and len(proprio_names) != len(POSE_NAMES):
+        raise ValueError(
+            f"action: 'pose_delta' needs a state of {', '.join(POSE_NAMES)}, got "
+            f"{', '.join(proprio_names)}"
+        )
     kept: list[tuple[int, np.ndarray, FloatArray, FloatArray, FloatArray]] = []
     findings: list[Finding] = []
     for index in range(dataset.num_episodes):
@@ -171,14 +177,8 @@ def align(dataset: Dataset, spec: DataSpec, *, drop_corrupt: bool = False) -> Al
             f"{dataset.source}: {len(findings)} of {dataset.num_episodes} episodes are damaged"
             f"{hint}: {listed}{more}"
         )
-    proprio_names = tuple(n for key in state for n in dim_names(dataset, key))
     recorded = spec.action == "recorded"
     action_names = dim_names(dataset, "action") if recorded else proprio_names
-    if spec.action == "pose_delta" and len(proprio_names) != len(POSE_NAMES):
-        raise ValueError(
-            f"action: 'pose_delta' needs a state of {', '.join(POSE_NAMES)}, got "
-            f"{', '.join(proprio_names)}"
-        )
     episodes, indices, timestamps_s, proprio, actions = zip(*kept, strict=True)
     return AlignedData(
         dataset=dataset,
