@@ -222,8 +222,8 @@ class FitConfig:
     proprio: Literal["integrate", "pose", "none"] = "integrate"
     features: Literal["raw", "layer_norm", "channel_norm"] = "raw"
     error: Literal["l1", "l2"] = "l2"
-    rollout_steps: int = 2
-    rollout_prefix: Literal["first", "random"] = "first"
+    rollout_steps: int = 3
+    rollout_prefix: Literal["first", "random"] = "random"
     held_out_horizon: int = 4
     holdout: float = 0.1
     seed: int = 0

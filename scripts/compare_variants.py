@@ -21,6 +21,7 @@ BASE = [
     *("fit.error=l2", "fit.rollout_steps=2", "fit.rollout_prefix=first", "fit.context_frames=2"),
     *("fit.features=raw", "optimizer.ema=0.0"),
 ]
+LONGER = ["fit.rollout_steps=3", "fit.rollout_prefix=random"]
 PREDICTOR: dict[str, list[str]] = {
     "base: tokens, proprio, L2, 2 steps, context 2, direct": [],
     "AdaLN": ["predictor.conditioning=adaln"],
@@ -37,6 +38,10 @@ PREDICTOR: dict[str, list[str]] = {
     "LayerNorm features": ["fit.features=layer_norm"],
     "channel-normed features": ["fit.features=channel_norm"],
     "EMA 0.998": ["optimizer.ema=0.998"],
+    "residual, 3 steps, random prefix": ["predictor.residual=true", *LONGER],
+    "AdaLN + residual, 3 steps, random prefix": [
+        *("predictor.conditioning=adaln", "predictor.residual=true", *LONGER)
+    ],
 }
 POOLING: dict[str, list[str]] = {
     "1 token of 32, learnt in pretraining": [],
