@@ -30,13 +30,24 @@ _ACTION_DIM = 4
 _MATMUL_SIZE = 2048
 # Kernels by what they are for; whatever has another name is "other".
 _GROUPS = {
-    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear"),
-    "attention": ("scaled_dot_product", "softmax"),
-    "GELU": ("gelu", "gelu_backward"),
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear", "gemm", "cutlass", "nvjet"),
+    "attention": ("scaled_dot_product", "softmax", "flash", "fmha"),
+    "GELU": ("gelu",),
     "LayerNorm": ("layer_norm",),
     "optimiser": ("fused_adam", "foreach", "lerp", "addcdiv", "addcmul", "sqrt", "vector_norm"),
     "copies": ("copy", "cat", "clone", "contiguous", "stack"),
-    "element by element": ("mul", "add", "sub", "neg", "div", "sum", "fill", "zero", "mean"),
+    "element by element": (
+        "mul",
+        "add",
+        "sub",
+        "neg",
+        "div",
+        "sum",
+        "fill",
+        "zero",
+        "mean",
+        "elementwise",
+    ),
 }
 
 
@@ -194,8 +205,8 @@ def _mean_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _is_one_of(name: str, words: tuple[str, ...]) -> bool:
-    """Whether a kernel is one of these, or a part of its name of more than four letters is."""
-    return any(name == word or (len(word) > 4 and word in name) for word in words)
+    """Whether a kernel is one of these, or a part of its name of four letters or more is."""
+    return any(name == word or (len(word) >= 4 and word in name) for word in words)
 
 
 def _by_group(events: Any, device: str) -> dict[str, float]:
