@@ -29,8 +29,8 @@ def run(config: DictConfig) -> None:
     stages = Stages(
         {
             "collect": 0.25 * config.num_demonstrations,
-            "train": 0.1 * config.num_demonstrations + 0.095 * config.num_train_steps,
-            "evaluate": 2.5 * config.num_episodes,
+            "train": 0.1 * config.num_demonstrations + 0.085 * config.num_train_steps,
+            "evaluate": 1.5 * config.num_episodes,
         }
     )
     begin = time.monotonic()
