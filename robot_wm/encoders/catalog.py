@@ -201,10 +201,9 @@ def load_encoder(description: Mapping[str, Any], path: Path) -> Encoder:
         public = replace(_HUB[config.name], revision=hub["revision"])
         file, _ = fetch(config.name, public)
         return _build(config, _translate(config.name, read_weights(file)), hub)
-    with torch.random.fork_rng(devices=[]):  # its first weights are not kept
-        encoder = _build(config, None, None)
-    _load(encoder.backbone, read_weights(path), config.name)
-    return encoder
+    weights = {name.removeprefix("vit."): value for name, value in read_weights(path).items()}
+    with torch.random.fork_rng(devices=[]):  # what timm draws first is not kept
+        return _build(config, weights, None)
 
 
 def released_encoder(weights: Mapping[str, Tensor], shape: VJepa2Shape, image_size: int) -> Encoder:
