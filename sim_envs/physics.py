@@ -179,4 +179,9 @@ class Physics:
 
 def _close_all(renderers: dict[tuple[int, int], Any]) -> None:
     while renderers:
-        renderers.popitem()[1].close()
+        _, renderer = renderers.popitem()
+        # MuJoCo frees a renderer's textures and buffers in whichever context is current: unless
+        # that is its own, it frees those of another renderer, which then shows stale memory.
+        if renderer._gl_context:
+            renderer._gl_context.make_current()
+        renderer.close()

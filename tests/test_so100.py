@@ -140,6 +140,19 @@ def test_where_rendering_is_impossible_one_line_says_what_to_install(tmp_path):
     assert "apt-get install libegl1" in result.stderr.splitlines()[-1]
 
 
+def test_closing_one_env_leaves_the_pictures_of_another_alone(env):
+    first, other = SO100Env(image_size=64), SO100Env(image_size=48)
+    expected = env.observe().images["front"], other.observe().images["front"]
+    first.observe()
+    first.close()
+    other.observe()
+    del first
+    np.testing.assert_array_equal(other.observe().images["front"], expected[1])
+    env.observe()
+    other.close()
+    np.testing.assert_array_equal(env.observe().images["front"], expected[0])
+
+
 def test_control_rate_must_fit_the_physics_step():
     with pytest.raises(ValueError, match="control_hz"):
         SO100Env(control_hz=7.0)
