@@ -9,6 +9,7 @@ import numpy as np
 from robot_wm.types import ActionSpec, FloatArray, Observation
 from sim_envs.physics import Physics
 from sim_envs.so100_ik import SO100Kinematics
+from sim_envs.so100_look import SO100Look
 from sim_envs.so100_scene import CAMERA, JOINTS, so100_scene
 
 STATE_NAMES = ("ee.x", "ee.y", "ee.z", "gripper")
@@ -45,15 +46,23 @@ class SO100Env:
         image_size: height and width of the camera's square picture, pixels.
         control_hz: actions per second; the physics step must divide the period.
         max_delta_m: bound of dx, dy, dz and of the opening per action.
+        random_look: colours, textures, lights, camera and clutter are drawn anew by `reset` and
+            `dress`, from their seed; False keeps the scene's own look.
 
     Raises:
         ValueError: the control period is not a multiple of the physics step.
     """
 
     def __init__(
-        self, *, image_size: int = 128, control_hz: float = 5.0, max_delta_m: float = 0.04
+        self,
+        *,
+        image_size: int = 128,
+        control_hz: float = 5.0,
+        max_delta_m: float = 0.04,
+        random_look: bool = False,
     ) -> None:
-        self._physics = Physics(*so100_scene())
+        self._physics = Physics(*so100_scene(variety=random_look))
+        self._look = SO100Look(self._physics) if random_look else None
         self._kinematics = SO100Kinematics(Physics(*so100_scene()))
         substeps = 1.0 / control_hz / self._physics.timestep_s
         self._substeps = round(substeps)
@@ -81,13 +90,21 @@ class SO100Env:
         return self._control_dt
 
     def reset(self, seed: int) -> Observation:
-        """A start pose, an opening and a cube, all drawn from `seed`."""
+        """A start pose, an opening, a cube and a look, all drawn from `seed`."""
+        self.dress(seed)
         rng = np.random.default_rng(seed)
         pose, cube = rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH), rng.uniform(CUBE_LOW, CUBE_HIGH)
         while np.linalg.norm(pose[:2] - cube[:2]) < CUBE_CLEARANCE_M:
             cube = rng.uniform(CUBE_LOW, CUBE_HIGH)
         self.place(pose, cube)
         return self.observe()
+
+    def dress(self, seed: int | None) -> None:
+        """Draws a look from `seed`, None for the scene's own; only where looks are random."""
+        if self._look and seed is None:
+            self._look.default()
+        elif self._look:
+            self._look.draw(np.random.default_rng((seed, 2)))
 
     def place(self, pose: FloatArray, cube: FloatArray | None = None) -> None:
         """Sets the arm at rest at a pose, with no time passing on the way.

@@ -93,6 +93,7 @@ class ReachTask:
             raise ValueError(f"episode: got keys {sorted(episode)}, missing {sorted(missing)}")
         start, goal, cube = (np.asarray(episode[key], float) for key in ("start", "goal", "cube"))
         self._seed = int(str(episode["seed"]))
+        self._env.dress(self._seed)
         self._env.place(goal, cube)
         picture = Goal(images=self._env.observe().images)
         self._goal_pose = self._env.proprio()

@@ -11,6 +11,8 @@ import xml.etree.ElementTree as ET
 from functools import cache
 from pathlib import Path
 
+from sim_envs.so100_look import add_variety
+
 JOINTS = ("Rotation", "Pitch", "Elbow", "Wrist_Pitch", "Wrist_Roll", "Jaw")
 CAMERA = "front"
 EE_SITE = "ee"
@@ -65,8 +67,12 @@ def _asset_dir() -> Path:
 
 
 @cache
-def so100_scene() -> tuple[str, dict[str, bytes]]:
-    """The tabletop's MJCF text and its mesh files, as Physics takes them."""
+def so100_scene(*, variety: bool = False) -> tuple[str, dict[str, bytes]]:
+    """The tabletop's MJCF text and its mesh files, as Physics takes them.
+
+    Args:
+        variety: with the materials and the clutter that an SO100Look chooses from.
+    """
     root = ET.fromstring(_WORLD)
     folder = _asset_dir()
     parts = ET.parse(folder / "so_arm100_dependencies.xml").getroot()
@@ -92,6 +98,9 @@ def so100_scene() -> tuple[str, dict[str, bytes]]:
         jaw.remove(site)
     ET.SubElement(jaw, "site", name=EE_SITE, pos="0 -0.1 0", size="0.003", rgba="0 0 0 0")
     _child(root, "worldbody").append(base)
+
+    if variety:
+        add_variety(root)
 
     actuators = ET.SubElement(root, "actuator")
     for joint in JOINTS:
