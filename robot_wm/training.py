@@ -22,6 +22,7 @@ from robot_wm.data import (
     split_episodes,
 )
 from robot_wm.encoders import Encoder
+from robot_wm.precision import choose_precision
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
 from robot_wm.types import ActionSpec, check_counts
@@ -90,29 +91,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
         return config.learning_rate * (1 / 6 + 5 / 6 * step / warmup)
     left = config.num_steps - step
     return config.learning_rate * min(1.0, left / decay if decay else 1.0)
-
-
-def matmul_rate(dtype: torch.dtype, device: torch.device, size: int) -> float:
-    """Measured floating point operations per second of a square matrix product; best of three."""
-    a = torch.ones(size, size, dtype=dtype, device=device)
-
-    def seconds() -> float:
-        begin = time.perf_counter()
-        float((a @ a)[0, 0])  # waits for the device
-        return time.perf_counter() - begin
-
-    seconds()
-    return 2 * size**3 / min(seconds() for _ in range(3))
-
-
-def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type to multiply matrices in; see `TrainConfig.precision`."""
-    if precision == "auto":
-        # Processors without bfloat16 arithmetic emulate it, hundreds of times slower: small.
-        size = 4096 if device.type == "cuda" else 256
-        rates = [matmul_rate(t, device, size) for t in (torch.float32, torch.bfloat16)]
-        return torch.bfloat16 if rates[1] > 1.3 * rates[0] else torch.float32
-    return torch.float32 if precision == "float32" else torch.bfloat16
 
 
 def train(

@@ -48,6 +48,7 @@ class SO100Env:
         max_delta_m: bound of dx, dy, dz and of the opening per action.
         random_look: colours, textures, lights, camera and clutter are drawn anew by `reset` and
             `dress`, from their seed; False keeps the scene's own look.
+        detail_m: of what is rendered, see `so100_scene`; 0 is all there is.
 
     Raises:
         ValueError: the control period is not a multiple of the physics step.
@@ -60,8 +61,9 @@ class SO100Env:
         control_hz: float = 5.0,
         max_delta_m: float = 0.04,
         random_look: bool = False,
+        detail_m: float = 0.0,
     ) -> None:
-        self._physics = Physics(*so100_scene(variety=random_look))
+        self._physics = Physics(*so100_scene(variety=random_look, detail_m=detail_m))
         self._look = SO100Look(self._physics) if random_look else None
         self._kinematics = SO100Kinematics(Physics(*so100_scene()))
         substeps = 1.0 / control_hz / self._physics.timestep_s
@@ -125,15 +127,20 @@ class SO100Env:
         self._physics.reset()
         data.joint("cube").qpos[:] = cube_pose
         if cube is not None:
-            half_yaw = cube[2] / 2
-            quaternion = (np.cos(half_yaw), 0, 0, np.sin(half_yaw))
-            data.joint("cube").qpos[:] = (*cube[:2], _CUBE_HEIGHT_M, *quaternion)
+            self.place_cube(cube)
         data.qpos[self._qpos] = joints
         data.ctrl[:] = joints
         self._target = np.array(pose, np.float64)
         self._joints = joints
         self._physics.forward()
         self._physics.step(self._substeps)
+
+    def place_cube(self, cube: FloatArray) -> None:
+        """Lays the cube on the table, at rest, at `[3]`: x, y in m and yaw in rad."""
+        joint, half_yaw = self._physics.data.joint("cube"), cube[2] / 2
+        quaternion = (np.cos(half_yaw), 0, 0, np.sin(half_yaw))
+        joint.qpos[:] = (*cube[:2], _CUBE_HEIGHT_M, *quaternion)
+        joint.qvel[:] = 0
 
     def observe(self) -> Observation:
         picture = self._physics.render(CAMERA, self._image_size, self._image_size)

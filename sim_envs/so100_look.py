@@ -1,7 +1,7 @@
 """What the SO-100's tabletop looks like: colours, textures, lights, camera and clutter, at random.
 
-Domain randomisation (arXiv 1703.06907): an encoder that has seen a thousand tables does not take the
-table for the arm. Looks change what a camera sees and nothing that moves.
+Domain randomisation (arXiv 1703.06907): an encoder that has seen a thousand tables does not take
+the table for the arm. Looks change what a camera sees and nothing that moves.
 """
 
 from __future__ import annotations

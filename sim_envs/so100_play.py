@@ -18,57 +18,77 @@ _CUBE_CLEARANCE_M = 0.04  # nearer than in a task: the arm may push the cube
 
 
 class SO100Play:
-    """Clips of random motion from random poses, every frame under a look of its own.
+    """Clips of random motion from random poses, under random looks.
 
-    What all frames of a clip share is the scene; what the actions change is the arm. Colours,
-    lights, camera and clutter do neither, so that nothing is gained by encoding them.
+    Where every frame has a look of its own, what the frames of a clip share is the scene, and what
+    the actions change is the arm. Colours, lights, camera and clutter do neither, so that nothing
+    is gained by encoding them. In some clips the object slides over the table by itself, and how
+    far is part of the action: what nothing ever moves, an action-conditioned objective need not see.
 
     Args:
         image_size: height and width of the pictures, pixels.
-        own_look_share: share of the frames with the scene's own look.
+        own_look_share: share of the looks that are the scene's own.
+        new_look_share: share of the frames after the first that have a new look; 0: one for the
+            clip, as a video has.
         wobble_m: standard deviation of the random part of the actions, m.
         drift_m: largest steady part of the actions, m.
+        object_share: share of the clips in which the object moves by itself.
     """
 
     def __init__(
         self,
         *,
         image_size: int = 128,
-        own_look_share: float = 0.25,
+        own_look_share: float = 0.4,
+        new_look_share: float = 0.25,
         wobble_m: float = 0.015,
         drift_m: float = 0.03,
+        object_share: float = 0.7,
     ) -> None:
-        if not 0 <= own_look_share <= 1:
-            raise ValueError(f"own_look_share: got {own_look_share}, want 0 to 1")
-        self._env = SO100Env(image_size=image_size, random_look=True)
-        self._own_look_share = own_look_share
+        for name, share in (
+            ("own_look_share", own_look_share),
+            ("new_look_share", new_look_share),
+            ("object_share", object_share),
+        ):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}: got {share}, want 0 to 1")
+        self._env = SO100Env(image_size=image_size, random_look=True, detail_m=0.003)
+        self._own_look_share, self._new_look_share = own_look_share, new_look_share
+        self._object_share = object_share
         self._wobble_m, self._drift_m = wobble_m, drift_m
 
-    def clip(self, seed: int, num_frames: int) -> tuple[ImageArray, FloatArray]:
+    def clip(self, seed: tuple[int, int], num_frames: int) -> tuple[ImageArray, FloatArray]:
         """A clip that `seed` alone decides.
 
         Args:
-            seed: at least 0.
+            seed: of the run, and the clip's number in it; at least 0.
             num_frames: T, at least 1.
 
         Returns:
-            Pictures, uint8 RGB `[T, height, width, 3]`, and by how much the measured pose changed
-            between them, `[T - 1, 4]`: x, y, z and opening, m.
+            Pictures, uint8 RGB `[T, height, width, 3]`, and what changed between them,
+            `[T - 1, 6]`: measured x, y, z and opening of the gripper, x and y of the object, m.
         """
-        env, rng = self._env, np.random.default_rng((seed, 3))
+        env, rng = self._env, np.random.default_rng((*seed, 3))
         pose, cube = rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH), rng.uniform(CUBE_LOW, CUBE_HIGH)
         while np.linalg.norm(pose[:2] - cube[:2]) < _CUBE_CLEARANCE_M:
             cube = rng.uniform(CUBE_LOW, CUBE_HIGH)
         env.place(pose, cube)
-        drift = rng.uniform(-self._drift_m, self._drift_m, 4)
+        drift = rng.uniform(-self._drift_m, self._drift_m, 6)
+        drift[4:] *= rng.random() < self._object_share
         pictures, poses = [], []
         for t in range(num_frames):
             if t:
-                env.apply(drift + rng.normal(0, self._wobble_m, 4))
-            own_look = rng.random() < self._own_look_share
-            env.dress(None if own_look else int(rng.integers(2**31)))
+                change = drift + rng.normal(0, self._wobble_m, 6) * (drift != 0)
+                x, y, _, yaw = env.cube_pose()
+                if drift[4:].any():
+                    place = np.clip((x, y) + change[4:], CUBE_LOW[:2], CUBE_HIGH[:2])
+                    env.place_cube(np.array([*place, yaw]))
+                env.apply(change[:4])
+            if not t or rng.random() < self._new_look_share:
+                own_look = rng.random() < self._own_look_share
+                env.dress(None if own_look else int(rng.integers(2**31)))
             pictures.append(env.observe().images[CAMERA])
-            poses.append(env.proprio())
+            poses.append(np.append(env.proprio(), env.cube_pose()[:2]))
         return np.stack(pictures), np.diff(np.stack(poses), axis=0)
 
     def close(self) -> None:

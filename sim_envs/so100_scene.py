@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from functools import cache
 from pathlib import Path
 
+from sim_envs.meshes import coarsen
 from sim_envs.so100_look import add_variety
 
 JOINTS = ("Rotation", "Pitch", "Elbow", "Wrist_Pitch", "Wrist_Roll", "Jaw")
@@ -67,11 +68,14 @@ def _asset_dir() -> Path:
 
 
 @cache
-def so100_scene(*, variety: bool = False) -> tuple[str, dict[str, bytes]]:
+def so100_scene(*, variety: bool = False, detail_m: float = 0.0) -> tuple[str, dict[str, bytes]]:
     """The tabletop's MJCF text and its mesh files, as Physics takes them.
 
     Args:
         variety: with the materials and the clutter that an SO100Look chooses from.
+        detail_m: corners of the meshes nearer than about this are one; 0 keeps them all. With 3 mm
+            a small picture renders about three times faster and looks the same, but for some
+            pixels; hulls that touch change by as much.
     """
     root = ET.fromstring(_WORLD)
     folder = _asset_dir()
@@ -110,6 +114,10 @@ def so100_scene(*, variety: bool = False) -> tuple[str, dict[str, bytes]]:
     contact = ET.SubElement(root, "contact")
     ET.SubElement(contact, "exclude", body1="base", body2="Rotation_Pitch")
     meshes = {path.name: path.read_bytes() for path in folder.glob("*.stl")}
+    if detail_m > 0:
+        for name, mesh in meshes.items():
+            if "Collision" not in name and name != "tabletop.stl":
+                meshes[name] = coarsen(mesh, detail_m)
     return ET.tostring(root, encoding="unicode"), meshes
 
 

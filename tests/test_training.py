@@ -6,14 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fakes import SPEC, PointEnv, make_model
+from fakes import make_model
 
-from robot_wm import training
-from robot_wm.data import Clips, TokenStore, WindowSampler
-from robot_wm.encoders import MiniConfig, MiniEncoder
-from robot_wm.preprocess import ImageSpec
-from robot_wm.pretrain import CollapseError, PretrainConfig, pretrain, sigreg, spread
-from robot_wm.training import TrainConfig, choose_precision, held_out_error, learning_rate, train
+from robot_wm import precision, training
+from robot_wm.data import TokenStore, WindowSampler
+from robot_wm.precision import choose_precision
+from robot_wm.training import TrainConfig, held_out_error, learning_rate, train
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +151,7 @@ def test_precision_is_chosen_by_what_the_processor_does(monkeypatch):
     cpu = torch.device("cpu")
     for fast, wanted in ((2.0, torch.bfloat16), (1.1, torch.float32), (0.01, torch.float32)):
         rates = {torch.float32: 1.0, torch.bfloat16: fast}
-        monkeypatch.setattr(training, "matmul_rate", lambda dtype, *_, rates=rates: rates[dtype])
+        monkeypatch.setattr(precision, "matmul_rate", lambda dtype, *_, rates=rates: rates[dtype])
         assert choose_precision("auto", cpu) == wanted
     assert choose_precision("float32", cpu) == torch.float32
     assert choose_precision("bfloat16", cpu) == torch.bfloat16
@@ -188,77 +186,3 @@ def test_schedule_warms_up_holds_and_falls_to_zero():
 def test_impossible_training_settings_are_refused(bad):
     with pytest.raises(ValueError, match=f"TrainConfig|{next(iter(bad))}"):
         TrainConfig(**bad)
-
-
-def point_clips(num_episodes=12):
-    env, rng = PointEnv(), np.random.default_rng(0)
-    frames, actions = [], []
-    for seed in range(num_episodes):
-        frames.append(env.reset(seed).images["front"])
-        moves = []
-        for _ in range(7):
-            moves.append(env.apply(rng.uniform(SPEC.low, SPEC.high)))
-            frames.append(env.observe().images["front"])
-        actions.append(np.array(moves))
-    return Clips(
-        np.stack(frames),
-        [8] * num_episodes,
-        actions,
-        image=ImageSpec(32, 32),
-        num_frames=4,
-        batch_size=16,
-        seed=0,
-    )
-
-
-SMALL = MiniConfig(image_size=32, patch_size=8, width=32, depth=1, num_heads=2, dim=8)
-
-
-def test_pretraining_spreads_embeddings_and_learns_the_motion():
-    torch.manual_seed(0)
-    config = PretrainConfig(num_steps=120, num_directions=64, hidden=64, collapse_std=0.0)
-    encoder = MiniEncoder(SMALL)
-    rows = list(pretrain(encoder, point_clips(), config))
-    assert rows[-1]["inverse"] < 0.5 * rows[0]["inverse"]
-    assert rows[-1]["std"] > 0.5 and rows[-1]["effective_rank"] > 2
-    assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
-
-
-def test_without_its_guards_the_encoder_collapses_and_the_run_stops():
-    torch.manual_seed(0)
-    encoder = MiniEncoder(SMALL)
-    # The batch norm of the head is a guard of its own: without it nothing holds the scale.
-    encoder.head_norm = torch.nn.Identity()
-    config = PretrainConfig(
-        num_steps=400,
-        sigreg_weight=0.0,
-        inverse_weight=0.0,
-        hidden=32,
-        collapse_std=0.02,
-    )
-    with pytest.raises(CollapseError, match="collapsed"):
-        list(pretrain(encoder, point_clips(), config))
-
-
-def test_sigreg_prefers_a_gaussian():
-    generator = torch.Generator().manual_seed(0)
-    gaussian = torch.randn(512, 8, generator=generator)
-    for other in (gaussian * 0.1, gaussian * 3, gaussian[:, :1].expand(-1, 8), gaussian + 2):
-        a, b = (sigreg(x, num_directions=64, generator=generator) for x in (gaussian, other))
-        assert a < b / 3
-
-
-def test_spread_counts_directions():
-    torch.manual_seed(0)
-    assert spread(torch.randn(2000, 6))["effective_rank"] == pytest.approx(6, rel=0.05)
-    line = torch.randn(2000, 1) * torch.ones(6)
-    assert spread(line)["effective_rank"] == pytest.approx(1, rel=0.01)
-
-
-def test_clips_refuse_what_does_not_fit():
-    frames = np.zeros((8, 4, 4, 3), np.uint8)
-    how = {"image": ImageSpec(4, 4), "batch_size": 2, "seed": 0}
-    with pytest.raises(ValueError, match="num_frames"):
-        Clips(frames, [4, 4], [np.zeros((3, 2))] * 2, num_frames=5, **how)
-    with pytest.raises(ValueError, match="frames: got 8, want 9"):
-        Clips(frames, [4, 5], [np.zeros((3, 2))] * 2, num_frames=2, **how)

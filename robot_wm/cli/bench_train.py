@@ -20,9 +20,10 @@ from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import compose_config
 from robot_wm.cli.console import finish, say
 from robot_wm.data import Batch
+from robot_wm.precision import choose_precision
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
-from robot_wm.training import TrainConfig, choose_precision, train
+from robot_wm.training import TrainConfig, train
 from robot_wm.types import ActionSpec, check_counts
 from robot_wm.world_model import LatentWorldModel, ModelSpec
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.cli.build import Simulation, build_simulation
 from robot_wm.cli.console import Progress, finish, output_dir, say
+from robot_wm.cli.workers import map_in_order
 from robot_wm.data import DatasetWriter
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import FloatArray, ImageArray, Observation
@@ -109,20 +106,7 @@ def check_collection(num_episodes: int, seed: int) -> None:
 def _demonstrations(config: DictConfig, seeds: range) -> Iterator[Demonstration]:
     """Demonstrations in the order of their seeds, whoever makes them."""
     make = functools.partial(_demonstrate, OmegaConf.to_yaml(config.env, resolve=True))
-    workers = min(config.num_workers, len(seeds))
-    if workers <= 1:
-        yield from map(make, seeds)
-        return
-    # A fresh interpreter per worker: an OpenGL context does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet) as pool:
-        yield from pool.map(make, seeds)
-
-
-def _quiet() -> None:
-    """One software-rendering thread per worker, and Ctrl-C left to the parent."""
-    os.environ.setdefault("LP_NUM_THREADS", "1")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield from map_in_order(make, seeds, num_workers=config.num_workers)
 
 
 @functools.cache

@@ -1,55 +1,166 @@
-"""`robot-wm pretrain`: an encoder from pictures and actions of a LeRobot dataset."""
+"""`robot-wm pretrain`: an encoder from pictures, and actions where there are any; no labels."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import Progress, finish, output_dir, replacing, say
+from robot_wm.cli.rendering import render_clips
 from robot_wm.cli.train import load_data
-from robot_wm.data import Clips, load_frames
+from robot_wm.data import Clips, load_frames, load_video_folder
 from robot_wm.encoders import MiniConfig, MiniEncoder, save_mini
-from robot_wm.pretrain import PretrainConfig, pretrain
+from robot_wm.pretrain import PretrainConfig, Pretraining
+
+Row = dict[str, float]
 
 
 def run(config: DictConfig) -> None:
-    """Pretrains and writes the encoder's file, with its metrics beside it."""
+    """Pretrains, or goes on, and writes the encoder's file with its metrics beside it."""
     out = Path(config.out)
     if out.suffix != ".safetensors" or out.is_dir():
         raise ValueError(f"out: got {out}, want a file that ends in .safetensors")
     output_dir(str(out.parent))
-    encoder_settings: Any = OmegaConf.to_container(config.encoder)
-    settings: Any = OmegaConf.to_container(config.pretrain)
-    shape, how = MiniConfig(**encoder_settings), PretrainConfig(**settings)
-    data = load_data(config.data)
-    progress = Progress("read", "frame")
-    size = (shape.image_size, shape.image_size)
-    frames = load_frames(data, size, cache_dir=Path(config.cache), progress=progress)
-    progress.close()
-    encoder = MiniEncoder(shape, generator=torch.Generator().manual_seed(how.seed))
+    settings: Any = OmegaConf.to_container(config)
+    shape, how = MiniConfig(**settings["encoder"]), PretrainConfig(**settings["pretrain"])
+    device = pick_device(config.device)
+    encoder = MiniEncoder(shape, generator=torch.Generator().manual_seed(how.seed)).to(device)
+    clips, data_key = load_clips(config, encoder, with_actions=how.from_actions)
+    training = Pretraining(encoder, clips, how)
+    about = {"encoder": settings["encoder"], "num_frames": config.num_frames}
+    about |= {"batch_size": config.batch_size, "data": data_key}
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    rows = _train(training, out, how, key, save_every_s=config.save_every_s)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as scratch:
+        save_mini(encoder.cpu(), scratch)
+    _resume_file(out).unlink(missing_ok=True)
+    say(f"encoder: {out}")
+    finish({"encoder": str(out), "fingerprint": encoder.fingerprint.key, **rows[-1]})
+
+
+def load_clips(
+    config: DictConfig, encoder: MiniEncoder, *, with_actions: bool
+) -> tuple[Clips, str]:
+    """The data of a `pretrain` configuration, and a hash of it.
+
+    Raises:
+        ValueError: data that cannot be used; before any training.
+    """
+    size, cache = (encoder.image.height, encoder.image.width), Path(config.cache)
+    if "play" in config.data:
+        rendered = render_clips(config.data, config.num_frames, size, cache)
+        num_clips, num_frames = rendered.frames.shape[:2]
+        frames, lengths = rendered.frames.reshape(-1, *size, 3), [num_frames] * num_clips
+        actions, key = list(rendered.actions), rendered.key
+    elif _is_video_folder(Path(config.data.source)):
+        with Progress("decode", "video") as progress:
+            videos = load_video_folder(
+                Path(config.data.source),
+                size,
+                dt_s=float(config.data.dt_s),
+                cache_dir=cache,
+                drop_corrupt=config.data.drop_corrupt,
+                progress=progress,
+            )
+        say(f"data: {len(videos.lengths)} videos, {sum(videos.lengths)} frames")
+        for reason in videos.corrupt:
+            say(f"dropped: {reason}")
+        frames, lengths, actions, key = videos.frames, videos.lengths, None, videos.key
+    else:
+        data = load_data(config.data)
+        with Progress("read", "frame") as progress:
+            frames = load_frames(data, size, cache_dir=cache, progress=progress)
+        lengths, actions, key = data.lengths, data.actions, data.dataset.content_hash
     clips = Clips(
         frames,
-        data.lengths,
-        data.actions,
+        lengths,
+        actions if with_actions else None,
         image=encoder.image,
         num_frames=config.num_frames,
         batch_size=config.batch_size,
-        seed=how.seed,
+        seed=config.pretrain.seed,
+        device=next(encoder.parameters()).device,
     )
-    metrics = []
-    progress = Progress("pretrain", "step")
-    for row in pretrain(encoder, clips, how):
-        metrics.append(row)
-        progress.note(**{name: row[name] for name in ("prediction", "inverse", "sigreg")})
-        progress(len(metrics), how.num_steps)
+    return clips, key
+
+
+def _is_video_folder(source: Path) -> bool:
+    return source.is_dir() and not (source / "meta" / "info.json").is_file()
+
+
+def _resume_file(out: Path) -> Path:
+    return out.with_suffix(".resume.safetensors")
+
+
+def _train(
+    training: Pretraining, out: Path, how: PretrainConfig, key: str, *, save_every_s: float
+) -> list[Row]:
+    """Trains to the end, saving on the way; returns what was logged."""
+    resume, log = _resume_file(out), out.with_suffix(".jsonl")
+    rows: list[Row] = []
+    if resume.is_file():
+        try:
+            training.resume(resume, about=key)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it to begin anew, or give another out=") from error
+        rows = [row for row in _read_log(log) if row["step"] <= training.step]
+        say(f"going on from step {training.step} of {how.num_steps}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as scratch:
-        save_mini(encoder, scratch)
-    with replacing(out.with_suffix(".jsonl")) as scratch:
-        scratch.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in metrics))
-    say(f"encoder: {out}")
-    finish({"encoder": str(out), "fingerprint": encoder.fingerprint.key, **metrics[-1]})
+    saved = time.monotonic()
+    with _stop_on_signal() as stopped, Progress("pretrain", "step") as progress:
+        for row in training.steps():
+            if "std" in row:
+                rows.append(row)
+                shown = ("prediction", "inverse", "masked", "std", "effective_rank")
+                progress.note(**{name: row[name] for name in shown if name in row})
+            progress(training.step, how.num_steps)
+            over = training.progress >= 1
+            if not over and (stopped or time.monotonic() - saved > save_every_s):
+                training.save(resume, about=key)
+                _write_log(log, rows)
+                saved = time.monotonic()
+                if stopped:
+                    say(f"stopped at step {training.step}; the same command goes on")
+                    raise KeyboardInterrupt
+    _write_log(log, rows)
+    return rows
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM, once, become an entry in the list; a second one acts as ever."""
+    received: list[int] = []
+    before = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write_log(path: Path, rows: Sequence[Row]) -> None:
+    with replacing(path) as scratch:
+        scratch.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def _read_log(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

@@ -18,12 +18,12 @@ from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, output_dir, say
 from robot_wm.data import AlignedData, DataSpec, align, encode_dataset, open_dataset
 from robot_wm.encoders import build_encoder
+from robot_wm.precision import choose_precision
 from robot_wm.predictor import PredictorConfig
 from robot_wm.training import (
     FitConfig,
     Metrics,
     TrainConfig,
-    choose_precision,
     held_out_error,
     prepare,
     train,
@@ -106,7 +106,13 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
 
 
 def load_data(config: DictConfig) -> AlignedData:
-    """Opens, checks and samples the dataset of a `data` group, saying what was found."""
+    """Opens, checks and samples the dataset of a `data` group, saying what was found.
+
+    Raises:
+        ValueError: not a dataset, or one that cannot be used.
+    """
+    if "source" not in config:
+        raise ValueError("data: rendered clips are for pretrain; this takes a LeRobot dataset")
     dataset = open_dataset(config.source, revision=config.revision)
     spec = DataSpec(config.camera, config.state, config.action, float(config.dt_s))
     data = align(dataset, spec, drop_corrupt=config.drop_corrupt)

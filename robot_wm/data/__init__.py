@@ -1,11 +1,12 @@
-"""LeRobot v3 datasets: written, read, checked, sampled in physical time, encoded once."""
+"""LeRobot v3 datasets: written, read, checked, sampled in physical time, encoded once; videos."""
 
 from robot_wm.data.alignment import ActionMode, AlignedData, DataSpec, Finding, align
 from robot_wm.data.clips import Clips
 from robot_wm.data.dataset import Dataset, Episode, Feature
+from robot_wm.data.folder import FolderFrames, load_video_folder
 from robot_wm.data.keys import find_camera, find_state
 from robot_wm.data.opening import open_dataset
-from robot_wm.data.tokens import TokenStore, encode_dataset, load_frames
+from robot_wm.data.tokens import TokenStore, encode_dataset, load_frames, scale_frames
 from robot_wm.data.windows import Batch, DataStats, WindowSampler, fit_stats, split_episodes
 from robot_wm.data.writer import DatasetWriter
 
@@ -21,6 +22,7 @@ __all__ = [
     "Episode",
     "Feature",
     "Finding",
+    "FolderFrames",
     "TokenStore",
     "WindowSampler",
     "align",
@@ -29,6 +31,8 @@ __all__ = [
     "find_state",
     "fit_stats",
     "load_frames",
+    "load_video_folder",
     "open_dataset",
+    "scale_frames",
     "split_episodes",
 ]

@@ -18,11 +18,12 @@ class Clips:
     Args:
         frames: uint8 RGB `[sum of lengths, height, width, 3]`, episode by episode.
         lengths: frames per episode.
-        actions: per episode `[T - 1, A]`, robot's units.
+        actions: per episode `[T - 1, A]`, robot's units; None for pictures alone.
         image: how the pictures are prepared.
         num_frames: frames per clip, T, at least 2.
         batch_size: clips per batch, B, at least 2.
         seed: of the choice.
+        device: where the pictures are prepared.
 
     Raises:
         ValueError: a size out of range, no episode that long, or frames and lengths disagree.
@@ -32,12 +33,13 @@ class Clips:
         self,
         frames: ImageArray,
         lengths: Sequence[int],
-        actions: Sequence[FloatArray],
+        actions: Sequence[FloatArray] | None,
         *,
         image: ImageSpec,
         num_frames: int,
         batch_size: int,
         seed: int,
+        device: torch.device | str = "cpu",
     ) -> None:
         if num_frames < 2 or batch_size < 2:
             raise ValueError(
@@ -53,15 +55,18 @@ class Clips:
         self._first = np.cumsum([0, *lengths[:-1]])
         self._frames, self._image = frames, image
         self._num_frames, self._batch_size, self._seed = num_frames, batch_size, seed
-        stats = NormStats.fit(np.concatenate(actions))
-        self._actions = [((a - stats.mean) / stats.std).astype(np.float32) for a in actions]
+        self._device = torch.device(device)
+        self._actions: list[FloatArray] | None = None
+        if actions is not None:
+            stats = NormStats.fit(np.concatenate(actions))
+            self._actions = [((a - stats.mean) / stats.std).astype(np.float32) for a in actions]
 
     @property
-    def action_dim(self) -> int:
-        """Action size, A."""
-        return self._actions[0].shape[1]
+    def action_dim(self) -> int | None:
+        """Action size, A; None where there are pictures alone."""
+        return self._actions[0].shape[1] if self._actions else None
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
         """Frames float32 `[B, T, 3, h, w]`, prepared, and normalised actions `[B, T - 1, A]`."""
         rng = np.random.default_rng((self._seed, step))
         pictures, actions = [], []
@@ -69,6 +74,9 @@ class Clips:
             episode, start = self._episode[i], self._start[i]
             begin = self._first[episode] + start
             pictures.append(self._frames[begin : begin + self._num_frames])
-            actions.append(self._actions[episode][start : start + self._num_frames - 1])
-        frames = prepare_images(np.stack(pictures), self._image)
-        return frames, torch.from_numpy(np.stack(actions))
+            if self._actions:
+                actions.append(self._actions[episode][start : start + self._num_frames - 1])
+        frames = prepare_images(torch.from_numpy(np.stack(pictures)).to(self._device), self._image)
+        if not actions:
+            return frames, None
+        return frames, torch.from_numpy(np.stack(actions)).to(self._device)

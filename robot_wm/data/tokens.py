@@ -139,16 +139,21 @@ def load_frames(
     Raises:
         ValueError: a frame does not decode.
     """
-    plain = ImageSpec(size[0], size[1], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     key = _key(data, {"frames": list(size)})
 
     def batches() -> Iterator[np.ndarray]:
         for frames in _batches(data, 64):
-            scaled = prepare_images(frames, plain)  # [B, 3, h, w] in [0, 1]
-            yield (scaled * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            yield scale_frames(frames, size)
 
     path = Path(cache_dir) / f"frames-{key}"
     return _cached(path, batches, "uint8", data.num_frames, progress)
+
+
+def scale_frames(frames: ImageArray, size: tuple[int, int]) -> ImageArray:
+    """Pictures `[n, h, w, 3]` cropped and resized as `prepare_images` does, still uint8."""
+    plain = ImageSpec(size[0], size[1], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    scaled = prepare_images(frames, plain)  # [n, 3, h, w] in [0, 1]
+    return (scaled * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def _key(data: AlignedData, what: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import av
@@ -65,6 +65,40 @@ def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageAr
             f"{times_s[len(pictures)]:.3f} s"
         )
     return np.stack(pictures)
+
+
+def sample_video(path: Path, dt_s: float) -> Iterator[ImageArray]:
+    """The pictures of a video at equal steps of its own clock, whatever its frame rate.
+
+    Args:
+        path: the video file.
+        dt_s: step; each picture is the first shown at or after its time.
+
+    Yields:
+        uint8 RGB `[height, width, 3]`.
+
+    Raises:
+        DecodeError: the file is no video, or is damaged.
+    """
+    try:
+        with av.open(str(path), "r") as container:
+            if not container.streams.video:
+                raise DecodeError("the file has no video in it")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            num, begin_s = 0, None
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise DecodeError(f"the video frame at {_time_s(frame):.3f} s is damaged")
+                begin_s = _time_s(frame) if begin_s is None else begin_s
+                # Half a millisecond: times in a file are rounded.
+                if _time_s(frame) - begin_s >= num * dt_s - 5e-4:
+                    num = int((_time_s(frame) - begin_s + 5e-4) / dt_s) + 1
+                    yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            if not num:
+                raise DecodeError("the video has no frames")
+    except FFmpegError as error:
+        raise DecodeError(f"the video does not decode ({error.strerror})") from error
 
 
 def _time_s(frame: av.VideoFrame) -> float:

@@ -15,6 +15,7 @@ from robot_wm.encoders.mini import (
     random_mini,
     save_mini,
     shipped_weights,
+    sincos_2d,
 )
 from robot_wm.encoders.protocol import Encoder, Fingerprint, freeze
 from robot_wm.encoders.vit import ViTConfig, ViTEncoder
@@ -41,4 +42,5 @@ __all__ = [
     "save_encoder",
     "save_mini",
     "shipped_weights",
+    "sincos_2d",
 ]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -30,8 +31,9 @@ class MiniConfig:
         width: transformer width.
         depth: transformer blocks.
         num_heads: attention heads.
-        num_tokens: tokens per frame, P, read from as many register tokens.
-        dim: token dimension, D.
+        num_tokens: tokens per frame, P, read from as many register tokens; 0: the patches are the
+            tokens, as in V-JEPA and I-JEPA.
+        dim: token dimension, D; of the patches it is `width`, and this is not used.
     """
 
     image_size: int = 96
@@ -44,7 +46,7 @@ class MiniConfig:
 
     def __post_init__(self) -> None:
         sizes = (self.image_size, self.patch_size, self.width, self.depth, self.num_heads)
-        if min(*sizes, self.num_tokens, self.dim) < 1:
+        if min(*sizes, self.dim) < 1 or self.num_tokens < 0:
             raise ValueError(f"MiniConfig: got {self}, want every size at least 1")
         if self.width % 4:
             raise ValueError(f"width: got {self.width}, want a multiple of 4")
@@ -55,11 +57,12 @@ class MiniConfig:
 
 
 class MiniEncoder(nn.Module):
-    """A small ViT over two-frame tubelets whose register tokens are the frame's latent.
+    """A small ViT over two-frame tubelets whose register or patch tokens are the frame's latent.
 
-    A frame enters as a tubelet of itself twice (V-JEPA 2-AC encodes single frames this way), the
-    patches exchange what they see with `num_tokens` registers (arXiv 2309.16588), and each
-    register, normalised over the batch (LeWM, arXiv 2603.19312), is one token.
+    A frame enters as a tubelet of itself twice (V-JEPA 2-AC encodes single frames this way). With
+    registers (arXiv 2309.16588) the patches exchange what they see with them, and each register,
+    normalised over the batch (LeWM, arXiv 2603.19312), is one token. Without, each patch is a
+    token, normalised over its channels.
 
     Args:
         config: its shape.
@@ -69,28 +72,33 @@ class MiniEncoder(nn.Module):
     def __init__(self, config: MiniConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        side = config.image_size // config.patch_size
         self._image = ImageSpec(config.image_size, config.image_size)
         self._fingerprint: Fingerprint | None = None
         self.patch_embed = nn.Linear(TUBELET * 3 * config.patch_size**2, config.width)
         self.registers = nn.Parameter(torch.zeros(config.num_tokens, config.width))
-        self.register_buffer("positions", _sincos_2d(side, config.width), persistent=False)
+        self.register_buffer("positions", sincos_2d(self.side, config.width), persistent=False)
         self.blocks = nn.ModuleList(
             Block(config.width, config.num_heads) for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
-        self.head = nn.Linear(config.width, config.dim)
-        self.head_norm = nn.BatchNorm1d(config.num_tokens * config.dim, affine=False)
+        if config.num_tokens:
+            self.head = nn.Linear(config.width, config.dim)
+            self.head_norm = nn.BatchNorm1d(config.num_tokens * config.dim, affine=False)
         init_transformer(self.blocks, self, generator)
         nn.init.trunc_normal_(self.registers, std=0.02, generator=generator)
 
     @property
     def dim(self) -> int:
-        return self.config.dim
+        return self.config.dim if self.config.num_tokens else self.config.width
 
     @property
     def grid(self) -> tuple[int, int]:
-        return (1, self.config.num_tokens)
+        return (1, self.config.num_tokens) if self.config.num_tokens else (self.side, self.side)
+
+    @property
+    def side(self) -> int:
+        """Patches along an edge of the picture."""
+        return self.config.image_size // self.config.patch_size
 
     @property
     def image(self) -> ImageSpec:
@@ -109,24 +117,36 @@ class MiniEncoder(nn.Module):
             ValueError: pictures of another size, dtype or device.
         """
         check_frames(frames, self._image, self.patch_embed.weight)
-        x = self.trunk(frames.flatten(0, 1))[:, : self.config.num_tokens]
-        tokens = self.head(x)  # [B T, P, D]
-        tokens = self.head_norm(tokens.flatten(1)).view_as(tokens)
+        images = frames.flatten(0, 1)
+        tokens = self.read(self.transform(self.embed(images, images)))
         return rearrange(tokens, "(b t) p d -> b t p d", b=len(frames))
 
-    def trunk(self, frames: Tensor) -> Tensor:
-        """`[n, 3, height, width]` to registers and patches, `[n, P + patches, width]`."""
-        patches = rearrange(
-            frames,
-            "n c (r p) (s q) -> n (r s) (c p q)",
-            p=self.config.patch_size,
-            q=self.config.patch_size,
-        )
-        x = self.patch_embed(torch.cat((patches, patches), dim=-1)) + self.positions
-        x = torch.cat((self.registers.expand(len(x), -1, -1), x), dim=1)
+    def embed(self, first: Tensor, second: Tensor) -> Tensor:
+        """The two frames of a tubelet, `[n, 3, height, width]` each, to `[n, patches, width]`."""
+        patches = [
+            rearrange(
+                frames,
+                "n c (r p) (s q) -> n (r s) (c p q)",
+                p=self.config.patch_size,
+                q=self.config.patch_size,
+            )
+            for frames in ((first,) if first is second else (first, second))
+        ]
+        return self.patch_embed(torch.cat((patches[0], patches[-1]), dim=-1)) + self.positions
+
+    def transform(self, patches: Tensor) -> Tensor:
+        """Any of the embedded patches, `[n, L, width]`, to features `[n, registers + L, width]`."""
+        x = torch.cat((self.registers.expand(len(patches), -1, -1), patches), dim=1)
         for block in self.blocks:
             x, _ = block(x)
         return self.norm(x)
+
+    def read(self, features: Tensor) -> Tensor:
+        """The features of all patches to tokens `[n, P, D]`."""
+        if not self.config.num_tokens:
+            return F.layer_norm(features, features.shape[-1:])
+        tokens = self.head(features[:, : self.config.num_tokens])
+        return self.head_norm(tokens.flatten(1)).view_as(tokens)
 
 
 class MiniPatches(nn.Module):
@@ -137,7 +157,8 @@ class MiniPatches(nn.Module):
         self.mini = mini
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.mini.trunk(frames)[:, self.mini.config.num_tokens :]
+        features = self.mini.transform(self.mini.embed(frames, frames))
+        return features[:, self.mini.config.num_tokens :]
 
 
 def save_mini(encoder: MiniEncoder, path: Path) -> None:
@@ -181,7 +202,7 @@ def random_mini(*, seed: int, config: MiniConfig | None = None) -> MiniEncoder:
     return encoder
 
 
-def _sincos_2d(side: int, width: int) -> Tensor:
+def sincos_2d(side: int, width: int) -> Tensor:
     """Fixed sine-cosine positions `[side * side, width]`, half of the channels per axis."""
     frequencies = 10000 ** -(torch.arange(width // 4) / (width // 4))
     angles = torch.arange(side)[:, None] * frequencies  # [side, width / 4]

@@ -1,0 +1,148 @@
+"""A folder of videos as frames for pretraining: no actions, no robot, any frame rate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from robot_wm.data.files import sha256_file
+from robot_wm.data.tokens import Progress, scale_frames
+from robot_wm.data.video import DecodeError, sample_video
+from robot_wm.types import ImageArray
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
+
+
+@dataclass(frozen=True, eq=False)
+class FolderFrames:
+    """The frames of a folder's videos.
+
+    Attributes:
+        frames: uint8 RGB `[sum of lengths, height, width, 3]`, video by video, a read-only memory
+            map.
+        lengths: frames per video.
+        corrupt: file and reason, for each that was left out.
+        key: hash of what the frames depend on.
+    """
+
+    frames: ImageArray
+    lengths: tuple[int, ...]
+    corrupt: tuple[str, ...]
+    key: str
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """The video files under a folder, sorted, by their suffix.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no video in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"videos: no folder {folder}")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+    )
+    if not found:
+        raise ValueError(f"videos: none in {folder}; looked for {', '.join(VIDEO_SUFFIXES)}")
+    return found
+
+
+def load_video_folder(
+    folder: Path,
+    size: tuple[int, int],
+    *,
+    dt_s: float,
+    cache_dir: Path,
+    drop_corrupt: bool = False,
+    progress: Progress | None = None,
+) -> FolderFrames:
+    """Every video of a folder, decoded once, at equal steps of its own clock.
+
+    Args:
+        folder: searched with all its subfolders.
+        size: height and width wanted, pixels; cropped and resized as `prepare_images` does.
+        dt_s: time between frames.
+        cache_dir: where the frames are kept; made if missing.
+        drop_corrupt: leave files out that do not decode, and list them.
+        progress: called with files done and files in all.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: no video in it, or some do not decode: all of them are named.
+    """
+    if not 0 < dt_s < np.inf:
+        raise ValueError(f"dt_s: got {dt_s}, want seconds above 0")
+    paths = find_videos(folder)
+    content = [(str(path.relative_to(folder)), sha256_file(path)) for path in paths]
+    what = json.dumps({"files": content, "size": size, "dt_s": dt_s})
+    key = hashlib.sha256(what.encode()).hexdigest()[:32]
+    stem = Path(cache_dir) / f"videos-{key}"
+    raw, note_path = stem.with_suffix(".raw"), stem.with_suffix(".json")
+    note = _read_note(raw, note_path, size)
+    if note is None:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        scratch = stem.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            note = _decode(folder, paths, size, dt_s, scratch, progress)
+            os.replace(scratch, raw)
+            scratch.write_text(json.dumps(note), encoding="utf-8")
+            os.replace(scratch, note_path)  # last: frames without their note do not count
+        finally:
+            scratch.unlink(missing_ok=True)
+    lengths, corrupt = tuple(note["lengths"]), tuple(note["corrupt"])
+    if corrupt and (not drop_corrupt or not lengths):
+        raise ValueError(
+            f"videos: {len(corrupt)} of {len(paths)} do not decode: {'; '.join(corrupt)}"
+            + ("" if drop_corrupt else "; data.drop_corrupt=true leaves them out")
+        )
+    frames = np.memmap(raw, np.uint8, mode="r", shape=(sum(lengths), *size, 3))
+    return FolderFrames(frames, lengths, corrupt, key)
+
+
+def _decode(
+    folder: Path,
+    paths: list[Path],
+    size: tuple[int, int],
+    dt_s: float,
+    out: Path,
+    progress: Progress | None,
+) -> dict[str, list]:
+    """Writes all frames to `out`, one file after the other; says how many and what was damaged."""
+    lengths: list[int] = []
+    corrupt: list[str] = []
+    with open(out, "wb") as file:
+        for done, path in enumerate(paths, start=1):
+            begin, length = file.tell(), 0
+            try:
+                pictures = sample_video(path, dt_s)
+                while chunk := list(islice(pictures, 64)):
+                    file.write(scale_frames(np.stack(chunk), size).tobytes())
+                    length += len(chunk)
+                lengths.append(length)
+            except DecodeError as error:
+                corrupt.append(f"{path.relative_to(folder)}: {error}")
+                file.seek(begin)
+                file.truncate()
+            if progress is not None:
+                progress(done, len(paths))
+        file.flush()
+        os.fsync(file.fileno())
+    return {"lengths": lengths, "corrupt": corrupt}
+
+
+def _read_note(raw: Path, note_path: Path, size: tuple[int, int]) -> dict[str, list] | None:
+    try:
+        note = json.loads(note_path.read_text(encoding="utf-8"))
+        whole = raw.stat().st_size == sum(note["lengths"]) * size[0] * size[1] * 3
+        return note if whole and isinstance(note["corrupt"], list) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

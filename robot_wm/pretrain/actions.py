@@ -1,0 +1,74 @@
+"""Objective `acjepa`: predict the next embeddings under the actions, end to end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robot_wm.encoders import MiniEncoder
+from robot_wm.pretrain.collapse import sigreg, vicreg
+from robot_wm.pretrain.config import PretrainConfig
+
+
+class ActionObjective(nn.Module):
+    """The throw-away predictor of a frame's embedding, and what is asked of the embeddings.
+
+    Every frame is embedded, the next ones are predicted from the first under the actions over a
+    short rollout, and a distribution regulariser keeps the embeddings from collapsing: no EMA, no
+    stop-gradient (LeWM, arXiv 2603.19312).
+
+    Args:
+        encoder: its shape alone is read.
+        action_dim: A.
+        config: weights of the terms.
+    """
+
+    def __init__(self, encoder: MiniEncoder, action_dim: int, config: PretrainConfig) -> None:
+        super().__init__()
+        self._config = config
+        size = encoder.config.num_tokens * encoder.config.dim
+        self.change = nn.Sequential(
+            nn.Linear(size + action_dim, config.hidden),
+            nn.GELU(),
+            nn.Linear(config.hidden, config.hidden),
+            nn.GELU(),
+            nn.Linear(config.hidden, size),
+        )
+        self.inverse = nn.Linear(size, action_dim)
+
+    def forward(
+        self, encoder: MiniEncoder, frames: Tensor, actions: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Rollout error, inverse read-out and the regulariser.
+
+        Args:
+            encoder: in training.
+            frames: `[B, T, 3, height, width]`, prepared.
+            actions: `[B, T - 1, A]`, normalised.
+            generator: of SIGReg's directions, on the frames' device.
+
+        Returns:
+            The loss (scalar), its parts, and the registers of one frame per clip,
+            `[B, P, width]`.
+        """
+        config, num_tokens = self._config, encoder.config.num_tokens
+        images = frames.flatten(0, 1)
+        features = encoder.transform(encoder.embed(images, images))
+        embeddings = encoder.read(features).float().view(*frames.shape[:2], -1)  # [B, T, S]
+        imagined, errors = embeddings[:, 0], []
+        for t in range(actions.shape[1]):
+            imagined = imagined + self.change(torch.cat((imagined, actions[:, t]), dim=-1))
+            errors.append((imagined - embeddings[:, t + 1]).square().mean())
+        prediction = torch.stack(errors).mean()
+        change = embeddings[:, 1:] - embeddings[:, :-1]
+        inverse = (self.inverse(change) - actions).square().mean()
+        everything = embeddings.flatten(0, 1)
+        if config.anti_collapse == "sigreg":
+            apart = sigreg(everything, num_directions=config.num_directions, generator=generator)
+        else:
+            variance, covariance = vicreg(everything)
+            apart = variance + config.covariance_weight * covariance
+        loss = prediction + config.inverse_weight * inverse + config.anti_collapse_weight * apart
+        parts = {"prediction": prediction, "inverse": inverse, config.anti_collapse: apart}
+        registers = features[:, :num_tokens].unflatten(0, frames.shape[:2])[:, 0]
+        return loss, parts, registers

@@ -1,0 +1,187 @@
+"""Objectives `vjepa` and `ijepa`: predict the features of hidden patches from the visible ones."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from robot_wm.encoders import MiniEncoder, sincos_2d
+from robot_wm.layers import LAYER_NORM_EPS, Block, init_transformer
+from robot_wm.pretrain.collapse import vicreg
+from robot_wm.pretrain.config import PretrainConfig
+
+
+class MaskedObjective(nn.Module):
+    """The EMA teacher and the narrow predictor, and what is asked of the student.
+
+    The student sees the visible patches alone, the predictor fills in the hidden ones from mask
+    tokens, and the targets are the teacher's layer-normed features (V-JEPA, arXiv 2404.08471, with
+    an L1 loss; I-JEPA, arXiv 2301.08243, the same on single pictures with an L2 loss). A mask
+    hides the same patches in every tubelet of a clip.
+
+    Args:
+        encoder: the student as it starts.
+        config: how.
+    """
+
+    def __init__(self, encoder: MiniEncoder, config: PretrainConfig) -> None:
+        super().__init__()
+        self._config, self._side = config, encoder.side
+        self.teacher = copy.deepcopy(encoder).requires_grad_(False)
+        width, narrow = encoder.config.width, config.narrow_width
+        self.enter = nn.Linear(width, narrow)
+        self.mask_token = nn.Parameter(torch.zeros(narrow))
+        self.blocks = nn.ModuleList(Block(narrow, narrow // 16) for _ in range(config.narrow_depth))
+        self.norm = nn.LayerNorm(narrow, eps=LAYER_NORM_EPS)
+        self.leave = nn.Linear(narrow, width)
+        self.register_buffer("positions", sincos_2d(encoder.side, narrow), persistent=False)
+
+    def init(self, generator: torch.Generator) -> None:
+        """First weights of the predictor, from `generator`."""
+        predictor = nn.ModuleList((self.enter, self.blocks, self.leave))
+        init_transformer(self.blocks, predictor, generator)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
+
+    def forward(
+        self, encoder: MiniEncoder, frames: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Error on the hidden patches, and VICReg's terms of the context.
+
+        Args:
+            encoder: the student.
+            frames: `[B, T, 3, height, width]`, prepared.
+            rng: of the masks and of which samples are single frames.
+
+        Returns:
+            The loss (scalar), its parts, and the teacher's features of one tubelet a sample,
+            `[n, patches, width]`.
+        """
+        config = self._config
+        first, second = self._tubelets(frames, rng)  # [n, U, 3, h, w]
+        hidden = sample_masks(
+            self._side,
+            len(first) * config.num_masks,
+            share=config.mask_share,
+            num_blocks=config.num_blocks,
+            rng=rng,
+        )
+        num_tubelets, cells = first.shape[1], self._side**2
+        order = torch.from_numpy(np.argsort(hidden, axis=1, kind="stable")).to(frames.device)
+        # The same cells in every tubelet: visible ones first.
+        offsets = torch.arange(num_tubelets, device=frames.device) * cells
+        num_visible = cells - int(hidden[0].sum())
+        visible = rearrange(order[:, None, :num_visible] + offsets[:, None], "n u k -> n (u k)")
+        masked = rearrange(order[:, None, num_visible:] + offsets[:, None], "n u k -> n (u k)")
+
+        teacher = self.teacher if config.ema else encoder
+        with torch.set_grad_enabled(not config.ema):
+            seen = teacher.transform(self._embed(teacher, first, second))
+            seen = seen[:, encoder.config.num_tokens :].float()
+            targets = F.layer_norm(seen, seen.shape[-1:])
+            targets = _take(_per_mask(targets, config.num_masks), masked)
+
+        student = _per_mask(self._embed(encoder, first, second), config.num_masks)
+        context = encoder.transform(_take(student, visible))[:, encoder.config.num_tokens :]
+        imagined = self._predict(context, visible, masked, num_tubelets)
+        if config.masked == "vjepa":
+            error = (imagined - targets).abs().mean()
+        else:
+            error = (imagined - targets).square().mean()
+        variance, covariance = vicreg(context.float().mean(1))
+        loss = error + config.variance_weight * variance + config.covariance_weight * covariance
+        parts = {"masked": error, "variance": variance, "covariance": covariance}
+        return loss, parts, seen[:, :cells]
+
+    @torch.no_grad()
+    def follow(self, encoder: MiniEncoder, progress: float) -> None:
+        """Moves the teacher toward the student; `progress` of the run is in [0, 1]."""
+        decay = self._config.ema + (1 - self._config.ema) * progress if self._config.ema else 0.0
+        for mine, its in zip(self.teacher.parameters(), encoder.parameters(), strict=True):
+            mine.lerp_(its, 1 - decay)
+
+    def _tubelets(self, frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """First and second frames of the tubelets, `[n, U, 3, height, width]` each."""
+        if self._config.masked == "ijepa":
+            single = frames.flatten(0, 1)[:, None]
+            return single, single
+        even = frames.shape[1] // 2 * 2
+        first, second = frames[:, 0:even:2], frames[:, 1:even:2]
+        twice = torch.from_numpy(rng.random(len(frames)) < self._config.duplicate_share)
+        return first, torch.where(twice.to(frames.device)[:, None, None, None, None], first, second)
+
+    def _embed(self, encoder: MiniEncoder, first: Tensor, second: Tensor) -> Tensor:
+        """Embedded patches of all tubelets, `[n, U * patches, width]`."""
+        n, u = first.shape[:2]
+        x = encoder.embed(first.flatten(0, 1), second.flatten(0, 1))
+        x = rearrange(x, "(n u) l w -> n u l w", n=n) + _times(u, x)[:, None]
+        return x.flatten(1, 2)
+
+    def _predict(
+        self, context: Tensor, visible: Tensor, masked: Tensor, num_tubelets: int
+    ) -> Tensor:
+        positions = self.positions + _times(num_tubelets, self.positions)[:, None]
+        positions = positions.flatten(0, 1)  # [U * patches, narrow]
+        x = torch.cat(
+            (self.enter(context) + positions[visible], self.mask_token + positions[masked]), dim=1
+        )
+        for block in self.blocks:
+            x, _ = block(x)
+        return self.leave(self.norm(x[:, visible.shape[1] :])).float()
+
+
+def sample_masks(
+    side: int, num: int, *, share: float, num_blocks: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Masks of large blocks, each hiding the same number of patches.
+
+    Blocks of an aspect between 3:4 and 4:3 are laid until the share is reached; what they hide too
+    much is shown again at random, so that a batch needs no padding.
+
+    Args:
+        side: patches along an edge.
+        num: how many masks, n.
+        share: of the patches that a mask hides; at least one is hidden and one is not.
+        num_blocks: blocks that would reach the share if none lay over another.
+        rng: of everything random.
+
+    Returns:
+        bool `[n, side * side]`, true where hidden.
+    """
+    cells = side * side
+    count = min(cells - 1, max(1, round(share * cells)))
+    masks = np.zeros((num, side, side), bool)
+    for mask in masks:
+        while (hidden := int(mask.sum())) < count:
+            aspect = math.exp(rng.uniform(-math.log(4 / 3), math.log(4 / 3)))
+            area = count / num_blocks
+            height = min(side, max(1, round(math.sqrt(area * aspect))))
+            width = min(side, max(1, round(math.sqrt(area / aspect))))
+            top = rng.integers(side - height + 1)
+            left = rng.integers(side - width + 1)
+            mask[top : top + height, left : left + width] = True
+        surplus = rng.choice(np.flatnonzero(mask), hidden - count, replace=False)
+        mask.reshape(-1)[surplus] = False
+    return masks.reshape(num, cells)
+
+
+def _times(num_tubelets: int, like: Tensor) -> Tensor:
+    """Sine-cosine positions in time `[U, width]`, zero for the first: a single frame has none."""
+    width = like.shape[-1]
+    frequencies = 10000 ** -(torch.arange(width // 2, device=like.device) / (width // 2))
+    angles = torch.arange(num_tubelets, device=like.device)[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos() - 1), dim=1).to(like.dtype)
+
+
+def _per_mask(x: Tensor, num_masks: int) -> Tensor:
+    return repeat(x, "n l w -> (n m) l w", m=num_masks)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """The tokens of `x` `[n, L, width]` at `index` `[n, k]`."""
+    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[-1]))

@@ -1,0 +1,252 @@
+"""Pretraining: each objective learns, collapse is seen, a run goes on where it stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fakes import SPEC, PointEnv
+
+from robot_wm.data import Clips
+from robot_wm.encoders import MiniConfig, MiniEncoder
+from robot_wm.preprocess import ImageSpec
+from robot_wm.pretrain import (
+    OBJECTIVES,
+    CollapseError,
+    PretrainConfig,
+    Pretraining,
+    sample_masks,
+    sigreg,
+    spread,
+    vicreg,
+)
+
+TOKENS = MiniConfig(
+    image_size=32, patch_size=8, width=32, depth=1, num_heads=2, num_tokens=2, dim=8
+)
+PATCHES = replace(TOKENS, num_tokens=0)
+
+
+def point_clips(num_episodes=12, *, with_actions=True):
+    env, rng = PointEnv(), np.random.default_rng(0)
+    frames, actions = [], []
+    for seed in range(num_episodes):
+        frames.append(env.reset(seed).images["front"])
+        moves = []
+        for _ in range(7):
+            moves.append(env.apply(rng.uniform(SPEC.low, SPEC.high)))
+            frames.append(env.observe().images["front"])
+        actions.append(np.array(moves))
+    return Clips(
+        np.stack(frames),
+        [8] * num_episodes,
+        actions if with_actions else None,
+        image=ImageSpec(32, 32),
+        num_frames=4,
+        batch_size=16,
+        seed=0,
+    )
+
+
+def shape_for(objective):
+    return PATCHES if objective in ("vjepa", "ijepa") else TOKENS
+
+
+def pretraining(config, *, shape=None, clips=None):
+    encoder = MiniEncoder(
+        shape or shape_for(config.objective), generator=torch.Generator().manual_seed(config.seed)
+    )
+    return Pretraining(encoder, clips or point_clips(), config)
+
+
+def quick(objective, **changes):
+    how = {"num_steps": 120, "num_directions": 64, "hidden": 64, "narrow_width": 16}
+    how |= {"collapse_std": 0.0, "collapse_rank": 0.0}
+    return PretrainConfig(**{"objective": objective, **how, **changes})
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_learns_its_task_and_leaves_a_frozen_encoder(objective):
+    run = pretraining(quick(objective))
+    rows = list(run.steps())
+    learnt = [name for name in ("inverse", "masked") if name in rows[0]]
+    for name in learnt:
+        first, last = (np.mean([row[name] for row in part]) for part in (rows[:5], rows[-5:]))
+        assert last < 0.7 * first, name
+    assert ("masked" in learnt) == ("jepa" in objective.replace("acjepa", ""))
+    looked = [row for row in rows if "std" in row]
+    assert len(looked) == 6 and looked[-1]["effective_rank"] > 2
+    encoder = run.encoder
+    assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
+    tokens = encoder(torch.zeros(1, 2, 3, 32, 32))
+    assert tokens.shape == (1, 2, encoder.grid[0] * encoder.grid[1], encoder.dim)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(objective, tmp_path):
+    config = quick(objective, num_steps=12, log_every=4)
+    whole = pretraining(config)
+    expected = list(whole.steps())
+    first = pretraining(config)
+    for _ in zip(range(7), first.steps(), strict=False):
+        pass
+    first.save(tmp_path / "run", about="the same")
+    second = pretraining(config)
+    second.resume(tmp_path / "run", about="the same")
+    rows = list(second.steps())
+    assert [row["step"] for row in rows] == [8, 9, 10, 11, 12]
+    assert rows[-1]["loss"] == expected[-1]["loss"]
+    for name, value in whole.encoder.state_dict().items():
+        assert torch.equal(value, second.encoder.state_dict()[name]), name
+
+
+def test_a_run_goes_on_with_its_own_file_alone(tmp_path):
+    config = quick("acjepa", num_steps=3)
+    run = pretraining(config)
+    next(run.steps())
+    file = tmp_path / "run"
+    run.save(file, about="this")
+    with pytest.raises(ValueError, match="data or encoder"):
+        pretraining(config).resume(file, about="that")
+    with pytest.raises(ValueError, match="its learning_rate"):
+        pretraining(replace(config, learning_rate=1.0)).resume(file, about="this")
+    for damage in (b"", b"x" * 100, file.read_bytes()[:-10]):
+        file.write_bytes(damage)
+        with pytest.raises(ValueError, match="cannot go on from"):
+            pretraining(config).resume(file, about="this")
+    with pytest.raises(ValueError, match="cannot go on from"):
+        pretraining(config).resume(tmp_path / "none", about="this")
+
+
+@pytest.mark.parametrize("objective", ["vjepa", "ijepa"])
+def test_without_a_teacher_or_a_variance_term_it_collapses_and_the_run_stops(objective):
+    config = PretrainConfig(
+        objective=objective,
+        num_steps=2000,
+        ema=0.0,
+        variance_weight=0.0,
+        covariance_weight=0.0,
+        narrow_width=16,
+    )
+    with pytest.raises(CollapseError, match=r"collapsed: .* vary by 0\.\d+ \(floor 0\.05\)"):
+        list(pretraining(config).steps())
+
+
+def test_embeddings_without_a_regulariser_collapse_and_the_run_stops():
+    config = quick(
+        "acjepa", num_steps=2000, anti_collapse_weight=0.0, inverse_weight=0.0, collapse_rank=1.5,
+        collapse_std=0.05,
+    )  # fmt: skip
+    run = pretraining(config)
+    # The batch norm of the head is a guard of its own: without it nothing holds the scale.
+    run.encoder.head_norm = torch.nn.Identity()
+    with pytest.raises(CollapseError, match="collapsed"):
+        list(run.steps())
+
+
+def test_the_time_limit_ends_a_run_with_its_schedule():
+    run = pretraining(quick("ijepa", num_steps=100_000, time_limit_s=1.0))
+    rows = list(run.steps())
+    assert 1 < len(rows) < 10_000 and "std" in rows[-1]
+    assert not run.encoder.training
+
+
+def test_masked_objectives_need_no_actions_and_the_others_say_so():
+    clips = point_clips(with_actions=False)
+    assert clips.action_dim is None
+    next(pretraining(quick("vjepa"), clips=clips).steps())
+    with pytest.raises(ValueError, match="the data has no actions"):
+        pretraining(quick("acjepa"), clips=clips)
+    with pytest.raises(ValueError, match="num_tokens is 0"):
+        pretraining(quick("acjepa"), shape=PATCHES)
+
+
+@pytest.mark.parametrize(
+    ("share", "side", "hidden"), [(0.75, 8, 48), (0.5, 6, 18), (0.99, 3, 8), (0.01, 3, 1)]
+)
+def test_masks_hide_an_exact_share_in_large_blocks(share, side, hidden):
+    masks = sample_masks(side, 50, share=share, num_blocks=4, rng=np.random.default_rng(0))
+    assert masks.shape == (50, side * side) and (masks.sum(1) == hidden).all()
+    assert len(np.unique(masks, axis=0)) > (5 if side > 3 else 1)  # per sample
+    if side == 8:
+        neighbours = masks.reshape(50, 8, 8)
+        alike = (neighbours[:, :, 1:] == neighbours[:, :, :-1]).mean()
+        scattered = 0.75**2 + 0.25**2
+        assert alike > scattered + 0.1
+
+
+def test_a_hidden_patch_is_never_seen():
+    """Nothing of the student's loss may depend on the pixels of a masked patch but the target."""
+    config = quick("ijepa", num_masks=1, variance_weight=0.0, covariance_weight=0.0)
+    run = pretraining(config)
+    assert run._masked is not None
+    # Constant targets: what is left of the loss comes from the visible patches alone.
+    run._masked.teacher.norm.weight.zero_()
+    frames = torch.randn(2, 2, 3, 32, 32)
+    hidden = sample_masks(4, 4, share=0.75, num_blocks=4, rng=np.random.default_rng(5))
+    changed = frames.flatten(0, 1).clone()
+    for image, mask in zip(changed, hidden, strict=True):
+        for cell in np.flatnonzero(mask):
+            row, column = divmod(int(cell), 4)
+            image[:, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] = torch.randn(3, 8, 8)
+    losses = [
+        run._masked(run.encoder, x, np.random.default_rng(5))[0]
+        for x in (frames, changed.view_as(frames))
+    ]
+    assert torch.equal(*losses)
+    unlike = run._masked(run.encoder, frames + 1.0, np.random.default_rng(5))[0]
+    assert not torch.equal(losses[0], unlike)
+
+
+def test_sigreg_prefers_a_gaussian():
+    generator = torch.Generator().manual_seed(0)
+    gaussian = torch.randn(512, 8, generator=generator)
+    for other in (gaussian * 0.1, gaussian * 3, gaussian[:, :1].expand(-1, 8), gaussian + 2):
+        a, b = (sigreg(x, num_directions=64, generator=generator) for x in (gaussian, other))
+        assert a < b / 3
+
+
+def test_vicreg_asks_for_spread_and_for_independence():
+    torch.manual_seed(0)
+    wide = torch.randn(4096, 8) * 1.1
+    variance, covariance = vicreg(wide)
+    assert variance < 0.01 and covariance < 0.01
+    assert vicreg(wide * 0.1)[0] == pytest.approx(0.89, abs=0.02)
+    assert vicreg(wide[:, :1].expand(-1, 8))[1] > 1
+
+
+def test_spread_counts_directions():
+    torch.manual_seed(0)
+    mix = torch.randn(6, 64)
+    assert spread((torch.randn(4000, 6) @ mix)[:, None])["effective_rank"] == pytest.approx(
+        6, rel=0.2
+    )
+    line = torch.randn(2000, 1) * torch.randn(64) + 3 * torch.randn(64)
+    assert spread(line[:, None])["effective_rank"] < 2.5
+    nearly = 1 + torch.linspace(-1, 1, 64) + 0.001 * torch.randn(100, 5, 64)
+    assert spread(nearly)["std"] < 0.01
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"objective": "mae"}, {"anti_collapse": "hope"}, {"num_steps": 0}, {"mask_share": 1.0}),
+        *({"mask_share": float("nan")}, {"narrow_width": 40}, {"time_limit_s": 0.0}),
+        *({"learning_rate": 0.0}, {"ema": 1.1}, {"duplicate_share": -0.1}, {"log_every": 0}),
+        *({"variance_weight": -1.0}, {"inverse_weight": float("inf")}, {"num_masks": 1.5}),
+    ],
+)
+def test_impossible_settings_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        PretrainConfig(**bad)
+
+
+def test_clips_refuse_what_does_not_fit():
+    frames = np.zeros((8, 4, 4, 3), np.uint8)
+    how = {"image": ImageSpec(4, 4), "batch_size": 2, "seed": 0}
+    with pytest.raises(ValueError, match="num_frames"):
+        Clips(frames, [4, 4], [np.zeros((3, 2))] * 2, num_frames=5, **how)
+    with pytest.raises(ValueError, match="frames: got 8, want 9"):
+        Clips(frames, [4, 5], [np.zeros((3, 2))] * 2, num_frames=2, **how)
