@@ -103,9 +103,11 @@ class SO100Env:
 
     def dress(self, seed: int | None) -> None:
         """Draws a look from `seed`, None for the scene's own; only where looks are random."""
-        if self._look and seed is None:
+        if not self._look:
+            return
+        if seed is None:
             self._look.default()
-        elif self._look:
+        else:
             self._look.draw(np.random.default_rng((seed, 2)))
 
     def place(self, pose: FloatArray, cube: FloatArray | None = None) -> None:
@@ -163,15 +165,17 @@ class SO100Env:
         yaw = np.arctan2(2 * (qw * qz + qx * qy), 1 - 2 * (qy**2 + qz**2))
         return np.array([x, y, z, yaw])
 
-    def privileged(self) -> dict[str, FloatArray]:
+    def privileged(self) -> dict[str, dict[str, float]]:
         """What no camera says, for datasets and probes, never for controllers.
 
         Returns:
-            `observation.environment_state`: the cube's x, y, z, yaw; `observation.joints`: rad.
+            `observation.environment_state`: the cube's x, y, z in m and its yaw in rad;
+            `observation.joints`: measured angles, rad; each value by its name.
         """
+        cube = zip(("cube.x", "cube.y", "cube.z", "cube.yaw"), self.cube_pose(), strict=True)
         return {
-            "observation.environment_state": self.cube_pose(),
-            "observation.joints": self.joints(),
+            "observation.environment_state": dict(cube),
+            "observation.joints": dict(zip(JOINTS, self.joints(), strict=True)),
         }
 
     def contacts(self) -> set[tuple[str, str]]:

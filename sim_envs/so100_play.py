@@ -23,7 +23,7 @@ class SO100Play:
     Where every frame has a look of its own, what the frames of a clip share is the scene, and what
     the actions change is the arm. Colours, lights, camera and clutter do neither, so that nothing
     is gained by encoding them. In some clips the object slides over the table by itself, and how
-    far is part of the action: what nothing ever moves, an action-conditioned objective need not see.
+    far is part of the action: what no action moves, an action-conditioned objective need not see.
 
     Args:
         image_size: height and width of the pictures, pixels.

@@ -60,7 +60,7 @@ def collect(config: DictConfig, out: Path) -> list[float]:
             f"control_dt: the env's is {env.control_dt:g} s; a LeRobot dataset needs a whole "
             f"number of frames per second"
         )
-    names = {name: tuple(f"{name}.{i}" for i in range(len(v))) for name, v in _extras(env).items()}
+    names = {name: tuple(values) for name, values in _privileged(env).items()}
     env.close()
     first = config.seed * SEEDS_PER_RUN
     progress = Progress("collect", "episode")
@@ -159,5 +159,9 @@ def _demonstrate(env: str, seed: int) -> Demonstration:
 
 
 def _extras(env: Any) -> dict[str, FloatArray]:
+    return {name: np.array([*values.values()]) for name, values in _privileged(env).items()}
+
+
+def _privileged(env: Any) -> dict[str, dict[str, float]]:
     """What a simulator knows beyond the Env protocol, for probes; nothing for other envs."""
     return dict(env.privileged()) if hasattr(env, "privileged") else {}

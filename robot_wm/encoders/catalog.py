@@ -22,6 +22,7 @@ from robot_wm.encoders.mini import (
     save_mini,
     shipped_weights,
 )
+from robot_wm.encoders.pixels import PixelEncoder
 from robot_wm.encoders.protocol import Encoder
 from robot_wm.encoders.vit import ViTConfig, ViTEncoder
 from robot_wm.encoders.vjepa2 import SHAPES, VJepa2Backbone, VJepa2Shape, from_transformers
@@ -90,7 +91,7 @@ _TIMM = {
     "dinov3_vitl": ("vit_large_patch16_dinov3.lvd1689m", 256, 24),
     "ijepa_vith": ("vit_huge_patch14_gap_224.in1k_ijepa", 224, 32),
 }
-NAMES = ("mini", "mini_patches", "random", *_TIMM, *SHAPES)
+NAMES = ("mini", "mini_patches", "random", "pixels", *_TIMM, *SHAPES)
 
 
 def build_encoder(
@@ -107,7 +108,7 @@ def build_encoder(
 
     Args:
         name: one of NAMES. `mini` is the project's own, `mini_patches` its patch tokens, `random`
-            the same architecture untrained.
+            the same architecture untrained, `pixels` no architecture at all.
         pretrained: False leaves it untrained: the floor of every comparison.
         weights: a safetensors file in the layout of the encoder's hub repository; None for the
             file that ships (mini), or public weights at a pinned commit.
@@ -135,6 +136,10 @@ def build_encoder(
             )
         mini = load_mini(path or shipped_weights()) if pretrained else random_mini(seed=seed)
         return mini if name == "mini" else _mini_patches(mini, pool)
+    if name == "pixels":
+        if path is not None or num_blocks is not None or pool > 1:
+            raise ValueError("encoder pixels: got weights, num_blocks or pool; it has none of them")
+        return PixelEncoder() if image_size is None else PixelEncoder(image_size=image_size)
     size = image_size
     if size is None:
         size = _TIMM[name][1] if name in _TIMM else 256
@@ -165,6 +170,9 @@ def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
     if isinstance(encoder, MiniEncoder):
         save_mini(encoder, path)
         return {"name": "mini"}
+    if isinstance(encoder, PixelEncoder):
+        save_file(encoder.state_dict(), path)
+        return {"name": "pixels", "image_size": encoder.image_size}
     if not isinstance(encoder, ViTEncoder):
         raise TypeError(f"encoder: got {type(encoder).__name__}, want one of robot_wm.encoders")
     description = {**asdict(encoder.config), "hub": encoder.hub}
@@ -191,6 +199,8 @@ def load_encoder(description: Mapping[str, Any], path: Path) -> Encoder:
     hub = described.pop("hub", None)
     if described.get("name") == "mini":
         return load_mini(path)
+    if described.get("name") == "pixels":
+        return PixelEncoder(image_size=described["image_size"])
     config = ViTConfig(**described)
     if config.name == "mini_patches":
         return _mini_patches(load_mini(path), config.pool)

@@ -93,8 +93,8 @@ def fingerprint(module: nn.Module, encoder: Encoder, *, pool: int = 1) -> Finger
         weights.update(data.numpy().data)
     how = {**asdict(encoder.image), "grid": encoder.grid, "dim": encoder.dim, "pool": pool}
     preprocessing = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
-    parameter = next(module.parameters())
-    frames = prepare_images(_probe_picture(), encoder.image)[None, None].to(parameter.device)
+    weight = next(iter(module.state_dict().values()))
+    frames = prepare_images(_probe_picture(), encoder.image)[None, None].to(weight.device)
     with torch.no_grad():
         tokens = encoder(frames).flatten().to("cpu", torch.float64)
     # A stride that shares no factor with any size reaches all tokens and channels.

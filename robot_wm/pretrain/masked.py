@@ -125,8 +125,10 @@ class MaskedObjective(nn.Module):
     def _predict(
         self, context: Tensor, visible: Tensor, masked: Tensor, num_tubelets: int
     ) -> Tensor:
-        positions = self.positions + _times(num_tubelets, self.positions)[:, None]
-        positions = positions.flatten(0, 1)  # [U * patches, narrow]
+        space = self.get_buffer("positions")
+        positions = (space + _times(num_tubelets, space)[:, None]).flatten(
+            0, 1
+        )  # [U * patches, narrow]
         x = torch.cat(
             (self.enter(context) + positions[visible], self.mask_token + positions[masked]), dim=1
         )

@@ -1,0 +1,90 @@
+"""`robot-wm probe`: what can be read off an encoder's tokens, and what their distances mean."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from robot_wm.cli.build import pick_device
+from robot_wm.cli.console import Progress, finish, say
+from robot_wm.cli.train import load_data
+from robot_wm.data import AlignedData, encode_dataset, split_episodes
+from robot_wm.encoders import Encoder, MiniEncoder, build_encoder, random_mini
+from robot_wm.probing import Probe, principal_components, probe, targets_from_state
+from robot_wm.types import FloatArray
+
+_PRIVILEGED = "observation.environment_state"
+_PCA_FRAMES = 2000
+
+
+def run(config: DictConfig) -> None:
+    """Probes, prints the table, ends with the encoder's figures."""
+    settings: Any = OmegaConf.to_container(config)
+    encoder = build_encoder(**settings["encoder"])
+    data = _load(config.data)
+    targets = targets_from_state(data.proprio, data.proprio_names)
+    fitted, held_out = split_episodes(data.num_episodes, config.holdout, seed=config.seed)
+    tokens = {"encoder": _encode(data, encoder, config)}
+    if config.baselines:
+        shape = encoder.config if isinstance(encoder, MiniEncoder) else None
+        tokens["random"] = _encode(data, random_mini(seed=0, config=shape), config)
+        tokens["pixels"] = _encode(data, build_encoder("pixels"), config)
+        flat = [episode.reshape(len(episode), -1) for episode in tokens["pixels"]]
+        fit = np.concatenate([flat[i] for i in fitted])
+        fit = fit[:: -(-len(fit) // _PCA_FRAMES)]
+        num = min(tokens["encoder"][0][0].size, *fit.shape)
+        tokens["pixels_pca"] = principal_components(fit, flat, num)
+    found = {name: probe(each, targets, held_out) for name, each in tokens.items()}
+    name = config.encoder.name
+    say(probe_table({name: found.pop("encoder"), **found}))
+    figures = {row: asdict(result) for row, result in found.items()}
+    ours = asdict(probe(tokens["encoder"], targets, held_out))
+    finish({**ours, "fingerprint": encoder.fingerprint.key, "baselines": figures})
+
+
+def _load(config: DictConfig) -> AlignedData:
+    """The dataset with all it knows about where things are."""
+    data = load_data(config)
+    if config.get("state") is None and _PRIVILEGED in data.dataset.features:
+        with open_dict(config):
+            config = config.copy()
+            config.state = f"{data.state}+{_PRIVILEGED}"
+        data = load_data(config)
+    return data
+
+
+def _encode(data: AlignedData, encoder: Encoder, config: DictConfig) -> list[FloatArray]:
+    device = pick_device(config.device)
+    if isinstance(encoder, nn.Module):
+        encoder.to(device)
+    with Progress("encode", "frame") as progress:
+        store = encode_dataset(
+            data,
+            lambda frames: encoder(frames.to(device)),
+            encoder.image,
+            encoder_fingerprint=encoder.fingerprint.key,
+            cache_dir=Path(config.cache),
+            progress=progress,
+        )
+    return [store[i] for i in range(len(store))]
+
+
+def probe_table(rows: dict[str, Probe]) -> str:
+    """R2 and millimetres by quantity, and the rank correlations, one encoder a line."""
+    names = list(next(iter(rows.values())).r2)
+    head = f"{'held-out R2 (mm or deg)':24}{'numbers':>9}"
+    head += "".join(f"{name:>15}" for name in names) + f"{'rank, all':>11}{'near':>7}"
+    lines = [head]
+    for row, found in rows.items():
+        line = f"{row:24}{found.num_numbers:9}"
+        for name in names:
+            error = found.mm.get(name, found.deg.get(name, np.nan))
+            line += f"{found.r2[name]:8.3f} ({error:4.1f})"
+        ranks = found.rank_correlation
+        lines.append(line + f"{ranks['all']:11.3f}{ranks['near']:7.3f}")
+    return "\n".join(lines)

@@ -1,0 +1,240 @@
+"""What can be read off an encoder's tokens, and whether their distances are true distances.
+
+A closed-form ridge read-out, fitted on some episodes and judged on others, says what is in the
+tokens *linearly*. The rank correlation of latent with true distance says whether a planner that
+walks downhill in latent space walks toward its goal: a good read-out does not imply it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from robot_wm.types import FloatArray
+
+NEAR_M = 0.10
+_MAX_FIT_FRAMES = 4000  # the closed form of a wide read-out takes the cube of this
+_RIDGES = 10.0 ** np.arange(-6, 5)  # of the mean eigenvalue
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe found, all of it on held-out episodes.
+
+    Attributes:
+        r2: share of the variance that the read-out explains, by the quantity's name; an angle's is
+            the mean over the two numbers that stand for it.
+        mm: root mean square error of the quantities that are lengths, millimetres.
+        deg: root mean square error of the angles, degrees.
+        rank_correlation: Spearman's, of the distance of two frames of an episode in latent space
+            and of the gripper in space: `all` pairs, and pairs `near`er than 10 cm; `across`: pairs
+            of frames of different episodes, whose looks and objects differ too.
+        num_numbers: how many numbers a frame's tokens are.
+        num_frames: of the held-out episodes.
+    """
+
+    r2: dict[str, float]
+    mm: dict[str, float]
+    deg: dict[str, float]
+    rank_correlation: dict[str, float]
+    num_numbers: int
+    num_frames: int
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeTargets:
+    """True quantities of the frames of some episodes.
+
+    Attributes:
+        lengths_m: name -> per episode `[T]`, metres.
+        angles_rad: name -> per episode `[T]`, rad.
+        symmetry: name of an angle -> turns by which the thing looks the same (a cube's yaw: 4).
+        positions_m: per episode `[T, 3]`: where the gripper is.
+    """
+
+    lengths_m: dict[str, list[FloatArray]]
+    angles_rad: dict[str, list[FloatArray]]
+    positions_m: list[FloatArray]
+    symmetry: dict[str, int] = field(default_factory=dict)
+
+
+def targets_from_state(states: Sequence[FloatArray], names: Sequence[str]) -> ProbeTargets:
+    """The quantities that a dataset's state names: `ee.x`, `gripper`, `cube.x`, `cube.yaw`, ...
+
+    Args:
+        states: per episode `[T, Q]`; lengths in m, angles in rad.
+        names: Q names.
+
+    Raises:
+        ValueError: no gripper position among them.
+    """
+    columns = {name: [state[:, i] for state in states] for i, name in enumerate(names)}
+    lacking = [name for name in ("ee.x", "ee.y", "ee.z") if name not in columns]
+    if lacking:
+        raise ValueError(
+            f"state: got {', '.join(names)}; a probe needs the gripper's position: "
+            f"{', '.join(lacking)}"
+        )
+    lengths = ("ee.x", "ee.y", "ee.z", "gripper", "cube.x", "cube.y")
+    return ProbeTargets(
+        {name.replace(".", "_"): columns[name] for name in lengths if name in columns},
+        {"cube_yaw": columns["cube.yaw"]} if "cube.yaw" in columns else {},
+        [
+            np.stack(xyz, axis=1)
+            for xyz in zip(*(columns[f"ee.{axis}"] for axis in "xyz"), strict=True)
+        ],
+        {"cube_yaw": 4},
+    )
+
+
+def probe(tokens: Sequence[FloatArray], targets: ProbeTargets, held_out: Sequence[int]) -> Probe:
+    """Reads the targets off the tokens.
+
+    Args:
+        tokens: per episode `[T, ...]`, flattened to a frame's numbers.
+        targets: of the same frames.
+        held_out: episodes to judge on; the read-out is fitted on the others.
+
+    Raises:
+        ValueError: no episode on one of the sides, or tokens and targets disagree.
+    """
+    flat = [np.asarray(t, np.float64).reshape(len(t), -1) for t in tokens]
+    if [len(t) for t in flat] != [len(p) for p in targets.positions_m]:
+        raise ValueError("tokens: got other numbers of frames than the targets have")
+    judged = sorted(set(held_out))
+    fitted = [i for i in range(len(flat)) if i not in set(judged)]
+    if len(judged) < 2 or not fitted:
+        raise ValueError(
+            f"held_out: got {len(judged)} of {len(flat)} episodes, want at least 2, and not all"
+        )
+    columns, kinds = _columns(targets)
+    x_fit, y_fit = (np.concatenate([part[i] for i in fitted]) for part in (flat, columns))
+    x_judge, y_judge = (np.concatenate([part[i] for i in judged]) for part in (flat, columns))
+    every = -(-len(x_fit) // _MAX_FIT_FRAMES)
+    guess = ridge(x_fit[::every], y_fit[::every], x_judge)
+    variance = np.maximum(y_judge.var(0), 1e-18)
+    r2 = 1 - np.square(guess - y_judge).mean(0) / variance
+    found: dict[str, dict[str, float]] = {"r2": {}, "mm": {}, "deg": {}}
+    for name, (kind, first) in kinds.items():
+        if kind == "length":
+            found["r2"][name] = float(r2[first])
+            error = guess[:, first] - y_judge[:, first]
+            found["mm"][name] = 1e3 * float(np.sqrt(np.mean(error**2)))
+        else:
+            found["r2"][name] = float(r2[first : first + 2].mean())
+            turns = targets.symmetry.get(name, 1)
+            angle, truth = (np.arctan2(v[:, first + 1], v[:, first]) for v in (guess, y_judge))
+            error = np.angle(np.exp(1j * (angle - truth))) / turns
+            found["deg"][name] = float(np.degrees(np.sqrt(np.mean(error**2))))
+    correlation = _rank_correlations(
+        [flat[i] for i in judged], [targets.positions_m[i] for i in judged]
+    )
+    return Probe(
+        **found, rank_correlation=correlation, num_numbers=flat[0].shape[1], num_frames=len(x_judge)
+    )
+
+
+def ridge(x: FloatArray, y: FloatArray, x_new: FloatArray) -> FloatArray:
+    """Ridge regression in closed form; its strength is chosen by generalised cross-validation.
+
+    Args:
+        x: `[n, K]`.
+        y: `[n, Q]`.
+        x_new: `[m, K]`.
+
+    Returns:
+        `[m, Q]`. Each y has a strength of its own.
+    """
+    mean, scale = x.mean(0), x.std(0)
+    scale = np.where(
+        scale > 1e-9 * (1 + np.abs(mean)), scale, np.inf
+    )  # what is constant is left out
+    a, b, offset = (x - mean) / scale, (x_new - mean) / scale, y.mean(0)
+    # Through the smaller of the two Gram matrices.
+    wide = a.shape[1] > len(a)
+    gram = a @ a.T if wide else a.T @ a
+    values, vectors = np.linalg.eigh(gram)
+    values = np.maximum(values, 0)
+    centred = y - offset
+    left = vectors.T @ (centred if wide else a.T @ centred)  # [r, Q]
+    best_error = np.full(y.shape[1], np.inf)
+    best = np.zeros((len(values), y.shape[1]))
+    for strength in _RIDGES * values.mean():
+        shrunk = left / (values + strength)[:, None]
+        fit = (gram if wide else a) @ (vectors @ shrunk)
+        freedom = len(a) - 1 - np.sum(values / (values + strength))
+        error = np.square(centred - fit).sum(0) / max(freedom, 1e-6) ** 2
+        best = np.where(error < best_error, shrunk, best)
+        best_error = np.minimum(error, best_error)
+    weights = vectors @ best
+    return offset + (b @ a.T @ weights if wide else b @ weights)
+
+
+def principal_components(
+    fit: FloatArray, frames: Sequence[FloatArray], num: int
+) -> list[FloatArray]:
+    """The first `num` principal components of pictures, standardised: an encoder without learning.
+
+    Args:
+        fit: `[n, K]`: the pictures they are found on.
+        frames: per episode `[T, K]`.
+        num: how many; at most n and K.
+    """
+    mean = fit.mean(0)
+    _, values, rows = np.linalg.svd(fit - mean, full_matrices=False)
+    rows = rows[:num] / (values[:num, None] / np.sqrt(len(fit)) + 1e-12)
+    return [(episode - mean) @ rows.T for episode in frames]
+
+
+def _columns(
+    targets: ProbeTargets,
+) -> tuple[list[FloatArray], dict[str, tuple[str, int]]]:
+    """Per episode all targets as numbers `[T, Q]`, and where each quantity's begin."""
+    parts: list[list[FloatArray]] = []
+    kinds: dict[str, tuple[str, int]] = {}
+    for name, values in targets.lengths_m.items():
+        kinds[name] = ("length", len(parts))
+        parts.append(values)
+    for name, values in targets.angles_rad.items():
+        kinds[name] = ("angle", len(parts))
+        turns = targets.symmetry.get(name, 1)
+        parts += [[np.cos(turns * v) for v in values], [np.sin(turns * v) for v in values]]
+    return [np.stack(columns, axis=1) for columns in zip(*parts, strict=True)], kinds
+
+
+def _rank_correlations(
+    tokens: Sequence[FloatArray], positions: Sequence[FloatArray]
+) -> dict[str, float]:
+    latent, true = [], []
+    for z, p in zip(tokens, positions, strict=True):
+        i, j = np.triu_indices(len(z), 1)
+        latent.append(np.linalg.norm(z[i] - z[j], axis=1))
+        true.append(np.linalg.norm(p[i] - p[j], axis=1))
+    latent, true = np.concatenate(latent), np.concatenate(true)
+    near = true < NEAR_M
+    # Frame t of an episode with frame t of the next: no pair is of one scene.
+    shifted = [
+        (a[: len(b)], b[: len(a)], p[: len(b)], q[: len(a)])
+        for (a, p), (b, q) in zip(
+            zip(tokens, positions, strict=True),
+            [*zip(tokens[1:], positions[1:], strict=True)],
+            strict=False,
+        )
+    ]
+    a, b, p, q = (np.concatenate(part) for part in zip(*shifted, strict=True))
+    across = _spearman(np.linalg.norm(a - b, axis=1), np.linalg.norm(p - q, axis=1))
+    return {
+        "all": _spearman(latent, true),
+        "near": _spearman(latent[near], true[near]),
+        "across": across,
+    }
+
+
+def _spearman(a: FloatArray, b: FloatArray) -> float:
+    """Spearman's correlation; 0 where one of them does not vary."""
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.asarray(spearmanr(a, b)[0]))
