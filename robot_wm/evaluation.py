@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robot_wm.controller import MPC
+from robot_wm.data import Batch
+from robot_wm.objectives import Objective
 from robot_wm.planners import Planner, shift
 from robot_wm.runtime import Recorder, Step, run_episode
 from robot_wm.types import (
@@ -18,11 +21,13 @@ from robot_wm.types import (
     Controller,
     FloatArray,
     Goal,
+    ImageArray,
     Observation,
     Plan,
     PlanningError,
     Task,
 )
+from robot_wm.world_model import WorldModel
 
 Episode = Mapping[str, object]
 
@@ -222,3 +227,60 @@ class StateOracle:
             cost, self._task.env.action_spec, init=init, generator=self._generator
         )
         return self._plan.actions[0]
+
+
+class LatentOracle(MPC):
+    """The other ceiling: the same planner and latent space, but the simulator knows the future.
+
+    Candidates are judged by the latents of pictures rendered under them: no predictor behind this
+    encoder can do better, so a failure here is the encoder's, and one beyond it the predictor's.
+
+    Args:
+        task: renders.
+        model: embeds.
+        planner: searches.
+        make_objective: the goal's latent to what is minimised.
+        seed: of the planner's randomness.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: WorldModel,
+        planner: Planner,
+        make_objective: Callable[[Tensor], Objective],
+        *,
+        seed: int = 0,
+    ) -> None:
+        spec = task.env.action_spec
+        super().__init__(_TrueFuture(task, model), planner, make_objective, spec, seed=seed)
+
+
+class _TrueFuture:
+    """A world model that looks into the simulator instead of imagining (WorldModel)."""
+
+    def __init__(self, task: Task, model: WorldModel) -> None:
+        self._task = task
+        self._model = model
+
+    @property
+    def dt(self) -> float:
+        return self._model.dt
+
+    def initial(self) -> None:
+        """The simulator keeps the state."""
+
+    def observe(self, state: None, obs: Observation, applied: FloatArray | None) -> None:
+        """The simulator saw it."""
+
+    def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
+        return self._model.embed(images).cpu()
+
+    def rollout(self, state: None, actions: Tensor) -> Tensor:
+        futures = self._task.look_ahead(actions.double().numpy())
+        return torch.stack([torch.stack([self.embed(i) for i in future]) for future in futures])
+
+    def loss(
+        self, batch: Batch, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        raise NotImplementedError("a simulator does not learn")

@@ -162,7 +162,7 @@ def ridge(x: FloatArray, y: FloatArray, x_new: FloatArray) -> FloatArray:
     left = vectors.T @ (centred if wide else a.T @ centred)  # [r, Q]
     best_error = np.full(y.shape[1], np.inf)
     best = np.zeros((len(values), y.shape[1]))
-    for strength in _RIDGES * values.mean():
+    for strength in _RIDGES * max(values.mean(), 1e-12):
         shrunk = left / (values + strength)[:, None]
         fit = (gram if wide else a) @ (vectors @ shrunk)
         freedom = len(a) - 1 - np.sum(values / (values + strength))

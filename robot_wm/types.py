@@ -215,3 +215,10 @@ class Task(Protocol):
         This is the state oracle's view of the simulator.
         """
         ...
+
+    def look_ahead(self, actions: FloatArray) -> list[list[Mapping[str, ImageArray]]]:
+        """What the cameras would see under `actions` `[N, H, A]`; leaves the env as it was.
+
+        This is the latent oracle's view of the simulator: N lists of H pictures by camera name.
+        """
+        ...

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from robot_wm.types import FloatArray, Goal, Observation
+from robot_wm.types import FloatArray, Goal, ImageArray, Observation
 from sim_envs.so100_env import (
     CUBE_CLEARANCE_M,
     CUBE_HIGH,
@@ -105,15 +106,24 @@ class ReachTask:
 
     def simulate(self, actions: FloatArray) -> FloatArray:
         """True distances `[N, H]`, m, under `actions` `[N, H, 4]` from here; the env is unmoved."""
+        return np.array(self._try(actions, self.distance_m)).reshape(actions.shape[:2])
+
+    def look_ahead(self, actions: FloatArray) -> list[list[Mapping[str, ImageArray]]]:
+        """What the camera would see under `actions` `[N, H, 4]` from here; the env is unmoved."""
+        return self._try(actions, lambda: self._env.observe().images)
+
+    def _try(self, actions: FloatArray, look: Callable[[], Any]) -> list[list[Any]]:
+        """What `look` says after each action of each sequence."""
         before = self._env.snapshot()
-        distances = np.empty(actions.shape[:2])
-        for n, sequence in enumerate(actions):
+        seen: list[list[Any]] = []
+        for sequence in actions:
             self._env.restore(before)
-            for h, action in enumerate(sequence):
+            seen.append([])
+            for action in sequence:
                 self._env.apply(action)
-                distances[n, h] = self.distance_m()
+                seen[-1].append(look())
         self._env.restore(before)
-        return distances
+        return seen
 
 
 class ReachDemonstrator:

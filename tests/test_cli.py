@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -145,16 +146,123 @@ def test_an_unknown_benchmark_is_told(capsys):
     assert "bench rollout, bench train" in refused(capsys, "bench")
 
 
+TINY = ("encoder.width=16", "encoder.depth=1", "encoder.image_size=32", "batch_size=4")
+
+
+def pretrain(capsys, work, out, *words):
+    words = (*words, f"out={out}", f"cache={work / 'cache'}", *TINY, "pretrain.log_every=2")
+    return run(capsys, "pretrain", *words)
+
+
 def test_pretrain_writes_an_encoder_that_train_takes(work, capsys):
     file = work / "encoder.safetensors"
-    code, out, _ = run(
-        capsys, "pretrain", f"data={work / 'data'}", f"out={file}", f"cache={work / 'cache'}",
-        "pretrain.num_steps=3", "batch_size=4", "encoder.width=16", "encoder.depth=1",
-    )  # fmt: skip
-    assert code == 0 and json.loads(out.splitlines()[-1])["step"] == 3
+    code, out, _ = pretrain(
+        capsys, work, file, f"data={work / 'data'}", "pretrain.num_steps=4", "pretrain.seed=7"
+    )
+    last = json.loads(out.splitlines()[-1])
+    assert code == 0 and last["step"] == 4 and last["std"] > 0
+    card = (work / "encoder.md").read_text()
+    assert "| seed | 7 |" in card and "`acjepa`" in card and "(encoder.svg)" in card
+    assert "num_steps: 4" in card and "torch" in card and last["fingerprint"][:4]
+    assert (work / "encoder.svg").read_text().count("<svg") == 1
+    log = [json.loads(line) for line in (work / "encoder.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [2, 4]
+    assert not (work / "encoder.resume.safetensors").exists()
     words = ["train", "experiment=debug", f"data={work / 'data'}", f"out={work / 'own'}"]
     words += [f"cache={work / 'cache'}", f"encoder.weights={file}"]
     assert run(capsys, *words)[0] == 0
+
+
+@pytest.mark.parametrize("objective", ["vjepa", "acjepa+ijepa"])
+def test_pretrain_renders_its_own_data(work, capsys, objective):
+    file = work / f"{objective}.safetensors"
+    tokens = 0 if objective == "vjepa" else 4
+    code, out, _ = pretrain(
+        capsys, work, file, "data=rendered", "data.num_clips=4", "data.num_workers=1",
+        "data.play.image_size=32", f"pretrain.objective={objective}", "pretrain.num_steps=2",
+        f"encoder.num_tokens={tokens}",
+    )  # fmt: skip
+    assert code == 0 and "masked" in json.loads(out.splitlines()[-1])
+    line = refused(capsys, "train", "data=rendered", f"out={work / 'no'}")
+    assert "rendered clips are for pretrain" in line
+
+
+def test_pretrain_on_a_folder_of_videos(work, capsys):
+    videos = work / "data" / "videos"
+    masked = ("pretrain.objective=ijepa", "encoder.num_tokens=0", "pretrain.num_steps=2")
+    code, _, err = pretrain(capsys, work, work / "v.safetensors", f"data={videos}", *masked)
+    assert code == 0 and "data: 1 videos" in err
+    out = f"out={work / 'w.safetensors'}"
+    line = refused(capsys, "pretrain", f"data={videos}", out, f"cache={work / 'cache'}")
+    assert "objective acjepa: the data has no actions" in line
+    bad = work / "bad"
+    bad.mkdir()
+    assert "videos: none in" in refused(capsys, "pretrain", f"data={bad}", out, *masked)
+    (bad / "x.mp4").write_bytes(b"no video")
+    shutil.copy(next(videos.rglob("*.mp4")), bad)
+    line = refused(capsys, "pretrain", f"data={bad}", out, f"cache={work / 'cache'}", *masked)
+    assert "1 of 2 do not decode" in line and "x.mp4" in line
+    code, _, err = pretrain(
+        capsys, work, work / "w.safetensors", f"data={bad}", "data.drop_corrupt=true", *masked
+    )
+    assert code == 0 and "dropped: x.mp4" in err
+
+
+def test_pretrain_goes_on_after_a_stop(work, capsys):
+    """SIGTERM saves; the same command goes on; another one's file is refused."""
+    file = work / "stopped.safetensors"
+    words = [f"data={work / 'data'}", f"out={file}", f"cache={work / 'cache'}", *TINY]
+    words += ["pretrain.num_steps=100000", "pretrain.log_every=10"]
+    command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
+    process = subprocess.Popen([*command, "pretrain", *words], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    while "step/s" not in said:  # it trains
+        said += process.stderr.read(1)
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in rest
+    assert (work / "stopped.resume.safetensors").is_file() and not file.exists()
+    line = refused(capsys, "pretrain", *words, "pretrain.learning_rate=0.5")
+    assert "of another run, by its learning_rate" in line and "delete it to begin anew" in line
+    line = refused(capsys, "pretrain", *words, "encoder.depth=2")
+    assert "another run, by its data or encoder" in line
+
+
+def test_pretrain_refuses_before_it_trains(work, capsys):
+    data, out = f"data={work / 'data'}", f"out={work / 'x.safetensors'}"
+    line = refused(capsys, "pretrain", data, out, "encoder.image_size=100")
+    assert "patch_size: got 16, want a divisor of image_size=100" in line
+    assert "objective" in refused(capsys, "pretrain", data, out, "pretrain.objective=mae")
+    assert "ends in .safetensors" in refused(capsys, "pretrain", data, f"out={work / 'x'}")
+    line = refused(capsys, "pretrain", data, out, "encoder.num_tokens=0")
+    assert "num_tokens is 0" in line
+
+
+def test_a_collapse_is_told_in_one_line(work, capsys):
+    code, _, err = pretrain(
+        capsys, work, work / "c.safetensors", f"data={work / 'data'}", "encoder.num_tokens=0",
+        "pretrain.objective=ijepa", "pretrain.num_steps=500", "pretrain.ema=0",
+        "pretrain.variance_weight=0", "pretrain.covariance_weight=0", "pretrain.log_every=20",
+    )  # fmt: skip
+    assert code == 1 and "the encoder has collapsed" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_probe_tells_what_an_encoder_knows(work, capsys):
+    words = ["probe", f"data={work / 'data'}", f"cache={work / 'cache'}", "holdout=0.5"]
+    code, out, err = run(capsys, *words)
+    found = json.loads(out.splitlines()[-1])
+    assert code == 0
+    quantities = {"ee_x", "ee_y", "ee_z", "gripper", "cube_x", "cube_y", "cube_yaw"}
+    assert set(found["r2"]) == quantities and set(found["mm"]) == quantities - {"cube_yaw"}
+    assert {"all", "near"} <= set(found["rank_correlation"])
+    assert set(found["baselines"]) == {"random", "pixels", "pixels_pca"}
+    assert found["r2"]["ee_y"] > found["baselines"]["random"]["r2"]["ee_y"]
+    for name in ("mini", "random", "pixels", "pixels_pca", "rank, all"):
+        assert name in err
+    code, out, _ = run(capsys, *words, "encoder=pixels", "baselines=false")
+    assert code == 0 and json.loads(out.splitlines()[-1])["baselines"] == {}
 
 
 def test_unknown_words_are_named_with_what_is_allowed(work, capsys):

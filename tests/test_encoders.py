@@ -14,12 +14,15 @@ from robot_wm.checkpoint import CheckpointError, load_checkpoint, save_checkpoin
 from robot_wm.encoders import (
     NAMES,
     EncoderWeightsError,
+    MiniConfig,
     ViTEncoder,
     build_encoder,
     hub,
     load_encoder,
+    load_mini,
     random_mini,
     save_encoder,
+    save_mini,
 )
 from robot_wm.encoders.images import TimmBackbone, ijepa_from_transformers
 from robot_wm.encoders.vjepa2 import VJepa2Backbone, VJepa2Shape, from_release, release_shape
@@ -40,7 +43,7 @@ PUBLIC = {
 
 
 def test_every_public_encoder_is_tested():
-    assert set(NAMES) == {*PUBLIC, "mini", "mini_patches", "random"}
+    assert set(NAMES) == {*PUBLIC, "mini", "mini_patches", "random", "pixels"}
     assert build_encoder("random", seed=3).fingerprint == random_mini(seed=3).fingerprint
 
 
@@ -249,6 +252,8 @@ def test_public_weights_stay_out_of_checkpoints_and_are_found_again(tmp_path, mo
         ({"name": "vjepa2_vitl", "pretrained": False, "num_blocks": "a"}, "num_blocks: got 'a'"),
         ({"name": "dinov2_vits", "pretrained": False, "image_size": 0}, "image_size: got 0"),
         ({"name": "mini", "pool": 2}, "pool 2"),
+        ({"name": "pixels", "weights": "x"}, "encoder pixels: got weights"),
+        ({"name": "pixels", "image_size": 40}, "multiple of the patches of 16"),
         ({"name": "mini", "weights": "x", "pretrained": False}, "one or the other"),
     ],
 )
@@ -295,6 +300,7 @@ def saved_with(encoder, directory):
     [
         ("mini", {}),
         ("mini_patches", {"pool": 2}),
+        ("pixels", {"image_size": 32}),
         ("dinov2_vits", {"pretrained": False, "num_blocks": 1, "pool": 4, "image_size": 112}),
         ("vjepa2_vitl", {"pretrained": False, "num_blocks": 1, "image_size": 64}),
     ],
@@ -346,3 +352,50 @@ def test_the_probe_looks_at_many_channels_and_tokens():
     assert len({place // 384 for place in places}) > 12
     assert len({place % 384 for place in places}) > 12
     assert len(encoder.fingerprint.probe) == 16
+
+
+@pytest.mark.parametrize("num_tokens", [0, 3])
+@pytest.mark.parametrize("stem", ["linear", "conv"])
+def test_every_shape_of_mini_survives_its_file(num_tokens, stem, tmp_path):
+    config = MiniConfig(image_size=32, width=16, depth=1, stem=stem, num_tokens=num_tokens, dim=8)
+    encoder = random_mini(seed=1, config=config)
+    save_mini(encoder, tmp_path / "mini.safetensors")
+    again = load_mini(tmp_path / "mini.safetensors")
+    assert again.fingerprint == encoder.fingerprint and again.config == config
+    frames = torch.randn(2, 2, 3, 32, 32)
+    assert torch.equal(again(frames), encoder(frames))
+    assert again.grid == ((1, 3) if num_tokens else (2, 2))
+    assert again(frames).shape == (2, 2, num_tokens or 4, 8 if num_tokens else 16)
+
+
+@pytest.mark.parametrize("stem", ["linear", "conv"])
+def test_a_patch_is_embedded_by_itself(stem):
+    """A masked patch must not show through its neighbours."""
+    encoder = random_mini(seed=0, config=MiniConfig(image_size=32, width=16, depth=1, stem=stem))
+    image = torch.randn(1, 3, 32, 32)
+    other = image.clone()
+    other[:, :, :16, :16] = 9.0
+    changed = (encoder.embed(image, image) != encoder.embed(other, other)).any(-1)[0]
+    assert changed.tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"patch_size": 15}, "patch_size: got 15, want a divisor of image_size=96"),
+        ({"patch_size": 12, "stem": "conv"}, "want a multiple of 8 for conv"),
+        ({"stem": "deep"}, "stem: got 'deep'"),
+        ({"num_tokens": -1}, "want every size at least 1"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(bad, said):
+    with pytest.raises(ValueError, match=said):
+        MiniConfig(**bad)
+
+
+def test_pixels_are_the_picture_itself():
+    encoder = build_encoder("pixels")
+    frames = torch.randn(1, 1, 3, 48, 48)
+    tokens = encoder(frames)
+    assert tokens.shape == (1, 1, 9, 768)
+    assert torch.equal(tokens[0, 0, 4].view(3, 16, 16), frames[0, 0, :, 16:32, 16:32])

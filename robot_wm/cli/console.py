@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -103,6 +104,16 @@ def git_sha() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None
+
+
+def machine() -> str:
+    """What a figure was measured on, in words."""
+    import torch  # here: a command that only says something needs none of it
+
+    where = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        where += f", {torch.cuda.get_device_name()}"
+    return f"{where}, torch {torch.__version__.partition('+')[0]}"
 
 
 class Stages:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
-from robot_wm.cli.console import Progress, finish, git_sha, output_dir, say
+from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
 from robot_wm.controller import MPC
 from robot_wm.evaluation import (
     EpisodeResult,
+    LatentOracle,
     RandomController,
     StateOracle,
     ZeroController,
@@ -112,6 +112,16 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
         oracle = measure("state oracle", StateOracle(task, planner, seed=config.seed))
         figures["ceilings"] = {"state_oracle": summarize(oracle)}
         others["state_oracle"] = oracle
+    if config.latent_oracle:
+        oracle = LatentOracle(
+            task,
+            model,
+            instantiate(config.planner),
+            instantiate(config.objective),
+            seed=config.seed,
+        )
+        others["latent_oracle"] = measure("latent oracle", oracle)
+        figures.setdefault("ceilings", {})["latent_oracle"] = summarize(others["latent_oracle"])
     curves = {"model": ours, **others}
     return Evaluation(
         tasks={simulation.name: figures},
@@ -273,6 +283,5 @@ def _settings(config: DictConfig, saved: Mapping[str, Any]) -> dict[str, str]:
         "objective": f"{config.objective.distance}, horizon {config.objective.horizon}",
         "seed": str(config.seed),
         "render": os.environ.get("MUJOCO_GL", "unknown"),
-        "machine": f"{platform.machine()}, {config.device}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, float32",
+        "machine": f"{machine()}, {config.device}, float32",
     }

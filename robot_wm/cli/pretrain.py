@@ -16,12 +16,21 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.cli.build import pick_device
-from robot_wm.cli.console import Progress, finish, output_dir, replacing, say
+from robot_wm.cli.console import (
+    Progress,
+    finish,
+    git_sha,
+    machine,
+    output_dir,
+    replacing,
+    say,
+)
 from robot_wm.cli.rendering import render_clips
 from robot_wm.cli.train import load_data
 from robot_wm.data import Clips, load_frames, load_video_folder
 from robot_wm.encoders import MiniConfig, MiniEncoder, save_mini
 from robot_wm.pretrain import PretrainConfig, Pretraining
+from robot_wm.report import plot_pretraining
 
 Row = dict[str, float]
 
@@ -45,8 +54,9 @@ def run(config: DictConfig) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as scratch:
         save_mini(encoder.cpu(), scratch)
+    _write_card(config, encoder, rows, out)
     _resume_file(out).unlink(missing_ok=True)
-    say(f"encoder: {out}")
+    say(f"encoder: {out}, and its card {out.with_suffix('.md')}")
     finish({"encoder": str(out), "fingerprint": encoder.fingerprint.key, **rows[-1]})
 
 
@@ -136,6 +146,42 @@ def _train(
                     raise KeyboardInterrupt
     _write_log(log, rows)
     return rows
+
+
+def _write_card(config: DictConfig, encoder: MiniEncoder, rows: Sequence[Row], out: Path) -> None:
+    """What the weights are and how to make them again, with the learning curve beside."""
+    last, plot = rows[-1], out.with_suffix(".svg")
+    shape, num_weights = encoder.config, sum(p.numel() for p in encoder.parameters())
+    tokens = encoder.grid[0] * encoder.grid[1]
+    parts = ", ".join(
+        f"{name} {last[name]:.4g}"
+        for name in last
+        if name not in ("step", "elapsed_s", "std", "effective_rank")
+    )
+    facts = {
+        "what": f"MiniEncoder: ViT {shape.width} wide, {shape.depth} blocks, {shape.num_heads} "
+        f"heads, {shape.stem} stem; {shape.image_size} px, patch {shape.patch_size}, two-frame "
+        f"tubelets; {tokens} tokens of {encoder.dim} numbers a frame; {num_weights / 1e6:.1f} M "
+        f"weights",
+        "objective": f"`{config.pretrain.objective}`",
+        "trained for": f"{last['step']:.0f} steps, {last['elapsed_s'] / 60:.1f} min",
+        "at the end": f"{parts}; std of layer-normed features {last['std']:.3f}, effective rank "
+        f"{last['effective_rank']:.1f}",
+        "seed": str(config.pretrain.seed),
+        "machine": machine(),
+        "code": git_sha() or "not a checkout",
+        "fingerprint": f"`{encoder.fingerprint.weights[:16]}`",
+    }
+    with replacing(plot) as scratch:
+        scratch.write_text(plot_pretraining(rows), encoding="utf-8")
+    with replacing(out.with_suffix(".md")) as scratch:
+        table = "".join(f"| {name} | {text} |\n" for name, text in facts.items())
+        settings = OmegaConf.to_yaml(config, resolve=True)
+        scratch.write_text(
+            f"# {out.name}\n\n| | |\n|---|---|\n{table}\n![learning curve]({plot.name})\n\n"
+            f"All settings of `robot-wm pretrain`:\n\n```yaml\n{settings}```\n",
+            encoding="utf-8",
+        )
 
 
 @contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.error import FFmpegError
 
 from robot_wm.types import FloatArray, ImageArray
+
+if TYPE_CHECKING:  # imported where it is used: what needs no video does without
+    import av
 
 
 class DecodeError(ValueError):
@@ -31,6 +33,9 @@ def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageAr
     Raises:
         DecodeError: the file is no video, is damaged, or has no frame at one of the times.
     """
+    import av
+    from av.error import FFmpegError
+
     pictures: list[ImageArray] = []
     before: av.VideoFrame | None = None  # the last frame shown before the time wanted
     try:
@@ -80,6 +85,9 @@ def sample_video(path: Path, dt_s: float) -> Iterator[ImageArray]:
     Raises:
         DecodeError: the file is no video, or is damaged.
     """
+    import av
+    from av.error import FFmpegError
+
     try:
         with av.open(str(path), "r") as container:
             if not container.streams.video:
@@ -128,6 +136,9 @@ def decode_image(cell: Mapping[str, object] | None, root: Path) -> ImageArray:
     Raises:
         DecodeError: there is no picture, or it does not decode.
     """
+    import av
+    from av.error import FFmpegError
+
     cell = cell or {}
     content, path = cell.get("bytes"), cell.get("path")
     if isinstance(content, bytes):

@@ -20,7 +20,6 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-import av
 import numpy as np
 import pyarrow as pa
 
@@ -47,6 +46,8 @@ class _Video:
     num_frames: int = 0
 
     def __post_init__(self) -> None:
+        import av
+
         self._buffer = io.BytesIO()
         self._container = av.open(self._buffer, "w", format="mp4")
         self._stream = self._container.add_stream("libx264", rate=self.fps, options=CODEC_OPTIONS)
@@ -55,6 +56,8 @@ class _Video:
         self._stream.codec_context.thread_count = 1
 
     def add(self, image: ImageArray) -> None:
+        import av
+
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame.pts, frame.time_base = self.num_frames, Fraction(1, self.fps)
         self._container.mux(self._stream.encode(frame))
@@ -73,6 +76,8 @@ class _Video:
 
 def _append_video(old: Path | None, new: io.BytesIO, offset_s: Fraction, out: Path) -> None:
     """Writes `out`: the packets of `old`, then those of `new` from `offset_s` on."""
+    import av
+
     with av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as output:
         stream = None
         for source, shift_s in ((str(old) if old else None, Fraction(0)), (new, offset_s)):

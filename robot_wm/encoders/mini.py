@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,9 @@ class MiniConfig:
     Attributes:
         image_size: height and width of its square pictures, pixels.
         patch_size: pixels; divides `image_size`.
+        stem: how a patch becomes a token: `linear`, or `conv`, which learns much sooner where
+            things are (early convolutions, arXiv 2106.14881); each patch by itself, so that
+            masking stays exact.
         width: transformer width.
         depth: transformer blocks.
         num_heads: attention heads.
@@ -38,6 +42,7 @@ class MiniConfig:
 
     image_size: int = 96
     patch_size: int = 16
+    stem: Literal["linear", "conv"] = "linear"
     width: int = 128
     depth: int = 4
     num_heads: int = 4
@@ -48,6 +53,10 @@ class MiniConfig:
         sizes = (self.image_size, self.patch_size, self.width, self.depth, self.num_heads)
         if min(*sizes, self.dim) < 1 or self.num_tokens < 0:
             raise ValueError(f"MiniConfig: got {self}, want every size at least 1")
+        if self.stem not in ("linear", "conv"):
+            raise ValueError(f"stem: got {self.stem!r}, want 'linear' or 'conv'")
+        if self.stem == "conv" and self.patch_size % 8:
+            raise ValueError(f"patch_size: got {self.patch_size}, want a multiple of 8 for conv")
         if self.width % 4:
             raise ValueError(f"width: got {self.width}, want a multiple of 4")
         if self.image_size % self.patch_size:
@@ -74,7 +83,11 @@ class MiniEncoder(nn.Module):
         self.config = config
         self._image = ImageSpec(config.image_size, config.image_size)
         self._fingerprint: Fingerprint | None = None
-        self.patch_embed = nn.Linear(TUBELET * 3 * config.patch_size**2, config.width)
+        self.patch_embed: nn.Module
+        if config.stem == "linear":
+            self.patch_embed = nn.Linear(TUBELET * 3 * config.patch_size**2, config.width)
+        else:
+            self.patch_embed = ConvStem(config.patch_size, config.width)
         self.registers = nn.Parameter(torch.zeros(config.num_tokens, config.width))
         self.register_buffer("positions", sincos_2d(self.side, config.width), persistent=False)
         self.blocks = nn.ModuleList(
@@ -85,6 +98,8 @@ class MiniEncoder(nn.Module):
             self.head = nn.Linear(config.width, config.dim)
             self.head_norm = nn.BatchNorm1d(config.num_tokens * config.dim, affine=False)
         init_transformer(self.blocks, self, generator)
+        if isinstance(self.patch_embed, ConvStem):
+            self.patch_embed.init(generator)
         nn.init.trunc_normal_(self.registers, std=0.02, generator=generator)
 
     @property
@@ -116,23 +131,22 @@ class MiniEncoder(nn.Module):
         Raises:
             ValueError: pictures of another size, dtype or device.
         """
-        check_frames(frames, self._image, self.patch_embed.weight)
+        check_frames(frames, self._image, self.registers)
         images = frames.flatten(0, 1)
         tokens = self.read(self.transform(self.embed(images, images)))
         return rearrange(tokens, "(b t) p d -> b t p d", b=len(frames))
 
     def embed(self, first: Tensor, second: Tensor) -> Tensor:
         """The two frames of a tubelet, `[n, 3, height, width]` each, to `[n, patches, width]`."""
-        patches = [
-            rearrange(
-                frames,
-                "n c (r p) (s q) -> n (r s) (c p q)",
-                p=self.config.patch_size,
-                q=self.config.patch_size,
-            )
-            for frames in ((first,) if first is second else (first, second))
-        ]
-        return self.patch_embed(torch.cat((patches[0], patches[-1]), dim=-1)) + self.positions
+        tubelets = torch.cat((first, second), dim=1)
+        patches = rearrange(
+            tubelets,
+            "n (f c) (r p) (s q) -> n (r s) (f c p q)",
+            f=TUBELET,
+            p=self.config.patch_size,
+            q=self.config.patch_size,
+        )
+        return self.patch_embed(patches) + self.positions
 
     def transform(self, patches: Tensor) -> Tensor:
         """Any of the embedded patches, `[n, L, width]`, to features `[n, registers + L, width]`."""
@@ -147,6 +161,45 @@ class MiniEncoder(nn.Module):
             return F.layer_norm(features, features.shape[-1:])
         tokens = self.head(features[:, : self.config.num_tokens])
         return self.head_norm(tokens.flatten(1)).view_as(tokens)
+
+
+class ConvStem(nn.Module):
+    """A patch to a token through three convolutions that end at the patch's edge.
+
+    Args:
+        patch_size: pixels, a multiple of 8.
+        width: of the token.
+        channels: after the first convolution; each halves the picture and doubles them.
+    """
+
+    def __init__(self, patch_size: int, width: int, channels: int = 16) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        sizes = (TUBELET * 3, channels, 2 * channels, 4 * channels)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1)
+            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.leave = nn.Linear(sizes[-1] * (patch_size // 8) ** 2, width)
+
+    def init(self, generator: torch.Generator | None) -> None:
+        """First weights that keep the size of what passes: a stem is no residual branch."""
+        for conv in self.convs:
+            assert isinstance(conv, nn.Conv2d)
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu", generator=generator)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        bound = self.leave.in_features**-0.5
+        nn.init.uniform_(self.leave.weight, -bound, bound, generator=generator)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """`[n, patches, 6 * patch_size ** 2]`, frame by frame, to `[n, patches, width]`."""
+        x = rearrange(
+            patches, "n l (c p q) -> (n l) c p q", p=self.patch_size, q=self.patch_size
+        ).contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        return self.leave(x.flatten(1)).unflatten(0, patches.shape[:2])
 
 
 class MiniPatches(nn.Module):

@@ -60,8 +60,11 @@ class ActionObjective(nn.Module):
             imagined = imagined + self.change(torch.cat((imagined, actions[:, t]), dim=-1))
             errors.append((imagined - embeddings[:, t + 1]).square().mean())
         prediction = torch.stack(errors).mean()
-        change = embeddings[:, 1:] - embeddings[:, :-1]
-        inverse = (self.inverse(change) - actions).square().mean()
+        # Between any two frames: the longer the way, the clearer it is.
+        moved = torch.cat((torch.zeros_like(actions[:, :1]), actions.cumsum(1)), dim=1)
+        i, j = torch.triu_indices(*embeddings.shape[1:2] * 2, offset=1, device=actions.device)
+        change, moved = embeddings[:, j] - embeddings[:, i], moved[:, j] - moved[:, i]
+        inverse = (self.inverse(change) - moved).square().mean()
         everything = embeddings.flatten(0, 1)
         if config.anti_collapse == "sigreg":
             apart = sigreg(everything, num_directions=config.num_directions, generator=generator)

@@ -29,8 +29,8 @@ class PretrainConfig:
         anti_collapse: what keeps acjepa's embeddings apart: `"sigreg"` or `"vicreg"`.
         anti_collapse_weight: of that term.
         num_directions: random directions SIGReg looks along, drawn anew each step.
-        inverse_weight: of the linear read-out of the actions from the change of the embedding: it
-            asks that equal motions are equal steps in latent space.
+        inverse_weight: of the linear read-out of what the actions add up to from the change of the
+            embedding between any two frames: equal motions are to be equal steps in latent space.
         hidden: width of the throw-away predictor of acjepa.
         mask_share: share of the patches that are hidden and predicted.
         num_masks: masks a sample; the teacher's work is shared by them.

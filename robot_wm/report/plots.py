@@ -235,6 +235,46 @@ def plot_landscape(landscape: Landscape, *, salt: str) -> str:
         return _svg(figure, "Predicted cost over the first action", salt=salt)
 
 
+def plot_pretraining(rows: Sequence[Mapping[str, float]]) -> str:
+    """Learning curve and collapse statistics of a pretraining run, on a white page of their own.
+
+    Args:
+        rows: what was logged: `step`, `std`, `effective_rank` and the parts of the loss.
+
+    Returns:
+        An SVG document.
+    """
+    steps = [row["step"] for row in rows]
+    not_losses = ("step", "loss", "std", "effective_rank", "elapsed_s")
+    parts = [name for name in rows[0] if name not in not_losses]
+    with mpl.rc_context({**_STYLE, "svg.fonttype": "path"}):
+        figure = Figure((8.0, 3.0))
+        losses, spread = figure.subplots(1, 2)
+        colors = assign_colors(parts)
+        for name in parts:
+            values = np.array([row[name] for row in rows])
+            losses.plot(steps, values, color=colors[name], alpha=0.25, linewidth=0.8)
+            losses.plot(steps, _smooth(values), color=colors[name], label=name)
+        losses.set(xlabel="step", ylabel="parts of the loss", yscale="log")
+        losses.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        losses.yaxis.set_minor_formatter(NullFormatter())
+        losses.legend(frameon=False)
+        spread.plot(steps, [row["std"] for row in rows], color=SPARE_COLORS[0])
+        spread.set(xlabel="step", ylabel="std of layer-normed features")
+        spread.set_ylim(bottom=0)
+        spread.yaxis.label.set_color(SPARE_COLORS[0])
+        rank = spread.twinx()
+        rank.plot(steps, [row["effective_rank"] for row in rows], color=SPARE_COLORS[1])
+        rank.set_ylabel("effective rank")
+        rank.set_ylim(bottom=0)
+        rank.yaxis.label.set_color(SPARE_COLORS[1])
+        rank.grid(visible=False)
+        buffer = io.StringIO()
+        with mpl.rc_context({"svg.hashsalt": "pretraining"}):
+            figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    return buffer.getvalue().replace(_INK, "#1f2328").replace(_RULE, "#d0d7de")
+
+
 def _arrow_to(
     axes: Axes, goal: FloatArray, x_range: tuple[float, float], y_range: tuple[float, float]
 ) -> None:

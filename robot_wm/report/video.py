@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from fractions import Fraction
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -38,6 +37,8 @@ def encode_video(video: EpisodeVideo, *, success_m: float) -> bytes:
     Returns:
         An mp4 file: h264 baseline, yuv420p.
     """
+    import av
+
     rate = Fraction(video.fps).limit_denominator(1000)
     frames = _draw(video, success_m)
     buffer = io.BytesIO()

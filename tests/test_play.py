@@ -1,0 +1,167 @@
+"""What an encoder is pretrained on: looks that move nothing, clips that a seed decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from robot_wm.cli.rendering import render_clips
+from sim_envs.meshes import coarsen, triangles
+from sim_envs.so100_env import SO100Env
+from sim_envs.so100_play import SO100Play
+from sim_envs.so100_reach import ReachTask, reach_episode
+from sim_envs.so100_scene import so100_scene
+
+
+@pytest.fixture(scope="module")
+def dressed():
+    env = SO100Env(image_size=48, random_look=True)
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def play():
+    play = SO100Play(image_size=48)
+    yield play
+    play.close()
+
+
+def picture(env):
+    return env.observe().images["front"].astype(int)
+
+
+def test_a_look_is_drawn_from_its_seed_and_undone(dressed):
+    dressed.dress(None)
+    plain = picture(dressed)
+    dressed.dress(1)
+    first = picture(dressed)
+    dressed.dress(2)
+    second = picture(dressed)
+    dressed.dress(1)
+    np.testing.assert_array_equal(picture(dressed), first)
+    dressed.dress(None)
+    np.testing.assert_array_equal(picture(dressed), plain)
+    assert min(abs(a - b).mean() for a, b in ((plain, first), (first, second))) > 10
+
+
+def test_a_look_changes_nothing_that_moves(dressed):
+    plain = SO100Env(image_size=48)
+    moves = np.random.default_rng(0).uniform(-0.04, 0.04, (4, 4))
+    paths = []
+    for env in (plain, dressed):
+        env.reset(5)
+        for i, move in enumerate(moves):
+            env.dress(i)
+            env.apply(move)
+        paths.append((env.proprio(), env.cube_pose()))
+    plain.close()
+    np.testing.assert_allclose(paths[0][0], paths[1][0], atol=1e-9)
+    np.testing.assert_allclose(paths[0][1], paths[1][1], atol=1e-9)
+
+
+def test_the_own_look_of_a_dressed_env_is_the_plain_scene(dressed):
+    plain = SO100Env(image_size=48)
+    plain.reset(3)
+    dressed.reset(3)
+    dressed.dress(None)
+    assert abs(picture(plain) - picture(dressed)).mean() < 0.5
+    plain.close()
+
+
+def test_an_episode_has_one_look_in_goal_and_start(dressed):
+    """Goal picture and observation differ by the arm alone: their corners are alike."""
+    task = ReachTask(dressed)
+    corners = []
+    for seed in (1, 2, 3):
+        goal = task.start(reach_episode(seed)).images["front"].astype(int)
+        now = picture(dressed)
+        assert abs(goal[:8, :8] - now[:8, :8]).max() <= 1
+        corners.append(now[:8, :8].mean((0, 1)))
+    assert np.ptp(corners, axis=0).max() > 10  # and another in the next episode
+
+
+def test_a_clip_is_decided_by_its_seed(play):
+    frames, actions = play.clip((0, 7), 3)
+    assert frames.shape == (3, 48, 48, 3) and frames.dtype == np.uint8
+    assert actions.shape == (2, 6)
+    play.clip((0, 8), 2)
+    again, same = play.clip((0, 7), 3)
+    np.testing.assert_array_equal(frames, again)
+    np.testing.assert_array_equal(actions, same)
+    other, _ = play.clip((1, 7), 3)
+    assert (other != frames).any()
+
+
+def test_clips_move_arm_and_object_and_say_so(play):
+    actions = np.concatenate([play.clip((2, i), 4)[1] for i in range(12)])
+    assert (abs(actions[:, :3]) < 0.06).all() and (actions[:, :4].std(0) > 0.005).all()
+    still = (abs(actions[:, 4:]) < 1e-3).all(1).mean()
+    assert 0.05 < still < 0.7 and actions[:, 4:].std() > 0.005
+
+
+def test_looks_change_within_a_clip_as_often_as_asked():
+    for share, alike in ((0.0, True), (1.0, False)):
+        play = SO100Play(image_size=48, new_look_share=share, own_look_share=0.0)
+        frames, _ = play.clip((0, 3), 3)
+        corners = frames[:, :6, :6].astype(int)
+        assert (abs(corners[1:] - corners[:-1]).mean() < 2) == alike
+        play.close()
+    with pytest.raises(ValueError, match="new_look_share: got 2"):
+        SO100Play(new_look_share=2.0)
+
+
+def test_coarser_meshes_look_the_same_and_are_smaller():
+    _, meshes = so100_scene()
+    base = meshes["Base.stl"]
+    coarse = coarsen(base, 0.003)
+    assert 50 < len(triangles(coarse)) < 0.6 * len(triangles(base))
+    for corner in (np.min, np.max):
+        np.testing.assert_allclose(
+            corner(triangles(coarse), axis=(0, 1)), corner(triangles(base), axis=(0, 1)), atol=0.003
+        )
+    fine, rough = SO100Env(image_size=64), SO100Env(image_size=64, detail_m=0.003)
+    assert abs(picture(fine) - picture(rough)).mean() < 1.5
+    fine.close()
+    rough.close()
+
+
+def rendered(tmp_path, **changes):
+    config = {"num_clips": 5, "num_workers": 1, "seed": 0, **changes}
+    config["play"] = {"_target_": "sim_envs.so100_play.SO100Play", "image_size": 40}
+    return render_clips(OmegaConf.create(config), 2, (32, 32), tmp_path)
+
+
+def test_rendered_clips_do_not_depend_on_who_renders(tmp_path, monkeypatch):
+    monkeypatch.setattr("robot_wm.cli.rendering._PER_TASK", 2)
+    alone = rendered(tmp_path / "alone")
+    assert alone.frames.shape == (5, 2, 32, 32, 3) and alone.actions.shape == (5, 1, 6)
+    assert alone.frames.reshape(5, -1).std(1).min() > 5
+    monkeypatch.undo()  # the processes of the other call would not have it
+    together = rendered(tmp_path / "together", num_workers=2)
+    np.testing.assert_array_equal(alone.frames, together.frames)
+    np.testing.assert_array_equal(alone.actions, together.actions)
+    assert rendered(tmp_path / "other", seed=1).key != alone.key
+
+
+def test_an_interrupted_rendering_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("robot_wm.cli.rendering._PER_TASK", 2)
+    whole = rendered(tmp_path)
+    expected = np.array(whole.frames)
+    (part,) = tmp_path.glob("rendered-*/actions_2.npy")
+    part.unlink()
+    seen = []
+
+    def spy(*args):
+        seen.append(args[-1])
+        return original(*args)
+
+    from robot_wm.cli import rendering
+
+    original = rendering._render
+    monkeypatch.setattr(rendering, "_render", spy)
+    again = rendered(tmp_path)
+    assert seen == [2]
+    np.testing.assert_array_equal(again.frames, expected)
+    np.testing.assert_array_equal(again.actions, whole.actions)

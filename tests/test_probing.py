@@ -1,0 +1,103 @@
+"""The probe finds what is there, misses what is not, and does not look at what it was fitted on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from robot_wm.probing import principal_components, probe, ridge, targets_from_state
+
+NAMES = ("ee.x", "ee.y", "ee.z", "gripper", "cube.x", "cube.y", "cube.z", "cube.yaw")
+
+
+def states(num_episodes=30, length=21, seed=0):
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(num_episodes):
+        moving = rng.normal(0, 0.02, (length, 4)).cumsum(0) + rng.uniform(0, 0.2, 4)
+        still = np.tile([*rng.uniform(0, 0.2, 2), 0.0155, rng.uniform(-3.1, 3.1)], (length, 1))
+        found.append(np.concatenate((moving, still), axis=1))
+    return found
+
+
+def test_a_linear_latent_is_read_off_and_its_distances_are_true():
+    truth = states()
+    rng = np.random.default_rng(1)
+    axes = np.linalg.qr(rng.normal(size=(40, 3)))[0].T
+    yaw = [np.stack((np.cos(4 * s[:, 7]), np.sin(4 * s[:, 7])), axis=1) for s in truth]
+    rest = 1e-3 * rng.normal(size=(5, 40))
+    tokens = [
+        (s[:, :3] @ axes + np.concatenate((s[:, 3:6], y), axis=1) @ rest).reshape(-1, 4, 10)
+        for s, y in zip(truth, yaw, strict=True)
+    ]
+    found = probe(tokens, targets_from_state(truth, NAMES), range(10))
+    assert set(found.r2) == {"ee_x", "ee_y", "ee_z", "gripper", "cube_x", "cube_y", "cube_yaw"}
+    assert min(found.r2.values()) > 0.999 and max(found.mm.values()) < 1
+    assert found.deg["cube_yaw"] < 1
+    assert found.rank_correlation["all"] > 0.99 and found.rank_correlation["near"] > 0.99
+    assert (found.num_numbers, found.num_frames) == (40, 210)
+
+
+def test_what_is_not_in_the_tokens_is_not_found():
+    truth = states()
+    tokens = [s[:, :1] for s in truth]  # x alone
+    found = probe(tokens, targets_from_state(truth, NAMES), range(10))
+    assert found.r2["ee_x"] > 0.999
+    assert found.r2["cube_x"] < 0.2 and found.r2["cube_yaw"] < 0.2
+    # An angle guessed at random within the symmetry of a cube: 90 / sqrt(12) degrees.
+    assert found.deg["cube_yaw"] == pytest.approx(26, abs=4)
+    noise = [np.random.default_rng(i).normal(size=(21, 400)) for i in range(30)]
+    found = probe(noise, targets_from_state(truth, NAMES), range(10))
+    assert max(found.r2.values()) < 0.1, "it was judged on what it was fitted on"
+    assert abs(found.rank_correlation["all"]) < 0.1
+
+
+def test_constant_numbers_and_constant_tokens_do_no_harm():
+    truth = states()
+    tokens = [np.concatenate((s[:, :3], np.ones((len(s), 5))), axis=1) for s in truth]
+    assert probe(tokens, targets_from_state(truth, NAMES), range(10)).r2["ee_y"] > 0.999
+    found = probe([np.zeros((21, 4))] * 30, targets_from_state(truth, NAMES), range(10))
+    assert found.rank_correlation == {"all": 0.0, "near": 0.0, "across": 0.0}
+    assert all(np.isfinite(value) for value in found.r2.values())
+
+
+@pytest.mark.parametrize("columns", [20, 300])
+def test_ridge_is_the_closed_form_on_either_side(columns):
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(120, columns)), rng.normal(size=(columns, 2))
+    weights[10:] = 0
+    y = x @ weights + 3.0
+    guess = ridge(x, y, x)
+    assert np.square(guess - y).mean() < 0.05 * y.var()
+    x_new = rng.normal(size=(400, columns))
+    error = np.square(ridge(x, y, x_new) - (x_new @ weights + 3.0)).mean()
+    assert error < (0.01 if columns < 120 else 0.9) * y.var()
+
+
+def test_the_state_must_say_where_the_gripper_is():
+    with pytest.raises(ValueError, match=r"got a, b; .* position: ee\.x, ee\.y, ee\.z"):
+        targets_from_state([np.zeros((3, 2))], ("a", "b"))
+    targets = targets_from_state([s[:, :4] for s in states()], NAMES[:4])
+    assert set(targets.lengths_m) == {"ee_x", "ee_y", "ee_z", "gripper"} and not targets.angles_rad
+
+
+@pytest.mark.parametrize("held_out", [[], [3], range(30)])
+def test_a_split_with_an_empty_side_is_refused(held_out):
+    truth = states()
+    with pytest.raises(ValueError, match="held_out"):
+        probe([s[:, :3] for s in truth], targets_from_state(truth, NAMES), held_out)
+
+
+def test_tokens_of_other_frames_are_refused():
+    truth = states()
+    with pytest.raises(ValueError, match="numbers of frames"):
+        probe([s[:-1] for s in truth], targets_from_state(truth, NAMES), range(10))
+
+
+def test_principal_components_are_ordered_and_standardised():
+    rng = np.random.default_rng(0)
+    pictures = rng.normal(size=(500, 3)) * (9.0, 3.0, 1.0) @ rng.normal(size=(3, 50))
+    (components,) = principal_components(pictures, [pictures], 2)
+    assert components.shape == (500, 2)
+    assert components.std(0) == pytest.approx([1, 1], rel=0.01)
+    assert abs(np.corrcoef(components.T)[0, 1]) < 1e-6
