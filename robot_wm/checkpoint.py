@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from robot_wm.data.files import sha256_file, sync
-from robot_wm.encoders import Fingerprint, load_encoder, save_encoder
+from robot_wm.encoders import WEIGHTS_DIR, Fingerprint, load_encoder, save_encoder
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
 from robot_wm.types import ActionSpec
@@ -127,6 +127,24 @@ def check_replaceable(directory: Path) -> None:
         known = set()
     if not ({_CONFIG, _PREDICTOR} <= found <= known):
         raise FileExistsError(f"out: {directory} holds something else than a checkpoint")
+
+
+def find_checkpoint(name: str) -> Path:
+    """The directory of a checkpoint: a path, or the name of one that ships with the library.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    shipped = sorted(path.parent.name for path in WEIGHTS_DIR.glob(f"*/{_MANIFEST}"))
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if name in shipped:
+        return WEIGHTS_DIR / name
+    raise CheckpointError(
+        f"checkpoint: no directory {path}, nor is it the name of one that ships: "
+        f"{', '.join(shipped) or 'none'}"
+    )
 
 
 def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:

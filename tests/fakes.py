@@ -76,6 +76,15 @@ class PointTask:
         path = np.clip(self.env.position + actions.cumsum(1), 0, 1)
         return np.linalg.norm(path - self.goal, axis=-1)
 
+    def look_ahead(self, actions: np.ndarray) -> list[list[Mapping[str, np.ndarray]]]:
+        before, seen = self.env.position, []
+        for path in np.clip(before + actions.cumsum(1), 0, 1):
+            seen.append([])
+            for self.env.position in path:
+                seen[-1].append(self.env.observe().images)
+        self.env.position = before
+        return seen
+
 
 def make_model(*, seed: int = 0, **changes) -> LatentWorldModel:
     """An untrained LatentWorldModel for PointEnv."""

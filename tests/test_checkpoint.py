@@ -3,13 +3,19 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fakes import PointEnv, make_model
 
-from robot_wm.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from robot_wm.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from robot_wm.predictor import Predictor
 from robot_wm.preprocess import NormStats
 
@@ -182,3 +188,14 @@ def test_a_configuration_that_was_made_up_is_refused(saved, part, name, value):
     (directory / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="does not fit together"):
         load_checkpoint(directory)
+
+
+def test_a_checkpoint_that_ships_is_found_by_its_name(saved, monkeypatch, tmp_path):
+    _, directory = saved
+    monkeypatch.setattr("robot_wm.checkpoint.WEIGHTS_DIR", directory.parent)
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint(directory.name) == directory
+    (tmp_path / directory.name).mkdir()  # a path that is there goes first
+    assert find_checkpoint(directory.name) == Path(directory.name)
+    with pytest.raises(CheckpointError, match=rf"no directory so100_rech, .* {directory.name}"):
+        find_checkpoint("so100_rech")

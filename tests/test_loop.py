@@ -10,6 +10,7 @@ from fakes import SPEC, PointEnv, PointTask, make_model
 from robot_wm.controller import MPC
 from robot_wm.evaluation import (
     EpisodeResult,
+    LatentOracle,
     RandomController,
     StateOracle,
     ZeroController,
@@ -88,6 +89,25 @@ def test_a_good_model_reaches_and_floors_do_not():
     assert summarize(random)["success_final"] < 0.5
     assert all(len(set(result.distances_m)) == 1 for result in zero)
     assert plan_seconds(ours)["median"] > 0
+
+
+def test_the_latent_oracle_tells_a_poor_encoder_from_a_poor_predictor():
+    class Wrong(PointModel):  # imagines the opposite, but sees well
+        def rollout(self, state, actions):
+            return super().rollout(state, -actions)
+
+    class Blind(PointModel):
+        def embed(self, images):
+            return torch.zeros(1, 2)
+
+    task, planner = PointTask(), CEM(horizon=1, num_samples=24, num_iterations=2, num_elites=4)
+
+    def success(controller):
+        return summarize(evaluate(task, controller, EPISODES, num_steps=15))["success_final"]
+
+    assert success(MPC(Wrong(), planner, GoalEnergy, SPEC)) < 0.2
+    assert success(LatentOracle(task, Wrong(), planner, GoalEnergy)) == 1.0
+    assert success(LatentOracle(task, Blind(), planner, GoalEnergy)) < 0.5
 
 
 def test_an_untrained_model_runs_the_same_loop():

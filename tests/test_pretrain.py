@@ -74,10 +74,10 @@ def test_every_objective_learns_its_task_and_leaves_a_frozen_encoder(objective):
     learnt = [name for name in ("inverse", "masked") if name in rows[0]]
     for name in learnt:
         first, last = (np.mean([row[name] for row in part]) for part in (rows[:5], rows[-5:]))
-        assert last < 0.7 * first, name
+        assert last < 0.85 * first, name
     assert ("masked" in learnt) == ("jepa" in objective.replace("acjepa", ""))
     looked = [row for row in rows if "std" in row]
-    assert len(looked) == 6 and looked[-1]["effective_rank"] > 2
+    assert len(looked) == 6 and looked[-1]["effective_rank"] > 1.5
     encoder = run.encoder
     assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
     tokens = encoder(torch.zeros(1, 2, 3, 32, 32))

@@ -164,9 +164,13 @@ def test_simulate_leaves_the_env_as_it_was_and_tells_the_truth(task):
     actions = np.random.default_rng(0).uniform(-0.04, 0.04, (3, 2, 4))
     distances = task.simulate(actions)
     assert np.array_equal(task.env.snapshot().physics, before.physics)
+    pictures = task.look_ahead(actions)
+    assert np.array_equal(task.env.snapshot().physics, before.physics)
+    assert [len(future) for future in pictures] == [2, 2, 2]
     for action, expected in zip(actions[1], distances[1], strict=True):
         task.env.apply(action)
         assert task.distance_m() == expected
+    assert np.array_equal(task.env.observe().images["front"], pictures[1][1]["front"])
 
 
 def test_manifest_is_fixed_and_starts_far_from_the_goal():

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from robot_wm.checkpoint import find_checkpoint
 from robot_wm.cli.collect import check_collection, collect
 from robot_wm.cli.config import load_config
 from robot_wm.cli.console import Stages, finish, say
 from robot_wm.cli.eval import evaluate_checkpoint, table, to_report
-from robot_wm.cli.train import train_from_config
+from robot_wm.cli.train import TrainingRun, train_from_config
 from robot_wm.report import write_report
 
 
@@ -22,18 +23,45 @@ def run(config: DictConfig) -> None:
     check_collection(config.num_demonstrations, config.seed)
     if config.num_episodes < 1:
         raise ValueError(f"num_episodes: got {config.num_episodes}, want at least 1")
+    checkpoint = find_checkpoint(config.checkpoint) if config.checkpoint else out / "checkpoint"
     _claim(out)
-    data, checkpoint = out / "data", out / "checkpoint"
     debug = ["experiment=debug"] if config.debug else []
     # Measured on 2 cores; they only feed the line that says how long is left.
-    stages = Stages(
-        {
-            "collect": 0.25 * config.num_demonstrations,
-            "train": 0.1 * config.num_demonstrations + 0.085 * config.num_train_steps,
-            "evaluate": 1.5 * config.num_episodes,
-        }
-    )
+    expected_s = {
+        "collect": 0.25 * config.num_demonstrations,
+        "train": 0.1 * config.num_demonstrations + 0.085 * config.num_train_steps,
+        "evaluate": 1.5 * config.num_episodes,
+    }
     begin = time.monotonic()
+    training = None
+    if config.checkpoint:
+        stages = Stages({"evaluate": expected_s["evaluate"]})
+    else:
+        stages = Stages(expected_s)
+        training = _train(config, out, stages, debug)
+    stages.begin("evaluate", f"{config.num_episodes} goal pictures it has never seen")
+    words = [
+        *debug,
+        f"checkpoint={checkpoint}",
+        f"num_episodes={config.num_episodes}",
+        f"seed={config.seed}",
+    ]
+    evaluation = evaluate_checkpoint(load_config("eval", words))
+    report = to_report(
+        evaluation,
+        "robot_wm demo: reach the pose in a picture",
+        training=training.metrics if training else (),
+        held_out=training.held_out if training else None,
+    )
+    path = write_report(report, out)
+    say(table(evaluation.tasks))
+    say(f"done in {(time.monotonic() - begin) / 60:.1f} min; open {path}")
+    finish({"tasks": evaluation.tasks})
+
+
+def _train(config: DictConfig, out: Path, stages: Stages, debug: list[str]) -> TrainingRun:
+    """Demonstrations and a predictor trained on them, in `out`."""
+    data, checkpoint = out / "data", out / "checkpoint"
     stages.begin("collect", f"a scripted arm shows {config.num_demonstrations} reaches")
     for old in (data, checkpoint):
         if old.exists():
@@ -55,26 +83,7 @@ def run(config: DictConfig) -> None:
         f"fit.seed={config.seed}",
         f"optimizer.num_steps={config.num_train_steps}",
     ]
-    training = train_from_config(load_config("train", words), checkpoint)
-
-    stages.begin("evaluate", f"{config.num_episodes} goal pictures it has never seen")
-    words = [
-        *debug,
-        f"checkpoint={checkpoint}",
-        f"num_episodes={config.num_episodes}",
-        f"seed={config.seed}",
-    ]
-    evaluation = evaluate_checkpoint(load_config("eval", words))
-    report = to_report(
-        evaluation,
-        "robot_wm demo: reach the pose in a picture",
-        training=training.metrics,
-        held_out=training.held_out,
-    )
-    path = write_report(report, out)
-    say(table(evaluation.tasks))
-    say(f"done in {(time.monotonic() - begin) / 60:.1f} min; open {path}")
-    finish({"tasks": evaluation.tasks})
+    return train_from_config(load_config("train", words), checkpoint)
 
 
 def _claim(out: Path) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from robot_wm.checkpoint import load_checkpoint
+from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
 from robot_wm.controller import MPC
@@ -63,7 +62,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     unknown = set(config.floors) - set(FLOORS)
     if unknown:
         raise ValueError(f"floors: got {sorted(unknown)}, want some of {', '.join(FLOORS)}")
-    model, saved = load_checkpoint(Path(config.checkpoint))
+    model, saved = load_checkpoint(find_checkpoint(config.checkpoint))
     model.to(pick_device(config.device))
     simulation = build_simulation(config.env)
     controller = make_controller(model, simulation, config)

@@ -8,7 +8,7 @@ import numpy as np
 from omegaconf import DictConfig
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from robot_wm.checkpoint import load_checkpoint
+from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation, pick_device
 from robot_wm.cli.console import finish, output_dir, replacing, say
 from robot_wm.cli.eval import make_controller
@@ -33,7 +33,7 @@ class _Tape:
 def run(config: DictConfig) -> None:
     """Runs, writes `plan.mp4`, prints how the energy went."""
     out = output_dir(config.out)
-    model, _ = load_checkpoint(Path(config.checkpoint))
+    model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
     model.to(pick_device(config.device))
     picture = read_picture(Path(config.goal))
     simulation = build_simulation(config.env)

@@ -9,6 +9,7 @@ from robot_wm.encoders.catalog import (
 )
 from robot_wm.encoders.hub import EncoderWeightsError
 from robot_wm.encoders.mini import (
+    WEIGHTS_DIR,
     MiniConfig,
     MiniEncoder,
     load_mini,
@@ -23,6 +24,7 @@ from robot_wm.encoders.vjepa2 import VJepa2Shape, from_release, release_shape
 
 __all__ = [
     "NAMES",
+    "WEIGHTS_DIR",
     "Encoder",
     "EncoderWeightsError",
     "Fingerprint",

@@ -48,10 +48,9 @@ class ActionObjective(nn.Module):
             generator: of SIGReg's directions, on the frames' device.
 
         Returns:
-            The loss (scalar), its parts, and the registers of one frame per clip,
-            `[B, P, width]`.
+            The loss (scalar), its parts, and the embedding of one frame per clip, `[B, 1, S]`.
         """
-        config, num_tokens = self._config, encoder.config.num_tokens
+        config = self._config
         images = frames.flatten(0, 1)
         features = encoder.transform(encoder.embed(images, images))
         embeddings = encoder.read(features).float().view(*frames.shape[:2], -1)  # [B, T, S]
@@ -73,5 +72,4 @@ class ActionObjective(nn.Module):
             apart = variance + config.covariance_weight * covariance
         loss = prediction + config.inverse_weight * inverse + config.anti_collapse_weight * apart
         parts = {"prediction": prediction, "inverse": inverse, config.anti_collapse: apart}
-        registers = features[:, :num_tokens].unflatten(0, frames.shape[:2])[:, 0]
-        return loss, parts, registers
+        return loss, parts, embeddings[:, :1]
