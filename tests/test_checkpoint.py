@@ -193,9 +193,11 @@ def test_a_configuration_that_was_made_up_is_refused(saved, part, name, value):
 def test_a_checkpoint_that_ships_is_found_by_its_name(saved, monkeypatch, tmp_path):
     _, directory = saved
     monkeypatch.setattr("robot_wm.checkpoint.WEIGHTS_DIR", directory.parent)
-    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
     assert find_checkpoint(directory.name) == directory
-    (tmp_path / directory.name).mkdir()  # a path that is there goes first
+    (elsewhere / directory.name).mkdir()  # a path that is there goes first
     assert find_checkpoint(directory.name) == Path(directory.name)
     with pytest.raises(CheckpointError, match=rf"no directory so100_rech, .* {directory.name}"):
         find_checkpoint("so100_rech")

@@ -187,6 +187,19 @@ def test_pretrain_renders_its_own_data(work, capsys, objective):
     assert "rendered clips are for pretrain" in line
 
 
+def test_pretraining_on_rendered_clips_needs_neither_lerobot_nor_video(tmp_path):
+    """A bare machine with a GPU has neither: scripts/pretrain_gpu.sh."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('av', 'lerobot', 'datasets', 'timm')));"
+        "from robot_wm.cli import main; raise SystemExit(main())"
+    )
+    words = ["pretrain", "data=rendered", "data.num_clips=4", "data.num_workers=1", *TINY]
+    words += [f"out={tmp_path / 'e.safetensors'}", f"cache={tmp_path}", "pretrain.num_steps=2"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "e.safetensors").is_file()
+
+
 def test_pretrain_on_a_folder_of_videos(work, capsys):
     videos = work / "data" / "videos"
     masked = ("pretrain.objective=ijepa", "encoder.num_tokens=0", "pretrain.num_steps=2")

@@ -176,7 +176,8 @@ def _write_card(config: DictConfig, encoder: MiniEncoder, rows: Sequence[Row], o
         scratch.write_text(plot_pretraining(rows), encoding="utf-8")
     with replacing(out.with_suffix(".md")) as scratch:
         table = "".join(f"| {name} | {text} |\n" for name, text in facts.items())
-        settings = OmegaConf.to_yaml(config, resolve=True)
+        told = [str(key) for key in config if key not in ("out", "cache", "device", "save_every_s")]
+        settings = OmegaConf.to_yaml(OmegaConf.masked_copy(config, told), resolve=True)
         scratch.write_text(
             f"# {out.name}\n\n| | |\n|---|---|\n{table}\n![learning curve]({plot.name})\n\n"
             f"All settings of `robot-wm pretrain`:\n\n```yaml\n{settings}```\n",

@@ -1,0 +1,124 @@
+"""One pretraining run per variant at equal computation: what makes an encoder worth planning in?
+
+    python scripts/compare_encoders.py SUITE PROBE_DATASET OUT [SECONDS]
+
+SUITE is objectives, masked or actions. Every variant trains on the same rendered clips for the
+steps that fit into SECONDS (default 600) of processor time of one thread, measured beforehand, so
+that other work on the machine does not count. PROBE_DATASET is of another seed, such as
+
+    robot-wm collect env.robot.random_look=true num_episodes=200 seed=40 out=PROBE_DATASET
+
+Finished variants are kept, and a run that was cut off goes on: run it again. OUT/table.md is the
+result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+PATCHES = "encoder.num_tokens=0"
+VJEPA, IJEPA = [PATCHES, "pretrain.objective=vjepa"], [PATCHES, "pretrain.objective=ijepa"]
+SUITES: dict[str, dict[str, list[str]]] = {
+    "objectives": {
+        "vjepa": VJEPA,
+        "ijepa": IJEPA,
+        "acjepa": [],
+        "acjepa + ijepa": ["pretrain.objective=acjepa+ijepa"],
+    },
+    "masked": {
+        "vjepa": VJEPA,
+        "no variance term": [*VJEPA, "pretrain.variance_weight=0"],
+        "no covariance term": [*VJEPA, "pretrain.covariance_weight=0"],
+        "no teacher": [*VJEPA, "pretrain.ema=0"],
+        "mask share 0.5": [*VJEPA, "pretrain.mask_share=0.5"],
+        "mask share 0.9": [*VJEPA, "pretrain.mask_share=0.9"],
+        "no duplicated frames": [*VJEPA, "pretrain.duplicate_share=0"],
+        "duplicated frames alone": [*VJEPA, "pretrain.duplicate_share=1"],
+    },
+    "actions": {
+        "acjepa": [],
+        "linear stem": ["encoder.stem=linear"],
+        "VICReg": ["pretrain.anti_collapse=vicreg", "pretrain.anti_collapse_weight=1.0"],
+        "no inverse read-out": ["pretrain.inverse_weight=0"],
+        "1 token of 64": ["encoder.num_tokens=1", "encoder.dim=64"],
+        "9 tokens of 32": ["encoder.num_tokens=9"],
+        "128 px": ["encoder.image_size=128"],
+    },
+}
+COLUMNS = ("ee_x", "ee_y", "ee_z", "gripper", "cube_x", "cube_y")
+
+
+def robot_wm(command: str, *words: str) -> tuple[dict, float]:
+    """Runs one command on one thread; returns its last line's JSON and its processor time, s."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("robot-wm")), command, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1]}, spent
+    return json.loads(done.stdout.strip().splitlines()[-1]), spent
+
+
+def main() -> None:
+    if len(sys.argv) < 4 or sys.argv[1] not in SUITES:
+        raise SystemExit(__doc__)
+    variants, dataset, out = SUITES[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
+    seconds = float(sys.argv[4]) if len(sys.argv) > 4 else 600.0
+    out.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for name, words in variants.items():
+        stem = "".join(c if c.isalnum() else "_" for c in name)
+        file, steps_file = out / f"{stem}.safetensors", out / f"{stem}.steps"
+        result_file = out / f"{stem}.json"
+        common = ["data=rendered", *words]
+        if not steps_file.exists():
+            spent = [
+                robot_wm(
+                    "pretrain", *common, f"out={out / 'trial.safetensors'}",
+                    f"pretrain.num_steps={n}", "pretrain.collapse_std=0",
+                    "pretrain.collapse_rank=0",
+                )[1]
+                for n in (2, 2, 22)
+            ]  # the first may render the clips  # fmt: skip
+            steps_file.write_text(str(round(seconds / ((spent[2] - spent[1]) / 20))))
+        steps = int(steps_file.read_text())
+        if not result_file.exists():
+            trained, _ = robot_wm("pretrain", *common, f"out={file}", f"pretrain.num_steps={steps}")
+            result = {"trained": trained}
+            if "error" not in trained:
+                result["probe"], _ = robot_wm("probe", f"data={dataset}", f"encoder.weights={file}")
+            result_file.write_text(json.dumps(result))
+        result = json.loads(result_file.read_text())
+        if "error" in result["trained"]:
+            lines.append(f"| {name} | {steps} | {result['trained']['error']} |")
+        else:
+            lines.append(row(name, steps, result["trained"], result["probe"]))
+            others = result["probe"]["baselines"]
+        print(lines[-1], flush=True)
+    for name in ("random", "pixels", "pixels_pca"):
+        lines.append(row(name, 0, {}, others[name]))
+    head = ["variant", "steps", "numbers", "std", "rank", *COLUMNS, "corr. all", "near"]
+    table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines]
+    (out / "table.md").write_text("\n".join(table) + "\n")
+
+
+def row(name: str, steps: int, trained: dict, probe: dict) -> str:
+    """One line of the table."""
+    cells = [name, str(steps or ""), str(probe["num_numbers"])]
+    cells += [f"{trained[key]:.2f}" if trained else "" for key in ("std", "effective_rank")]
+    cells += [f"{probe['r2'][column]:.3f}" for column in COLUMNS]
+    cells += [f"{probe['rank_correlation'][key]:.3f}" for key in ("all", "near")]
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
