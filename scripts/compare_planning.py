@@ -1,0 +1,81 @@
+"""The shipped encoder, an untrained one, raw pixels: which can be planned in, and if not, why?
+
+    python scripts/compare_planning.py DATASET OUT [key=value ...]
+
+Trains the default predictor on each encoder's tokens with the same budget of steps, plans on the
+test episodes (paired), and asks the latent oracle with a small budget how well any predictor could
+do. Further words go to every `eval`, such as split=dev or num_episodes=40. Finished parts are kept:
+run it again to go on. OUT/table.md is the result.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from compare_encoders import robot_wm
+
+ENCODERS = ("mini", "random", "pixels")
+ORACLE = [
+    *("latent_oracle=true", "planner.horizon=1", "planner.num_samples=32"),
+    *("planner.num_iterations=2", "planner.num_elites=6"),
+]
+
+
+def evaluate(name: str, out: Path, words: list[str]) -> tuple[dict, dict]:
+    """The figures and the whole report of one evaluation, run once."""
+    report = out / name / "report.json"
+    if not report.is_file():
+        result, _ = robot_wm("eval", f"out={out / name}", "num_videos=1", "floors=[]", *words)
+        if "error" in result:
+            raise SystemExit(result["error"])
+    content = json.loads(report.read_text())
+    (figures,) = content["tasks"].values()
+    return figures, content
+
+
+def share(figures: dict) -> str:
+    low, high = figures["success_final_ci95"]
+    return (
+        f"{figures['success_final']:.0%} ({low:.0%} to {high:.0%}), "
+        f"{100 * figures['final_distance_m_median']:.1f} cm"
+    )
+
+
+def main() -> None:
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
+    dataset, out, more = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+    lines, ours = [], None
+    for name in ENCODERS:
+        checkpoint = out / f"{name}_checkpoint"
+        if not checkpoint.is_dir():
+            result, _ = robot_wm("train", f"data={dataset}", f"encoder={name}", f"out={checkpoint}")
+            if "error" in result:
+                raise SystemExit(result["error"])
+        words = [f"checkpoint={checkpoint}", *more]
+        figures, content = evaluate(f"{name}_plan", out, words)
+        oracle, _ = evaluate(f"{name}_oracle", out, [*words, *ORACLE])
+        wins = np.array(content["distance_curves"]["model"])[:, -1] < content["success_m"]
+        if ours is None:
+            ours, ahead = wins, ""
+        else:
+            difference = ours.astype(float) - wins
+            means = np.random.default_rng(0).choice(difference, (10_000, len(wins))).mean(1)
+            low, high = 100 * np.percentile(means, (2.5, 97.5))
+            ahead = f"{100 * difference.mean():.0f} points ({low:.0f} to {high:.0f})"
+        ceiling = share(oracle["ceilings"]["latent_oracle"])
+        plan_s = figures["plan_s"]["median"]
+        lines.append(
+            f"| {name} | {share(figures)} | {ahead} | {1000 * plan_s:.0f} ms | {ceiling} |"
+        )
+        print(lines[-1], flush=True)
+    head = ["encoder", "final success, median", "shipped is ahead by", "plan", "latent oracle"]
+    table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines]
+    (out / "table.md").write_text("\n".join(table) + "\n")
+
+
+if __name__ == "__main__":
+    main()
