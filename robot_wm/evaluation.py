@@ -240,6 +240,7 @@ class LatentOracle(MPC):
         model: embeds.
         planner: searches.
         make_objective: the goal's latent to what is minimised.
+        action_spec: legal actions, the same as the model's.
         seed: of the planner's randomness.
     """
 
@@ -249,11 +250,12 @@ class LatentOracle(MPC):
         model: WorldModel,
         planner: Planner,
         make_objective: Callable[[Tensor], Objective],
+        action_spec: ActionSpec,
         *,
         seed: int = 0,
     ) -> None:
-        spec = task.env.action_spec
-        super().__init__(_TrueFuture(task, model), planner, make_objective, spec, seed=seed)
+        future = _TrueFuture(task, model)
+        super().__init__(future, planner, make_objective, action_spec, seed=seed)
 
 
 class _TrueFuture:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
 from robot_wm.types import FloatArray
@@ -19,6 +20,7 @@ NEAR_M = 0.10
 _MAX_FIT_FRAMES = 3000  # the closed form of a wide read-out takes the cube of this
 _RIDGES = 10.0 ** np.arange(-6, 5, 0.5)  # of the mean eigenvalue
 _FOLDS = 4
+_CONSTANT = 1e-6  # m, or as a cosine: what varies less does not vary
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Probe:
 
     Attributes:
         r2: share of the variance that the read-out explains, by the quantity's name; an angle's is
-            the mean over the two numbers that stand for it.
+            the mean over the two numbers that stand for it. What never varies is left out.
         mm: root mean square error of the quantities that are lengths, millimetres.
         deg: root mean square error of the angles, degrees.
         rank_correlation: Spearman's, of the distance of two frames of an episode in latent space
@@ -102,25 +104,25 @@ def probe(tokens: Sequence[FloatArray], targets: ProbeTargets, held_out: Sequenc
     Raises:
         ValueError: no episode on one of the sides, or tokens and targets disagree.
     """
-    flat = [np.asarray(t, np.float64).reshape(len(t), -1) for t in tokens]
+    flat = [np.asarray(t).reshape(len(t), -1) for t in tokens]
     if [len(t) for t in flat] != [len(p) for p in targets.positions_m]:
         raise ValueError("tokens: got other numbers of frames than the targets have")
     judged = sorted(set(held_out))
     fitted = [i for i in range(len(flat)) if i not in set(judged)]
-    if min(len(judged), len(fitted)) < 2:
-        raise ValueError(
-            f"held_out: got {len(judged)} of {len(flat)} episodes, want 2 at least, and 2 left"
-        )
+    check_split(len(fitted), len(judged))
     columns, kinds = _columns(targets)
-    x_fit, y_fit = (np.concatenate([part[i] for i in fitted]) for part in (flat, columns))
-    x_judge, y_judge = (np.concatenate([part[i] for i in judged]) for part in (flat, columns))
-    every = -(-len(x_fit) // _MAX_FIT_FRAMES)
+    y_fit, y_judge = (np.concatenate([columns[i] for i in part]) for part in (fitted, judged))
     episodes = np.repeat(fitted, [len(flat[i]) for i in fitted])
-    guess = ridge(x_fit[::every], y_fit[::every], x_judge, groups=episodes[::every])
-    variance = np.maximum(y_judge.var(0), 1e-18)
-    r2 = 1 - np.square(guess - y_judge).mean(0) / variance
+    every = -(-len(y_fit) // _MAX_FIT_FRAMES)
+    x_fit = np.concatenate([flat[i] for i in fitted])[::every].astype(np.float64)
+    x_judge = np.concatenate([flat[i] for i in judged]).astype(np.float64)
+    guess = ridge(x_fit, y_fit[::every], x_judge, groups=episodes[::every])
+    varies = np.minimum(y_fit.std(0), y_judge.std(0)) > _CONSTANT
+    r2 = 1 - np.square(guess - y_judge).mean(0) / np.where(varies, y_judge.var(0), 1.0)
     found: dict[str, dict[str, float]] = {"r2": {}, "mm": {}, "deg": {}}
     for name, (kind, first) in kinds.items():
+        if not varies[first]:
+            continue
         if kind == "length":
             found["r2"][name] = float(r2[first])
             error = guess[:, first] - y_judge[:, first]
@@ -137,6 +139,15 @@ def probe(tokens: Sequence[FloatArray], targets: ProbeTargets, held_out: Sequenc
     return Probe(
         **found, rank_correlation=correlation, num_numbers=flat[0].shape[1], num_frames=len(x_judge)
     )
+
+
+def check_split(num_fitted: int, num_held_out: int) -> None:
+    """Raises ValueError unless there are episodes enough to fit a read-out and to judge it."""
+    if min(num_fitted, num_held_out) < 2:
+        raise ValueError(
+            f"held_out: got {num_held_out} of {num_fitted + num_held_out} episodes, want 2 at "
+            f"least, and 2 left"
+        )
 
 
 def ridge(
@@ -182,7 +193,7 @@ def _ridges(x: FloatArray, y: FloatArray, x_new: FloatArray) -> FloatArray:
 def principal_components(
     fit: FloatArray, frames: Sequence[FloatArray], num: int
 ) -> list[FloatArray]:
-    """The first `num` principal components of pictures, standardised: an encoder without learning.
+    """The first `num` principal components of pictures: an encoder that is linear.
 
     Args:
         fit: `[n, K]`: the pictures they are found on.
@@ -190,9 +201,8 @@ def principal_components(
         num: how many; at most n and K.
     """
     mean = fit.mean(0)
-    _, values, rows = np.linalg.svd(fit - mean, full_matrices=False)
-    rows = rows[:num] / (values[:num, None] / np.sqrt(len(fit)) + 1e-12)
-    return [(episode - mean) @ rows.T for episode in frames]
+    _, _, rows = np.linalg.svd(fit - mean, full_matrices=False)
+    return [(episode - mean) @ rows[:num].T for episode in frames]
 
 
 def _columns(
@@ -216,9 +226,8 @@ def _rank_correlations(
 ) -> dict[str, float]:
     latent, true = [], []
     for z, p in zip(tokens, positions, strict=True):
-        i, j = np.triu_indices(len(z), 1)
-        latent.append(np.linalg.norm(z[i] - z[j], axis=1))
-        true.append(np.linalg.norm(p[i] - p[j], axis=1))
+        latent.append(pdist(z))
+        true.append(pdist(p))
     latent, true = np.concatenate(latent), np.concatenate(true)
     near = true < NEAR_M
     # Frame t of an episode with frame t of the next: no pair is of one scene.

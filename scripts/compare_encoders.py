@@ -22,7 +22,9 @@ import sys
 from pathlib import Path
 
 PATCHES = "encoder.num_tokens=0"
-VJEPA, IJEPA = [PATCHES, "pretrain.objective=vjepa"], [PATCHES, "pretrain.objective=ijepa"]
+# A moving tubelet is two frames of one video: one look for the whole clip.
+VJEPA = [PATCHES, "pretrain.objective=vjepa", "data.play.new_look_share=0.0"]
+IJEPA = [PATCHES, "pretrain.objective=ijepa"]
 SUITES: dict[str, dict[str, list[str]]] = {
     "objectives": {
         "vjepa": VJEPA,
@@ -48,6 +50,9 @@ SUITES: dict[str, dict[str, list[str]]] = {
         "1 token of 64": ["encoder.num_tokens=1", "encoder.dim=64"],
         "9 tokens of 32": ["encoder.num_tokens=9"],
         "128 px": ["encoder.image_size=128"],
+        "the object never moves": ["data.play.object_share=0.0"],
+        "a new look in every frame": ["data.play.new_look_share=1.0"],
+        "one look a clip": ["data.play.new_look_share=0.0"],
     },
 }
 COLUMNS = ("ee_x", "ee_y", "ee_z", "gripper", "cube_x", "cube_y")
@@ -64,7 +69,10 @@ def robot_wm(command: str, *words: str) -> tuple[dict, float]:
     )
     spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1]}, spent
+        last = done.stderr.strip().splitlines()[-1]
+        if "collapsed" not in last:  # a collapse is a result
+            raise SystemExit(f"{command} {words}: {done.stderr}")
+        return {"error": last}, spent
     return json.loads(done.stdout.strip().splitlines()[-1]), spent
 
 
@@ -75,6 +83,7 @@ def main() -> None:
     seconds = float(sys.argv[4]) if len(sys.argv) > 4 else 600.0
     out.mkdir(parents=True, exist_ok=True)
     lines = []
+    floors: dict[int, dict] = {}
     for name, words in variants.items():
         stem = "".join(c if c.isalnum() else "_" for c in name)
         file, steps_file = out / f"{stem}.safetensors", out / f"{stem}.steps"
@@ -102,10 +111,10 @@ def main() -> None:
             lines.append(f"| {name} | {steps} | {result['trained']['error']} |")
         else:
             lines.append(row(name, steps, result["trained"], result["probe"]))
-            others = result["probe"]["baselines"]
+            floors.setdefault(result["probe"]["num_numbers"], result["probe"]["baselines"])
         print(lines[-1], flush=True)
-    for name in ("random", "pixels", "pixels_pca"):
-        lines.append(row(name, 0, {}, others[name]))
+    for baselines in floors.values():
+        lines += [row(name, 0, {}, baselines[name]) for name in ("random", "pixels", "pixels_pca")]
     head = ["variant", "steps", "numbers", "std", "rank", *COLUMNS, "corr. all", "near"]
     table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines]
     (out / "table.md").write_text("\n".join(table) + "\n")

@@ -11,7 +11,11 @@ if [ ! -f "$work/mini.safetensors" ]; then
     robot-wm pretrain data=rendered cache="$work/cache" out="$work/mini.safetensors" \
         pretrain.num_steps=6000
 fi
-[ -d "$work/demonstrations" ] || robot-wm collect num_episodes=250 seed=0 out="$work/demonstrations"
+if [ ! -d "$work/demonstrations" ]; then
+    rm -rf "$work/part"
+    robot-wm collect num_episodes=250 seed=0 out="$work/part"
+    mv "$work/part" "$work/demonstrations"
+fi
 robot-wm train data="$work/demonstrations" cache="$work/cache" out="$work/so100_reach" \
     encoder.weights="$work/mini.safetensors"
 cp "$work/mini.safetensors" "$work/mini.svg" "$weights"

@@ -33,6 +33,9 @@ class SO100Play:
         wobble_m: standard deviation of the random part of the actions, m.
         drift_m: largest steady part of the actions, m.
         object_share: share of the clips in which the object moves by itself.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     def __init__(
@@ -52,6 +55,9 @@ class SO100Play:
         ):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}: got {share}, want 0 to 1")
+        for name, metres in (("wobble_m", wobble_m), ("drift_m", drift_m)):
+            if not 0 <= metres < np.inf:
+                raise ValueError(f"{name}: got {metres}, want metres of 0 or more")
         self._env = SO100Env(image_size=image_size, random_look=True, detail_m=0.003)
         self._own_look_share, self._new_look_share = own_look_share, new_look_share
         self._object_share = object_share
@@ -74,13 +80,13 @@ class SO100Play:
             cube = rng.uniform(CUBE_LOW, CUBE_HIGH)
         env.place(pose, cube)
         drift = rng.uniform(-self._drift_m, self._drift_m, 6)
-        drift[4:] *= rng.random() < self._object_share
+        slides = rng.random() < self._object_share
         pictures, poses = [], []
         for t in range(num_frames):
             if t:
-                change = drift + rng.normal(0, self._wobble_m, 6) * (drift != 0)
+                change = drift + rng.normal(0, self._wobble_m, 6)
                 x, y, _, yaw = env.cube_pose()
-                if drift[4:].any():
+                if slides:
                     place = np.clip((x, y) + change[4:], CUBE_LOW[:2], CUBE_HIGH[:2])
                     env.place_cube(np.array([*place, yaw]))
                 env.apply(change[:4])

@@ -274,8 +274,13 @@ def test_probe_tells_what_an_encoder_knows(work, capsys):
     assert found["r2"]["ee_y"] > found["baselines"]["random"]["r2"]["ee_y"]
     for name in ("mini", "random", "pixels", "pixels_pca", "rank, all"):
         assert name in err
+    code, out, err = run(capsys, *words, "encoder=random", "encoder.seed=5")
+    other = json.loads(out.splitlines()[-1])
+    assert "random (probed)" in err and "\nrandom  " in err
+    assert other["r2"] != other["baselines"]["random"]["r2"]
     code, out, _ = run(capsys, *words, "encoder=pixels", "baselines=false")
     assert code == 0 and json.loads(out.splitlines()[-1])["baselines"] == {}
+    assert "want 2 at least, and 2 left" in refused(capsys, *words[:-1], "holdout=0.1")
 
 
 def test_unknown_words_are_named_with_what_is_allowed(work, capsys):

@@ -81,6 +81,19 @@ def test_damaged_videos_are_all_named_and_never_replaced(folder, tmp_path):
     assert len(found.corrupt) == 3 and found.lengths == (5, 10) and len(found.frames) == 15
 
 
+def test_what_ends_early_or_shows_too_little_is_damage(tmp_path):
+    """A Matroska file cut in half decodes without complaint, to its middle."""
+    write_video(tmp_path / "whole.mkv", fps=10, seconds=5)
+    whole = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
+    write_video(tmp_path / "rare.mp4", fps=1, seconds=5)
+    with pytest.raises(ValueError, match="2 of 3 do not decode") as refusal:
+        load(tmp_path, tmp_path)
+    assert "cut.mkv: the video ends at" in str(refusal.value)
+    assert "rare.mp4: its frames at 0.000 and 1.000 s are too far apart" in str(refusal.value)
+    assert load(tmp_path, tmp_path, dt_s=1.0, drop_corrupt=True).lengths == (5, 5)
+
+
 def test_a_folder_of_nothing_but_damage_is_refused(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
     with pytest.raises(ValueError, match="1 of 1 do not decode"):

@@ -106,8 +106,8 @@ def test_the_latent_oracle_tells_a_poor_encoder_from_a_poor_predictor():
         return summarize(evaluate(task, controller, EPISODES, num_steps=15))["success_final"]
 
     assert success(MPC(Wrong(), planner, GoalEnergy, SPEC)) < 0.2
-    assert success(LatentOracle(task, Wrong(), planner, GoalEnergy)) == 1.0
-    assert success(LatentOracle(task, Blind(), planner, GoalEnergy)) < 0.5
+    assert success(LatentOracle(task, Wrong(), planner, GoalEnergy, SPEC)) == 1.0
+    assert success(LatentOracle(task, Blind(), planner, GoalEnergy, SPEC)) < 0.5
 
 
 def test_an_untrained_model_runs_the_same_loop():

@@ -161,6 +161,17 @@ def test_masked_objectives_need_no_actions_and_the_others_say_so():
         pretraining(quick("acjepa"), clips=clips)
     with pytest.raises(ValueError, match="num_tokens is 0"):
         pretraining(quick("acjepa"), shape=PATCHES)
+    with pytest.raises(ValueError, match="num_tokens is 2, want 0: .* not learnt"):
+        pretraining(quick("vjepa"), shape=TOKENS)
+    with pytest.raises(ValueError, match="one patch a picture"):
+        pretraining(quick("ijepa"), shape=replace(PATCHES, image_size=8))
+
+
+def test_a_batch_too_small_for_a_rank_is_no_collapse():
+    clips = point_clips()
+    clips._batch_size = 4
+    run = pretraining(quick("acjepa", collapse_rank=100.0), clips=clips)
+    assert len(list(run.steps())) == 120
 
 
 @pytest.mark.parametrize(
@@ -235,7 +246,12 @@ def test_spread_counts_directions():
         *({"objective": "mae"}, {"anti_collapse": "hope"}, {"num_steps": 0}, {"mask_share": 1.0}),
         *({"mask_share": float("nan")}, {"narrow_width": 40}, {"time_limit_s": 0.0}),
         *({"learning_rate": 0.0}, {"ema": 1.1}, {"duplicate_share": -0.1}, {"log_every": 0}),
-        *({"variance_weight": -1.0}, {"inverse_weight": float("inf")}, {"num_masks": 1.5}),
+        *(
+            {"variance_weight": -1.0},
+            {"precision": "fp32"},
+            {"inverse_weight": float("inf")},
+            {"num_masks": 1.5},
+        ),
     ],
 )
 def test_impossible_settings_are_refused(bad):

@@ -117,6 +117,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
             model,
             instantiate(config.planner),
             instantiate(config.objective),
+            bounds,
             seed=config.seed,
         )
         others["latent_oracle"] = measure("latent oracle", oracle)

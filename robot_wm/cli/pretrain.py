@@ -6,14 +6,16 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
 
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import (
@@ -29,8 +31,10 @@ from robot_wm.cli.rendering import render_clips
 from robot_wm.cli.train import load_data
 from robot_wm.data import Clips, load_frames, load_video_folder
 from robot_wm.encoders import MiniConfig, MiniEncoder, save_mini
-from robot_wm.pretrain import PretrainConfig, Pretraining
+from robot_wm.precision import choose_precision
+from robot_wm.pretrain import PretrainConfig, Pretraining, check_objective
 from robot_wm.report import plot_pretraining
+from robot_wm.types import check_counts
 
 Row = dict[str, float]
 
@@ -44,6 +48,10 @@ def run(config: DictConfig) -> None:
     settings: Any = OmegaConf.to_container(config)
     shape, how = MiniConfig(**settings["encoder"]), PretrainConfig(**settings["pretrain"])
     device = pick_device(config.device)
+    check_counts(2, num_frames=config.num_frames, batch_size=config.batch_size)
+    check_objective(how, shape, has_actions=not _is_video_folder(config.data))
+    precision = str(choose_precision(how.precision, device)).removeprefix("torch.")
+    how = replace(how, precision=_saved_precision(out) or precision)
     encoder = MiniEncoder(shape, generator=torch.Generator().manual_seed(how.seed)).to(device)
     clips, data_key = load_clips(config, encoder, with_actions=how.from_actions)
     training = Pretraining(encoder, clips, how)
@@ -54,7 +62,7 @@ def run(config: DictConfig) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as scratch:
         save_mini(encoder.cpu(), scratch)
-    _write_card(config, encoder, rows, out)
+    _write_card(config, encoder, rows, out, {"precision": how.precision, "data": data_key[:16]})
     _resume_file(out).unlink(missing_ok=True)
     say(f"encoder: {out}, and its card {out.with_suffix('.md')}")
     finish({"encoder": str(out), "fingerprint": encoder.fingerprint.key, **rows[-1]})
@@ -74,7 +82,7 @@ def load_clips(
         num_clips, num_frames = rendered.frames.shape[:2]
         frames, lengths = rendered.frames.reshape(-1, *size, 3), [num_frames] * num_clips
         actions, key = list(rendered.actions), rendered.key
-    elif _is_video_folder(Path(config.data.source)):
+    elif _is_video_folder(config.data):
         with Progress("decode", "video") as progress:
             videos = load_video_folder(
                 Path(config.data.source),
@@ -92,7 +100,14 @@ def load_clips(
         data = load_data(config.data)
         with Progress("read", "frame") as progress:
             frames = load_frames(data, size, cache_dir=cache, progress=progress)
-        lengths, actions, key = data.lengths, data.actions, data.dataset.content_hash
+        if with_actions and config.pretrain.inverse_weight and data.spec.action == "recorded":
+            raise ValueError(
+                "data.action: recorded actions need not be motions that add up; take state_delta, "
+                "or pretrain.inverse_weight=0"
+            )
+        taken = (data.dataset.content_hash, data.camera, data.state, data.spec.action, data.dt_s)
+        lengths, actions = data.lengths, data.actions
+        key = hashlib.sha256(repr((*taken, data.episodes)).encode()).hexdigest()
     clips = Clips(
         frames,
         lengths,
@@ -106,8 +121,9 @@ def load_clips(
     return clips, key
 
 
-def _is_video_folder(source: Path) -> bool:
-    return source.is_dir() and not (source / "meta" / "info.json").is_file()
+def _is_video_folder(data: DictConfig) -> bool:
+    source = Path(data.source) if "source" in data else None
+    return bool(source and source.is_dir() and not (source / "meta" / "info.json").is_file())
 
 
 def _resume_file(out: Path) -> Path:
@@ -129,26 +145,43 @@ def _train(
         say(f"going on from step {training.step} of {how.num_steps}")
     out.parent.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
-    with _stop_on_signal() as stopped, Progress("pretrain", "step") as progress:
-        for row in training.steps():
-            if "std" in row:
-                rows.append(row)
-                shown = ("prediction", "inverse", "masked", "std", "effective_rank")
-                progress.note(**{name: row[name] for name in shown if name in row})
-            progress(training.step, how.num_steps)
-            over = training.progress >= 1
-            if not over and (stopped or time.monotonic() - saved > save_every_s):
-                training.save(resume, about=key)
-                _write_log(log, rows)
-                saved = time.monotonic()
-                if stopped:
-                    say(f"stopped at step {training.step}; the same command goes on")
-                    raise KeyboardInterrupt
-    _write_log(log, rows)
+    try:
+        with _stop_on_signal() as stopped, Progress("pretrain", "step") as progress:
+            for row in training.steps():
+                if "std" in row:
+                    rows.append(row)
+                    shown = ("prediction", "inverse", "masked", "std", "effective_rank")
+                    progress.note(**{name: row[name] for name in shown if name in row})
+                progress(training.step, how.num_steps)
+                over = training.progress >= 1
+                if not over and (stopped or time.monotonic() - saved > save_every_s):
+                    training.save(resume, about=key)
+                    _write_log(log, rows)
+                    saved = time.monotonic()
+                    if stopped:
+                        say(f"stopped at step {training.step}; the same command goes on")
+                        raise KeyboardInterrupt
+    finally:
+        _write_log(log, rows)  # a collapse is to be seen in it, too
     return rows
 
 
-def _write_card(config: DictConfig, encoder: MiniEncoder, rows: Sequence[Row], out: Path) -> None:
+def _saved_precision(out: Path) -> str | None:
+    """The precision of a run that is to go on: measured once, not again."""
+    try:
+        with safe_open(_resume_file(out), "pt") as file:
+            return json.loads((file.metadata() or {})["pretraining"])["config"]["precision"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None  # there is none; `resume` says so where one is damaged
+
+
+def _write_card(
+    config: DictConfig,
+    encoder: MiniEncoder,
+    rows: Sequence[Row],
+    out: Path,
+    more: Mapping[str, str],
+) -> None:
     """What the weights are and how to make them again, with the learning curve beside."""
     last, plot = rows[-1], out.with_suffix(".svg")
     shape, num_weights = encoder.config, sum(p.numel() for p in encoder.parameters())
@@ -169,6 +202,7 @@ def _write_card(config: DictConfig, encoder: MiniEncoder, rows: Sequence[Row], o
         f"{last['effective_rank']:.1f}",
         "seed": str(config.pretrain.seed),
         "machine": machine(),
+        **more,
         "code": git_sha() or "not a checkout",
         "fingerprint": f"`{encoder.fingerprint.weights[:16]}`",
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from robot_wm.cli.build import pick_device
@@ -15,7 +15,13 @@ from robot_wm.cli.console import Progress, finish, say
 from robot_wm.cli.train import load_data
 from robot_wm.data import AlignedData, encode_dataset, split_episodes
 from robot_wm.encoders import Encoder, MiniEncoder, build_encoder, random_mini
-from robot_wm.probing import Probe, principal_components, probe, targets_from_state
+from robot_wm.probing import (
+    Probe,
+    check_split,
+    principal_components,
+    probe,
+    targets_from_state,
+)
 from robot_wm.types import FloatArray
 
 _PRIVILEGED = "observation.environment_state"
@@ -26,36 +32,28 @@ def run(config: DictConfig) -> None:
     """Probes, prints the table, ends with the encoder's figures."""
     settings: Any = OmegaConf.to_container(config)
     encoder = build_encoder(**settings["encoder"])
-    data = _load(config.data)
+    data = load_data(config.data, also=_PRIVILEGED)
     targets = targets_from_state(data.proprio, data.proprio_names)
     fitted, held_out = split_episodes(data.num_episodes, config.holdout, seed=config.seed)
-    tokens = {"encoder": _encode(data, encoder, config)}
+    check_split(len(fitted), len(held_out))
+    tokens = _encode(data, encoder, config)
+    ours = probe(tokens, targets, held_out)
+    rows = {f"{config.encoder.name} (probed)": ours}
     if config.baselines:
         shape = encoder.config if isinstance(encoder, MiniEncoder) else None
-        tokens["random"] = _encode(data, random_mini(seed=0, config=shape), config)
-        tokens["pixels"] = _encode(data, build_encoder("pixels"), config)
-        flat = [episode.reshape(len(episode), -1) for episode in tokens["pixels"]]
+        untrained = _encode(data, random_mini(seed=0, config=shape), config)
+        rows["random"] = probe(untrained, targets, held_out)
+        pixels = _encode(data, build_encoder("pixels"), config)
+        rows["pixels"] = probe(pixels, targets, held_out)
+        flat = [episode.reshape(len(episode), -1) for episode in pixels]
         fit = np.concatenate([flat[i] for i in fitted])
         fit = fit[:: -(-len(fit) // _PCA_FRAMES)]
-        num = min(tokens["encoder"][0][0].size, *fit.shape)
-        tokens["pixels_pca"] = principal_components(fit, flat, num)
-    found = {name: probe(each, targets, held_out) for name, each in tokens.items()}
-    name = config.encoder.name
-    say(probe_table({name: found.pop("encoder"), **found}))
-    figures = {row: asdict(result) for row, result in found.items()}
-    ours = asdict(probe(tokens["encoder"], targets, held_out))
-    finish({**ours, "fingerprint": encoder.fingerprint.key, "baselines": figures})
-
-
-def _load(config: DictConfig) -> AlignedData:
-    """The dataset with all it knows about where things are."""
-    data = load_data(config)
-    if config.get("state") is None and _PRIVILEGED in data.dataset.features:
-        with open_dict(config):
-            config = config.copy()
-            config.state = f"{data.state}+{_PRIVILEGED}"
-        data = load_data(config)
-    return data
+        num = min(tokens[0][0].size, *fit.shape)
+        components = principal_components(fit, flat, num)
+        rows["pixels_pca"] = probe(components, targets, held_out)
+    say(probe_table(rows))
+    figures = {name: asdict(row) for name, row in rows.items() if row is not ours}
+    finish({**asdict(ours), "fingerprint": encoder.fingerprint.key, "baselines": figures})
 
 
 def _encode(data: AlignedData, encoder: Encoder, config: DictConfig) -> list[FloatArray]:
@@ -78,7 +76,8 @@ def probe_table(rows: dict[str, Probe]) -> str:
     """R2 and millimetres by quantity, and the rank correlations, one encoder a line."""
     names = list(next(iter(rows.values())).r2)
     head = f"{'held-out R2 (mm or deg)':24}{'numbers':>9}"
-    head += "".join(f"{name:>15}" for name in names) + f"{'rank, all':>11}{'near':>7}"
+    head += "".join(f"{name:>15}" for name in names)
+    head += f"{'rank, all':>11}{'near':>7}{'across':>8}"
     lines = [head]
     for row, found in rows.items():
         line = f"{row:24}{found.num_numbers:9}"
@@ -86,5 +85,6 @@ def probe_table(rows: dict[str, Probe]) -> str:
             error = found.mm.get(name, found.deg.get(name, np.nan))
             line += f"{found.r2[name]:8.3f} ({error:4.1f})"
         ranks = found.rank_correlation
-        lines.append(line + f"{ranks['all']:11.3f}{ranks['near']:7.3f}")
+        line += f"{ranks['all']:11.3f}{ranks['near']:7.3f}{ranks['across']:8.3f}"
+        lines.append(line)
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def render_clips(
     check_counts(num_clips=config.num_clips, num_frames=num_frames)
     play = OmegaConf.to_yaml(config.play, resolve=True)
     what = {"play": play, "num_frames": num_frames, "size": size, "seed": config.seed}
-    what |= {"num_clips": config.num_clips, "format": _FORMAT}
+    what |= {"num_clips": config.num_clips, "format": _FORMAT, "per_task": _PER_TASK}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache / f"rendered-{key}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,9 +67,9 @@ def render_clips(
     render = functools.partial(
         _render, play, config.seed, config.num_clips, num_frames, size, str(folder)
     )
+    _make_frames(folder, (config.num_clips, num_frames, *size, 3))
     missing = [start for start in starts if not _part(folder, start).is_file()]
     if missing:
-        _make_frames(folder, (config.num_clips, num_frames, *size, 3))
         with Progress("render", "clip") as progress:
             done = config.num_clips - _PER_TASK * len(missing)
             for num in map_in_order(render, missing, num_workers=config.num_workers):
@@ -80,12 +81,20 @@ def render_clips(
 
 
 def _make_frames(folder: Path, shape: tuple[int, ...]) -> None:
-    """An empty file for all frames, unless it is there."""
+    """A place for all frames, unless it is there; without it no part counts."""
     path = folder / "frames.npy"
-    if not path.is_file():
-        scratch = folder / f"frames.{os.getpid()}.tmp"
+    if path.is_file() and path.stat().st_size > math.prod(shape):
+        return
+    for part in folder.glob("actions_*.npy"):
+        part.unlink()
+    scratch = folder / f"frames.{os.getpid()}.tmp"
+    try:
         np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape)
+        with open(scratch, "rb+") as file:  # a full disk is told now, not by a signal later
+            os.posix_fallocate(file.fileno(), 0, scratch.stat().st_size)
         scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _part(folder: Path, start: int) -> Path:
@@ -123,5 +132,7 @@ def _render(
     scratch = part.with_suffix(f".{os.getpid()}.tmp")
     with open(scratch, "wb") as file:
         np.save(file, np.stack(actions).astype(np.float32))
+        file.flush()
+        os.fsync(file.fileno())
     scratch.replace(part)
     return stop - start

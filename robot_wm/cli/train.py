@@ -16,7 +16,7 @@ from torch import nn
 from robot_wm.checkpoint import check_replaceable, save_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, output_dir, say
-from robot_wm.data import AlignedData, DataSpec, align, encode_dataset, open_dataset
+from robot_wm.data import AlignedData, DataSpec, align, encode_dataset, find_state, open_dataset
 from robot_wm.encoders import build_encoder
 from robot_wm.precision import choose_precision
 from robot_wm.predictor import PredictorConfig
@@ -105,8 +105,12 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     return TrainingRun(metrics, errors)
 
 
-def load_data(config: DictConfig) -> AlignedData:
+def load_data(config: DictConfig, *, also: str | None = None) -> AlignedData:
     """Opens, checks and samples the dataset of a `data` group, saying what was found.
+
+    Args:
+        config: the group.
+        also: a column to take into the state, where the dataset has it and no state is asked for.
 
     Raises:
         ValueError: not a dataset, or one that cannot be used.
@@ -114,7 +118,10 @@ def load_data(config: DictConfig) -> AlignedData:
     if "source" not in config:
         raise ValueError("data: rendered clips are for pretrain; this takes a LeRobot dataset")
     dataset = open_dataset(config.source, revision=config.revision)
-    spec = DataSpec(config.camera, config.state, config.action, float(config.dt_s))
+    state = config.state
+    if also and state is None and also in dataset.features:
+        state = "+".join((*find_state(dataset, None), also))
+    spec = DataSpec(config.camera, state, config.action, float(config.dt_s))
     data = align(dataset, spec, drop_corrupt=config.drop_corrupt)
     say(
         f"data: {data.num_episodes} episodes of {dataset.source}, camera {data.camera}, state "

@@ -59,7 +59,8 @@ class Clips:
         self._actions: list[FloatArray] | None = None
         if actions is not None:
             stats = NormStats.fit(np.concatenate(actions))
-            self._actions = [((a - stats.mean) / stats.std).astype(np.float32) for a in actions]
+            # Not centred: the actions between two frames are to add up to the way between them.
+            self._actions = [(a / stats.std).astype(np.float32) for a in actions]
 
     @property
     def action_dim(self) -> int | None:
@@ -67,7 +68,7 @@ class Clips:
         return self._actions[0].shape[1] if self._actions else None
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Frames float32 `[B, T, 3, h, w]`, prepared, and normalised actions `[B, T - 1, A]`."""
+        """Prepared frames `[B, T, 3, h, w]`, and actions `[B, T - 1, A]` over their std."""
         rng = np.random.default_rng((self._seed, step))
         pictures, actions = [], []
         for i in rng.integers(len(self._episode), size=self._batch_size):

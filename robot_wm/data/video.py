@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # imported where it is used: what needs no video does without
     import av
 
 
+_ROUNDING_S = 5e-4  # times in a file are rounded
+
+
 class DecodeError(ValueError):
     """A picture that is not there or cannot be decoded; says why, not where."""
 
@@ -94,17 +97,35 @@ def sample_video(path: Path, dt_s: float) -> Iterator[ImageArray]:
                 raise DecodeError("the file has no video in it")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            num, begin_s = 0, None
+            num, begin_s, last_s, size = 0, 0.0, 0.0, None
             for frame in container.decode(stream):
+                now_s = _time_s(frame)
                 if frame.is_corrupt:
-                    raise DecodeError(f"the video frame at {_time_s(frame):.3f} s is damaged")
-                begin_s = _time_s(frame) if begin_s is None else begin_s
-                # Half a millisecond: times in a file are rounded.
-                if _time_s(frame) - begin_s >= num * dt_s - 5e-4:
-                    num = int((_time_s(frame) - begin_s + 5e-4) / dt_s) + 1
+                    raise DecodeError(f"the video frame at {now_s:.3f} s is damaged")
+                if size is None:
+                    begin_s, last_s, size = now_s, now_s, (frame.height, frame.width)
+                if (frame.height, frame.width) != size:
+                    raise DecodeError(f"the picture changes its size at {now_s:.3f} s")
+                if now_s - last_s > 1.5 * dt_s:
+                    raise DecodeError(
+                        f"its frames at {last_s:.3f} and {now_s:.3f} s are too far apart for steps "
+                        f"of {dt_s:g} s"
+                    )
+                last_s = now_s
+                if now_s - begin_s >= num * dt_s - _ROUNDING_S:
+                    num = int((now_s - begin_s + _ROUNDING_S) / dt_s) + 1
                     yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
             if not num:
                 raise DecodeError("the video has no frames")
+            said_s = None
+            if stream.duration is not None and stream.time_base is not None:
+                said_s = float(stream.duration * stream.time_base)
+            elif container.duration is not None and len(container.streams) == 1:
+                said_s = container.duration / av.time_base
+            if said_s is not None and said_s - (last_s - begin_s) > max(1.0, 2 * dt_s):
+                raise DecodeError(
+                    f"the video ends at {last_s - begin_s:.1f} s and says it has {said_s:.1f} s"
+                )
     except FFmpegError as error:
         raise DecodeError(f"the video does not decode ({error.strerror})") from error
 

@@ -247,10 +247,21 @@ def shipped_weights() -> Path:
     return WEIGHTS_DIR / "mini.safetensors"
 
 
+def shipped_config() -> MiniConfig:
+    """The shape of the mini encoder that ships."""
+    with safe_open(shipped_weights(), "pt") as file:
+        return MiniConfig(**json.loads(file.metadata()["mini"]))
+
+
 def random_mini(*, seed: int, config: MiniConfig | None = None) -> MiniEncoder:
-    """The mini architecture, untrained: the floor of every comparison."""
+    """The mini architecture, untrained: the floor of every comparison.
+
+    Args:
+        seed: of its weights.
+        config: its shape; that of the encoder that ships where None.
+    """
     generator = torch.Generator().manual_seed(seed)
-    encoder = MiniEncoder(config or MiniConfig(), generator=generator)
+    encoder = MiniEncoder(config or shipped_config(), generator=generator)
     freeze(encoder)
     return encoder
 

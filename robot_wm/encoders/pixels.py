@@ -9,26 +9,26 @@ from torch import Tensor, nn
 from robot_wm.encoders.protocol import Fingerprint, check_frames, fingerprint, freeze
 from robot_wm.preprocess import ImageSpec
 
+_PATCH = 16  # pixels
+
 
 class PixelEncoder(nn.Module):
     """A small picture cut into patches, each a token of its own normalised pixels.
 
     Args:
         image_size: height and width of its square pictures, pixels.
-        patch_size: pixels; divides `image_size`.
 
     Raises:
-        ValueError: a patch that does not divide the picture.
+        ValueError: patches that do not divide the picture.
     """
 
-    def __init__(self, *, image_size: int = 48, patch_size: int = 16) -> None:
+    def __init__(self, *, image_size: int = 48) -> None:
         super().__init__()
-        if min(image_size, patch_size) < 1 or image_size % patch_size:
+        if image_size < 1 or image_size % _PATCH:
             raise ValueError(
-                f"image_size: got {image_size}, want a multiple of the patches of {patch_size} "
-                f"pixels"
+                f"image_size: got {image_size}, want a multiple of the patches of {_PATCH} pixels"
             )
-        self.image_size, self.patch_size = image_size, patch_size
+        self.image_size = image_size
         self._image = ImageSpec(image_size, image_size)
         self._fingerprint: Fingerprint | None = None
         # The file of an encoder must hold something.
@@ -37,11 +37,11 @@ class PixelEncoder(nn.Module):
 
     @property
     def dim(self) -> int:
-        return 3 * self.patch_size**2
+        return 3 * _PATCH**2
 
     @property
     def grid(self) -> tuple[int, int]:
-        side = self.image_size // self.patch_size
+        side = self.image_size // _PATCH
         return (side, side)
 
     @property
@@ -64,6 +64,6 @@ class PixelEncoder(nn.Module):
         return self.scale * rearrange(
             frames,
             "b t c (r p) (s q) -> b t (r s) (c p q)",
-            p=self.patch_size,
-            q=self.patch_size,
+            p=_PATCH,
+            q=_PATCH,
         )

@@ -2,7 +2,7 @@
 
 from robot_wm.pretrain.collapse import CollapseError, sigreg, spread, vicreg
 from robot_wm.pretrain.config import OBJECTIVES, PretrainConfig
-from robot_wm.pretrain.loop import Batches, Pretraining
+from robot_wm.pretrain.loop import Batches, Pretraining, check_objective
 from robot_wm.pretrain.masked import sample_masks
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "CollapseError",
     "PretrainConfig",
     "Pretraining",
+    "check_objective",
     "sample_masks",
     "sigreg",
     "spread",

@@ -44,7 +44,7 @@ class ActionObjective(nn.Module):
         Args:
             encoder: in training.
             frames: `[B, T, 3, height, width]`, prepared.
-            actions: `[B, T - 1, A]`, normalised.
+            actions: `[B, T - 1, A]`, scaled alike and not centred: they add up.
             generator: of SIGReg's directions, on the frames' device.
 
         Returns:

@@ -49,6 +49,9 @@ class PretrainConfig:
             batch falls below this.
         collapse_rank: or when their effective rank does.
         seed: of the first weights, the clips, the masks and SIGReg's directions.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     objective: str = "acjepa"
@@ -84,6 +87,10 @@ class PretrainConfig:
         if self.anti_collapse not in ("sigreg", "vicreg"):
             raise ValueError(
                 f"anti_collapse: got {self.anti_collapse!r}, want 'sigreg' or 'vicreg'"
+            )
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(
+                f"precision: got {self.precision!r}, want 'auto', 'float32' or 'bfloat16'"
             )
         counts = ("num_steps", "num_directions", "hidden", "num_masks", "num_blocks", "log_every")
         check_counts(**{name: getattr(self, name) for name in counts})

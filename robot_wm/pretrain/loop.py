@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -16,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robot_wm.encoders import MiniEncoder, freeze
+from robot_wm.data.files import sync
+from robot_wm.encoders import MiniConfig, MiniEncoder, freeze
 from robot_wm.precision import choose_precision
 from robot_wm.pretrain.actions import ActionObjective
 from robot_wm.pretrain.collapse import CollapseError, spread
@@ -24,6 +26,7 @@ from robot_wm.pretrain.config import PretrainConfig
 from robot_wm.pretrain.masked import MaskedObjective
 
 _WARMUP_STEPS = 100
+_MIN_FOR_RANK = 8  # pictures: fewer have no rank to speak of
 _MASKS = 1  # beside the seed and the step: the stream of random numbers that masks are drawn from
 
 
@@ -36,8 +39,28 @@ class Batches(Protocol):
         ...
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Prepared frames `[B, T, 3, h, w]` and normalised actions `[B, T - 1, A]`."""
+        """Prepared frames `[B, T, 3, h, w]` and scaled actions `[B, T - 1, A]`."""
         ...
+
+
+def check_objective(config: PretrainConfig, shape: MiniConfig, *, has_actions: bool) -> None:
+    """Refuses an objective that encoder or data cannot serve, before either is made.
+
+    Raises:
+        ValueError: says which.
+    """
+    what = f"objective {config.objective}"
+    if config.from_actions and not has_actions:
+        raise ValueError(f"{what}: the data has no actions")
+    if config.from_actions and not shape.num_tokens:
+        raise ValueError(f"{what}: num_tokens is 0, want at least 1")
+    if not config.from_actions and shape.num_tokens:
+        raise ValueError(
+            f"{what}: num_tokens is {shape.num_tokens}, want 0: it trains the patches, and what "
+            f"other tokens would say is not learnt"
+        )
+    if config.masked and shape.image_size < 2 * shape.patch_size:
+        raise ValueError(f"{what}: got one patch a picture, want several, some of them hidden")
 
 
 class Pretraining:
@@ -54,10 +77,7 @@ class Pretraining:
     """
 
     def __init__(self, encoder: MiniEncoder, batches: Batches, config: PretrainConfig) -> None:
-        if config.from_actions and batches.action_dim is None:
-            raise ValueError(f"objective {config.objective}: the data has no actions")
-        if config.from_actions and not encoder.config.num_tokens:
-            raise ValueError(f"objective {config.objective}: num_tokens is 0, want 1 to 16")
+        check_objective(config, encoder.config, has_actions=batches.action_dim is not None)
         self.encoder, self._batches, self._config = encoder, batches, config
         device = next(encoder.parameters()).device
         self._generator = torch.Generator(device).manual_seed(config.seed)
@@ -106,7 +126,7 @@ class Pretraining:
 
         Raises:
             CollapseError: the features' spread fell below the configured floor.
-            FloatingPointError: the loss is not finite; the weights are those before it.
+            FloatingPointError: loss or gradient is not finite; the weights are those before it.
         """
         self.encoder.train().requires_grad_(True)
         while self.progress < 1:
@@ -116,7 +136,7 @@ class Pretraining:
             self.elapsed_s += time.monotonic() - begin
             if self.step % self._config.log_every == 0 or self.progress == 1:
                 metrics.update(spread(features))
-                self._check(metrics)
+                self._check(metrics, len(features))
             yield {"step": self.step, **metrics, "elapsed_s": self.elapsed_s}
         if self._masked and not self._actions:
             self.encoder.load_state_dict(self._masked.teacher.state_dict())
@@ -149,17 +169,18 @@ class Pretraining:
             raise FloatingPointError(f"step {self.step}: loss is not finite: {metrics}")
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self._parameters, config.grad_clip)
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, config.grad_clip))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"step {self.step}: the gradient is not finite: {metrics}")
         self._optimizer.step()
         if self._masked:
             self._masked.follow(self.encoder, self.progress)
         return metrics, features.detach()
 
-    def _check(self, metrics: Mapping[str, float]) -> None:
+    def _check(self, metrics: Mapping[str, float], num: int) -> None:
         config = self._config
-        if self.step >= _WARMUP_STEPS and (
-            metrics["std"] < config.collapse_std or metrics["effective_rank"] < config.collapse_rank
-        ):
+        low = metrics["effective_rank"] < config.collapse_rank and num >= _MIN_FOR_RANK
+        if self.step >= _WARMUP_STEPS and (metrics["std"] < config.collapse_std or low):
             raise CollapseError(
                 f"step {self.step}: the encoder has collapsed: over a batch its layer-normed "
                 f"features vary by {metrics['std']:.4f} (floor {config.collapse_std}) with an "
@@ -184,10 +205,14 @@ class Pretraining:
         state["generator"] = self._generator.get_state()
         note = {"step": self.step, "elapsed_s": self.elapsed_s, "config": asdict(self._config)}
         note["about"] = about
-        scratch = path.with_name(f".{path.name}.tmp")
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        save_file(tensors, scratch, metadata={"pretraining": json.dumps(note)})
-        scratch.replace(path)
+        try:
+            save_file(tensors, scratch, metadata={"pretraining": json.dumps(note)})
+            sync(scratch)
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def resume(self, path: Path, *, about: str) -> None:
         """Goes on from where `save` left off.
