@@ -259,6 +259,28 @@ def test_impossible_settings_are_refused(bad):
         PretrainConfig(**bad)
 
 
+def test_augmented_clips_are_the_same_motion_in_other_colours():
+    frames = np.zeros((40, 24, 24, 3), np.uint8)
+    for t, frame in enumerate(frames):
+        frame[8:12, 2 * (t % 4) + 4 : 2 * (t % 4) + 9, 0] = 250  # a red bar that moves by 2 pixels
+    how = {"image": ImageSpec(24, 24), "num_frames": 4, "batch_size": 10, "seed": 0}
+    actions = [np.random.default_rng(0).normal(size=(3, 2))] * 10
+    plain, other, again = (
+        Clips(frames, [4] * 10, actions, augment=share, **how) for share in (0.0, 1.0, 1.0)
+    )
+    x, moves = other.batch(3)
+    assert torch.equal(x, again.batch(3)[0]) and torch.equal(moves, plain.batch(3)[1])
+    assert not torch.equal(x, other.batch(4)[0])
+    bright = (x - x.amin((2, 3, 4), keepdim=True)).amax(2)  # [B, T, h, w]
+    column = (bright > bright.amax((2, 3), keepdim=True) / 2).float().argmax(-1).amax(-1)
+    assert (column[:, 1:] - column[:, :-1] == 2).all()  # shifted as one
+    assert len(column[:, 0].unique()) > 3
+    assert len(x.amax((3, 4)).argmax(2)[:, 0].unique()) == 3  # red, green and blue
+    assert x.amax((2, 3, 4)).std() > 0.1
+    with pytest.raises(ValueError, match="augment"):
+        Clips(frames, [4] * 10, actions, augment=1.5, **how)
+
+
 def test_clips_refuse_what_does_not_fit():
     frames = np.zeros((8, 4, 4, 3), np.uint8)
     how = {"image": ImageSpec(4, 4), "batch_size": 2, "seed": 0}

@@ -56,7 +56,7 @@ def run(config: DictConfig) -> None:
     clips, data_key = load_clips(config, encoder, with_actions=how.from_actions)
     training = Pretraining(encoder, clips, how)
     about = {"encoder": settings["encoder"], "num_frames": config.num_frames}
-    about |= {"batch_size": config.batch_size, "data": data_key}
+    about |= {"batch_size": config.batch_size, "augment": config.augment, "data": data_key}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     rows = _train(training, out, how, key, save_every_s=config.save_every_s)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +116,7 @@ def load_clips(
         num_frames=config.num_frames,
         batch_size=config.batch_size,
         seed=config.pretrain.seed,
+        augment=config.augment,
         device=next(encoder.parameters()).device,
     )
     return clips, key

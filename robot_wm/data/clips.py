@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robot_wm.preprocess import ImageSpec, NormStats, prepare_images
 from robot_wm.types import FloatArray, ImageArray
+
+_SHIFT_PX = 3
 
 
 class Clips:
@@ -23,6 +26,9 @@ class Clips:
         num_frames: frames per clip, T, at least 2.
         batch_size: clips per batch, B, at least 2.
         seed: of the choice.
+        augment: share of the clips whose pictures are changed at random, where the motion stays:
+            colour channels exchanged, and the picture shifted, alike in all frames of a clip;
+            brightness and contrast, frame by frame.
         device: where the pictures are prepared.
 
     Raises:
@@ -39,12 +45,15 @@ class Clips:
         num_frames: int,
         batch_size: int,
         seed: int,
+        augment: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> None:
         if num_frames < 2 or batch_size < 2:
             raise ValueError(
                 f"got num_frames {num_frames} and batch_size {batch_size}, want 2 and 2 or more"
             )
+        if not 0 <= augment <= 1:
+            raise ValueError(f"augment: got {augment}, want a share from 0 to 1")
         if len(frames) != sum(lengths):
             raise ValueError(f"frames: got {len(frames)}, want {sum(lengths)}")
         counts = [max(0, length - num_frames + 1) for length in lengths]
@@ -55,7 +64,7 @@ class Clips:
         self._first = np.cumsum([0, *lengths[:-1]])
         self._frames, self._image = frames, image
         self._num_frames, self._batch_size, self._seed = num_frames, batch_size, seed
-        self._device = torch.device(device)
+        self._device, self._augment = torch.device(device), augment
         self._actions: list[FloatArray] | None = None
         if actions is not None:
             stats = NormStats.fit(np.concatenate(actions))
@@ -77,7 +86,25 @@ class Clips:
             pictures.append(self._frames[begin : begin + self._num_frames])
             if self._actions:
                 actions.append(self._actions[episode][start : start + self._num_frames - 1])
+        changed = np.flatnonzero(rng.random(self._batch_size) < self._augment)
+        for i in changed:
+            pictures[i] = pictures[i][..., rng.permutation(3)]
         frames = prepare_images(torch.from_numpy(np.stack(pictures)).to(self._device), self._image)
+        for i in changed:
+            frames[i] = _vary(frames[i], rng)
         if not actions:
             return frames, None
         return frames, torch.from_numpy(np.stack(actions)).to(self._device)
+
+
+def _vary(frames: Tensor, rng: np.random.Generator) -> Tensor:
+    """A clip `[T, 3, h, w]` shifted as one, its frames brighter or darker, flatter or steeper."""
+    down, right = rng.integers(-_SHIFT_PX, _SHIFT_PX + 1, 2)
+    height, width = frames.shape[-2:]
+    frames = F.pad(frames, (_SHIFT_PX,) * 4, mode="replicate")
+    top, left = _SHIFT_PX + down, _SHIFT_PX + right
+    frames = frames[..., top : top + height, left : left + width]
+    shape = (len(frames), 1, 1, 1)
+    contrast = torch.from_numpy(rng.uniform(0.75, 1.33, shape)).to(frames)
+    brightness = torch.from_numpy(rng.uniform(-0.3, 0.3, shape)).to(frames)
+    return frames * contrast + brightness
