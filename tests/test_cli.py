@@ -66,6 +66,8 @@ def test_train_prints_that_it_beats_nothing_yet_but_measures(work, capsys):
     rows = (work / "again" / "metrics.csv").read_text().splitlines()
     assert len(rows) == 21 and rows[0].startswith("step,")
     assert len((work / "again" / "metrics.jsonl").read_text().splitlines()) == 20
+    card = (work / "again" / "card.md").read_text()
+    assert "copy last frame" in card and "| seed | 0" in card and str(work) not in card
 
 
 def test_eval_ends_with_its_figures_and_writes_the_report(work, capsys):

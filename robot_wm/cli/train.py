@@ -15,9 +15,9 @@ from torch import nn
 
 from robot_wm.checkpoint import check_replaceable, save_checkpoint
 from robot_wm.cli.build import pick_device
-from robot_wm.cli.console import Progress, finish, git_sha, output_dir, say
+from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
 from robot_wm.data import AlignedData, DataSpec, align, encode_dataset, find_state, open_dataset
-from robot_wm.encoders import build_encoder
+from robot_wm.encoders import Encoder, build_encoder
 from robot_wm.precision import choose_precision
 from robot_wm.predictor import PredictorConfig
 from robot_wm.training import (
@@ -99,7 +99,11 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
             "git_sha": git_sha(),
             "held_out_error": errors,
         },
-        extra={"metrics.csv": _csv(metrics), "metrics.jsonl": _jsonl(metrics)},
+        extra={
+            "metrics.csv": _csv(metrics),
+            "metrics.jsonl": _jsonl(metrics),
+            "card.md": _card(config, data, encoder, metrics[-1], errors),
+        },
     )
     say(f"checkpoint: {out}")
     return TrainingRun(metrics, errors)
@@ -150,6 +154,33 @@ def held_out_table(errors: dict[str, list[float]]) -> str:
         for name, text in rows.items()
     ]
     return "\n".join((head, *lines))
+
+
+def _card(
+    config: DictConfig,
+    data: AlignedData,
+    encoder: Encoder,
+    last: Metrics,
+    errors: dict[str, list[float]],
+) -> str:
+    """What the checkpoint is and how to make it again."""
+    facts = {
+        "encoder": f"{config.encoder.name}, `{encoder.fingerprint.weights[:16]}`",
+        "data": f"{data.num_episodes} episodes, `{data.dataset.content_hash[:16]}`",
+        "trained for": f"{last['step']:.0f} steps, {last['elapsed_s'] / 60:.1f} min; loss "
+        f"{last['loss']:.4g}",
+        "seed": f"{config.fit.seed} (split, windows), {config.optimizer.seed} (loss)",
+        "machine": machine(),
+        "code": git_sha() or "not a checkout",
+    }
+    table = "".join(f"| {name} | {text} |\n" for name, text in facts.items())
+    told = [str(key) for key in config if key not in ("out", "cache", "device", "data")]
+    settings = OmegaConf.to_yaml(OmegaConf.masked_copy(config, told), resolve=True)
+    return (
+        f"# A predictor for {', '.join(data.action_names)}\n\n| | |\n|---|---|\n{table}\n"
+        f"```\n{held_out_table(errors)}\n```\n\nSettings of `robot-wm train`:\n\n"
+        f"```yaml\n{settings}```\n"
+    )
 
 
 def _csv(metrics: list[Metrics]) -> str:
