@@ -10,12 +10,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from robot_wm.checkpoint import load_checkpoint, save_checkpoint
 from robot_wm.cli import main
 from robot_wm.cli.config import config_dir
 from robot_wm.cli.main import COMMANDS
+from robot_wm.encoders import load_mini
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,22 @@ def test_pretrain_writes_an_encoder_that_train_takes(work, capsys):
     words = ["train", "experiment=debug", f"data={work / 'data'}", f"out={work / 'own'}"]
     words += [f"cache={work / 'cache'}", f"encoder.weights={file}"]
     assert run(capsys, *words)[0] == 0
+
+
+def test_pretrain_begins_from_a_file(work, capsys):
+    data, steps = f"data={work / 'data'}", "pretrain.num_steps=2"
+    first, second = work / "first.safetensors", work / "second.safetensors"
+    assert pretrain(capsys, work, first, data, steps, "encoder.num_tokens=2")[0] == 0
+    calm = ("pretrain.learning_rate=1e-9", "encoder.num_tokens=3")
+    assert pretrain(capsys, work, second, data, steps, *calm, f"init={first}")[0] == 0
+    before, after = load_mini(first), load_mini(second)
+    assert after.config == before.config  # the file's shape, not the words'
+    torch.testing.assert_close(after.registers, before.registers, atol=1e-6, rtol=0)
+    assert before.fingerprint.weights[:16] in (work / "second.md").read_text()
+    line = refused(
+        capsys, "pretrain", data, f"out={work / 'z.safetensors'}", "init=none.safetensors"
+    )
+    assert "no file none.safetensors" in line
 
 
 @pytest.mark.parametrize("objective", ["vjepa", "acjepa+ijepa"])

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 # These take a path or a hub id, which is quoted so that hydra's grammar leaves it alone.
-_TEXT_KEYS = ("out", "checkpoint", "goal", "cache", "source", "weights", "camera", "state")
+_TEXT_KEYS = ("out", "checkpoint", "goal", "cache", "source", "weights", "init", "camera", "state")
 _ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,7 +30,7 @@ from robot_wm.cli.console import (
 from robot_wm.cli.rendering import render_clips
 from robot_wm.cli.train import load_data
 from robot_wm.data import Clips, load_frames, load_video_folder
-from robot_wm.encoders import MiniConfig, MiniEncoder, save_mini
+from robot_wm.encoders import MiniConfig, MiniEncoder, load_mini, save_mini
 from robot_wm.precision import choose_precision
 from robot_wm.pretrain import PretrainConfig, Pretraining, check_objective
 from robot_wm.report import plot_pretraining
@@ -46,23 +46,30 @@ def run(config: DictConfig) -> None:
         raise ValueError(f"out: got {out}, want a file that ends in .safetensors")
     output_dir(str(out.parent))
     settings: Any = OmegaConf.to_container(config)
-    shape, how = MiniConfig(**settings["encoder"]), PretrainConfig(**settings["pretrain"])
+    how = PretrainConfig(**settings["pretrain"])
+    before = load_mini(Path(config.init)) if config.init else None
+    shape = before.config if before else MiniConfig(**settings["encoder"])
     device = pick_device(config.device)
     check_counts(2, num_frames=config.num_frames, batch_size=config.batch_size)
     check_objective(how, shape, has_actions=not _is_video_folder(config.data))
     precision = str(choose_precision(how.precision, device)).removeprefix("torch.")
     how = replace(how, precision=_saved_precision(out) or precision)
     encoder = MiniEncoder(shape, generator=torch.Generator().manual_seed(how.seed)).to(device)
+    if before:
+        encoder.load_state_dict(before.state_dict())
     clips, data_key = load_clips(config, encoder, with_actions=how.from_actions)
     training = Pretraining(encoder, clips, how)
-    about = {"encoder": settings["encoder"], "num_frames": config.num_frames}
+    about = {"encoder": asdict(shape), "init": before.fingerprint.weights if before else None}
+    about |= {"num_frames": config.num_frames}
     about |= {"batch_size": config.batch_size, "augment": config.augment, "data": data_key}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     rows = _train(training, out, how, key, save_every_s=config.save_every_s)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as scratch:
         save_mini(encoder.cpu(), scratch)
-    _write_card(config, encoder, rows, out, {"precision": how.precision, "data": data_key[:16]})
+    more = {"precision": how.precision, "data": f"`{data_key[:16]}`"}
+    begun_from = f"`{before.fingerprint.weights[:16]}`" if before else "random weights"
+    _write_card(config, encoder, rows, out, {"begun from": begun_from, **more})
     _resume_file(out).unlink(missing_ok=True)
     say(f"encoder: {out}, and its card {out.with_suffix('.md')}")
     finish({"encoder": str(out), "fingerprint": encoder.fingerprint.key, **rows[-1]})
@@ -211,7 +218,8 @@ def _write_card(
         scratch.write_text(plot_pretraining(rows), encoding="utf-8")
     with replacing(out.with_suffix(".md")) as scratch:
         table = "".join(f"| {name} | {text} |\n" for name, text in facts.items())
-        told = [str(key) for key in config if key not in ("out", "cache", "device", "save_every_s")]
+        here = ("out", "cache", "device", "save_every_s", "init")
+        told = [str(key) for key in config if key not in here]
         settings = OmegaConf.to_yaml(OmegaConf.masked_copy(config, told), resolve=True)
         scratch.write_text(
             f"# {out.name}\n\n| | |\n|---|---|\n{table}\n![learning curve]({plot.name})\n\n"
