@@ -9,7 +9,7 @@ work=${1:-outputs/weights}
 weights=robot_wm/weights
 if [ ! -f "$work/mini.safetensors" ]; then
     robot-wm pretrain data=rendered cache="$work/cache" out="$work/mini.safetensors" \
-        pretrain.num_steps=6000
+        pretrain.num_steps=6000 pretrain.time_limit_s=4200.0
 fi
 if [ ! -d "$work/demonstrations" ]; then
     rm -rf "$work/part"
@@ -18,6 +18,6 @@ if [ ! -d "$work/demonstrations" ]; then
 fi
 robot-wm train data="$work/demonstrations" cache="$work/cache" out="$work/so100_reach" \
     encoder.weights="$work/mini.safetensors"
-cp "$work/mini.safetensors" "$work/mini.svg" "$weights"
+cp "$work/mini.safetensors" "$work/mini.svg" "$work/mini.md" "$weights"
 mkdir -p "$weights/so100_reach"
 cp "$work"/so100_reach/* "$weights/so100_reach"

@@ -88,7 +88,8 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
         out,
         training={
             "data": {
-                "source": str(data.dataset.source),
+                # A checkpoint travels: where its data lay on this machine is nobody's business.
+                "source": _name(str(data.dataset.source)),
                 "content_hash": data.dataset.content_hash,
                 "episodes": data.num_episodes,
                 "dropped": [str(finding) for finding in data.dropped],
@@ -154,6 +155,11 @@ def held_out_table(errors: dict[str, list[float]]) -> str:
         for name, text in rows.items()
     ]
     return "\n".join((head, *lines))
+
+
+def _name(source: str) -> str:
+    """A hub id as it is, of a directory its name alone."""
+    return Path(source).resolve().name if Path(source).exists() else source
 
 
 def _card(
