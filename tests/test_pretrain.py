@@ -22,6 +22,7 @@ from robot_wm.pretrain import (
     spread,
     vicreg,
 )
+from robot_wm.pretrain.actions import ActionObjective
 
 TOKENS = MiniConfig(
     image_size=32, patch_size=8, width=32, depth=1, num_heads=2, num_tokens=2, dim=8
@@ -219,6 +220,40 @@ def test_sigreg_prefers_a_gaussian():
         assert a < b / 3
 
 
+def test_the_metric_makes_distances_motions_and_loses_nothing():
+    encoder = MiniEncoder(TOKENS)  # 16 numbers a frame
+    objective = ActionObjective(encoder, 3, quick("acjepa", motion_share=0.8))
+    metric = objective.metric()
+    read_out = objective.inverse.weight.T.detach().double()
+    z = torch.randn(20_000, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tokens, basis = z @ metric, torch.linalg.svd(read_out, full_matrices=False)[0]
+    along = tokens @ basis  # [n, 3]
+    assert along.square().sum() / tokens.square().sum() == pytest.approx(0.8, abs=0.01)
+    assert tokens.square().mean() == pytest.approx(1, abs=0.02)
+    ratio = along.norm(dim=1) / (z @ read_out).norm(dim=1)
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+    assert torch.linalg.matrix_rank(metric) == 16
+    few = ActionObjective(MiniEncoder(replace(TOKENS, num_tokens=1, dim=2)), 3, quick("acjepa"))
+    assert torch.equal(few.metric(), torch.eye(2, dtype=torch.float64))
+
+
+def test_tokens_are_stretched_at_the_end_and_not_in_training():
+    plain, stretched = (
+        pretraining(quick("acjepa", num_steps=12, motion_share=share)) for share in (0.0, 0.9)
+    )
+    rows = [list(run.steps()) for run in (plain, stretched)]
+    assert rows[0][-1]["loss"] == rows[1][-1]["loss"]
+    eye = torch.eye(16)
+    assert torch.equal(plain.encoder.get_buffer("metric"), eye)
+    metric = stretched.encoder.get_buffer("metric")
+    assert not torch.equal(metric, eye)
+    frames = torch.randn(2, 1, 3, 32, 32)
+    expected = plain.encoder(frames).flatten(1) @ metric
+    torch.testing.assert_close(stretched.encoder(frames).flatten(1), expected)
+    Pretraining(stretched.encoder, point_clips(), quick("acjepa"))
+    assert torch.equal(stretched.encoder.get_buffer("metric"), eye)  # a new run begins without
+
+
 def test_vicreg_asks_for_spread_and_for_independence():
     torch.manual_seed(0)
     wide = torch.randn(4096, 8) * 1.1
@@ -249,6 +284,7 @@ def test_spread_counts_directions():
         *(
             {"variance_weight": -1.0},
             {"precision": "fp32"},
+            {"motion_share": 1.0},
             {"inverse_weight": float("inf")},
             {"num_masks": 1.5},
         ),

@@ -70,8 +70,9 @@ class MiniEncoder(nn.Module):
 
     A frame enters as a tubelet of itself twice (V-JEPA 2-AC encodes single frames this way). With
     registers (arXiv 2309.16588) the patches exchange what they see with them, and each register,
-    normalised over the batch (LeWM, arXiv 2603.19312), is one token. Without, each patch is a
-    token, normalised over its channels.
+    normalised over the batch (LeWM, arXiv 2603.19312), is one token; `metric` then stretches a
+    frame's numbers, all together, to the distances that pretraining found. Without registers each
+    patch is a token, normalised over its channels.
 
     Args:
         config: its shape.
@@ -96,7 +97,9 @@ class MiniEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
         if config.num_tokens:
             self.head = nn.Linear(config.width, config.dim)
-            self.head_norm = nn.BatchNorm1d(config.num_tokens * config.dim, affine=False)
+            size = config.num_tokens * config.dim
+            self.head_norm = nn.BatchNorm1d(size, affine=False)
+            self.register_buffer("metric", torch.eye(size))
         init_transformer(self.blocks, self, generator)
         if isinstance(self.patch_embed, ConvStem):
             self.patch_embed.init(generator)
@@ -160,7 +163,7 @@ class MiniEncoder(nn.Module):
         if not self.config.num_tokens:
             return F.layer_norm(features, features.shape[-1:])
         tokens = self.head(features[:, : self.config.num_tokens])
-        return self.head_norm(tokens.flatten(1)).view_as(tokens)
+        return (self.head_norm(tokens.flatten(1)) @ self.get_buffer("metric")).view_as(tokens)
 
 
 class ConvStem(nn.Module):
@@ -235,6 +238,8 @@ def load_mini(path: Path) -> MiniEncoder:
             weights = {name: file.get_tensor(name) for name in file.keys()}
         with torch.random.fork_rng(devices=[]):  # its first weights are not kept
             encoder = MiniEncoder(MiniConfig(**json.loads(metadata["mini"])))
+        if encoder.config.num_tokens and "metric" not in weights:  # written before there was one
+            weights["metric"] = encoder.get_buffer("metric")
         encoder.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"encoder weights: {path} is not a mini encoder's ({error})") from error

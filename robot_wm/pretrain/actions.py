@@ -36,6 +36,26 @@ class ActionObjective(nn.Module):
         )
         self.inverse = nn.Linear(size, action_dim)
 
+    @torch.no_grad()
+    def metric(self) -> Tensor:
+        """What to multiply embeddings by so that their distances are motions, `[S, S]`.
+
+        The inverse read-out says along which directions of the embedding the actions move it, and
+        how far. Those directions are replaced by the read-out itself, in which equal motions are
+        equal steps, scaled to hold `motion_share` of the variance; the others stay as they are,
+        and nothing is lost. Embeddings are taken to have unit variance, as the regulariser asks.
+        """
+        read_out = self.inverse.weight.T.double().cpu()  # [S, A]
+        size, share = len(read_out), self._config.motion_share
+        if size <= read_out.shape[1]:  # no direction is left over to stretch against
+            return torch.eye(size, dtype=torch.float64)
+        basis = torch.linalg.svd(read_out, full_matrices=False)[0]  # [S, A], orthonormal
+        rest = torch.eye(size, dtype=torch.float64) - basis @ basis.T
+        moved = read_out @ basis.T
+        moved *= (share / (1 - share) * rest.square().sum() / moved.square().sum()).sqrt()
+        metric = rest + moved
+        return metric * (size / metric.square().sum()).sqrt()
+
     def forward(
         self, encoder: MiniEncoder, frames: Tensor, actions: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:

@@ -31,6 +31,8 @@ class PretrainConfig:
         num_directions: random directions SIGReg looks along, drawn anew each step.
         inverse_weight: of the linear read-out of what the actions add up to from the change of the
             embedding between any two frames: equal motions are to be equal steps in latent space.
+        motion_share: share of the finished tokens' variance that lies along what that read-out
+            sees; the tokens are stretched at the end so that their distances are motions. 0: not.
         hidden: width of the throw-away predictor of acjepa.
         mask_share: share of the patches that are hidden and predicted.
         num_masks: masks a sample; the teacher's work is shared by them.
@@ -65,6 +67,7 @@ class PretrainConfig:
     anti_collapse_weight: float = 0.1
     num_directions: int = 512
     inverse_weight: float = 1.0
+    motion_share: float = 0.9
     hidden: int = 512
     mask_share: float = 0.75
     num_masks: int = 2
@@ -107,6 +110,8 @@ class PretrainConfig:
         for name in weights:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want at least 0")
+        if not 0 <= self.motion_share < 1:
+            raise ValueError(f"motion_share: got {self.motion_share}, want 0 to below 1")
         if not 0 < self.mask_share < 1:
             raise ValueError(f"mask_share: got {self.mask_share}, want between 0 and 1")
         if not (0 <= self.duplicate_share <= 1 and 0 <= self.ema <= 1):

@@ -80,6 +80,8 @@ class Pretraining:
         check_objective(config, encoder.config, has_actions=batches.action_dim is not None)
         self.encoder, self._batches, self._config = encoder, batches, config
         device = next(encoder.parameters()).device
+        if encoder.config.num_tokens:  # of an earlier run: this one begins without
+            torch.nn.init.eye_(encoder.get_buffer("metric"))
         self._generator = torch.Generator(device).manual_seed(config.seed)
         self._actions: ActionObjective | None = None
         self._masked: MaskedObjective | None = None
@@ -140,6 +142,8 @@ class Pretraining:
             yield {"step": self.step, **metrics, "elapsed_s": self.elapsed_s}
         if self._masked and not self._actions:
             self.encoder.load_state_dict(self._masked.teacher.state_dict())
+        if self._actions and self._config.motion_share and self._config.inverse_weight:
+            self.encoder.get_buffer("metric").copy_(self._actions.metric())
         freeze(self.encoder)
 
     def _train(self) -> tuple[dict[str, float], Tensor]:
