@@ -3,7 +3,7 @@
     python scripts/compare_encoders.py SUITE PROBE_DATASET OUT [SECONDS]
 
 SUITE is objectives, masked or actions. Every variant trains on the same rendered clips for the
-steps that fit into SECONDS (default 600) of processor time of one thread, measured beforehand, so
+steps that fit into SECONDS (default 300) of processor time of one thread, measured beforehand, so
 that other work on the machine does not count. PROBE_DATASET is of another seed, such as
 
     robot-wm collect env.robot.random_look=true num_episodes=200 seed=40 out=PROBE_DATASET
@@ -21,19 +21,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-PATCHES = "encoder.num_tokens=0"
+# The patches are the tokens, 64 of them.
+PATCHES = ["encoder.num_tokens=0", "encoder.patch_size=8", "pretrain.learning_rate=1e-3"]
 # A moving tubelet is two frames of one video: one look for the whole clip.
-VJEPA = [PATCHES, "pretrain.objective=vjepa", "data.play.new_look_share=0.0"]
-IJEPA = [PATCHES, "pretrain.objective=ijepa"]
+VJEPA = [*PATCHES, "pretrain.objective=vjepa", "data.play.new_look_share=0.0"]
+IJEPA = [*PATCHES, "pretrain.objective=ijepa"]
 SUITES: dict[str, dict[str, list[str]]] = {
     "objectives": {
+        "acjepa": [],
         "vjepa": VJEPA,
         "ijepa": IJEPA,
-        "acjepa": [],
         "acjepa + ijepa": ["pretrain.objective=acjepa+ijepa"],
     },
     "masked": {
         "vjepa": VJEPA,
+        "learning rate 3e-3": [*VJEPA, "pretrain.learning_rate=3e-3"],
         "no variance term": [*VJEPA, "pretrain.variance_weight=0"],
         "no covariance term": [*VJEPA, "pretrain.covariance_weight=0"],
         "no teacher": [*VJEPA, "pretrain.ema=0"],
@@ -47,9 +49,10 @@ SUITES: dict[str, dict[str, list[str]]] = {
         "linear stem": ["encoder.stem=linear"],
         "VICReg": ["pretrain.anti_collapse=vicreg", "pretrain.anti_collapse_weight=1.0"],
         "no inverse read-out": ["pretrain.inverse_weight=0"],
-        "1 token of 64": ["encoder.num_tokens=1", "encoder.dim=64"],
-        "9 tokens of 32": ["encoder.num_tokens=9"],
-        "128 px": ["encoder.image_size=128"],
+        "1 token of 32": ["encoder.num_tokens=1", "encoder.dim=32"],
+        "4 tokens of 32": ["encoder.dim=32"],
+        "4 blocks": ["encoder.depth=4"],
+        "96 px": ["encoder.image_size=96"],
         "the object never moves": ["data.play.object_share=0.0"],
         "a new look in every frame": ["data.play.new_look_share=1.0"],
         "one look a clip": ["data.play.new_look_share=0.0"],
@@ -80,15 +83,15 @@ def main() -> None:
     if len(sys.argv) < 4 or sys.argv[1] not in SUITES:
         raise SystemExit(__doc__)
     variants, dataset, out = SUITES[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
-    seconds = float(sys.argv[4]) if len(sys.argv) > 4 else 600.0
+    seconds = float(sys.argv[4]) if len(sys.argv) > 4 else 300.0
     out.mkdir(parents=True, exist_ok=True)
     lines = []
-    floors: dict[int, dict] = {}
+    baselines: dict[str, dict] = {}
     for name, words in variants.items():
         stem = "".join(c if c.isalnum() else "_" for c in name)
         file, steps_file = out / f"{stem}.safetensors", out / f"{stem}.steps"
         result_file = out / f"{stem}.json"
-        common = ["data=rendered", *words]
+        common = ["data=rendered", "data.num_clips=10000", *words]
         if not steps_file.exists():
             spent = [
                 robot_wm(
@@ -104,17 +107,19 @@ def main() -> None:
             trained, _ = robot_wm("pretrain", *common, f"out={file}", f"pretrain.num_steps={steps}")
             result = {"trained": trained}
             if "error" not in trained:
-                result["probe"], _ = robot_wm("probe", f"data={dataset}", f"encoder.weights={file}")
+                result["probe"], _ = robot_wm(
+                    "probe", f"data={dataset}", f"encoder.weights={file}",
+                    f"baselines={str(not lines).lower()}",
+                )  # fmt: skip
             result_file.write_text(json.dumps(result))
         result = json.loads(result_file.read_text())
         if "error" in result["trained"]:
             lines.append(f"| {name} | {steps} | {result['trained']['error']} |")
         else:
             lines.append(row(name, steps, result["trained"], result["probe"]))
-            floors.setdefault(result["probe"]["num_numbers"], result["probe"]["baselines"])
+            baselines = result["probe"]["baselines"] or baselines
         print(lines[-1], flush=True)
-    for baselines in floors.values():
-        lines += [row(name, 0, {}, baselines[name]) for name in ("random", "pixels", "pixels_pca")]
+    lines += [row(name, 0, {}, found) for name, found in baselines.items()]
     head = ["variant", "steps", "numbers", "std", "rank", *COLUMNS, "corr. all", "near"]
     table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines]
     (out / "table.md").write_text("\n".join(table) + "\n")

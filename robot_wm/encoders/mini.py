@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -29,9 +30,9 @@ class MiniConfig:
     Attributes:
         image_size: height and width of its square pictures, pixels.
         patch_size: pixels; divides `image_size`.
-        stem: how a patch becomes a token: `linear`, or `conv`, which learns much sooner where
-            things are (early convolutions, arXiv 2106.14881); each patch by itself, so that
-            masking stays exact.
+        stem: how a patch becomes a token: `linear`, or `conv`, convolutions over the whole picture
+            (early convolutions, arXiv 2106.14881), which learn several times sooner where things
+            are.
         width: transformer width.
         depth: transformer blocks.
         num_heads: attention heads.
@@ -139,17 +140,19 @@ class MiniEncoder(nn.Module):
         tokens = self.read(self.transform(self.embed(images, images)))
         return rearrange(tokens, "(b t) p d -> b t p d", b=len(frames))
 
-    def embed(self, first: Tensor, second: Tensor) -> Tensor:
-        """The two frames of a tubelet, `[n, 3, height, width]` each, to `[n, patches, width]`."""
-        tubelets = torch.cat((first, second), dim=1)
-        patches = rearrange(
-            tubelets,
-            "n (f c) (r p) (s q) -> n (r s) (f c p q)",
-            f=TUBELET,
-            p=self.config.patch_size,
-            q=self.config.patch_size,
-        )
-        return self.patch_embed(patches) + self.positions
+    def embed(self, first: Tensor, second: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """The two frames of a tubelet, `[n, 3, height, width]` each, to `[n, patches, width]`.
+
+        `hidden`, bool `[n, patches]`, is blanked first, so that no other patch sees into it.
+        """
+        images, size = torch.cat((first, second), dim=1), self.config.patch_size
+        if hidden is not None:
+            cells = hidden.view(-1, 1, self.side, self.side)
+            blank = cells.repeat_interleave(size, 2).repeat_interleave(size, 3)
+            images = images.masked_fill(blank, 0.0)
+        if self.config.stem == "linear":
+            images = rearrange(images, "n c (r p) (s q) -> n (r s) (c p q)", p=size, q=size)
+        return self.patch_embed(images) + self.positions
 
     def transform(self, patches: Tensor) -> Tensor:
         """Any of the embedded patches, `[n, L, width]`, to features `[n, registers + L, width]`."""
@@ -167,27 +170,27 @@ class MiniEncoder(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """A patch to a token through three convolutions that end at the patch's edge.
+    """A picture to its patches' tokens, through three pairs of convolutions and a linear layer.
 
     Args:
         patch_size: pixels, a multiple of 8.
-        width: of the token.
-        channels: after the first convolution; each halves the picture and doubles them.
+        width: of the tokens.
+        channels: after the first convolution; each pair halves the picture and doubles them.
     """
 
     def __init__(self, patch_size: int, width: int, channels: int = 16) -> None:
         super().__init__()
-        self.patch_size = patch_size
+        self.cells = patch_size // 8  # along a patch's edge, of what the convolutions leave
         sizes = (TUBELET * 3, channels, 2 * channels, 4 * channels)
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1)
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1) for a, b in pairwise(sizes)
         )
-        self.leave = nn.Linear(sizes[-1] * (patch_size // 8) ** 2, width)
+        self.more = nn.ModuleList(nn.Conv2d(b, b, kernel_size=3, padding=1) for b in sizes[2:])
+        self.leave = nn.Linear(sizes[-1] * self.cells**2, width)
 
     def init(self, generator: torch.Generator | None) -> None:
         """First weights that keep the size of what passes: a stem is no residual branch."""
-        for conv in self.convs:
+        for conv in (*self.convs, *self.more):
             assert isinstance(conv, nn.Conv2d)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu", generator=generator)
             if conv.bias is not None:
@@ -195,14 +198,13 @@ class ConvStem(nn.Module):
         bound = self.leave.in_features**-0.5
         nn.init.uniform_(self.leave.weight, -bound, bound, generator=generator)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """`[n, patches, 6 * patch_size ** 2]`, frame by frame, to `[n, patches, width]`."""
-        x = rearrange(
-            patches, "n l (c p q) -> (n l) c p q", p=self.patch_size, q=self.patch_size
-        ).contiguous(memory_format=torch.channels_last)
-        for conv in self.convs:
-            x = F.relu(conv(x))
-        return self.leave(x.flatten(1)).unflatten(0, patches.shape[:2])
+    def forward(self, images: Tensor) -> Tensor:
+        """`[n, 6, height, width]` to `[n, patches, width]`."""
+        x = images.contiguous(memory_format=torch.channels_last)
+        for conv, more in zip(self.convs, (nn.Identity(), *self.more), strict=True):
+            x = F.relu(more(F.relu(conv(x))))
+        x = rearrange(x, "n c (r p) (s q) -> n (r s) (c p q)", p=self.cells, q=self.cells)
+        return self.leave(x)
 
 
 class MiniPatches(nn.Module):

@@ -57,16 +57,16 @@ class PretrainConfig:
     """
 
     objective: str = "acjepa"
-    num_steps: int = 4500
+    num_steps: int = 16000
     time_limit_s: float | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
     grad_clip: float = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     anti_collapse: Literal["sigreg", "vicreg"] = "sigreg"
     anti_collapse_weight: float = 0.1
     num_directions: int = 512
-    inverse_weight: float = 1.0
+    inverse_weight: float = 3.0
     motion_share: float = 0.9
     hidden: int = 512
     mask_share: float = 0.75

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from robot_wm.encoders import MiniEncoder, sincos_2d
@@ -84,9 +84,10 @@ class MaskedObjective(nn.Module):
             seen = teacher.transform(self._embed(teacher, first, second))
             seen = seen[:, encoder.config.num_tokens :].float()
             targets = F.layer_norm(seen, seen.shape[-1:])
-            targets = _take(_per_mask(targets, config.num_masks), masked)
+            targets = _take(targets.repeat_interleave(config.num_masks, 0), masked)
 
-        student = _per_mask(self._embed(encoder, first, second), config.num_masks)
+        first, second = (x.repeat_interleave(config.num_masks, 0) for x in (first, second))
+        student = self._embed(encoder, first, second, torch.from_numpy(hidden).to(frames.device))
         context = encoder.transform(_take(student, visible))[:, encoder.config.num_tokens :]
         imagined = self._predict(context, visible, masked, num_tubelets)
         if config.masked == "vjepa":
@@ -115,10 +116,14 @@ class MaskedObjective(nn.Module):
         twice = torch.from_numpy(rng.random(len(frames)) < self._config.duplicate_share)
         return first, torch.where(twice.to(frames.device)[:, None, None, None, None], first, second)
 
-    def _embed(self, encoder: MiniEncoder, first: Tensor, second: Tensor) -> Tensor:
+    def _embed(
+        self, encoder: MiniEncoder, first: Tensor, second: Tensor, hidden: Tensor | None = None
+    ) -> Tensor:
         """Embedded patches of all tubelets, `[n, U * patches, width]`."""
         n, u = first.shape[:2]
-        x = encoder.embed(first.flatten(0, 1), second.flatten(0, 1))
+        if hidden is not None:
+            hidden = hidden.repeat_interleave(u, 0)
+        x = encoder.embed(first.flatten(0, 1), second.flatten(0, 1), hidden)
         x = rearrange(x, "(n u) l w -> n u l w", n=n) + _times(u, x)[:, None]
         return x.flatten(1, 2)
 
@@ -178,10 +183,6 @@ def _times(num_tubelets: int, like: Tensor) -> Tensor:
     frequencies = 10000 ** -(torch.arange(width // 2, device=like.device) / (width // 2))
     angles = torch.arange(num_tubelets, device=like.device)[:, None] * frequencies
     return torch.cat((angles.sin(), angles.cos() - 1), dim=1).to(like.dtype)
-
-
-def _per_mask(x: Tensor, num_masks: int) -> Tensor:
-    return repeat(x, "n l w -> (n m) l w", m=num_masks)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
