@@ -22,7 +22,11 @@ wheels)
     ;;
 train)
     python=${PYTHON:-python3} out=$3 site=${SITE:-/tmp/robot_wm_site}
-    [ -d "$site" ] || "$python" -m pip install --quiet --no-index --no-deps --target "$site" "$2"/*.whl
+    if [ ! -d "$site" ]; then
+        rm -rf "$site.part"
+        "$python" -m pip install --quiet --no-index --no-deps --target "$site.part" "$2"/*.whl
+        mv "$site.part" "$site"
+    fi
     shift 3
     export PYTHONPATH="$here:$site" MUJOCO_GL="${MUJOCO_GL:-egl}"
     exec "$python" -c 'import sys; from robot_wm.cli import main; sys.exit(main())' pretrain \

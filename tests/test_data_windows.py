@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import data_helpers as toy
@@ -69,6 +71,18 @@ def test_second_call_touches_no_video(
     np.testing.assert_array_equal(load_frames(data, (8, 8), cache_dir=tmp_path), small)
     with pytest.raises(AssertionError, match="decoded again"):  # another encoder, another entry
         toy.encode(data, tmp_path, fingerprint="other")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    data: AlignedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        load_frames(data, (8, 8), cache_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "unnoted"])

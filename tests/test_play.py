@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -143,6 +146,19 @@ def test_rendered_clips_do_not_depend_on_who_renders(tmp_path, monkeypatch):
     np.testing.assert_array_equal(alone.frames, together.frames)
     np.testing.assert_array_equal(alone.actions, together.actions)
     assert rendered(tmp_path / "other", seed=1).key != alone.key
+
+
+def test_workers_end_with_a_parent_that_is_killed():
+    work = "import time; print('up', flush=True); time.sleep(600)"
+    code = (
+        "from robot_wm.cli.workers import map_in_order\n"
+        f"list(map_in_order(exec, [{work!r}] * 2, num_workers=2))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert [parent.stdout.readline() for _ in range(2)] == [b"up\n"] * 2
+    parent.kill()
+    parent.communicate(timeout=30)  # returns when nobody holds the pipe any more
 
 
 def test_an_interrupted_rendering_goes_on(tmp_path, monkeypatch):

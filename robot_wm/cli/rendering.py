@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from robot_wm.cli.build import instantiate
 from robot_wm.cli.console import Progress
 from robot_wm.cli.workers import map_in_order
 from robot_wm.data import scale_frames
+from robot_wm.data.files import allocate
 from robot_wm.types import FloatArray, ImageArray, check_counts
 
 _FORMAT = 1  # part of the key: raise it when the same settings come to mean other pictures
@@ -82,19 +83,18 @@ def render_clips(
 
 def _make_frames(folder: Path, shape: tuple[int, ...]) -> None:
     """A place for all frames, unless it is there; without it no part counts."""
-    path = folder / "frames.npy"
-    if path.is_file() and path.stat().st_size > math.prod(shape):
-        return
-    for part in folder.glob("actions_*.npy"):
-        part.unlink()
-    scratch = folder / f"frames.{os.getpid()}.tmp"
-    try:
-        np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint8, shape=shape)
-        with open(scratch, "rb+") as file:  # a full disk is told now, not by a signal later
-            os.posix_fallocate(file.fileno(), 0, scratch.stat().st_size)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    path, scratch = folder / "frames.npy", folder / "frames.tmp"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second run renders into the same place
+        if path.is_file():
+            return
+        for part in folder.glob("actions_*.npy"):
+            part.unlink()
+        try:
+            allocate(scratch, np.uint8, shape)
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def _part(folder: Path, start: int) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
@@ -34,6 +35,15 @@ def map_in_order(
 
 
 def _quiet() -> None:
-    """One software-rendering thread per worker, and Ctrl-C left to the parent."""
+    """One software-rendering thread per worker, Ctrl-C left to the parent, and its end followed."""
     os.environ.setdefault("LP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """A parent that is killed closes no queue: its workers would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

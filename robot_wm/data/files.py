@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import DTypeLike
 
 
 def sha256_file(path: Path) -> str:
@@ -19,6 +20,19 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def allocate(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    """A new `.npy` file as a writable map, its room on the disk taken.
+
+    Raises:
+        OSError: the disk is full; written into a map without room, that would be a signal.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def sync(path: Path) -> None:

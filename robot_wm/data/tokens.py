@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from robot_wm.data.alignment import AlignedData
-from robot_wm.data.files import sha256_file, sync
+from robot_wm.data.files import allocate, sha256_file, sync
 from robot_wm.preprocess import ImageSpec, prepare_images
 from robot_wm.types import FloatArray, ImageArray
 
@@ -208,7 +208,7 @@ def _cached(
         for values in batches():
             if array is None:
                 shape = (total, *values.shape[1:])
-                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+                array = allocate(temporary, dtype, shape)
             array[done : done + len(values)] = values
             done += len(values)
             if progress is not None:
