@@ -40,6 +40,7 @@ class Evaluation:
 
     tasks: dict[str, Any]
     curves: dict[str, FloatArray]
+    episodes: list[int]
     success_m: float
     landscapes: list[Landscape]
     videos: list[EpisodeVideo]
@@ -129,6 +130,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
             name: np.array([result.distances_m for result in results])
             for name, results in curves.items()
         },
+        episodes=[result.seed for result in ours],
         success_m=task.success_m,
         landscapes=[film.landscape for film in films if film.landscape][:2],
         videos=[f.video(r) for f, r in zip(films, ours, strict=False) if f.ran],
@@ -241,6 +243,7 @@ def to_report(
         settings=evaluation.settings,
         tasks=evaluation.tasks,
         distance_curves=evaluation.curves,
+        episodes=evaluation.episodes,
         success_m=evaluation.success_m,
         landscapes=evaluation.landscapes,
         videos=evaluation.videos,
