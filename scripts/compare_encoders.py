@@ -93,6 +93,7 @@ def main() -> None:
         result_file = out / f"{stem}.json"
         common = ["data=rendered", "data.num_clips=10000", *words]
         if not steps_file.exists():
+            (out / "trial.resume.safetensors").unlink(missing_ok=True)
             spent = [
                 robot_wm(
                     "pretrain", *common, f"out={out / 'trial.safetensors'}",
@@ -109,7 +110,7 @@ def main() -> None:
             if "error" not in trained:
                 result["probe"], _ = robot_wm(
                     "probe", f"data={dataset}", f"encoder.weights={file}",
-                    f"baselines={str(not lines).lower()}",
+                    f"baselines={str(not baselines).lower()}",
                 )  # fmt: skip
             result_file.write_text(json.dumps(result))
         result = json.loads(result_file.read_text())

@@ -15,7 +15,7 @@ from PIL import Image
 
 from robot_wm.checkpoint import load_checkpoint, save_checkpoint
 from robot_wm.cli import main
-from robot_wm.cli.config import config_dir
+from robot_wm.cli.config import config_dir, load_config
 from robot_wm.cli.main import COMMANDS
 from robot_wm.encoders import load_mini
 
@@ -170,7 +170,9 @@ def test_pretrain_writes_an_encoder_that_train_takes(work, capsys):
     assert code == 0 and last["step"] == 4 and last["std"] > 0
     card = (work / "encoder.md").read_text()
     assert "| seed | 7 |" in card and "`acjepa`" in card and "(encoder.svg)" in card
-    assert "num_steps: 4" in card and "torch" in card and last["fingerprint"][:4]
+    assert "num_steps: 4" in card and "torch" in card
+    assert load_mini(file).fingerprint.weights[:16] in card
+    assert "source: data" in card and str(work) not in card  # it travels with the weights
     assert (work / "encoder.svg").read_text().count("<svg") == 1
     log = [json.loads(line) for line in (work / "encoder.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == [2, 4]
@@ -189,7 +191,8 @@ def test_pretrain_begins_from_a_file(work, capsys):
     before, after = load_mini(first), load_mini(second)
     assert after.config == before.config  # the file's shape, not the words'
     torch.testing.assert_close(after.registers, before.registers, atol=1e-6, rtol=0)
-    assert before.fingerprint.weights[:16] in (work / "second.md").read_text()
+    card = (work / "second.md").read_text()
+    assert before.fingerprint.weights[:16] in card and "num_tokens: 2" in card
     line = refused(
         capsys, "pretrain", data, f"out={work / 'z.safetensors'}", "init=none.safetensors"
     )
@@ -248,7 +251,7 @@ def test_pretrain_goes_on_after_a_stop(work, capsys):
     """SIGTERM saves; the same command goes on; another one's file is refused."""
     file = work / "stopped.safetensors"
     words = [f"data={work / 'data'}", f"out={file}", f"cache={work / 'cache'}", *TINY]
-    words += ["pretrain.num_steps=100000", "pretrain.log_every=10"]
+    words += ["pretrain.num_steps=100000", "pretrain.log_every=10", "pretrain.precision=float32"]
     command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
     process = subprocess.Popen([*command, "pretrain", *words], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -261,6 +264,8 @@ def test_pretrain_goes_on_after_a_stop(work, capsys):
     assert (work / "stopped.resume.safetensors").is_file() and not file.exists()
     line = refused(capsys, "pretrain", *words, "pretrain.learning_rate=0.5")
     assert "of another run, by its learning_rate" in line and "delete it to begin anew" in line
+    line = refused(capsys, "pretrain", *words, "pretrain.precision=bfloat16")
+    assert "of another run, by its precision" in line
     line = refused(capsys, "pretrain", *words, "encoder.depth=2")
     assert "another run, by its data or encoder" in line
 
@@ -273,6 +278,20 @@ def test_pretrain_refuses_before_it_trains(work, capsys):
     assert "ends in .safetensors" in refused(capsys, "pretrain", data, f"out={work / 'x'}")
     line = refused(capsys, "pretrain", data, out, "encoder.num_tokens=0")
     assert "num_tokens is 0" in line
+    line = refused(capsys, "pretrain", data, out, "encoder.num_tokens=1", "encoder.dim=2")
+    assert "1 tokens of 2, want at least 4 numbers" in line
+
+
+@pytest.mark.parametrize("word", ["augment=1.5", "augment=nan", "save_every_s=nan"])
+def test_pretrain_refuses_before_it_renders(word, tmp_path, capsys):
+    words = ["data=rendered", f"out={tmp_path / 'x.safetensors'}", f"cache={tmp_path / 'cache'}"]
+    assert word.partition("=")[0] in refused(capsys, "pretrain", *words, word)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_debug_renders_few_clips():
+    data = load_config("pretrain", ["data=rendered", "out=x", "experiment=debug"]).data
+    assert data.num_clips <= 20 and data.num_workers == 1
 
 
 def test_a_collapse_is_told_in_one_line(work, capsys):

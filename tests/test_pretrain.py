@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import SPEC, PointEnv
+from safetensors import SafetensorError
 
 from robot_wm.data import Clips
 from robot_wm.encoders import MiniConfig, MiniEncoder
@@ -131,8 +132,11 @@ def test_without_a_teacher_or_a_variance_term_it_collapses_and_the_run_stops(obj
         covariance_weight=0.0,
         narrow_width=16,
     )
+    rows = []
     with pytest.raises(CollapseError, match=r"collapsed: .* vary by 0\.\d+ \(floor 0\.05\)"):
-        list(pretraining(config).steps())
+        for row in pretraining(config).steps():
+            rows.append(row)
+    assert rows[-1]["std"] < 0.05 or rows[-1]["effective_rank"] < 1.5  # what stopped it is seen
 
 
 def test_embeddings_without_a_regulariser_collapse_and_the_run_stops():
@@ -238,6 +242,35 @@ def test_the_metric_makes_distances_motions_and_loses_nothing():
     assert torch.equal(few.metric(), torch.eye(2, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("gain", [0.0, 0.02])
+def test_a_motion_that_is_hardly_read_takes_no_direction_away(gain):
+    objective = ActionObjective(MiniEncoder(TOKENS), 3, quick("acjepa"))
+    with torch.no_grad():
+        objective.inverse.weight[1] *= gain
+    stretch = torch.linalg.svdvals(objective.metric())
+    assert stretch[-1] == pytest.approx(float(stretch[3]))  # 14 of 16 as they were
+    with torch.no_grad():
+        objective.inverse.weight.zero_()
+    assert torch.equal(objective.metric(), torch.eye(16, dtype=torch.float64))
+
+
+def test_a_trained_encoder_has_another_fingerprint():
+    run = pretraining(quick("acjepa", num_steps=2))
+    before = run.encoder.eval().fingerprint
+    list(run.steps())
+    assert run.encoder.fingerprint != before
+
+
+def test_a_full_disk_is_an_os_error(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr("robot_wm.pretrain.loop.save_file", full)
+    with pytest.raises(OSError, match=r"cannot write .*run: .*No space left"):
+        pretraining(quick("ijepa")).save(tmp_path / "run", about="")
+    assert not list(tmp_path.iterdir())
+
+
 def test_tokens_are_stretched_at_the_end_and_not_in_training():
     plain, stretched = (
         pretraining(quick("acjepa", num_steps=12, motion_share=share)) for share in (0.0, 0.9)
@@ -281,13 +314,15 @@ def test_spread_counts_directions():
     [
         *({"objective": "mae"}, {"anti_collapse": "hope"}, {"num_steps": 0}, {"mask_share": 1.0}),
         *({"mask_share": float("nan")}, {"narrow_width": 40}, {"time_limit_s": 0.0}),
-        *({"learning_rate": 0.0}, {"ema": 1.1}, {"duplicate_share": -0.1}, {"log_every": 0}),
+        *({"learning_rate": 0.0}, {"ema": 1.0}, {"duplicate_share": -0.1}, {"log_every": 0}),
         *(
             {"variance_weight": -1.0},
             {"precision": "fp32"},
             {"motion_share": 1.0},
             {"inverse_weight": float("inf")},
             {"num_masks": 1.5},
+            {"time_limit_s": "15min"},
+            {"time_limit_s": True},
         ),
     ],
 )

@@ -28,7 +28,7 @@ from robot_wm.cli.console import (
     say,
 )
 from robot_wm.cli.rendering import render_clips
-from robot_wm.cli.train import load_data
+from robot_wm.cli.train import load_data, source_name
 from robot_wm.data import Clips, load_frames, load_video_folder
 from robot_wm.encoders import MiniConfig, MiniEncoder, load_mini, save_mini
 from robot_wm.precision import choose_precision
@@ -50,10 +50,11 @@ def run(config: DictConfig) -> None:
     before = load_mini(Path(config.init)) if config.init else None
     shape = before.config if before else MiniConfig(**settings["encoder"])
     device = pick_device(config.device)
-    check_counts(2, num_frames=config.num_frames, batch_size=config.batch_size)
+    _check(config)
     check_objective(how, shape, has_actions=not _is_video_folder(config.data))
-    precision = str(choose_precision(how.precision, device)).removeprefix("torch.")
-    how = replace(how, precision=_saved_precision(out) or precision)
+    if how.precision == "auto":
+        measured = str(choose_precision(how.precision, device)).removeprefix("torch.")
+        how = replace(how, precision=_saved_precision(out) or measured)
     encoder = MiniEncoder(shape, generator=torch.Generator().manual_seed(how.seed)).to(device)
     if before:
         encoder.load_state_dict(before.state_dict())
@@ -73,6 +74,22 @@ def run(config: DictConfig) -> None:
     _resume_file(out).unlink(missing_ok=True)
     say(f"encoder: {out}, and its card {out.with_suffix('.md')}")
     finish({"encoder": str(out), "fingerprint": encoder.fingerprint.key, **rows[-1]})
+
+
+def _check(config: DictConfig) -> None:
+    """Refuses what would be refused anyway, before hours of decoding or rendering."""
+    check_counts(2, num_frames=config.num_frames, batch_size=config.batch_size)
+    if not 0 <= config.augment <= 1:
+        raise ValueError(f"augment: got {config.augment}, want a share from 0 to 1")
+    if not config.save_every_s >= 0:
+        raise ValueError(f"save_every_s: got {config.save_every_s}, want seconds, 0 or more")
+    how = config.pretrain
+    recorded = "action" in config.data and config.data.action == "recorded"
+    if recorded and how.objective.startswith("acjepa") and how.inverse_weight:
+        raise ValueError(
+            "data.action: recorded actions need not be motions that add up; take state_delta, "
+            "or pretrain.inverse_weight=0"
+        )
 
 
 def load_clips(
@@ -107,11 +124,6 @@ def load_clips(
         data = load_data(config.data)
         with Progress("read", "frame") as progress:
             frames = load_frames(data, size, cache_dir=cache, progress=progress)
-        if with_actions and config.pretrain.inverse_weight and data.spec.action == "recorded":
-            raise ValueError(
-                "data.action: recorded actions need not be motions that add up; take state_delta, "
-                "or pretrain.inverse_weight=0"
-            )
         taken = (data.dataset.content_hash, data.camera, data.state, data.spec.action, data.dt_s)
         lengths, actions = data.lengths, data.actions
         key = hashlib.sha256(repr((*taken, data.episodes)).encode()).hexdigest()
@@ -219,8 +231,12 @@ def _write_card(
     with replacing(out.with_suffix(".md")) as scratch:
         table = "".join(f"| {name} | {text} |\n" for name, text in facts.items())
         here = ("out", "cache", "device", "save_every_s", "init")
-        told = [str(key) for key in config if key not in here]
-        settings = OmegaConf.to_yaml(OmegaConf.masked_copy(config, told), resolve=True)
+        told: Any = OmegaConf.to_container(config, resolve=True)
+        told = {key: value for key, value in told.items() if key not in here}
+        told["encoder"] = asdict(shape)  # that of `init`, where there is one
+        if "source" in told["data"]:
+            told["data"]["source"] = source_name(str(config.data.source))
+        settings = OmegaConf.to_yaml(OmegaConf.create(told))
         scratch.write_text(
             f"# {out.name}\n\n| | |\n|---|---|\n{table}\n![learning curve]({plot.name})\n\n"
             f"All settings of `robot-wm pretrain`:\n\n```yaml\n{settings}```\n",

@@ -89,7 +89,7 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
         training={
             "data": {
                 # A checkpoint travels: where its data lay on this machine is nobody's business.
-                "source": _name(str(data.dataset.source)),
+                "source": source_name(str(data.dataset.source)),
                 "content_hash": data.dataset.content_hash,
                 "episodes": data.num_episodes,
                 "dropped": [str(finding) for finding in data.dropped],
@@ -157,7 +157,7 @@ def held_out_table(errors: dict[str, list[float]]) -> str:
     return "\n".join((head, *lines))
 
 
-def _name(source: str) -> str:
+def source_name(source: str) -> str:
     """A hub id as it is, of a directory its name alone."""
     return Path(source).resolve().name if Path(source).exists() else source
 

@@ -129,6 +129,11 @@ class MiniEncoder(nn.Module):
             self._fingerprint = fingerprint(self, self)
         return self._fingerprint
 
+    def train(self, mode: bool = True) -> MiniEncoder:
+        """As ever; a fingerprint taken before is forgotten."""
+        self._fingerprint = None
+        return super().train(mode)
+
     def forward(self, frames: Tensor) -> Tensor:
         """`[B, T, 3, height, width]` to tokens `[B, T, P, D]`.
 

@@ -9,6 +9,8 @@ from robot_wm.encoders import MiniEncoder
 from robot_wm.pretrain.collapse import sigreg, vicreg
 from robot_wm.pretrain.config import PretrainConfig
 
+_LEAST_GAIN = 0.1  # of the read-out's largest: a direction with less is not one that actions move
+
 
 class ActionObjective(nn.Module):
     """The throw-away predictor of a frame's embedding, and what is asked of the embeddings.
@@ -43,15 +45,17 @@ class ActionObjective(nn.Module):
         The inverse read-out says along which directions of the embedding the actions move it, and
         how far. Those directions are replaced by the read-out itself, in which equal motions are
         equal steps, scaled to hold `motion_share` of the variance; the others stay as they are,
-        and nothing is lost. Embeddings are taken to have unit variance, as the regulariser asks.
+        those among them that an action hardly reads, because it never varies or was not learnt.
+        Embeddings are taken to have unit variance, as the regulariser asks.
         """
         read_out = self.inverse.weight.T.double().cpu()  # [S, A]
         size, share = len(read_out), self._config.motion_share
-        if size <= read_out.shape[1]:  # no direction is left over to stretch against
+        basis, gain, _ = torch.linalg.svd(read_out, full_matrices=False)
+        basis, gain = basis[:, gain > _LEAST_GAIN * gain[0]], gain[gain > _LEAST_GAIN * gain[0]]
+        if not 0 < len(gain) < size:  # nothing to stretch, or nothing to stretch it against
             return torch.eye(size, dtype=torch.float64)
-        basis = torch.linalg.svd(read_out, full_matrices=False)[0]  # [S, A], orthonormal
         rest = torch.eye(size, dtype=torch.float64) - basis @ basis.T
-        moved = read_out @ basis.T
+        moved = (basis * gain) @ basis.T
         moved *= (share / (1 - share) * rest.square().sum() / moved.square().sum()).sqrt()
         metric = rest + moved
         return metric * (size / metric.square().sum()).sqrt()

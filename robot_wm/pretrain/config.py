@@ -103,8 +103,13 @@ class PretrainConfig:
         for name in ("learning_rate", "grad_clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, want above zero")
-        if self.time_limit_s is not None and not 0 < self.time_limit_s < math.inf:
-            raise ValueError(f"time_limit_s: got {self.time_limit_s}, want seconds above 0")
+        limit = self.time_limit_s
+        if limit is not None and (
+            isinstance(limit, bool)
+            or not isinstance(limit, (int, float))
+            or not 0 < limit < math.inf
+        ):
+            raise ValueError(f"time_limit_s: got {limit!r}, want seconds above 0")
         weights = ("weight_decay", "anti_collapse_weight", "inverse_weight", "masked_weight")
         weights += ("variance_weight", "covariance_weight", "collapse_std", "collapse_rank")
         for name in weights:
@@ -114,10 +119,10 @@ class PretrainConfig:
             raise ValueError(f"motion_share: got {self.motion_share}, want 0 to below 1")
         if not 0 < self.mask_share < 1:
             raise ValueError(f"mask_share: got {self.mask_share}, want between 0 and 1")
-        if not (0 <= self.duplicate_share <= 1 and 0 <= self.ema <= 1):
-            raise ValueError(
-                f"got duplicate_share {self.duplicate_share} and ema {self.ema}, want 0 to 1"
-            )
+        if not 0 <= self.duplicate_share <= 1:
+            raise ValueError(f"duplicate_share: got {self.duplicate_share}, want 0 to 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema: got {self.ema}, want 0 to below 1")
 
     @property
     def masked(self) -> str | None:

@@ -27,6 +27,7 @@ from robot_wm.pretrain.masked import MaskedObjective
 
 _WARMUP_STEPS = 100
 _MIN_FOR_RANK = 8  # pictures: fewer have no rank to speak of
+_MIN_NUMBERS = 4  # layer norm takes two of them away
 _MASKS = 1  # beside the seed and the step: the stream of random numbers that masks are drawn from
 
 
@@ -54,6 +55,11 @@ def check_objective(config: PretrainConfig, shape: MiniConfig, *, has_actions: b
         raise ValueError(f"{what}: the data has no actions")
     if config.from_actions and not shape.num_tokens:
         raise ValueError(f"{what}: num_tokens is 0, want at least 1")
+    if config.from_actions and shape.num_tokens * shape.dim < _MIN_NUMBERS:
+        raise ValueError(
+            f"{what}: got {shape.num_tokens} tokens of {shape.dim}, want at least {_MIN_NUMBERS} "
+            f"numbers a picture: whether fewer have collapsed cannot be told"
+        )
     if not config.from_actions and shape.num_tokens:
         raise ValueError(
             f"{what}: num_tokens is {shape.num_tokens}, want 0: it trains the patches, and what "
@@ -136,10 +142,12 @@ class Pretraining:
             metrics, features = self._train()
             self.step += 1
             self.elapsed_s += time.monotonic() - begin
-            if self.step % self._config.log_every == 0 or self.progress == 1:
+            looked = self.step % self._config.log_every == 0 or self.progress == 1
+            if looked:
                 metrics.update(spread(features))
-                self._check(metrics, len(features))
             yield {"step": self.step, **metrics, "elapsed_s": self.elapsed_s}
+            if looked:
+                self._check(metrics, len(features))
         if self._masked and not self._actions:
             self.encoder.load_state_dict(self._masked.teacher.state_dict())
         if self._actions and self._config.motion_share and self._config.inverse_weight:
@@ -215,6 +223,8 @@ class Pretraining:
             save_file(tensors, scratch, metadata={"pretraining": json.dumps(note)})
             sync(scratch)
             scratch.replace(path)
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"cannot write {path}: {error}") from error
         finally:
             scratch.unlink(missing_ok=True)
 
