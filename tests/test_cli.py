@@ -180,6 +180,8 @@ def test_pretrain_writes_an_encoder_that_train_takes(work, capsys):
     words = ["train", "experiment=debug", f"data={work / 'data'}", f"out={work / 'own'}"]
     words += [f"cache={work / 'cache'}", f"encoder.weights={file}"]
     assert run(capsys, *words)[0] == 0
+    card = (work / "own" / "card.md").read_text()
+    assert "weights: encoder.safetensors" in card and str(work) not in card
 
 
 def test_pretrain_begins_from_a_file(work, capsys):

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from robot_wm.checkpoint import find_checkpoint, load_checkpoint
+from robot_wm.encoders import load_mini, shipped_weights
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -67,32 +70,26 @@ def test_wheel(tmp_path: Path) -> None:
     assert "plan" in run(sys.executable, "-c", command, "--help", **outside)
 
     # And a plan runs on what is inside the wheel: configs, weights, scene.
-    run(sys.executable, "-c", _SAVE_UNTRAINED, **outside)
-    words = ["plan", "checkpoint=ckpt", "goal=goal.png", "out=run", "env.num_steps=2"]
+    goal = ROOT / "docs" / "images" / "goal.png"
+    words = ["plan", "checkpoint=so100_reach", f"goal={goal}", "out=run", "env.num_steps=2"]
     assert "energy" in run(sys.executable, "-c", command, *words, **outside)
     assert (tmp_path / "run" / "plan.mp4").is_file()
 
 
-_SAVE_UNTRAINED = """
-from pathlib import Path
-import numpy as np
-from PIL import Image
-from robot_wm.checkpoint import save_checkpoint
-from robot_wm.encoders import load_mini, shipped_weights
-from robot_wm.predictor import Predictor, PredictorConfig
-from robot_wm.preprocess import NormStats
-from robot_wm.world_model import LatentWorldModel, ModelSpec
-from sim_envs.so100_env import SO100Env
-
-env, encoder = SO100Env(), load_mini(shipped_weights())
-shape = PredictorConfig(encoder.dim, encoder.grid, action_dim=4, state_dim=4)
-names = env.action_spec.names
-spec = ModelSpec("front", 128, 128, env.control_dt, names, env.action_spec)
-unit = NormStats(np.zeros(4), np.ones(4))
-model = LatentWorldModel(encoder, Predictor(shape), spec, action_stats=unit, proprio_stats=unit)
-save_checkpoint(model, Path("ckpt"))
-Image.fromarray(env.reset(1).images["front"]).save("goal.png")
-"""
+def test_what_ships_is_small_and_fits_together() -> None:
+    weights = ROOT / "robot_wm" / "weights"
+    checkpoint = weights / "so100_reach"
+    assert sum(path.stat().st_size for path in checkpoint.iterdir()) < 10e6
+    assert (weights / "mini.safetensors").stat().st_size < 12e6
+    encoder = load_mini(shipped_weights())
+    assert encoder.grid[0] * encoder.grid[1] <= 64
+    model, config = load_checkpoint(find_checkpoint("so100_reach"))
+    assert model.encoder.fingerprint.difference(encoder.fingerprint) is None
+    for card in (weights / "mini.md", checkpoint / "card.md"):
+        text = card.read_text()
+        assert "seed" in text and "machine" in text and "| code |" in text
+        assert "/tmp" not in text and "/home" not in text
+    assert not Path(config["training"]["data"]["source"]).is_absolute()
 
 
 @pytest.mark.parametrize("module", ["robot_wm", "robot_wm.types", "robot_wm.contracts", "hardware"])

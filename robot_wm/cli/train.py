@@ -180,8 +180,11 @@ def _card(
         "code": git_sha() or "not a checkout",
     }
     table = "".join(f"| {name} | {text} |\n" for name, text in facts.items())
-    told = [str(key) for key in config if key not in ("out", "cache", "device", "data")]
-    settings = OmegaConf.to_yaml(OmegaConf.masked_copy(config, told), resolve=True)
+    told: Any = OmegaConf.to_container(config, resolve=True)
+    told = {key: told[key] for key in told if key not in ("out", "cache", "device", "data")}
+    if told["encoder"].get("weights"):
+        told["encoder"]["weights"] = Path(told["encoder"]["weights"]).name
+    settings = OmegaConf.to_yaml(OmegaConf.create(told))
     return (
         f"# A predictor for {', '.join(data.action_names)}\n\n| | |\n|---|---|\n{table}\n"
         f"```\n{held_out_table(errors)}\n```\n\nSettings of `robot-wm train`:\n\n"

@@ -41,14 +41,14 @@ class MiniConfig:
         dim: token dimension, D; of the patches it is `width`, and this is not used.
     """
 
-    image_size: int = 96
+    image_size: int = 64
     patch_size: int = 16
-    stem: Literal["linear", "conv"] = "linear"
+    stem: Literal["linear", "conv"] = "conv"
     width: int = 128
-    depth: int = 4
+    depth: int = 2
     num_heads: int = 4
-    num_tokens: int = 1
-    dim: int = 32
+    num_tokens: int = 4
+    dim: int = 8
 
     def __post_init__(self) -> None:
         sizes = (self.image_size, self.patch_size, self.width, self.depth, self.num_heads)
@@ -245,8 +245,6 @@ def load_mini(path: Path) -> MiniEncoder:
             weights = {name: file.get_tensor(name) for name in file.keys()}
         with torch.random.fork_rng(devices=[]):  # its first weights are not kept
             encoder = MiniEncoder(MiniConfig(**json.loads(metadata["mini"])))
-        if encoder.config.num_tokens and "metric" not in weights:  # written before there was one
-            weights["metric"] = encoder.get_buffer("metric")
         encoder.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"encoder weights: {path} is not a mini encoder's ({error})") from error
