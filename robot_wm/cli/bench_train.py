@@ -20,6 +20,7 @@ from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import compose_config
 from robot_wm.cli.console import finish, say
 from robot_wm.data import Batch
+from robot_wm.encoders import shipped_config
 from robot_wm.precision import choose_precision
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
@@ -101,10 +102,12 @@ def run(config: DictConfig) -> None:
     check_counts(repeats=config.repeats, batch_size=config.batch_size)
     check_counts(3, num_frames=config.num_frames)
     shipped: Any = OmegaConf.to_container(compose_config("train", []).predictor)
+    encoder = shipped_config()
     results = {
         "configured": _measure(config, settings["predictor"], config.token_dim, settings["grid"],
                                config.batch_size),
-        "shipped": _measure(config, shipped, 32, [1, 1], 8 * config.batch_size),
+        "shipped": _measure(config, shipped, encoder.dim, [1, encoder.num_tokens],
+                            8 * config.batch_size),
     }  # fmt: skip
     ours = results["configured"]
     finish(

@@ -53,8 +53,8 @@ def run(config: DictConfig) -> None:
     _check(config)
     check_objective(how, shape, has_actions=not _is_video_folder(config.data))
     if how.precision == "auto":
-        measured = str(choose_precision(how.precision, device)).removeprefix("torch.")
-        how = replace(how, precision=_saved_precision(out) or measured)
+        precision = _saved_precision(out) or str(choose_precision("auto", device))
+        how = replace(how, precision=precision.removeprefix("torch."))
     encoder = MiniEncoder(shape, generator=torch.Generator().manual_seed(how.seed)).to(device)
     if before:
         encoder.load_state_dict(before.state_dict())

@@ -6,6 +6,7 @@ import fcntl
 import functools
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def _make_frames(folder: Path, shape: tuple[int, ...]) -> None:
     path, scratch = folder / "frames.npy", folder / "frames.tmp"
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second run renders into the same place
-        if path.is_file():
+        if path.is_file() and path.stat().st_size > math.prod(shape):
             return
         for part in folder.glob("actions_*.npy"):
             part.unlink()

@@ -15,6 +15,7 @@ from robot_wm.encoders.mini import (
     load_mini,
     random_mini,
     save_mini,
+    shipped_config,
     shipped_weights,
     sincos_2d,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "released_encoder",
     "save_encoder",
     "save_mini",
+    "shipped_config",
     "shipped_weights",
     "sincos_2d",
 ]

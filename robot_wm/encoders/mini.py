@@ -175,12 +175,13 @@ class MiniEncoder(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """A picture to its patches' tokens, through three pairs of convolutions and a linear layer.
+    """A picture to its patches' tokens, through five convolutions and a linear layer.
 
     Args:
         patch_size: pixels, a multiple of 8.
         width: of the tokens.
-        channels: after the first convolution; each pair halves the picture and doubles them.
+        channels: after the first convolution; then two pairs, each of which doubles them. The
+            first convolution and each pair halve the picture.
     """
 
     def __init__(self, patch_size: int, width: int, channels: int = 16) -> None:
@@ -206,7 +207,8 @@ class ConvStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """`[n, 6, height, width]` to `[n, patches, width]`."""
         x = images.contiguous(memory_format=torch.channels_last)
-        for conv, more in zip(self.convs, (nn.Identity(), *self.more), strict=True):
+        x = F.relu(self.convs[0](x))
+        for conv, more in zip(self.convs[1:], self.more, strict=True):
             x = F.relu(more(F.relu(conv(x))))
         x = rearrange(x, "n c (r p) (s q) -> n (r s) (c p q)", p=self.cells, q=self.cells)
         return self.leave(x)
