@@ -12,8 +12,8 @@ robot's own units everywhere above world_model.py; a normalised one is called `a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,22 +38,33 @@ def check_image(image: ImageArray, what: str = "image") -> None:
 
 @dataclass(frozen=True, eq=False)
 class ActionSpec:
-    """The legal actions of a robot: a named, bounded box.
+    """The legal actions of a robot: a named, bounded box, and within it a trust region.
 
     Attributes:
         names: one name per dimension, A of them, e.g. `("ee.x", "ee.y", "ee.z", "gripper")`.
         low: lower bound per dimension, `[A]`, in `units`.
         high: upper bound per dimension, `[A]`, in `units`, above `low`.
         units: one unit per dimension, e.g. `("m", "m", "m", "m")`.
+        scale: what counts as a large action per dimension, `[A]`, in `units`: the unit of a
+            search's spread and of the trust region; half of the range where None.
+        fixed: name -> the value that this dimension always has; within the bounds.
+        trust_radius: the largest norm of an action's free dimensions, seen from `rest`, over
+            `scale`; None: the bounds alone.
+        trust_norm: of that norm: `"l2"`, a ball, or `"box"`, the largest of the dimensions.
 
     Raises:
-        ValueError: lengths differ, a bound is not finite, or `low` is not below `high`.
+        ValueError: lengths differ, a bound is not finite, `low` is not below `high`, or a scale,
+            a fixed value or a radius makes no sense.
     """
 
     names: tuple[str, ...]
     low: FloatArray
     high: FloatArray
     units: tuple[str, ...]
+    scale: FloatArray | None = None
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    trust_radius: float | None = None
+    trust_norm: Literal["l2", "box"] = "l2"
 
     def __post_init__(self) -> None:
         low, high = np.array(self.low, np.float64), np.array(self.high, np.float64)
@@ -70,6 +81,24 @@ class ActionSpec:
         for name, lo, hi in zip(self.names, low, high, strict=True):
             if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
                 raise ValueError(f"ActionSpec: {name} is bounded by [{lo}, {hi}]; want low < high")
+        if self.scale is not None:
+            scale = np.array(self.scale, np.float64)
+            if scale.shape != (size,) or not (np.isfinite(scale) & (scale > 0)).all():
+                raise ValueError(f"scale: got {self.scale}, want {size} finite numbers above zero")
+            scale.setflags(write=False)
+            object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "fixed", {k: float(v) for k, v in self.fixed.items()})
+        for name, value in self.fixed.items():
+            if name not in self.names:
+                raise ValueError(f"fixed: got {name!r}, want one of {', '.join(self.names)}")
+            i = self.names.index(name)
+            if not low[i] <= value <= high[i]:
+                raise ValueError(f"fixed: got {name}={value}, want {low[i]:g} to {high[i]:g}")
+        if self.trust_norm not in ("l2", "box"):
+            raise ValueError(f"trust_norm: got {self.trust_norm!r}, want 'l2' or 'box'")
+        radius = self.trust_radius
+        if radius is not None and not 0 < radius < np.inf:
+            raise ValueError(f"trust_radius: got {radius}, want a number above zero, or None")
         low.setflags(write=False)
         high.setflags(write=False)
 
@@ -78,8 +107,26 @@ class ActionSpec:
         """Number of action dimensions, A."""
         return len(self.names)
 
+    @property
+    def unit(self) -> FloatArray:
+        """`scale`, or half of the range where there is none, `[A]`."""
+        return (self.high - self.low) / 2 if self.scale is None else self.scale
+
+    @property
+    def free(self) -> NDArray[np.bool_]:
+        """Which dimensions may be chosen, `[A]`."""
+        return np.array([name not in self.fixed for name in self.names])
+
+    @property
+    def rest(self) -> FloatArray:
+        """The legal action nearest to none at all, `[A]`: what is done where nothing is."""
+        rest = np.clip(np.zeros(self.size), self.low, self.high)
+        for name, value in self.fixed.items():
+            rest[self.names.index(name)] = value
+        return rest
+
     def within(self, other: ActionSpec) -> ActionSpec:
-        """This spec with bounds no wider than `other`'s.
+        """This spec with bounds no wider than `other`'s; what else it says stays.
 
         Raises:
             ValueError: the two name different actions, or their bounds do not meet.
@@ -90,10 +137,12 @@ class ActionSpec:
                 f"({', '.join(other.names)}), want the same"
             )
         low, high = np.maximum(self.low, other.low), np.minimum(self.high, other.high)
-        return ActionSpec(self.names, low, high, self.units)
+        return replace(self, low=low, high=high)
 
     def clip(self, action: FloatArray) -> FloatArray:
-        """Returns `action` `[..., A]` moved into the bounds, float64.
+        """Returns `action` `[..., A]` moved to a legal one, float64.
+
+        Into the bounds dimension by dimension, then straight toward `rest` into the trust region.
 
         Raises:
             ValueError: wrong size, or not finite (clipping would let NaN through).
@@ -103,7 +152,16 @@ class ActionSpec:
             raise ValueError(f"action: got shape {action.shape}, want [..., {self.size}]")
         if not np.isfinite(action).all():
             raise ValueError(f"action: got {action}, want finite numbers")
-        return np.clip(action, self.low, self.high)
+        action = np.where(self.free, np.clip(action, self.low, self.high), self.rest)
+        if self.trust_radius is None:
+            return action
+        away = (action - self.rest) / self.unit
+        if self.trust_norm == "box":
+            away = np.clip(away, -self.trust_radius, self.trust_radius)
+        else:
+            norm = np.linalg.norm(away, axis=-1, keepdims=True)
+            away = away / np.maximum(1, norm / self.trust_radius)
+        return self.rest + away * self.unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,12 +193,14 @@ class Plan:
     Attributes:
         actions: `[H, A]` in the robot's units, inside the ActionSpec.
         cost: predicted cost of `actions`, lower is better, finite.
+        elites: the best sequences `[K, H, A]`, best first: seeds of the next search.
         info: diagnostics, name -> number or list of numbers (`cost_by_iteration`, `num_samples`,
             `num_finite`, ...). For people and reports; no code decides on it.
     """
 
     actions: FloatArray
     cost: float
+    elites: FloatArray | None = None
     info: Mapping[str, object] = field(default_factory=dict)
 
 

@@ -1,0 +1,316 @@
+"""Planners that descend through the model."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from robot_wm.planners.cem import refit
+from robot_wm.planners.protocol import Cost
+from robot_wm.planners.search import Search, Space, check_sizes, check_spread, normal
+from robot_wm.types import ActionSpec, Plan, check_counts
+
+
+class GradientDescent:
+    """Adam on several sequences at once, each step projected to what is legal.
+
+    Args:
+        horizon: actions per sequence, H.
+        num_samples: starts: the warm start, and others drawn around it.
+        num_iterations: steps.
+        num_elites: best sequences that are kept.
+        step: Adam's rate, in units of the spec's scale; it falls to zero as half a cosine.
+        init_std: standard deviation of the starts, in the same units.
+
+    Raises:
+        ValueError: a size below one, more elites than samples, or a step or spread that is not
+            above zero.
+    """
+
+    def __init__(
+        self,
+        *,
+        horizon: int = 1,
+        num_samples: int = 8,
+        num_iterations: int = 24,
+        num_elites: int = 4,
+        step: float = 0.2,
+        init_std: float = 0.6,
+    ) -> None:
+        check_sizes(
+            "GradientDescent",
+            num_samples=num_samples,
+            num_elites=num_elites,
+            horizon=horizon,
+            num_iterations=num_iterations,
+        )
+        if not (0 < step < math.inf and 0 < init_std < math.inf):
+            raise ValueError(
+                f"GradientDescent: got step={step}, init_std={init_std}; want both above zero"
+            )
+        self.horizon = horizon
+        self.num_samples = num_samples
+        self.num_iterations = num_iterations
+        self.num_elites = num_elites
+        self.step = step
+        self.init_std = init_std
+
+    def plan(
+        self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
+    ) -> Plan:
+        """See `Planner.plan`."""
+        search = Search(
+            cost,
+            spec,
+            horizon=self.horizon,
+            init=init,
+            device=generator.device,
+            num_elites=self.num_elites,
+        )
+        space, mean = search.space, search.mean
+        noise = normal((self.num_samples - 1, *mean.shape), generator)
+        at = space.project(torch.cat((mean[None], mean + self.init_std * space.unit * noise)))
+        first, second = torch.zeros_like(at), torch.zeros_like(at)
+        for i in range(1, self.num_iterations + 1):
+            needed = None if i == 1 else 0
+            _, gradient = search.judge_with_gradient(at, num_finite=needed)
+            gradient = gradient * space.unit  # so that a step means the same in all dimensions
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient.square()
+            ahead = first / (1 - 0.9**i) / ((second / (1 - 0.999**i)).sqrt() + 1e-12)
+            rate = self.step * 0.5 * (1 + math.cos(math.pi * (i - 1) / self.num_iterations))
+            at = space.project(at - rate * space.unit * ahead)
+        search.judge(at, num_finite=0)
+        return search.plan()
+
+
+class GradientCEM:
+    """CEM whose best candidates take gradient steps before the refit (as in arXiv 2112.10751).
+
+    Args:
+        horizon: actions per sequence, H.
+        num_samples: sequences drawn per iteration, N.
+        num_iterations: refits of the Gaussian.
+        num_elites: best sequences the Gaussian is refitted to.
+        num_refined: the best of an iteration's sequences that descend.
+        num_steps: steps that they take.
+        step: length of the first, in units of the spec's scale; they shrink to nothing linearly.
+        init_std: first standard deviation, in the same units.
+        min_std: floor of the standard deviation, in the same units.
+
+    Raises:
+        ValueError: a size below one, more elites or refined sequences than samples, or a step or
+            spread out of order.
+    """
+
+    def __init__(
+        self,
+        *,
+        horizon: int = 1,
+        num_samples: int = 24,
+        num_iterations: int = 2,
+        num_elites: int = 6,
+        num_refined: int = 4,
+        num_steps: int = 3,
+        step: float = 0.3,
+        init_std: float = 0.6,
+        min_std: float = 0.02,
+    ) -> None:
+        check_sizes(
+            "GradientCEM",
+            num_samples=num_samples,
+            num_elites=num_elites,
+            horizon=horizon,
+            num_iterations=num_iterations,
+            num_steps=num_steps,
+        )
+        check_counts(num_refined=num_refined)
+        if num_refined > num_samples:
+            raise ValueError(
+                f"num_refined: got {num_refined}, want at most num_samples={num_samples}"
+            )
+        check_spread("GradientCEM", min_std=min_std, init_std=init_std)
+        if not 0 < step < math.inf:
+            raise ValueError(f"step: got {step}, want a number above zero")
+        self.horizon = horizon
+        self.num_samples = num_samples
+        self.num_iterations = num_iterations
+        self.num_elites = num_elites
+        self.num_refined = num_refined
+        self.num_steps = num_steps
+        self.step = step
+        self.init_std = init_std
+        self.min_std = min_std
+
+    def plan(
+        self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
+    ) -> Plan:
+        """See `Planner.plan`."""
+        search = Search(
+            cost,
+            spec,
+            horizon=self.horizon,
+            init=init,
+            device=generator.device,
+            num_elites=self.num_elites,
+        )
+        space, mean = search.space, search.mean
+        std = (self.init_std * space.unit).expand_as(mean)
+        for _ in range(self.num_iterations):
+            noise = normal((self.num_samples - 1, *mean.shape), generator)
+            candidates = space.project(torch.cat((mean[None], mean + std * noise)))
+            costs = search.judge(candidates)
+            at = candidates[costs.argsort(stable=True)[: self.num_refined]]
+            for i in range(self.num_steps):
+                _, gradient = search.judge_with_gradient(at, num_finite=0)
+                gradient = gradient * space.unit
+                size = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
+                rate = self.step * (1 - i / self.num_steps)
+                at = space.project(at - rate * space.unit * gradient / size)
+            search.judge(at, num_finite=0)
+            mean, std = refit(search.actions, self.min_std * space.unit)
+        search.judge(space.project(mean[None]))
+        return search.plan()
+
+
+class QuasiNewton:
+    """Random candidates, the best of which descend by projected BFGS.
+
+    A latent that is pretrained so that equal motions are equal steps makes the energy close to a
+    quadratic of the actions, and a few gradients tell all about a quadratic. Bounds are kept by
+    projection, with what presses against them left out of the step (Bertsekas 1982); a step that
+    does not descend is not taken, and the next is shorter.
+
+    Args:
+        horizon: actions per sequence, H.
+        num_samples: sequences drawn, N, the warm start among them.
+        num_starts: the best of them, which descend.
+        num_iterations: steps.
+        first_step: length of the longest first step, in units of the spec's scale.
+        init_std: standard deviation of what is drawn, in the same units.
+
+    Raises:
+        ValueError: a size below one, more starts than samples, or a step or spread that is not
+            above zero.
+    """
+
+    def __init__(
+        self,
+        *,
+        horizon: int = 1,
+        num_samples: int = 16,
+        num_starts: int = 2,
+        num_iterations: int = 6,
+        first_step: float = 0.5,
+        init_std: float = 0.6,
+    ) -> None:
+        check_sizes(
+            "QuasiNewton",
+            num_samples=num_samples,
+            num_elites=num_starts,
+            horizon=horizon,
+            num_iterations=num_iterations,
+        )
+        if not (0 < first_step < math.inf and 0 < init_std < math.inf):
+            raise ValueError(
+                f"QuasiNewton: got first_step={first_step}, init_std={init_std}; want both above "
+                f"zero"
+            )
+        self.horizon = horizon
+        self.num_samples = num_samples
+        self.num_starts = num_starts
+        self.num_iterations = num_iterations
+        self.first_step = first_step
+        self.init_std = init_std
+
+    def plan(
+        self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
+    ) -> Plan:
+        """See `Planner.plan`."""
+        search = Search(
+            cost,
+            spec,
+            horizon=self.horizon,
+            init=init,
+            device=generator.device,
+            num_elites=self.num_starts,
+        )
+        space, mean = search.space, search.mean
+        noise = normal((self.num_samples - 1, *mean.shape), generator)
+        drawn = torch.cat((mean[None], mean + self.init_std * space.unit * noise))
+        search.judge(space.project(drawn))
+        at = search.actions
+        value, gradient = search.judge_with_gradient(at)
+        bfgs = _BFGS(at, value, gradient, search.space, self.first_step)
+        for i in range(self.num_iterations):
+            ahead = bfgs.propose()
+            if i + 1 == self.num_iterations:
+                search.judge(ahead, num_finite=0)
+            else:
+                bfgs.learn(ahead, *search.judge_with_gradient(ahead, num_finite=0))
+        return search.plan()
+
+
+class _BFGS:
+    """Projected BFGS (Nocedal and Wright 2006, chapter 6) on K sequences that share nothing.
+
+    Numbers are in units of the spec's scale. Steps are no longer than a radius, which doubles with
+    a step that descends and shrinks to a third of one that does not.
+    """
+
+    def __init__(
+        self, at: Tensor, value: Tensor, gradient: Tensor, space: Space, first_step: float
+    ) -> None:
+        self._space, self._shape = space, at.shape
+        self._unit = space.unit.expand(at.shape[1:]).flatten()  # [d], d = H * A
+        self._low = space.low.expand(at.shape[1:]).flatten()
+        self._high = space.high.expand(at.shape[1:]).flatten()
+        self._at, self._value = at.flatten(1), value  # [K, d], [K]
+        self._gradient = gradient.flatten(1) * self._unit
+        self._inverse = torch.eye(len(self._unit)).to(at).repeat(len(at), 1, 1)  # [K, d, d]
+        self._knows = torch.zeros_like(value, dtype=torch.bool)  # a curvature
+        self._radius = torch.full_like(value, first_step)
+
+    def propose(self) -> Tensor:
+        """Where to look next, `[K, H, A]`."""
+        pressed = (self._at <= self._low) & (self._gradient > 0)
+        pressed |= (self._at >= self._high) & (self._gradient < 0)
+        slope = self._gradient.masked_fill(pressed, 0.0)
+        inverse = self._inverse.masked_fill(pressed[:, :, None] | pressed[:, None, :], 0.0)
+        step = -torch.einsum("kij,kj->ki", inverse, slope)
+        steepest = -slope / _length(slope) * self._radius[:, None]
+        downhill = self._knows & ((step * slope).sum(1) < 0)
+        step = torch.where(downhill[:, None], step, steepest)
+        step = step * (self._radius[:, None] / _length(step)).clamp(max=1)
+        return self._space.project((self._at + step * self._unit).view(self._shape))
+
+    def learn(self, there: Tensor, value: Tensor, gradient: Tensor) -> None:
+        """What was found there; moves there where it is lower."""
+        there, gradient = there.flatten(1), gradient.flatten(1) * self._unit
+        step = (there - self._at) / self._unit.clamp(min=1e-12)
+        change = gradient - self._gradient
+        curvature = (step * change).sum(1)
+        usable = curvature > 1e-6 * _length(step)[:, 0] * _length(change)[:, 0]
+        usable &= value.isfinite()
+        curvature = torch.where(usable, curvature, 1.0)
+        eye = torch.eye(step.shape[1]).to(step)
+        first = (curvature / _length(change)[:, 0].square())[:, None, None] * eye
+        before = torch.where(self._knows[:, None, None], self._inverse, first)
+        across = eye - torch.einsum("ki,kj->kij", step, change) / curvature[:, None, None]
+        along = torch.einsum("ki,kj->kij", step, step) / curvature[:, None, None]
+        updated = across @ before @ across.transpose(1, 2) + along
+        self._inverse = torch.where(usable[:, None, None], updated, self._inverse)
+        self._knows |= usable
+        lower = value < self._value
+        far = _length(step)[:, 0]
+        self._radius = torch.where(lower, self._radius.maximum(2 * far), far / 3)
+        self._at = torch.where(lower[:, None], there, self._at)
+        self._gradient = torch.where(lower[:, None], gradient, self._gradient)
+        self._value = torch.where(lower, value, self._value)
+
+
+def _length(rows: Tensor) -> Tensor:
+    """Norms `[K, 1]` of `[K, d]`, never zero."""
+    return rows.norm(dim=1, keepdim=True).clamp(min=1e-20)

@@ -1,0 +1,46 @@
+"""What every planner is: a search of action sequences that a cost likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robot_wm.types import ActionSpec, Plan
+
+Cost = Callable[[Tensor], Tensor]
+
+
+class Planner(Protocol):
+    """Minimises a cost over action sequences. It sees a function, never a model."""
+
+    @property
+    def horizon(self) -> int:
+        """Actions per sequence, H."""
+        ...
+
+    def plan(
+        self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
+    ) -> Plan:
+        """Searches.
+
+        Args:
+            cost: action sequences `[N, H, A]`, float32, robot's units, to costs `[N]`.
+            spec: legal actions.
+            init: a plan to start from, already shifted to now; its horizon may be shorter.
+            generator: the only source of randomness, on the device to plan on.
+
+        Raises:
+            PlanningError: too few candidates with a finite cost.
+            ValueError: a cost of another shape.
+        """
+        ...
+
+
+def shift(plan: Plan, num_executed: int) -> Plan:
+    """What is left of a plan after `num_executed` actions: the warm start of the next."""
+    elites = None if plan.elites is None else plan.elites[:, num_executed:]
+    return replace(plan, actions=plan.actions[num_executed:], elites=elites)

@@ -1,0 +1,216 @@
+"""What planners share: legal candidates, judged costs, the best so far, and when to give up."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robot_wm.planners.protocol import Cost
+from robot_wm.types import ActionSpec, FloatArray, Plan, PlanningError, check_counts
+
+_DIFFERENCE = 0.05  # in units of the spec's scale: above what rendered pixels quantise
+
+
+class Space:
+    """An ActionSpec in torch: what sequences are legal, and how wide a search starts.
+
+    Args:
+        spec: legal actions.
+        horizon: H.
+        device: of the candidates.
+    """
+
+    def __init__(self, spec: ActionSpec, horizon: int, device: torch.device) -> None:
+        def tensor(value: FloatArray) -> Tensor:
+            return torch.tensor(value, dtype=torch.float32, device=device)
+
+        self.spec, self.horizon, self.device = spec, horizon, device
+        self.rest = tensor(spec.rest)
+        self.low = torch.where(tensor(spec.free) > 0, tensor(spec.low), self.rest)
+        self.high = torch.where(tensor(spec.free) > 0, tensor(spec.high), self.rest)
+        self.unit = tensor(spec.unit * spec.free)  # nothing spreads along a fixed dimension
+        self._divisor = tensor(spec.unit)
+
+    def project(self, actions: Tensor) -> Tensor:
+        """Sequences `[..., A]` to legal ones, as `ActionSpec.clip` does."""
+        actions = actions.clamp(self.low, self.high)
+        radius = self.spec.trust_radius
+        if radius is None:
+            return actions
+        away = (actions - self.rest) / self._divisor
+        if self.spec.trust_norm == "box":
+            away = away.clamp(-radius, radius)
+        else:
+            away = away / (away.norm(dim=-1, keepdim=True) / radius).clamp(min=1)
+        return self.rest + away * self._divisor
+
+    def sequence(self, actions: FloatArray | None) -> Tensor:
+        """A known beginning `[h, A]`, continued by rest: `[H, A]`."""
+        start = np.tile(self.spec.rest, (self.horizon, 1))
+        if actions is not None:
+            known = min(self.horizon, len(actions))
+            start[:known] = self.spec.clip(actions[:known])
+        return torch.tensor(start, dtype=torch.float32, device=self.device)
+
+
+class Search:
+    """One search: judges candidates, keeps the best, counts, and makes the Plan of it.
+
+    Attributes:
+        space: where it searches.
+        mean: where it starts, `[H, A]`: the warm start, continued by rest.
+        actions: the best sequences so far, `[K, H, A]`, best first.
+        costs: theirs, `[K]`.
+
+    Args:
+        cost: what is minimised.
+        spec: legal actions.
+        horizon: H.
+        init: the warm start.
+        device: to search on.
+        num_elites: sequences kept; as many finite costs are asked of every batch of candidates.
+    """
+
+    def __init__(
+        self,
+        cost: Cost,
+        spec: ActionSpec,
+        *,
+        horizon: int,
+        init: Plan | None,
+        device: torch.device,
+        num_elites: int,
+    ) -> None:
+        self.space = Space(spec, horizon, device)
+        self.mean = self.space.sequence(None if init is None else init.actions)
+        self.actions = self.mean[None][:0]
+        self.costs = self.mean.new_zeros(0)
+        self._cost, self._num_elites = cost, num_elites
+        self._course: list[float] = []
+        self._num_evaluated = self._num_finite = self._num_gradients = 0
+
+    def judge(self, candidates: Tensor, *, num_finite: int | None = None) -> Tensor:
+        """Costs `[N]` of legal candidates `[N, H, A]`, +inf where they are not finite.
+
+        Args:
+            candidates: sequences.
+            num_finite: as many finite costs are asked for; as many as elites where None, or all
+                where there are fewer candidates.
+
+        Raises:
+            PlanningError: fewer finite costs than that.
+            ValueError: the cost has another shape.
+        """
+        costs = finite_costs(self._cost(candidates).detach(), len(candidates))
+        self._note(candidates, costs, num_finite)
+        return costs
+
+    def judge_with_gradient(
+        self, candidates: Tensor, *, num_finite: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `judge`, with the gradients `[N, H, A]`; zero where they are not finite.
+
+        Where the cost has no gradient, as that of a simulator, each is taken from differences
+        along every free number of the sequence, `H * A` more evaluations.
+        """
+        with torch.enable_grad():
+            leaf = candidates.detach().requires_grad_()
+            raw = self._cost(leaf)
+            costs = finite_costs(raw.detach(), len(leaf))
+            differentiable = raw.requires_grad
+            if differentiable:
+                (gradient,) = torch.autograd.grad(raw[costs.isfinite()].sum(), leaf)
+                self._num_gradients += len(leaf)
+        self._note(candidates, costs, num_finite)
+        if not differentiable:
+            gradient = self._differences(candidates, costs)
+        return costs, gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _differences(self, candidates: Tensor, costs: Tensor) -> Tensor:
+        """Gradients `[N, H, A]` by one-sided differences, inward from the bounds."""
+        space, shape = self.space, candidates.shape
+        free = space.unit.expand(shape[1:]).flatten().nonzero()[:, 0]
+        size = (_DIFFERENCE * space.unit).expand(shape[1:]).flatten()
+        flat, high = candidates.flatten(1), space.high.expand(shape[1:]).flatten()
+        moves = torch.where(flat + size > high, -size, size)[:, free]  # [N, free]
+        moved = flat[:, None].repeat(1, len(free), 1)  # [N, free, H * A]
+        moved[:, torch.arange(len(free)), free] += moves
+        there = self.judge(moved.view(-1, *shape[1:]), num_finite=0).view(len(costs), -1)
+        gradient = torch.zeros_like(flat)
+        gradient[:, free] = (there - costs[:, None]) / moves
+        return gradient.view(shape)
+
+    def _note(self, candidates: Tensor, costs: Tensor, num_finite: int | None) -> None:
+        finite = int(costs.isfinite().sum())
+        needed = min(self._num_elites if num_finite is None else num_finite, len(costs))
+        if finite < needed:
+            raise PlanningError(
+                f"{finite} of {len(costs)} candidates have a finite cost; {needed} are needed"
+            )
+        pool, pool_costs = torch.cat((self.actions, candidates)), torch.cat((self.costs, costs))
+        best = pool_costs.argsort(stable=True)[: self._num_elites]
+        self.actions, self.costs = pool[best], pool_costs[best]
+        self._num_evaluated += len(costs)
+        self._num_finite += finite
+        self._course.append(float(self.costs[0]))
+
+    def plan(self) -> Plan:
+        """The best sequence, its cost judged once more, and how the search went.
+
+        Raises:
+            PlanningError: that cost is not finite.
+        """
+        cost = float(finite_costs(self._cost(self.actions[:1]).detach(), 1)[0])
+        self._num_evaluated += 1
+        if not math.isfinite(cost):
+            raise PlanningError("the best sequence's cost is not finite when it is judged again")
+        self._num_finite += 1
+        kept = self.costs.isfinite()
+        elites = self.space.spec.clip(self.actions[kept].cpu().numpy())
+        return Plan(
+            actions=elites[0],
+            cost=cost,
+            elites=elites,
+            info={
+                "cost_by_iteration": self._course,
+                "num_evaluated": self._num_evaluated,
+                "num_finite": self._num_finite,
+                "num_gradients": self._num_gradients,
+                "elite_costs": self.costs[kept].tolist(),
+            },
+        )
+
+
+def finite_costs(costs: Tensor, num_candidates: int) -> Tensor:
+    """Costs `[N]` with every non-finite one turned into +inf.
+
+    Raises:
+        ValueError: the cost function returned another shape.
+    """
+    if tuple(costs.shape) != (num_candidates,):
+        raise ValueError(f"cost: got shape {tuple(costs.shape)}, want ({num_candidates},)")
+    return torch.where(costs.isfinite(), costs, torch.inf)
+
+
+def normal(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard normal numbers on the generator's device."""
+    return torch.randn(size, generator=generator, device=generator.device)
+
+
+def check_sizes(planner: str, *, num_samples: int, num_elites: int, **counts: int) -> None:
+    """Raises ValueError unless all are at least 1 and the elites no more than the samples."""
+    for name, value in {"num_samples": num_samples, "num_elites": num_elites, **counts}.items():
+        check_counts(**{f"{planner}.{name}": value})
+    if num_elites > num_samples:
+        raise ValueError(f"num_elites: got {num_elites}, want at most num_samples={num_samples}")
+
+
+def check_spread(planner: str, *, min_std: float, init_std: float) -> None:
+    """Raises ValueError unless 0 < min_std <= init_std, both finite."""
+    if not 0 < min_std <= init_std < math.inf:
+        raise ValueError(
+            f"{planner}: got min_std={min_std}, init_std={init_std}; want 0 < min <= init"
+        )
