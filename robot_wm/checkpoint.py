@@ -230,6 +230,7 @@ def _spec_to_json(spec: ModelSpec) -> dict[str, object]:
         "context_frames": spec.context_frames,
         "features": spec.features,
         "extrinsics": list(spec.extrinsics),
+        "step_energy": None if spec.step_energy is None else dict(spec.step_energy),
     }
 
 

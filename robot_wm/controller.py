@@ -1,20 +1,54 @@
-"""Model-predictive control toward a goal picture: look, imagine, choose, act, look again."""
+"""Model-predictive control toward goal pictures: look, imagine, choose, act, look again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from robot_wm.imagination import Economy, ImaginedCost
 from robot_wm.objectives import Objective
 from robot_wm.planners import Planner, shift
-from robot_wm.types import ActionSpec, FloatArray, Goal, Observation, Plan
+from robot_wm.types import (
+    ActionSpec,
+    FloatArray,
+    Goal,
+    Observation,
+    Plan,
+    PlanningError,
+    check_counts,
+)
 from robot_wm.world_model import WorldModel
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the controller made of one look.
+
+    Attributes:
+        goal: number of the goal picture it was after.
+        energy: of what it saw: the objective of staying there.
+        decision: `"plan"`: the first action of a new plan; `"continue"`: the next of the last one;
+            `"hold"`: nothing, for no plan is better than that by the margin; `"arrived"`: nothing,
+            the last goal is reached; `"given up"`: nothing, the last goal's time is over.
+        plan_cost: what the plan was predicted to cost, where there was one.
+        rest_cost: what doing nothing was predicted to cost.
+    """
+
+    goal: int
+    energy: float
+    decision: Literal["plan", "continue", "hold", "arrived", "given up"]
+    plan_cost: float | None = None
+    rest_cost: float | None = None
+
+
 class MPC:
-    """Plans at every look and executes the first action (robot_wm.types.Controller).
+    """Plans, executes the beginning of the plan, looks again (robot_wm.types.Controller).
 
     Args:
         model: imagines.
@@ -24,6 +58,15 @@ class MPC:
         seed: of the planner's randomness. Every episode starts from it anew, so an episode's
             outcome does not depend on those before it.
         device: where the planner draws its candidates; the model's own.
+        execute_steps: actions of a plan that are executed before the next one.
+        margin: energy by which a plan must beat doing nothing; otherwise nothing is done.
+        arrival: a goal is reached where the energy is no higher than this; None: never.
+        arrival_looks: for so many looks in a row.
+        timeout_steps: looks that are spent on one goal at most; None: without end.
+        economy: where imagining saves work.
+
+    Raises:
+        ValueError: a number out of range, or an action space that the planner cannot fill.
     """
 
     def __init__(
@@ -35,44 +78,139 @@ class MPC:
         *,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        execute_steps: int = 1,
+        margin: float = 0.0,
+        arrival: float | None = None,
+        arrival_looks: int = 2,
+        timeout_steps: int | None = None,
+        economy: Economy | None = None,
     ) -> None:
+        check_counts(execute_steps=execute_steps, arrival_looks=arrival_looks)
+        if timeout_steps is not None:
+            check_counts(timeout_steps=timeout_steps)
+        if execute_steps > planner.horizon:
+            raise ValueError(
+                f"execute_steps: got {execute_steps}, want at most the planner's horizon, "
+                f"{planner.horizon}"
+            )
+        for name, energy in (("margin", margin), ("arrival", arrival)):
+            if energy is not None and not 0 <= energy < math.inf:
+                raise ValueError(f"{name}: got {energy}, want an energy of 0 or more")
         self._model = model
         self._planner = planner
         self._make_objective = make_objective
         self._spec = action_spec
         self._seed = seed
         self._generator = torch.Generator(device)
-        self._objective: Objective | None = None
+        self._execute_steps = execute_steps
+        self._margin, self._arrival = margin, arrival
+        self._arrival_looks, self._timeout_steps = arrival_looks, timeout_steps
+        self._economy = economy
+        self._objectives: list[Objective] = []
         self._plan: Plan | None = None
+        self.looks: list[Look] = []
 
     @property
     def last_plan(self) -> Plan | None:
-        """The plan behind the last action."""
+        """The plan behind the last action; None where it was to do nothing."""
         return self._plan
 
-    def reset(self, goal: Goal) -> None:
-        """Begins an episode: the goal's latent is computed here, once."""
+    @property
+    def goal_index(self) -> int:
+        """Number of the goal picture it is after."""
+        return self._goal
+
+    def reset(self, goal: Goal | Sequence[Goal]) -> None:
+        """Begins an episode: the goals' latents are computed here, once.
+
+        Args:
+            goal: what is wanted, or several, one after the other.
+
+        Raises:
+            ValueError: no goal, or a picture that does not fit.
+        """
+        goals = [goal] if isinstance(goal, Goal) else list(goal)
+        if not goals:
+            raise ValueError("goal: got none, want at least one picture")
         self._generator.manual_seed(self._seed)
-        self._objective = self._make_objective(self._model.embed(goal.images))
+        self._objectives = [self._make_objective(self._model.embed(g.images)) for g in goals]
         self._state = self._model.initial()
-        self._plan = None
+        self._plan, self._executed = None, 0
+        self._goal, self._num_near, self._num_looks = 0, 0, 0
+        self._over: Literal["arrived", "given up"] | None = None
+        self.looks = []
 
     @torch.no_grad()
     def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
         """The next action `[A]`, robot's units.
 
         Raises:
-            PlanningError: no plan that the planner can stand behind.
+            PlanningError: no plan that the planner can stand behind, or a latent that is not
+                finite.
             RuntimeError: called before `reset`.
         """
-        objective = self._objective
-        if objective is None:
+        if not self._objectives:
             raise RuntimeError("act: called before reset(goal)")
-        state = self._state = self._model.observe(self._state, obs, applied)
+        self._state = self._model.observe(self._state, obs, applied)
+        latent = self._model.embed(obs.images)
+        energy = self._energy(latent)
+        if self._over is None:
+            energy = self._progress(latent, energy)
+        if self._over is not None:
+            return self._rest(Look(self._goal, energy, self._over))
+        self._num_looks += 1
+        if self._plan is not None:
+            self._executed += 1
+            if self._executed < self._execute_steps:
+                self.looks.append(Look(self._goal, energy, "continue", self._plan.cost))
+                return self._plan.actions[self._executed]
+        return self._replan(energy)
 
-        def cost(actions: Tensor) -> Tensor:
-            return objective(self._model.rollout(state, actions), actions)
+    def _replan(self, energy: float) -> FloatArray:
+        objective = self._objectives[self._goal]
+        cost = ImaginedCost(self._model, self._state, objective, self._economy)
+        init = None if self._plan is None else shift(self._plan, self._executed)
+        plan = self._planner.plan(cost, self._spec, init=init, generator=self._generator)
+        # Judged side by side, and exactly, whatever the search saved.
+        rest = np.tile(self._spec.rest, (len(plan.actions), 1))
+        both = torch.tensor(np.stack((plan.actions, rest)), dtype=torch.float32)
+        costs = ImaginedCost(self._model, self._state, objective)(both.to(self._generator.device))
+        if not costs.isfinite().all():
+            raise PlanningError(f"the plan and doing nothing cost {costs.tolist()}")
+        plan_cost, rest_cost = costs.tolist()
+        if rest_cost - plan_cost <= self._margin:
+            return self._rest(Look(self._goal, energy, "hold", plan_cost, rest_cost))
+        self._plan, self._executed = plan, 0
+        self.looks.append(Look(self._goal, energy, "plan", plan_cost, rest_cost))
+        return plan.actions[0]
 
-        init = None if self._plan is None else shift(self._plan, 1)
-        self._plan = self._planner.plan(cost, self._spec, init=init, generator=self._generator)
-        return self._plan.actions[0]
+    def _rest(self, look: Look) -> FloatArray:
+        self._plan, self._executed = None, 0
+        self.looks.append(look)
+        return self._spec.rest
+
+    def _progress(self, latent: Tensor, energy: float) -> float:
+        """Moves on to the next goal where this one is reached or its time over.
+
+        Returns the energy toward the goal that it is after from now on.
+        """
+        near = self._arrival is not None and energy <= self._arrival
+        self._num_near = self._num_near + 1 if near else 0
+        arrived = self._num_near >= self._arrival_looks
+        late = self._timeout_steps is not None and self._num_looks >= self._timeout_steps
+        if not (arrived or late):
+            return energy
+        if self._goal + 1 == len(self._objectives):
+            self._over = "arrived" if arrived else "given up"
+            return energy
+        self._goal, self._num_near, self._num_looks = self._goal + 1, 0, 0
+        self._plan, self._executed = None, 0
+        return self._energy(latent)
+
+    def _energy(self, latent: Tensor) -> float:
+        """The objective of staying where `latent` was seen."""
+        rest = torch.tensor(self._spec.rest, dtype=torch.float32, device=latent.device)
+        energy = float(self._objectives[self._goal](latent[None, None], rest[None, None]))
+        if not math.isfinite(energy):
+            raise PlanningError("the energy of what is seen is not finite")
+        return energy

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 
 class Objective(Protocol):
-    """Built from the goal's latent; judges imagined futures."""
+    """Built from the goal's latent; judges imagined futures.
+
+    The first steps of a future are judged like a shorter one: that is how a planner tells early
+    which candidates are hopeless.
+    """
 
     def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """Latents `[N, H, P, D]` under actions `[N, H, A]` to costs `[N]`, lower is better."""
+        """Latents `[N, H, P, D]` under actions `[N, H, A]` to costs `[N]`, lower is better.
+
+        Of a model with K heads the latents are `[N, H, K, P, D]`, one of each head's.
+        """
         ...
 
 
@@ -21,10 +31,18 @@ class GoalEnergy:
     Args:
         goal: the goal's latent `[P, D]`.
         distance: `"l1"` or `"l2"`: mean absolute or mean squared difference.
-        horizon: `"last"` judges the end of the horizon; `"mean"` all of its steps alike.
+        horizon: `"last"` judges the end of the horizon; `"mean"` all of its steps.
+        discount: of the steps in a mean: step h weighs `discount**h`. Below 1 it is soon near
+            that counts, above 1 near in the end.
+        token_weights: `[P]`, how much each token counts, such as 1 inside a region of interest
+            and 0 elsewhere; all alike where None.
+        action_weight: of the mean squared action.
+        smoothness_weight: of the mean squared change from one action to the next.
+        disagreement_weight: of the variance among the heads of a model that has several.
+        action_unit: what an action is divided by before it is squared, `[A]`; 1 where None.
 
     Raises:
-        ValueError: an unknown distance or horizon.
+        ValueError: an unknown distance or horizon, or a number out of range.
     """
 
     def __init__(
@@ -33,17 +51,64 @@ class GoalEnergy:
         *,
         distance: Literal["l1", "l2"] = "l2",
         horizon: Literal["last", "mean"] = "last",
+        discount: float = 1.0,
+        token_weights: Sequence[float] | None = None,
+        action_weight: float = 0.0,
+        smoothness_weight: float = 0.0,
+        disagreement_weight: float = 0.0,
+        action_unit: Sequence[float] | None = None,
     ) -> None:
         if distance not in ("l1", "l2"):
             raise ValueError(f"distance: got {distance!r}, want 'l1' or 'l2'")
         if horizon not in ("last", "mean"):
             raise ValueError(f"horizon: got {horizon!r}, want 'last' or 'mean'")
-        self._goal = goal
-        self._distance = distance
-        self._horizon = horizon
+        if goal.ndim != 2:
+            raise ValueError(f"goal: got shape {tuple(goal.shape)}, want [P, D]")
+        if not goal.isfinite().all():
+            raise ValueError("goal: its latent is not finite")
+        if not 0 < discount < math.inf:
+            raise ValueError(f"discount: got {discount}, want a number above zero")
+        weights = {
+            "action_weight": action_weight,
+            "smoothness_weight": smoothness_weight,
+            "disagreement_weight": disagreement_weight,
+        }
+        for name, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name}: got {weight}, want a number of 0 or more")
+        self._goal, self._distance, self._horizon, self._discount = (
+            goal,
+            distance,
+            horizon,
+            discount,
+        )
+        self._token_weights = goal.new_full((len(goal),), 1 / len(goal))
+        if token_weights is not None:
+            given = torch.as_tensor(token_weights, dtype=goal.dtype, device=goal.device)
+            if given.shape != (len(goal),) or not (given.isfinite() & (given >= 0)).all():
+                raise ValueError(
+                    f"token_weights: got {tuple(given.shape)}, want {len(goal)} finite numbers of "
+                    f"0 or more"
+                )
+            if not given.sum() > 0:
+                raise ValueError("token_weights: got zeros alone, want one above zero")
+            self._token_weights = given / given.sum()
+        self._action_unit = None
+        if action_unit is not None:
+            unit = torch.as_tensor(action_unit, dtype=goal.dtype, device=goal.device)
+            if not (unit.isfinite() & (unit > 0)).all():
+                raise ValueError(f"action_unit: got {action_unit}, want numbers above zero")
+            self._action_unit = unit
+        self._action_weight, self._smoothness_weight = action_weight, smoothness_weight
+        self._disagreement_weight = disagreement_weight
 
-    def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """`[N, H, P, D]`, `[N, H, A]` to `[N]`.
+    @property
+    def distance(self) -> Literal["l1", "l2"]:
+        """Which distance it is."""
+        return self._distance
+
+    def energy(self, latents: Tensor) -> Tensor:
+        """Distance to the goal of latents `[..., P, D]`: `[...]`.
 
         Raises:
             ValueError: latents of another encoder: P or D differ from the goal's.
@@ -53,8 +118,65 @@ class GoalEnergy:
                 f"latents: got tokens {tuple(latents.shape[-2:])}, the goal has "
                 f"{tuple(self._goal.shape)}"
             )
-        difference = (
-            latents[:, -1:] - self._goal if self._horizon == "last" else latents - self._goal
-        )
+        difference = latents - self._goal
         error = difference.abs() if self._distance == "l1" else difference.square()
-        return error.mean(dim=(1, 2, 3))
+        return error.mean(-1) @ self._token_weights
+
+    def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """`[N, H, P, D]` or `[N, H, K, P, D]`, and `[N, H, A]`, to `[N]`.
+
+        Raises:
+            ValueError: latents of another encoder.
+        """
+        heads = latents if latents.ndim == 5 else None
+        if heads is not None:
+            latents = heads.mean(2)
+        cost = self._over_time(self.energy(latents[:, -1:] if self._horizon == "last" else latents))
+        if self._disagreement_weight and heads is not None:  # one head agrees with itself
+            apart = heads.var(2, correction=0).mean(-1) @ self._token_weights  # [N, H]
+            cost = cost + self._disagreement_weight * apart.mean(1)
+        unit = 1.0 if self._action_unit is None else self._action_unit
+        if self._action_weight:
+            cost = cost + self._action_weight * (actions / unit).square().mean(dim=(1, 2))
+        if self._smoothness_weight and actions.shape[1] > 1:
+            change = actions.diff(dim=1) / unit
+            cost = cost + self._smoothness_weight * change.square().mean(dim=(1, 2))
+        return cost
+
+    def _over_time(self, energy: Tensor) -> Tensor:
+        """`[N, H]` to `[N]`, the weights of the steps adding up to one."""
+        weights = self._discount ** torch.arange(energy.shape[1], device=energy.device)
+        return energy @ (weights / weights.sum()).to(energy)
+
+
+def region_weights(grid: tuple[int, int], region: Sequence[float]) -> list[float]:
+    """Weights of a token map for a part of the picture: each token's share inside it.
+
+    Args:
+        grid: rows and columns of the map.
+        region: top, left, bottom and right edge, as shares of the picture.
+
+    Returns:
+        One weight per token, row by row.
+
+    Raises:
+        ValueError: edges out of order, or tokens that stand for no place in the picture.
+    """
+    rows, columns = grid
+    if len(region) != 4:
+        raise ValueError(f"region: got {list(region)}, want top, left, bottom, right")
+    top, left, bottom, right = (float(edge) for edge in region)
+    if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+        raise ValueError(
+            f"region: got {list(region)}, want top < bottom and left < right, as shares from 0 to 1"
+        )
+    if rows == 1:
+        raise ValueError(
+            "region: this encoder's tokens stand for no place in the picture; want patches"
+        )
+
+    def inside(count: int, low: float, high: float) -> list[float]:
+        return [max(0.0, min(high * count, i + 1) - max(low * count, i)) for i in range(count)]
+
+    across = inside(columns, left, right)
+    return [down * along for down in inside(rows, top, bottom) for along in across]

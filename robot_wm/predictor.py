@@ -44,6 +44,8 @@ class PredictorConfig:
         residual: predict the change of the tokens instead of the tokens.
         output_norm: LayerNorm without weights over every predicted token, as V-JEPA 2-AC has it
             around the predictor.
+        num_outputs: heads, K, that each predict the tokens; with more than one each is a small
+            MLP of its own, and where they disagree the predictor does not know.
     """
 
     token_dim: int
@@ -61,6 +63,7 @@ class PredictorConfig:
     conditioning: Literal["tokens", "adaln"] = "tokens"
     residual: bool = False
     output_norm: bool = False
+    num_outputs: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
@@ -75,6 +78,7 @@ class PredictorConfig:
             depth=self.depth,
             num_heads=self.num_heads,
             grid_size=1 if self.grid_size is None else self.grid_size,
+            num_outputs=self.num_outputs,
         )
         check_counts(0, state_dim=self.state_dim, extrinsics_dim=self.extrinsics_dim)
         if not 1 <= self.mlp_ratio * self.width < 2**24:
@@ -123,6 +127,16 @@ class KeyValueCache:
         blocks = tuple(((k[:, :, :length], v[:, :, :length]),) for ((k, v),) in self.blocks)
         return KeyValueCache(num_frames, blocks)
 
+    def select(self, index: Tensor) -> KeyValueCache:
+        """The cache of some of its sequences; what all share stays shared."""
+
+        def some(part: KeyValue) -> KeyValue:
+            key, value = part
+            return part if len(key) == 1 else (key[index], value[index])
+
+        blocks = tuple(tuple(some(part) for part in parts) for parts in self.blocks)
+        return KeyValueCache(self.num_frames, blocks)
+
 
 class Predictor(nn.Module):
     """Imagines the next frame's tokens at every frame of a sequence.
@@ -152,7 +166,9 @@ class Predictor(nn.Module):
             width, eps=LAYER_NORM_EPS, elementwise_affine=not modulated
         )
         self.predictor_modulation = nn.Linear(width, 2 * width) if modulated else None
-        self.predictor_proj = nn.Linear(width, config.token_dim)
+        self.predictor_proj: nn.Module = nn.Linear(width, config.token_dim)
+        if config.num_outputs > 1:
+            self.predictor_proj = _Heads(config.num_outputs, width, config.token_dim)
         init_transformer(self.predictor_blocks, self, generator)
         if self.predictor_modulation is not None:
             nn.init.zeros_(self.predictor_modulation.weight)
@@ -181,7 +197,8 @@ class Predictor(nn.Module):
             extrinsics_n: `[B, T, E]` camera pose, for a model that sees it.
 
         Returns:
-            `[B, T, P, D]`: entry t is the prediction of frame t + 1.
+            `[B, T, P, D]`: entry t is the prediction of frame t + 1. With K heads
+            `[B, T, K, P, D]`, whose `combine` is the prediction.
 
         Raises:
             ValueError: a shape, dtype or device does not fit, or more frames than `max_frames`.
@@ -204,8 +221,8 @@ class Predictor(nn.Module):
             tokens: `[B, T, P, D]`, the new frames; the rest as in `forward`.
 
         Returns:
-            `[B, T, P, D]`, predictions as `forward` would return them for these frames, and the
-            cache with them added.
+            Predictions as `forward` would return them for these frames, and the cache with them
+            added.
 
         Raises:
             ValueError: as `forward`.
@@ -223,8 +240,12 @@ class Predictor(nn.Module):
         extrinsics_n: Tensor | None,
         *,
         keep: bool,
+        depth: int | None = None,
     ) -> tuple[Tensor, KeyValueCache | None]:
-        """`extend`, which may let go of the new frames' keys and values block by block."""
+        """`extend`, which may let go of the new frames' keys and values block by block.
+
+        `depth` blocks alone are asked where it is given.
+        """
         self._check(cache, tokens, actions_n, states_n, extrinsics_n)
         past = cache.num_frames if cache is not None else 0
         frames = tokens.shape[1]
@@ -248,6 +269,8 @@ class Predictor(nn.Module):
         x = rearrange(x, "b t p w -> b (t p) w")
         parts = []
         for i, block in enumerate(self.predictor_blocks):
+            if i == depth:
+                break
             before = cache.blocks[i] if cache is not None else ()
             x, own = block(x, mask, rotary, before, condition)
             if keep:
@@ -260,10 +283,17 @@ class Predictor(nn.Module):
         x = rearrange(x, "b (t p) w -> b t p w", t=frames)[:, :, self.config.num_conditions :]
         out = self.predictor_proj(x).to(tokens.dtype)  # autocast may have lowered it
         if self.config.residual:
-            out = tokens + out
+            out = (tokens if out.ndim == 4 else tokens[:, :, None]) + out
         if self.config.output_norm:
             out = F.layer_norm(out, out.shape[-1:])
         return out, KeyValueCache(past + frames, tuple(parts)) if keep else None
+
+    def combine(self, predicted: Tensor) -> Tensor:
+        """What `forward` predicts to what is fed back, `[..., P, D]`: the mean of the heads."""
+        if self.config.num_outputs == 1:
+            return predicted
+        mean = predicted.mean(-3)
+        return F.layer_norm(mean, mean.shape[-1:]) if self.config.output_norm else mean
 
     def rollout(
         self,
@@ -272,6 +302,8 @@ class Predictor(nn.Module):
         actions_n: Tensor,
         states_n: Tensor | None = None,
         extrinsics_n: Tensor | None = None,
+        *,
+        depth: int | None = None,
     ) -> Tensor:
         """Imagines frame after frame, feeding predictions back; each frame is computed once.
 
@@ -282,12 +314,42 @@ class Predictor(nn.Module):
             actions_n: `[N, H, A]` from the current frame on.
             states_n: `[N, H, Q]` at the current frame and the H - 1 after it.
             extrinsics_n: `[N, H, E]`, likewise.
+            depth: blocks to ask, from the first; all where None. Fewer are a rough guess.
 
         Returns:
-            `[N, H, P, D]`, the H frames after the current one.
+            `[N, H, P, D]`, the H frames after the current one; with K heads `[N, H, K, P, D]`.
 
         Raises:
             ValueError: as `forward`; or a horizon of none.
+        """
+        return self.rollout_selected(
+            cache, tokens, actions_n, states_n, extrinsics_n, select=lambda _: None, depth=depth
+        )[0]
+
+    def rollout_selected(
+        self,
+        cache: KeyValueCache | None,
+        tokens: Tensor,
+        actions_n: Tensor,
+        states_n: Tensor | None = None,
+        extrinsics_n: Tensor | None = None,
+        *,
+        select: Callable[[Tensor], Tensor | None],
+        depth: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """A rollout in which candidates may be dropped on the way; what remains is exact.
+
+        Args:
+            cache: this and the rest as in `rollout`.
+            select: called after every frame but the last, with what the remaining candidates'
+                futures are so far, `[n, h, P, D]`; returns which of them go on, indices `[m]`, or
+                None for all.
+
+        Returns:
+            The remaining futures, as `rollout` returns them, and which candidates they are.
+
+        Raises:
+            ValueError: as `rollout`; or a depth out of range.
         """
         num, horizon = actions_n.shape[:2]
         if min(num, horizon) < 1 or tokens.ndim != 3 or len(tokens) not in (1, num):
@@ -300,20 +362,31 @@ class Predictor(nn.Module):
                 raise ValueError(
                     f"{name}: got {tuple(value.shape)}, want {num} candidates and {horizon} frames"
                 )
+        if depth is not None and not 1 <= depth <= self.config.depth:
+            raise ValueError(f"depth: got {depth}, want 1 to {self.config.depth}")
         frame = tokens[:, None].expand(num, -1, -1, -1)
-        frames = []
+        remaining, futures = torch.arange(num, device=tokens.device), frame[:, :0]
         for h in range(horizon):
             now = slice(h, h + 1)
-            frame, cache = self._run(
+            predicted, cache = self._run(
                 cache,
                 frame,
                 actions_n[:, now],
                 None if states_n is None else states_n[:, now],
                 None if extrinsics_n is None else extrinsics_n[:, now],
                 keep=h + 1 < horizon,
+                depth=depth,
             )
-            frames.append(frame)
-        return torch.cat(frames, dim=1)
+            frame = self.combine(predicted)
+            futures = predicted if not h else torch.cat((futures, predicted), dim=1)
+            chosen = select(futures) if h + 1 < horizon else None
+            if chosen is not None:
+                assert cache is not None
+                cache, remaining = cache.select(chosen), remaining[chosen]
+                frame, futures, actions_n = frame[chosen], futures[chosen], actions_n[chosen]
+                states_n = None if states_n is None else states_n[chosen]
+                extrinsics_n = None if extrinsics_n is None else extrinsics_n[chosen]
+        return futures, remaining
 
     def _check(
         self,
@@ -353,6 +426,20 @@ class Predictor(nn.Module):
                     f"{name}: got {value.dtype} on {value.device}, want {weight.dtype} on "
                     f"{weight.device}"
                 )
+
+
+class _Heads(nn.Module):
+    """K small MLPs that share nothing: `[B, T, P, width]` to `[B, T, K, P, D]`."""
+
+    def __init__(self, num: int, width: int, token_dim: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, token_dim))
+            for _ in range(num)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([head(x) for head in self.heads], dim=2)
 
 
 def rollout_recomputed(

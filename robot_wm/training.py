@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -295,6 +295,7 @@ def prepare(
         rollout_steps=config.rollout_steps,
         rollout_prefix=config.rollout_prefix,
     )
+    model.spec = replace(spec, step_energy=_step_energy(model, tokens, training))
     windows = WindowSampler(
         data,
         tokens,
@@ -325,6 +326,21 @@ def _channel_stats(tokens: TokenStore, episodes: Sequence[int]) -> NormStats:
     mean = total / count
     std = np.sqrt(np.maximum(square / count - mean**2, 0))
     return NormStats(mean, np.where(std > 1e-6 * (1 + np.abs(mean)), std, 1.0))
+
+
+def _step_energy(
+    model: LatentWorldModel, tokens: TokenStore, episodes: Sequence[int]
+) -> dict[str, float]:
+    """Mean distance of neighbouring frames' latents over some episodes."""
+    total, count = {"l1": 0.0, "l2": 0.0}, 0
+    for episode in episodes:
+        values = torch.from_numpy(np.array(tokens[episode], np.float32))  # [T, P, D]
+        change = model.latents(values).diff(dim=0)
+        if len(change):
+            total["l1"] += float(change.abs().mean(dim=(1, 2)).sum())
+            total["l2"] += float(change.square().mean(dim=(1, 2)).sum())
+            count += len(change)
+    return {name: value / max(1, count) for name, value in total.items()}
 
 
 def held_out_error(

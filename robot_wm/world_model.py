@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -21,6 +21,7 @@ from robot_wm.types import (
     FloatArray,
     ImageArray,
     Observation,
+    PlanningError,
     check_counts,
     check_image,
 )
@@ -79,6 +80,9 @@ class ModelSpec:
             token normalised over its channels, as V-JEPA 2-AC has it; `"channel_norm"`: each
             channel normalised by its statistics over the training frames.
         extrinsics: the camera's pose, for a predictor that sees it.
+        step_energy: `"l1"` and `"l2"` distance between the latents of neighbouring frames, mean
+            over the training episodes: what one step is worth where a planner has to tell whether
+            it has arrived. None: not known.
     """
 
     camera: str
@@ -91,6 +95,7 @@ class ModelSpec:
     context_frames: int = 2
     features: Literal["raw", "layer_norm", "channel_norm"] = "raw"
     extrinsics: tuple[float, ...] = ()
+    step_energy: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "state_names", tuple(self.state_names))
@@ -122,6 +127,11 @@ class ModelSpec:
             raise ValueError(f"dt: got {self.dt!r}, want seconds above zero")
         if not np.isfinite(self.extrinsics).all():
             raise ValueError(f"extrinsics: got {self.extrinsics}, want finite numbers")
+        energy = self.step_energy
+        if energy is not None and not (
+            set(energy) == {"l1", "l2"} and all(0 <= float(e) < np.inf for e in energy.values())
+        ):
+            raise ValueError(f"step_energy: got {energy}, want finite l1 and l2, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -204,6 +214,7 @@ class LatentWorldModel:
         self.action_stats = action_stats
         self.proprio_stats = proprio_stats
         self.feature_stats = feature_stats
+        self._seen: tuple[ImageArray, Tensor] | None = None  # the last picture, and its latent
         self.error: Literal["l1", "l2"] = error
         self.rollout_steps = rollout_steps
         self.rollout_prefix: Literal["first", "random"] = rollout_prefix
@@ -218,6 +229,7 @@ class LatentWorldModel:
 
     def to(self, device: torch.device | str) -> LatentWorldModel:
         """This model, its encoder and predictor moved to `device`."""
+        self._seen = None
         self.predictor.to(device)
         if isinstance(self.encoder, nn.Module):
             self.encoder.to(device)
@@ -267,12 +279,16 @@ class LatentWorldModel:
                 f"camera {self.spec.camera!r}: got a {width}x{height} picture, want the aspect of "
                 f"{self.spec.image_width}x{self.spec.image_height}"
             )
+        if self._seen is not None and np.array_equal(self._seen[0], picture):
+            return self._seen[1]  # a controller embeds what it has just observed
         frames = prepare_images(picture, self.encoder.image).to(self.device)
         with torch.no_grad():
             tokens = self.encoder(frames[None, None])[0, 0]
         if not tokens.isfinite().all():
-            raise ValueError("the encoder returned tokens that are not finite")
-        return self.latents(tokens)
+            raise PlanningError("the encoder returned tokens that are not finite")
+        latent = self.latents(tokens)
+        self._seen = picture.copy(), latent
+        return latent
 
     def latents(self, tokens: Tensor) -> Tensor:
         """The encoder's tokens `[..., P, D]` in the space that this model imagines in."""
@@ -285,10 +301,31 @@ class LatentWorldModel:
     def rollout(self, state: LatentState, actions: Tensor) -> Tensor:
         """Imagines: `actions` `[N, H, A]` in the robot's units to latents `[N, H, P, D]`.
 
+        Where the predictor has K heads, `[N, H, K, P, D]`: what each of them imagines.
+
         Raises:
             ValueError: another action size, or more frames than the predictor takes.
         """
-        return self._rollout(state.cache, state.latents[-1:], state.proprio[-1:], actions)
+        return self.predictor.rollout(
+            *self._from(state), *self._inputs(state.proprio[-1:], actions)
+        )
+
+    def rollout_selected(
+        self,
+        state: LatentState,
+        actions: Tensor,
+        select: Callable[[Tensor], Tensor | None],
+    ) -> tuple[Tensor, Tensor]:
+        """As `rollout`, but candidates may be dropped on the way (`Predictor.rollout_selected`)."""
+        return self.predictor.rollout_selected(
+            *self._from(state), *self._inputs(state.proprio[-1:], actions), select=select
+        )
+
+    def rollout_roughly(self, state: LatentState, actions: Tensor, depth: int) -> Tensor:
+        """As `rollout`, by the predictor's first `depth` blocks alone: a rough guess."""
+        return self.predictor.rollout(
+            *self._from(state), *self._inputs(state.proprio[-1:], actions), depth=depth
+        )
 
     def imagine(self, latents: Tensor, proprio: Tensor, past: Tensor, actions: Tensor) -> Tensor:
         """Open-loop prediction for sequences with a context each.
@@ -310,7 +347,10 @@ class LatentWorldModel:
                 f"latents: got {tuple(latents.shape)}, want [B, C, P, D], C at least 1"
             )
         cache = self._remember(latents, proprio, past) if latents.shape[1] > 1 else None
-        return self._rollout(cache, latents[:, -1], proprio[:, -1], actions)
+        futures = self.predictor.rollout(
+            cache, latents[:, -1], *self._inputs(proprio[:, -1], actions)
+        )
+        return self._combined(futures)
 
     def loss(
         self, batch: Batch, *, generator: torch.Generator | None = None
@@ -358,7 +398,7 @@ class LatentWorldModel:
                 now = slice(t, t + 1)
                 frame, cache = self.predictor.extend(
                     cache,
-                    frame,
+                    self._combined(frame),
                     actions_n[:, now],
                     None if states_n is None else states_n[:, now],
                     None if extrinsics_n is None else extrinsics_n[:, now],
@@ -384,10 +424,13 @@ class LatentWorldModel:
         )
         return cache
 
-    def _rollout(
-        self, cache: KeyValueCache | None, latents: Tensor, proprio: Tensor, actions: Tensor
-    ) -> Tensor:
-        """From the current frame, `[N or 1, P, D]` and `[N or 1, Q]`, under `[N, H, A]`."""
+    def _from(self, state: LatentState) -> tuple[KeyValueCache | None, Tensor]:
+        return state.cache, state.latents[-1:]
+
+    def _inputs(
+        self, proprio: Tensor, actions: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What the predictor sees beside tokens, from `[N or 1, Q]` under `[N, H, A]`."""
         if actions.ndim != 3 or actions.shape[-1] != self.spec.action_spec.size:
             raise ValueError(
                 f"actions: got {tuple(actions.shape)}, want [N, H, {self.spec.action_spec.size}]"
@@ -399,15 +442,20 @@ class LatentWorldModel:
             )
         now = proprio.expand(len(actions), -1)  # [N, Q]
         states = torch.cat((now[:, None], self._integrate(now, actions)[:, :-1]), dim=1)
-        return self.predictor.rollout(
-            cache,
-            latents,
+        return (
             self.action_stats.forward(actions),
             self._states_n(states),
             self._extrinsics_n(actions),
         )
 
+    def _combined(self, predicted: Tensor) -> Tensor:
+        """`[B, T, P, D]` of predictions, which K heads make `[B, T, K, P, D]`."""
+        return self.predictor.combine(predicted) if predicted.ndim == 5 else predicted
+
     def _distance(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Mean error of predictions `[B, T, P, D]`, or of K heads' `[B, T, K, P, D]`."""
+        if predicted.ndim > target.ndim:
+            target = target[:, :, None]
         difference = predicted - target
         return (difference.abs() if self.error == "l1" else difference.square()).mean()
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import (
     CEM,
     ICEM,
@@ -342,21 +341,3 @@ def test_a_spline_joins_its_knots():
 def test_shift_drops_what_was_executed():
     old = Plan(actions=np.arange(6.0).reshape(3, 2), cost=1.0)
     assert shift(old, 1).actions.tolist() == [[2.0, 3.0], [4.0, 5.0]]
-
-
-def test_energy_is_the_distance_to_the_goal():
-    goal = torch.randn(2, 3)
-    latents = goal.expand(4, 5, 2, 3).clone()
-    latents[1, -1] += 2.0
-    latents[2, 0] += 2.0
-    actions = torch.zeros(4, 5, 1)
-    assert GoalEnergy(goal, distance="l2")(latents, actions).tolist() == [0, 4, 0, 0]
-    assert GoalEnergy(goal, distance="l1")(latents, actions).tolist() == [0, 2, 0, 0]
-    assert GoalEnergy(goal, horizon="mean")(latents, actions)[2] == pytest.approx(0.8)
-
-
-def test_energy_refuses_another_encoders_latents():
-    with pytest.raises(ValueError, match="goal has"):
-        GoalEnergy(torch.zeros(2, 3))(torch.zeros(4, 5, 2, 4), torch.zeros(4, 5, 1))
-    with pytest.raises(ValueError, match="distance"):
-        GoalEnergy(torch.zeros(2, 3), distance="cosine")  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,218 @@
+"""The controller: when it acts, when it holds, when it has arrived, when it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fakes import SPEC, PointEnv
+from test_loop import PointModel, ahead
+
+from robot_wm.controller import MPC
+from robot_wm.objectives import GoalEnergy
+from robot_wm.planners import CEM, QuasiNewton
+from robot_wm.types import Plan, PlanningError
+
+
+def mpc(model=None, planner=None, **settings):
+    return MPC(model or PointModel(), planner or CEM(), GoalEnergy, SPEC, **settings)
+
+
+def drive(controller, env, num_steps):
+    applied, actions = None, []
+    for _ in range(num_steps):
+        actions.append(controller.act(env.observe(), applied))
+        applied = env.apply(actions[-1])
+    return actions
+
+
+class Fixed(CEM):
+    """Always the same plan, whatever it costs."""
+
+    def __init__(self, actions):
+        super().__init__(horizon=len(actions))
+        self.actions = np.array(actions, float)
+        self.num_plans = 0
+
+    def plan(self, cost, spec, *, init, generator):
+        self.num_plans += 1
+        return Plan(self.actions, 0.0)
+
+
+def test_a_plan_that_is_worse_than_doing_nothing_is_not_executed():
+    env = PointEnv()
+    away = mpc(planner=Fixed([[-0.1, 0.0]]))
+    away.reset(ahead(env))
+    assert drive(away, env, 2) == [pytest.approx([0, 0])] * 2
+    assert [look.decision for look in away.looks] == ["hold", "hold"]
+    assert away.looks[0].plan_cost > away.looks[0].rest_cost
+    assert away.last_plan is None
+
+
+def test_a_plan_must_win_by_the_margin():
+    env = PointEnv()
+    goal = ahead(env)
+    for margin, decision in ((0.0, "plan"), (1.0, "hold")):
+        controller = mpc(margin=margin)
+        controller.reset(goal)
+        controller.act(env.observe(), None)
+        assert controller.looks[0].decision == decision
+
+
+def test_a_plan_is_judged_again_and_refused_where_it_is_not_finite():
+    class Breaks(PointModel):
+        def rollout(self, state, actions):
+            latents = super().rollout(state, actions)
+            return torch.full_like(latents, torch.nan) if len(actions) == 2 else latents
+
+    env = PointEnv()
+    controller = mpc(Breaks())
+    controller.reset(ahead(env))
+    with pytest.raises(PlanningError, match="not finite"):
+        controller.act(env.observe(), None)
+
+
+@pytest.mark.parametrize("planner", [CEM(), QuasiNewton()])
+def test_one_imagined_latent_that_is_not_finite_is_no_plan(planner):
+    class Breaks(PointModel):
+        def rollout(self, state, actions):
+            latents = super().rollout(state, actions).clone()
+            latents[-1] = torch.nan
+            return latents
+
+    env = PointEnv()
+    controller = mpc(Breaks(), planner)
+    controller.reset(ahead(env))
+    with pytest.raises(PlanningError, match="latents that are not finite"):
+        controller.act(env.observe(), None)
+
+
+def test_a_picture_whose_latent_is_not_finite_is_no_plan():
+    class Blinded(PointModel):
+        def embed(self, images):
+            return super().embed(images) * (1.0 if len(self.embedded) < 2 else torch.nan)
+
+    env = PointEnv()
+    controller = mpc(Blinded())
+    controller.reset(ahead(env))
+    with pytest.raises(PlanningError, match="energy"):
+        controller.act(env.observe(), None)
+
+
+def test_it_executes_as_many_steps_of_a_plan_as_it_is_told():
+    env, planner = PointEnv(), Fixed([[0.1, 0.0], [0.05, 0.0], [0.02, 0.0]])
+    controller = mpc(planner=planner, execute_steps=2)
+    controller.reset(ahead(env, steps=5))
+    actions = drive(controller, env, 4)
+    assert [a[0] for a in actions] == [0.1, 0.05, 0.1, 0.05]
+    assert planner.num_plans == 2
+    decisions = [look.decision for look in controller.looks]
+    assert decisions == ["plan", "continue", "plan", "continue"]
+
+
+def test_the_warm_start_is_shifted_by_what_was_executed():
+    given = []
+
+    class Spy(Fixed):
+        def plan(self, cost, spec, *, init, generator):
+            given.append(init)
+            return super().plan(cost, spec, init=init, generator=generator)
+
+    env = PointEnv()
+    controller = mpc(planner=Spy([[0.1, 0.0], [0.05, 0.0], [0.02, 0.0]]), execute_steps=2)
+    controller.reset(ahead(env, steps=5))
+    drive(controller, env, 3)
+    assert given[0] is None and given[1].actions.tolist() == [[0.02, 0.0]]
+
+
+def test_goals_are_reached_one_after_the_other_and_the_last_is_held():
+    env = PointEnv()
+    first, second = ahead(env, steps=2), ahead(env, steps=4)
+    controller = mpc(arrival=2e-3, arrival_looks=2)
+    controller.reset([first, second])
+    drive(controller, env, 20)
+    goals = [look.goal for look in controller.looks]
+    assert goals == sorted(goals) and set(goals) == {0, 1} and goals.count(0) < 10
+    assert controller.looks[-1].decision == "arrived"
+    start = PointEnv()
+    start.reset(0)
+    assert env.position[0] - start.position[0] == pytest.approx(0.4, abs=0.06)
+    where = env.position.copy()
+    drive(controller, env, 3)
+    assert np.array_equal(env.position, where)
+
+
+def test_nearness_must_last():
+    env = PointEnv()
+    controller = mpc(planner=Fixed([[0.1, 0.0]]), arrival=1e-3, arrival_looks=2)
+    controller.reset(ahead(env, steps=1))
+    env.position = env.position + (0.1, 0.0)  # there, for one look
+    controller.act(env.observe(), None)
+    env.position = env.position - (0.2, 0.0)  # pushed away
+    controller.act(env.observe(), np.zeros(2))
+    assert controller.looks[-1].decision == "plan"
+
+
+def test_a_goal_that_cannot_be_reached_is_left_when_its_time_is_over():
+    env = PointEnv()
+    far, near = ahead(env, steps=8), ahead(env, steps=0)
+    stuck = mpc(planner=Fixed([[0.0, 0.0]]), arrival=1e-4, timeout_steps=3)
+    stuck.reset([far, near])
+    drive(stuck, env, 6)
+    assert [look.goal for look in stuck.looks] == [0, 0, 0, 1, 1, 1]
+    assert stuck.looks[-1].decision == "arrived"
+    stuck.reset(far)
+    drive(stuck, env, 5)
+    assert [look.decision for look in stuck.looks] == ["hold"] * 3 + ["given up"] * 2
+
+
+def test_energies_fall_on_the_way():
+    env = PointEnv()
+    controller = mpc()
+    controller.reset(ahead(env, steps=5))
+    drive(controller, env, 8)
+    energies = [look.energy for look in controller.looks]
+    assert len(energies) == 8 and energies[-1] < 0.1 * energies[0]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"execute_steps": 2},
+        {"execute_steps": 0},
+        {"margin": float("nan")},
+        {"margin": -1.0},
+        {"arrival": float("inf")},
+        {"arrival_looks": 0},
+        {"timeout_steps": 0},
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        mpc(**bad)
+
+
+def test_no_goal_is_refused():
+    with pytest.raises(ValueError, match="goal"):
+        mpc().reset([])
+
+
+def test_sixteen_controllers_in_turn_do_as_each_alone():
+    model = PointModel()
+
+    def episode(i):
+        env = PointEnv()
+        controller = mpc(model, QuasiNewton(), seed=i)
+        controller.reset(ahead(env, seed=i))
+        return env, controller
+
+    alone_env, alone = episode(7)
+    expected = drive(alone, alone_env, 5)
+    episodes, actions = [episode(i) for i in range(16)], [[] for _ in range(16)]
+    applied = [None] * 16
+    for _ in range(5):
+        for i, (env, controller) in enumerate(episodes):
+            actions[i].append(controller.act(env.observe(), applied[i]))
+            applied[i] = env.apply(actions[i][-1])
+    assert all(np.array_equal(a, b) for a, b in zip(expected, actions[7], strict=True))
