@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robot_wm.imagination import Economy, ImaginedCost
+from robot_wm.imagination import Economy, ImaginedCost, trusted
 from robot_wm.objectives import Objective
 from robot_wm.planners import Planner, shift
 from robot_wm.types import (
@@ -105,7 +105,8 @@ class MPC:
         self._execute_steps = execute_steps
         self._margin, self._arrival = margin, arrival
         self._arrival_looks, self._timeout_steps = arrival_looks, timeout_steps
-        self._economy = economy
+        self._economy = economy or Economy()
+        self._trusted: Economy | None = None
         self._objectives: list[Objective] = []
         self._plan: Plan | None = None
         self.looks: list[Look] = []
@@ -119,6 +120,11 @@ class MPC:
     def goal_index(self) -> int:
         """Number of the goal picture it is after."""
         return self._goal
+
+    @property
+    def moves_on(self) -> bool:
+        """Whether it ever goes on from one goal to the next."""
+        return bool(self._arrival) or self._timeout_steps is not None
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
         """Begins an episode: the goals' latents are computed here, once.
@@ -138,6 +144,7 @@ class MPC:
         self._plan, self._executed = None, 0
         self._goal, self._num_near, self._num_looks = 0, 0, 0
         self._over: Literal["arrived", "given up"] | None = None
+        self._trusted = None  # looked at once an episode
         self.looks = []
 
     @torch.no_grad()
@@ -168,7 +175,17 @@ class MPC:
 
     def _replan(self, energy: float) -> FloatArray:
         objective = self._objectives[self._goal]
-        cost = ImaginedCost(self._model, self._state, objective, self._economy)
+        if self._trusted is None:
+            self._trusted = trusted(
+                self._economy,
+                self._model,
+                self._state,
+                objective,
+                self._spec,
+                self._planner.horizon,
+                self._generator.device,
+            )
+        cost = ImaginedCost(self._model, self._state, objective, self._trusted)
         init = None if self._plan is None else shift(self._plan, self._executed)
         plan = self._planner.plan(cost, self._spec, init=init, generator=self._generator)
         # Judged side by side, and exactly, whatever the search saved.

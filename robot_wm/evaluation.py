@@ -179,8 +179,9 @@ class RandomController:
         self._seed = seed
         self._rng = np.random.default_rng(seed)
 
-    def reset(self, goal: Goal) -> None:
-        pictures = b"".join(goal.images[name].tobytes() for name in sorted(goal.images))
+    def reset(self, goal: Goal | Sequence[Goal]) -> None:
+        goals = [goal] if isinstance(goal, Goal) else goal
+        pictures = b"".join(g.images[name].tobytes() for g in goals for name in sorted(g.images))
         self._rng = np.random.default_rng((self._seed, zlib.crc32(pictures)))
 
     def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
@@ -193,7 +194,7 @@ class ZeroController:
     def __init__(self, action_spec: ActionSpec) -> None:
         self._action = action_spec.clip(np.zeros(action_spec.size))
 
-    def reset(self, goal: Goal) -> None:
+    def reset(self, goal: Goal | Sequence[Goal]) -> None:
         """Nothing to begin."""
 
     def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
@@ -213,7 +214,7 @@ class StateOracle:
         self._generator = torch.Generator()
         self._plan: Plan | None = None
 
-    def reset(self, goal: Goal) -> None:
+    def reset(self, goal: Goal | Sequence[Goal]) -> None:
         self._generator.manual_seed(self._seed)
         self._plan = None
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from robot_wm.objectives import Objective
-from robot_wm.types import PlanningError, check_counts
+from robot_wm.types import ActionSpec, PlanningError, check_counts
 from robot_wm.world_model import State, WorldModel
 
 _MIN_DROPPED = 16  # fewer candidates are all followed to the end
+_NUM_TRUSTED = 256  # candidates that bfloat16 is tried on
+_LEAST_AGREEMENT = 0.99  # Spearman
+_KEPT_TO_THE_END = 0.25  # of the candidates: twice what a planner commonly keeps as elites
 
 
 @runtime_checkable
@@ -37,13 +42,14 @@ class Economy:
     """Where work is saved. The cost of what remains is exact; what is dropped costs more.
 
     Attributes:
-        keep_share: of the candidates, after each imagined step but the last: those that are best
-            so far go on (successive halving over the horizon). 1: all.
+        keep_share: of the candidates, after each imagined step but the last: those go on whose
+            future, `continued`, looks best (successive halving over the horizon), though never
+            fewer than a quarter. 1: all.
         screen_depth: first, all are imagined by so many of the predictor's blocks. None: not.
         screen_share: of the candidates, the best in that screening, which are imagined exactly.
         batch_size: candidates imagined at once; None: all. A constant of the settings, never of
             the machine's load, so that a plan can be repeated.
-        bfloat16: imagine in it; see `elite_agreement`.
+        bfloat16: imagine in it; see `trusted`.
     """
 
     keep_share: float = 1.0
@@ -60,6 +66,8 @@ class Economy:
             check_counts(screen_depth=self.screen_depth)
         if self.batch_size is not None:
             check_counts(batch_size=self.batch_size)
+        if not isinstance(self.bfloat16, bool):
+            raise ValueError(f"bfloat16: got {self.bfloat16!r}, want true or false")
 
 
 class ImaginedCost:
@@ -100,36 +108,42 @@ class ImaginedCost:
             actions.device.type, torch.bfloat16, enabled=self._economy.bfloat16, cache_enabled=False
         ):
             costs = [
-                self.exactly(part) if exact else self._sparingly(part)
+                self._exactly(part) if exact else self._sparingly(part)
                 for part in actions.split(size)
             ]
         return torch.cat(costs)
 
-    def exactly(self, actions: Tensor) -> Tensor:
+    def _judge(self, futures: Tensor, actions: Tensor) -> Tensor:
+        """The objective, always in float32."""
+        with torch.autocast(actions.device.type, enabled=False):
+            return self._objective(futures, actions)
+
+    def _exactly(self, actions: Tensor) -> Tensor:
         """All of them to the end."""
-        return self._objective(_finite(self._model.rollout(self._state, actions)), actions)
+        return self._judge(_finite(self._model.rollout(self._state, actions)), actions)
 
     def _sparingly(self, actions: Tensor) -> Tensor:
         economy, model = self._economy, self._model
         if economy.screen_depth is None and economy.keep_share == 1:
-            return self.exactly(actions)
+            return self._exactly(actions)
         assert isinstance(model, SelectiveWorldModel)
         guess = actions.new_full((len(actions),), 0.0)  # of those that are dropped
         rank = actions.new_full((len(actions),), 0.0)  # how early: the later, the better
         alive = torch.arange(len(actions), device=actions.device)
         if economy.screen_depth is not None:
             rough = model.rollout_roughly(self._state, actions, economy.screen_depth)
-            guess = _clean(self._objective(rough, actions))
+            guess = _clean(self._judge(rough, actions))
             alive = _best(guess, economy.screen_share)
             rank[alive] += 1
         inside = alive
 
         def select(futures: Tensor) -> Tensor:
             nonlocal inside
-            steps = futures.shape[1]
-            so_far = self._objective(_finite(futures), actions[inside][:, :steps])
-            guess[inside] = _clean(so_far)
-            chosen = _best(guess[inside], economy.keep_share)
+            with torch.autocast(actions.device.type, enabled=False):
+                expected = continued(_finite(futures), actions[inside])
+            guess[inside] = _clean(self._judge(expected, actions[inside]))
+            enough = math.ceil(_KEPT_TO_THE_END * len(alive))
+            chosen = _best(guess[inside], economy.keep_share, at_least=enough)
             inside = inside[chosen]
             rank[inside] += 1
             return chosen
@@ -138,13 +152,32 @@ class ImaginedCost:
             self._state, actions[alive], select if economy.keep_share < 1 else lambda _: None
         )
         index = alive[index]
-        exact = self._objective(_finite(futures), actions[index])
+        exact = self._judge(_finite(futures), actions[index])
         return _behind(guess, rank, index, exact)
 
 
-def _best(costs: Tensor, share: float) -> Tensor:
+def continued(futures: Tensor, actions: Tensor) -> Tensor:
+    """Futures `[n, h, ...]` under `actions` `[n, H, A]`, guessed to their end: `[n, H, ...]`.
+
+    Where the last imagined latents lie, by how far the actions led until then, is fitted by a
+    linear map; each future then goes on along it. What is dropped is dropped by this guess, not by
+    how near it is already: what hurries is not always what ends there.
+    """
+    steps = futures.shape[1]
+    way = actions.cumsum(1)  # [n, H, A]
+    here, last = way[:, steps - 1], futures[:, -1].flatten(1)
+    x, y = here - here.mean(0), last - last.mean(0)
+    gram = x.T @ x
+    ridge = 1e-4 * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram)).to(gram)
+    slope = torch.linalg.solve(gram + ridge, x.T @ y)  # [A, ...]
+    ahead = (way[:, steps:] - here[:, None]) @ slope  # [n, H - h, ...]
+    rest = futures[:, -1:] + ahead.view(*ahead.shape[:2], *futures.shape[2:])
+    return torch.cat((futures, rest), dim=1)
+
+
+def _best(costs: Tensor, share: float, *, at_least: int = 1) -> Tensor:
     """Indices of the best share of the costs `[n]`, in their order."""
-    count = max(math.ceil(share * len(costs)), min(len(costs), _MIN_DROPPED // 2))
+    count = min(len(costs), max(math.ceil(share * len(costs)), at_least))
     return costs.argsort(stable=True)[:count].sort().values
 
 
@@ -173,6 +206,28 @@ def _finite(latents: Tensor) -> Tensor:
     return latents
 
 
+def trusted(
+    economy: Economy, model: WorldModel, state: State, objective: Objective, spec: ActionSpec,
+    horizon: int, device: torch.device,
+) -> Economy:  # fmt: skip
+    """The economy, without bfloat16 where that would disturb the ranking of the elite.
+
+    Judged on a fixed set of candidates, drawn uniformly within the bounds.
+    """
+    if not economy.bfloat16:
+        return economy
+    share = torch.rand(
+        (_NUM_TRUSTED, horizon, spec.size), generator=torch.Generator().manual_seed(0)
+    )
+    low, high = torch.tensor(spec.low), torch.tensor(spec.high)
+    actions = (low + share * (high - low)).float().to(device)
+    exact = ImaginedCost(model, state, objective)(actions)
+    quick = ImaginedCost(model, state, objective, Economy(bfloat16=True))(actions)
+    if elite_agreement(exact, quick) >= _LEAST_AGREEMENT:
+        return economy
+    return replace(economy, bfloat16=False)
+
+
 def elite_agreement(exact: Tensor, quick: Tensor, *, share: float = 0.25) -> float:
     """Spearman's correlation of two costs `[N]` of the same candidates, among the best by `exact`.
 
@@ -187,5 +242,7 @@ def elite_agreement(exact: Tensor, quick: Tensor, *, share: float = 0.25) -> flo
     if count < 4:
         raise ValueError(f"costs: got {len(exact)}, want {math.ceil(4 / share)} or more")
     best = exact.argsort(stable=True)[:count]
-    ranks = [values[best].argsort(stable=True).argsort().double() for values in (exact, quick)]
-    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+    one, other = exact[best].cpu().numpy(), quick[best].cpu().numpy()
+    if one.min() == one.max() or other.min() == other.max():
+        return 0.0  # all alike: no ranking is left
+    return float(np.asarray(spearmanr(one, other)[0]))

@@ -76,12 +76,8 @@ class GoalEnergy:
         for name, weight in weights.items():
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{name}: got {weight}, want a number of 0 or more")
-        self._goal, self._distance, self._horizon, self._discount = (
-            goal,
-            distance,
-            horizon,
-            discount,
-        )
+        self._goal, self._horizon, self._discount = goal, horizon, discount
+        self._distance: Literal["l1", "l2"] = distance
         self._token_weights = goal.new_full((len(goal),), 1 / len(goal))
         if token_weights is not None:
             given = torch.as_tensor(token_weights, dtype=goal.dtype, device=goal.device)

@@ -38,7 +38,7 @@ class Recorder(Protocol):
 def run_episode(
     env: Env,
     controller: Controller,
-    goal: Goal,
+    goal: Goal | Sequence[Goal],
     *,
     num_steps: int,
     recorders: Sequence[Recorder] = (),
@@ -49,7 +49,7 @@ def run_episode(
     Args:
         env: stands at its start.
         controller: is reset to `goal` first.
-        goal: what is wanted.
+        goal: what is wanted, or several, one after the other, of a controller that takes them.
         num_steps: actions to execute.
         recorders: shown every step; `finish` only where the episode ran to its end.
         realtime: hold each turn to `env.control_dt` of wall time; a late turn is not made up for.

@@ -11,7 +11,7 @@ robot's own units everywhere above world_model.py; a normalised one is called `a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -240,7 +240,9 @@ class Env(Protocol):
 class Controller(Protocol):
     """Chooses actions toward a goal picture, one look at a time."""
 
-    def reset(self, goal: Goal) -> None: ...
+    def reset(self, goal: Goal | Sequence[Goal]) -> None:
+        """Begins an episode toward a goal, or several, one after the other."""
+        ...
 
     def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
         """Returns the next action `[A]`; `applied` is what became of the last one, if any."""

@@ -258,7 +258,7 @@ class LatentWorldModel:
         latents = torch.cat((state.latents[-keep:], latents))
         proprio = torch.cat((state.proprio[-keep:], proprio))
         actions = torch.cat((state.actions, action))[-keep:]
-        cache = self._remember(latents[None], proprio[None], actions[None])
+        cache = self.remember(latents, proprio, actions)
         return LatentState(latents, proprio, actions, cache)
 
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
@@ -306,9 +306,7 @@ class LatentWorldModel:
         Raises:
             ValueError: another action size, or more frames than the predictor takes.
         """
-        return self.predictor.rollout(
-            *self._from(state), *self._inputs(state.proprio[-1:], actions)
-        )
+        return self.predictor.rollout(*self._from(state), *self.inputs(state.proprio[-1:], actions))
 
     def rollout_selected(
         self,
@@ -318,13 +316,13 @@ class LatentWorldModel:
     ) -> tuple[Tensor, Tensor]:
         """As `rollout`, but candidates may be dropped on the way (`Predictor.rollout_selected`)."""
         return self.predictor.rollout_selected(
-            *self._from(state), *self._inputs(state.proprio[-1:], actions), select=select
+            *self._from(state), *self.inputs(state.proprio[-1:], actions), select=select
         )
 
     def rollout_roughly(self, state: LatentState, actions: Tensor, depth: int) -> Tensor:
         """As `rollout`, by the predictor's first `depth` blocks alone: a rough guess."""
         return self.predictor.rollout(
-            *self._from(state), *self._inputs(state.proprio[-1:], actions), depth=depth
+            *self._from(state), *self.inputs(state.proprio[-1:], actions), depth=depth
         )
 
     def imagine(self, latents: Tensor, proprio: Tensor, past: Tensor, actions: Tensor) -> Tensor:
@@ -348,7 +346,7 @@ class LatentWorldModel:
             )
         cache = self._remember(latents, proprio, past) if latents.shape[1] > 1 else None
         futures = self.predictor.rollout(
-            cache, latents[:, -1], *self._inputs(proprio[:, -1], actions)
+            cache, latents[:, -1], *self.inputs(proprio[:, -1], actions)
         )
         return self._combined(futures)
 
@@ -412,6 +410,10 @@ class LatentWorldModel:
             raise FloatingPointError(f"loss is not finite: {metrics}")
         return loss, metrics
 
+    def remember(self, latents: Tensor, proprio: Tensor, past: Tensor) -> KeyValueCache:
+        """What the predictor makes of all but the last of the frames `[T, P, D]`, T at least 2."""
+        return self._remember(latents[None], proprio[None], past[None])
+
     @torch.no_grad()
     def _remember(self, latents: Tensor, proprio: Tensor, past: Tensor) -> KeyValueCache:
         """What the predictor makes of all but the last frame of a context; as in `imagine`."""
@@ -427,7 +429,7 @@ class LatentWorldModel:
     def _from(self, state: LatentState) -> tuple[KeyValueCache | None, Tensor]:
         return state.cache, state.latents[-1:]
 
-    def _inputs(
+    def inputs(
         self, proprio: Tensor, actions: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What the predictor sees beside tokens, from `[N or 1, Q]` under `[N, H, A]`."""

@@ -104,6 +104,7 @@ def make_model(*, seed: int = 0, **changes) -> LatentWorldModel:
     }
     names = ("proprio", "context_frames", "features", "extrinsics")
     own = {key: changes.pop(key) for key in list(changes) if key in names}
+    num_outputs = changes.pop("num_outputs", 1)
     torch.manual_seed(seed)
     predictor = Predictor(
         PredictorConfig(
@@ -115,6 +116,7 @@ def make_model(*, seed: int = 0, **changes) -> LatentWorldModel:
             depth=1,
             num_heads=2,
             output_norm=own.get("features") == "layer_norm",
+            num_outputs=num_outputs,
         )
     ).eval()
     return LatentWorldModel(

@@ -136,6 +136,51 @@ def test_bench_rollout_compares_cached_with_recomputed(capsys):
         assert word.split("=")[0].split("_")[-1] in line and "want" in line
 
 
+def test_bench_planner_compares_what_planners_find(capsys, tmp_path):
+    small = ["reference.grid=[1,2]", "reference.token_dim=8", "predictor.width=24"]
+    small += ["predictor.depth=1", "predictor.num_heads=2", f"out={tmp_path / 'bench'}"]
+    code, out, err = run(capsys, "bench", "planner", "experiment=debug", *small)
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert result["speedup_vs_reference"] > 0 and result["plan_s_median"] > 0
+    assert result["sample_efficiency_ci95"][0] <= result["sample_efficiency"]
+    whole = json.loads((tmp_path / "bench" / "planners.json").read_text())
+    assert len(whole["planners"]) == 8 * 2
+    assert all(row["regret_mean"] >= 0 and row["gflop"] > 0 for row in whole["planners"])
+    assert (
+        "quasi_newton" in (tmp_path / "bench" / "planners.svg").read_text()
+        or "<svg" in (tmp_path / "bench" / "planners.svg").read_text()
+    )
+    for word in ("budgets=[4]", "budgets=[]", "num_pairs=0", "planners=[cem,annealing]",
+                 "reference.horizon=40"):  # fmt: skip
+        line = refused(capsys, "bench", "planner", "experiment=debug", *small, word)
+        assert word.split("=")[0].split(".")[-1] in line
+
+
+def test_a_plan_through_several_goals_moves_on(work, goal, tmp_path, capsys):
+    then = f"then=[{goal},{goal}]"
+    words = plan(work, goal, tmp_path / "three", then, "controller.timeout_steps=1")
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    figures = json.loads(out.splitlines()[-1])
+    assert figures["goals"] == [0, 1, 2, 2, 2, 2] and len(figures["energies"]) == 6
+    assert set(figures["decisions"]) <= {"plan", "hold", "arrived", "given up"}
+    line = refused(capsys, *plan(work, goal, tmp_path / "no", then, "controller.arrival=0"))
+    assert "timeout_steps" in line
+
+
+def test_limits_and_regions_that_cannot_be_are_named(work, goal, tmp_path, capsys):
+    for word, told in (
+        ("controller.limits.fixed={elbow: 0.0}", "fixed"),
+        ("controller.limits.trust_radius=-1", "trust_radius"),
+        ("controller.economy.screen_depth=99", "screen_depth"),
+        ("controller.execute_steps=9", "execute_steps"),
+        ("objective.region=[0,0,1,1]", "no place in the picture"),
+        ("objective.region=[0,0]", "region"),
+    ):
+        assert told in refused(capsys, *plan(work, goal, tmp_path / "no", word))
+
+
 def test_bench_train_says_where_the_time_goes(capsys):
     small = ["grid=[2,2]", "token_dim=8", "predictor.width=24", "predictor.depth=1"]
     small += ["predictor.num_heads=2"]
@@ -149,8 +194,8 @@ def test_bench_train_says_where_the_time_goes(capsys):
 
 
 def test_an_unknown_benchmark_is_told(capsys):
-    assert "bench rollout, bench train" in refused(capsys, "bench", "rolout")
-    assert "bench rollout, bench train" in refused(capsys, "bench")
+    assert "bench rollout, bench planner, bench train" in refused(capsys, "bench", "rolout")
+    assert "bench rollout, bench planner, bench train" in refused(capsys, "bench")
 
 
 TINY = ("encoder.width=16", "encoder.depth=1", "encoder.image_size=32", "batch_size=4")

@@ -68,6 +68,7 @@ def report() -> Report:
             "model": rng.uniform(0, 0.2, (6, 5)).astype(np.float32),
             "random $x_$": rng.uniform(0.1, 0.3, (6, 5)),
         },
+        energies=[[0.5, 0.3, 0.1], [0.6, 0.2]],
         training=[{"step": s, "loss": 1 / s, "lr": 1e-3} for s in range(1, 60)]
         + [{"step": 60, "held_out": 0.3}],
         held_out={"true": [0.2, 0.3], "copy_last": [0.4, 0.6]},
@@ -102,7 +103,7 @@ def test_page_asks_nothing_of_the_network(html):
 
 def test_ids_that_plots_point_at_are_their_own(html):
     plots = re.findall(r'<svg class="plot".*?</svg>', html, re.DOTALL)
-    assert len(plots) == 5
+    assert len(plots) == 6
     defined = [set(re.findall(r'id="([^"]+)"', plot)) for plot in plots]
     for index, plot in enumerate(plots):
         used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', plot))
@@ -230,6 +231,7 @@ def test_sections_without_data_are_left_out(html):
         "success",
         "videos",
         "distances",
+        "energies",
         "landscapes",
         "held-out",
         "training",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import compose_config
 from robot_wm.cli.console import finish, say
+from robot_wm.cli.flops import MATMUL_SIZE, flop_counter, sustained_rate
 from robot_wm.data import Batch
 from robot_wm.encoders import shipped_config
 from robot_wm.precision import choose_precision
@@ -29,7 +28,6 @@ from robot_wm.types import ActionSpec, check_counts
 from robot_wm.world_model import LatentWorldModel, ModelSpec
 
 _ACTION_DIM = 4
-_MATMUL_SIZE = 2048
 # Kernels by what they are for; whatever has another name is "other".
 _GROUPS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "linear", "gemm", "cutlass", "nvjet"),
@@ -50,23 +48,6 @@ _GROUPS = {
         "mean",
         "elementwise",
     ),
-}
-
-
-def _attention_flops(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_flop_count(q, k, v)
-
-
-def _attention_backward_flops(
-    grad: Any, q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any
-) -> int:
-    return sdpa_backward_flop_count(grad, q, k, v)
-
-
-# torch counts attention on GPUs alone.
-_CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
 
 
@@ -154,12 +135,12 @@ def _measure(
         how = TrainConfig(num_steps=num + 1, compile=compiled, precision=name)  # type: ignore[arg-type]
         return (row["elapsed_s"] for row in train(model, sampler, how))
 
-    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+    with flop_counter() as counter:
         list(steps(0, compiled=False))
     flops = counter.get_total_flops()
     rates, times = [], []
     for _ in range(config.repeats):  # in turn: a busy moment falls on both
-        rates.append(_mean_rate(precision, device))
+        rates.append(sustained_rate(precision, device))
         times.append(statistics.median(np.diff(list(steps(2)))))
     step_s = statistics.median(times)
     share = statistics.median(flops / t / rate for t, rate in zip(times, rates, strict=True))
@@ -182,7 +163,7 @@ def _measure(
     say(
         f"  {batch_size / step_s:.1f} samples/s, {step_s * 1e3:.0f} ms a step of "
         f"{flops / 1e9:.1f} GFLOP: {share:.0%} of the {statistics.median(rates) / 1e9:.0f} GFLOP/s "
-        f"that a {_MATMUL_SIZE} x {_MATMUL_SIZE} matrix product reaches"
+        f"that a {MATMUL_SIZE} x {MATMUL_SIZE} matrix product reaches"
     )
     for name, part in sorted(spent.items(), key=lambda item: -item[1]):
         say(f"  {part:6.1%} {name}")
@@ -194,18 +175,6 @@ def _measure(
         "matmul_gflop_per_s": statistics.median(rates) / 1e9,
         "time_by_kernel": spent,
     }
-
-
-def _mean_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Floating point operations per second over as long as training steps take, not at best."""
-    a = torch.ones(_MATMUL_SIZE, _MATMUL_SIZE, dtype=dtype, device=device)
-    float((a @ a)[0, 0])
-    num = 0
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < 2.0:
-        float((a @ a)[0, 0])  # waits for the device
-        num += 1
-    return num * 2 * _MATMUL_SIZE**3 / (time.perf_counter() - begin)
 
 
 def _is_one_of(name: str, words: tuple[str, ...]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 # These take a path or a hub id, which is quoted so that hydra's grammar leaves it alone.
@@ -62,6 +62,8 @@ def load_config(command: str, words: Sequence[str]) -> DictConfig:
     everything = compose_config(command, [f"{key}={value}" for key, value in pairs])
     # An experiment speaks for every command; this one keeps what it knows.
     config = OmegaConf.masked_copy(everything, [str(key) for key in everything if key in top])
+    plain = compose_config(command, [word for word in choices if not word.startswith("experiment")])
+    _drop_strangers(config, base, plain)
     OmegaConf.set_struct(config, True)
     _check_kinds(config, base, "")
     missing = sorted(OmegaConf.missing_keys(config))
@@ -69,6 +71,18 @@ def load_config(command: str, words: Sequence[str]) -> DictConfig:
         names = ", ".join(f"{'data' if key == 'data.source' else key}=..." for key in missing)
         raise UsageError(f"{command} needs {names}")
     return config
+
+
+def _drop_strangers(config: DictConfig, base: DictConfig, plain: DictConfig) -> None:
+    """Removes what an experiment brought into a group whose choice does not have it."""
+    for key in list(config):
+        if key in base and key not in plain:
+            with open_dict(config):
+                del config[key]
+        elif key in plain and not any(OmegaConf.is_missing(c, key) for c in (config, base, plain)):
+            mine, known, own = config[key], base[key], plain[key]
+            if isinstance(mine, DictConfig) and isinstance(own, DictConfig):
+                _drop_strangers(mine, known, own)
 
 
 def compose_config(command: str, overrides: list[str]) -> DictConfig:

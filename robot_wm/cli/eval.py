@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
+from robot_wm.cli.control import make_controller, make_objective
 from robot_wm.controller import MPC
 from robot_wm.evaluation import (
     EpisodeResult,
@@ -40,6 +41,7 @@ class Evaluation:
 
     tasks: dict[str, Any]
     curves: dict[str, FloatArray]
+    energies: list[list[float]]
     episodes: list[int]
     success_m: float
     landscapes: list[Landscape]
@@ -66,18 +68,20 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     model, saved = load_checkpoint(find_checkpoint(config.checkpoint))
     model.to(pick_device(config.device))
     simulation = build_simulation(config.env)
-    controller = make_controller(model, simulation, config)
+    controller = make_controller(model, simulation.env, config)
     task, spec = simulation.task, simulation.env.action_spec
     episodes = simulation.episodes(str(config.split), config.num_episodes)
 
     films: list[_Film] = []
+    energies: list[list[float]] = []
 
-    def film(index: int, goal: Goal) -> Recorder | None:
+    def watch(index: int, goal: Goal) -> Recorder:
+        energies.append([])
         if index >= config.num_videos:
-            return None
+            return _Energies(controller, energies[-1])
         title = f"{simulation.name}, episode {episodes[index]['seed']}"
         films.append(_Film(model, simulation, config, goal, title))
-        return films[-1]
+        return _Energies(controller, energies[-1], films[-1])
 
     def measure(
         name: str, method: Controller, recorder: RecorderFactory | None = None
@@ -92,7 +96,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
                 progress=progress,
             )
 
-    ours = measure("model", controller, film)
+    ours = measure("model", controller, watch)
     for result in ours:
         if result.error:
             say(f"episode {result.seed}: no plan: {result.error}")
@@ -117,7 +121,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
             task,
             model,
             instantiate(config.planner),
-            instantiate(config.objective),
+            make_objective(model, config.objective),
             bounds,
             seed=config.seed,
         )
@@ -130,6 +134,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
             name: np.array([result.distances_m for result in results])
             for name, results in curves.items()
         },
+        energies=energies,
         episodes=[result.seed for result in ours],
         success_m=task.success_m,
         landscapes=[film.landscape for film in films if film.landscape][:2],
@@ -138,30 +143,20 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     )
 
 
-def make_controller(model: LatentWorldModel, simulation: Simulation, config: DictConfig) -> MPC:
-    """The model's MPC on a simulation.
+class _Energies:
+    """Notes the energy of every look, and lets a film see them, too."""
 
-    Raises:
-        ValueError: the checkpoint is for another robot or another control rate.
-    """
-    env = simulation.env
-    if abs(model.dt - env.control_dt) > 1e-3:
-        raise ValueError(
-            f"checkpoint: it imagines steps of {model.dt:g} s, the env takes {env.control_dt:g} s"
-        )
-    try:
-        bounds = env.action_spec.within(model.spec.action_spec)
-    except ValueError as error:
-        raise ValueError(f"checkpoint: made for another robot than the env: {error}") from error
-    planner = instantiate(config.planner)
-    longest = model.predictor.config.max_frames - model.spec.context_frames + 1
-    if planner.horizon > longest:
-        raise ValueError(
-            f"planner.horizon: got {planner.horizon}, want at most {longest}: the checkpoint's "
-            f"predictor takes {model.predictor.config.max_frames} frames"
-        )
-    objective = instantiate(config.objective)
-    return MPC(model, planner, objective, bounds, seed=config.seed, device=model.device)
+    def __init__(self, controller: MPC, into: list[float], film: Recorder | None = None) -> None:
+        self._controller, self._into, self._film = controller, into, film
+
+    def record(self, step: Step) -> None:
+        self._into.append(self._controller.looks[-1].energy)
+        if self._film:
+            self._film.record(step)
+
+    def finish(self, last: Observation) -> None:
+        if self._film:
+            self._film.finish(last)
 
 
 class _Film:
@@ -200,7 +195,8 @@ class _Film:
         grid = np.linspace(spec.low[:2], spec.high[:2], side)  # [side, 2]
         actions = np.zeros((side, side, spec.size), np.float32)
         actions[:, :, 0], actions[:, :, 1] = grid[None, :, 0], grid[:, None, 1]
-        objective = instantiate(self._config.objective)(self._model.embed(self._goal.images))
+        goal = self._model.embed(self._goal.images)
+        objective = make_objective(self._model, self._config.objective)(goal)
         candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size)).to(self._model.device)
         with torch.inference_mode():
             state = self._model.observe(self._model.initial(), step.observation, None)
@@ -243,6 +239,7 @@ def to_report(
         settings=evaluation.settings,
         tasks=evaluation.tasks,
         distance_curves=evaluation.curves,
+        energies=evaluation.energies,
         episodes=evaluation.episodes,
         success_m=evaluation.success_m,
         landscapes=evaluation.landscapes,
@@ -273,18 +270,31 @@ def table(tasks: Mapping[str, Any]) -> str:
 def _settings(config: DictConfig, saved: Mapping[str, Any]) -> dict[str, str]:
     training, encoder = saved.get("training", {}), saved["encoder"]
     planner: Any = OmegaConf.to_container(config.planner)
+    objective: Any = OmegaConf.to_container(config.objective)
+    control: Any = OmegaConf.to_container(config.controller)
     return {
         "git sha": git_sha() or "not a checkout",
         "checkpoint": f"{config.checkpoint} ({saved['checkpoint_hash'][:12]})",
         "encoder": f"{encoder['name']} ({encoder['fingerprint']['weights'][:12]})",
         "dataset": str(training.get("data", {}).get("content_hash", "unknown"))[:12],
         "episodes": f"{config.num_episodes} of split {config.split}",
-        "planner": ", ".join(
-            f"{key.strip('_')} {str(value).rpartition('.')[2] if key == '_target_' else value}"
-            for key, value in planner.items()
-        ),
-        "objective": f"{config.objective.distance}, horizon {config.objective.horizon}",
+        "planner": _in_words(planner),
+        "objective": _in_words(objective),
+        "controller": _in_words(control),
         "seed": str(config.seed),
         "render": os.environ.get("MUJOCO_GL", "unknown"),
         "machine": f"{machine()}, {config.device}, float32",
     }
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    """Settings in one line, without those that are not in use."""
+    words = []
+    for key, value in settings.items():
+        if key == "_target_":
+            words.append(str(value).rpartition(".")[2])
+        elif isinstance(value, dict):
+            words += [f"{key}: {inner}"] if (inner := _in_words(value)) else []
+        elif key != "_partial_" and value is not None and value != {}:
+            words.append(f"{key} {value}")
+    return ", ".join(words)

@@ -17,6 +17,7 @@ COMMANDS = {
     "probe": "see what can be read off an encoder's tokens, and what their distances mean",
     "convert": "turn a released V-JEPA 2-AC file into a checkpoint",
     "bench rollout": "time imagining with and without the key-value cache",
+    "bench planner": "what planners find, how soon, and what the ways to save work are worth",
     "bench train": "time training, and see what the machine does meanwhile",
 }
 

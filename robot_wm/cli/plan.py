@@ -1,4 +1,4 @@
-"""`robot-wm plan`: one run to the pose in a goal picture, with its video."""
+"""`robot-wm plan`: one run to the pose in a goal picture, or through several, with its video."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation, pick_device
 from robot_wm.cli.console import finish, output_dir, replacing, say
-from robot_wm.cli.eval import make_controller
+from robot_wm.cli.control import make_controller
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import Goal, ImageArray, Observation
@@ -35,36 +35,53 @@ def run(config: DictConfig) -> None:
     out = output_dir(config.out)
     model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
     model.to(pick_device(config.device))
-    picture = read_picture(Path(config.goal))
+    paths = [str(path) for path in (config.goal, *config.then)]
+    pictures = [read_picture(Path(path)) for path in paths]
     simulation = build_simulation(config.env)
-    controller = make_controller(model, simulation, config)
-    goal = Goal(images={model.spec.camera: picture})
-    goal_latent = model.embed(goal.images)  # refuses a picture that does not fit
+    controller = make_controller(model, simulation.env, config)
+    goals = [Goal(images={model.spec.camera: picture}) for picture in pictures]
+    if len(goals) > 1 and not controller.moves_on:
+        raise ValueError(
+            "then: several pictures, but nothing says when to go on from one; give "
+            "controller.arrival (of a checkpoint that knows its steps) or controller.timeout_steps"
+        )
+    latents = [model.embed(goal.images) for goal in goals]  # refuses a picture that does not fit
     simulation.env.reset(config.seed)
     tape = _Tape()
-    run_episode(simulation.env, controller, goal, num_steps=simulation.num_steps, recorders=[tape])
+    num_steps = simulation.num_steps * len(goals)
+    run_episode(simulation.env, controller, goals, num_steps=num_steps, recorders=[tape])
     energies = [
-        float((model.embed(observation.images) - goal_latent).square().mean())
-        for observation in (tape.observations[0], tape.observations[-1])
+        float((model.embed(observation.images) - latent).square().mean())
+        for observation, latent in zip(
+            (tape.observations[0], tape.observations[-1]), (latents[0], latents[-1]), strict=True
+        )
     ]
     out.mkdir(parents=True, exist_ok=True)
     film = EpisodeVideo(
-        title=f"plan to {config.goal}",
+        title=f"plan to {', '.join(paths)}",
         frames=np.stack(
             [observation.images[model.spec.camera] for observation in tape.observations]
         ),
-        goal=picture,
+        goal=pictures[-1],
         distances_m=None,
         fps=1 / simulation.env.control_dt,
     )
     video = out / "plan.mp4"
     with replacing(video) as scratch:
         scratch.write_bytes(encode_video(film, success_m=simulation.task.success_m))
-    say(f"energy {energies[0]:.3f} at the start, {energies[1]:.3f} at the end; video: {video}")
+    decisions = [look.decision for look in controller.looks]
+    say(
+        f"energy {energies[0]:.3f} at the start, {energies[1]:.3f} at the end; goal "
+        f"{controller.goal_index + 1} of {len(goals)}, last decision: {decisions[-1]}; "
+        f"video: {video}"
+    )
     finish(
         {
             "energy_start": energies[0],
             "energy_end": energies[1],
+            "energies": [look.energy for look in controller.looks],
+            "goals": [look.goal for look in controller.looks],
+            "decisions": decisions,
             "plan_s_median": float(np.median(tape.plan_s)),
             "video": str(video),
         }

@@ -161,7 +161,8 @@ class ICEM:
         for iteration in range(self.num_iterations):
             size = max(round(self.num_samples / self.decay**iteration), 2 * self.num_elites)
             size = min(size, self.num_samples) - len(known)
-            noise = coloured_noise((size, *mean.shape), self.noise_beta, generator)
+            shape = (size, self.horizon, spec.size)
+            noise = coloured_noise(shape, self.noise_beta, generator)
             search.judge(space.project(torch.cat((known, mean + std * noise))))
             fit_mean, fit_std = refit(search.actions, self.min_std * space.unit)
             mean = self.momentum * mean + (1 - self.momentum) * fit_mean

@@ -100,7 +100,7 @@ class PredictiveSampling:
         self.num_iterations = num_iterations
         self.num_elites = num_elites
         self.num_knots = num_knots
-        self.order = order
+        self.order: Literal[0, 1] = order
         self.init_std = init_std
         self.min_std = min_std
 

@@ -29,8 +29,8 @@ class Space:
 
         self.spec, self.horizon, self.device = spec, horizon, device
         self.rest = tensor(spec.rest)
-        self.low = torch.where(tensor(spec.free) > 0, tensor(spec.low), self.rest)
-        self.high = torch.where(tensor(spec.free) > 0, tensor(spec.high), self.rest)
+        self.low = tensor(np.where(spec.free, spec.low, spec.rest))
+        self.high = tensor(np.where(spec.free, spec.high, spec.rest))
         self.unit = tensor(spec.unit * spec.free)  # nothing spreads along a fixed dimension
         self._divisor = tensor(spec.unit)
 

@@ -1,7 +1,7 @@
 """One self-contained HTML page of an evaluation, and a JSON beside it with every figure."""
 
 from robot_wm.report.page import render_html
-from robot_wm.report.plots import plot_pretraining
+from robot_wm.report.plots import plot_planners, plot_pretraining
 from robot_wm.report.values import EpisodeVideo, Landscape, Report
 from robot_wm.report.video import encode_video
 from robot_wm.report.writing import write_report
@@ -11,6 +11,7 @@ __all__ = [
     "Landscape",
     "Report",
     "encode_video",
+    "plot_planners",
     "plot_pretraining",
     "render_html",
     "write_report",

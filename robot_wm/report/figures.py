@@ -23,6 +23,7 @@ def report_figures(report: Report) -> dict[str, object]:
         "success_m": report.success_m,
         "settings": report.settings,
         "distance_curves": report.distance_curves,
+        "energies": report.energies,
         "episodes": report.episodes,
         "training": report.training,
         "held_out": report.held_out,

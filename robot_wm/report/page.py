@@ -39,6 +39,7 @@ def render_html(report: Report) -> str:
         _success(report, colors),
         _videos(report),
         _distances(report, colors),
+        _energies(report),
         _landscapes(report),
         _held_out(report),
         _training(report),
@@ -120,6 +121,19 @@ def _distances(report: Report, colors: Mapping[str, str]) -> str:
     )
     plot = plots.plot_distances(curves, report.success_m, colors)
     return _section("distances", "How it gets there", how, _legend(curves, colors) + _scroll(plot))
+
+
+def _energies(report: Report) -> str:
+    if not any(report.energies):
+        return ""
+    how = (
+        "The energy is the distance of what the model saw to the goal picture, in its latent "
+        "space: all that the controller has to tell whether it is getting there. Where it falls "
+        "as the true distance above does, it can be trusted; an episode whose energy stays high "
+        "though the arm arrives sees something else that differs from the goal picture."
+    )
+    plot = plots.plot_energies(report.energies)
+    return _section("energies", "What it saw of that", how, _scroll(plot))
 
 
 def _landscapes(report: Report) -> str:

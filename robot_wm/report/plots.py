@@ -122,6 +122,36 @@ def plot_distances(
         return _svg(figure, "Distance to the goal by step, by method", salt="distances")
 
 
+def plot_energies(energies: Sequence[Sequence[float]]) -> str:
+    """Energy by look: the median of the episodes, their 10-90 % band, and the single episodes.
+
+    Args:
+        energies: episode by episode, of every look; lengths may differ.
+
+    Returns:
+        SVG element.
+    """
+    looks = max(map(len, energies))
+    table = np.full((len(energies), looks), np.nan)
+    for row, values in zip(table, energies, strict=True):
+        row[: len(values)] = values
+    low, median, high = np.nanpercentile(table, (10, 50, 90), axis=0)
+    color = COLORS["model"]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(_FIGURE_INCHES)
+        axes = figure.subplots()
+        steps = np.arange(looks)
+        for row in table[:40]:
+            axes.plot(steps, row, color=color, alpha=0.15, linewidth=0.6, zorder=2)
+        axes.fill_between(steps, low, high, color=color, alpha=0.16, linewidth=0, zorder=3)
+        axes.plot(steps, median, color=color, zorder=20)
+        axes.set(xlabel="look", ylabel="energy")
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.01)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        return _svg(figure, "Energy of what was seen, by look", salt="energies")
+
+
 def plot_horizon(errors: Mapping[str, Sequence[float]], colors: Mapping[str, str]) -> str:
     """Latent error by horizon.
 
@@ -273,6 +303,40 @@ def plot_pretraining(rows: Sequence[Mapping[str, float]]) -> str:
         rank.grid(visible=False)
         buffer = io.StringIO()
         with mpl.rc_context({"svg.hashsalt": "pretraining"}):
+            figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    return buffer.getvalue().replace(_INK, "#1f2328").replace(_RULE, "#d0d7de")
+
+
+def plot_planners(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What planners find by what they spend, on a white page of their own.
+
+    Args:
+        rows: `planner`, `num_evaluated`, `plan_s_median` and `regret_mean`, a share.
+
+    Returns:
+        An SVG document.
+    """
+    names = list(dict.fromkeys(str(row["planner"]) for row in rows))
+    palette = (*SPARE_COLORS, "#3f7fe0", "#d08c1d", "#8b909a", "#2e9d6b")
+    with mpl.rc_context({**_STYLE, "svg.fonttype": "path"}):
+        figure = Figure((9.0, 3.6))
+        by_samples, by_time = figure.subplots(1, 2, sharey=True)
+        for i, name in enumerate(names):
+            mine = [row for row in rows if row["planner"] == name]
+            regret = [100 * max(float(row["regret_mean"]), 1e-6) for row in mine]
+            color = palette[i % len(palette)]
+            for axes, key in ((by_samples, "num_evaluated"), (by_time, "plan_s_median")):
+                axes.plot([row[key] for row in mine], regret, "o-", color=color, label=name, ms=3)
+        by_samples.set(xlabel="evaluated samples", ylabel="regret, % of what rest costs above it")
+        by_time.set(xlabel="seconds a plan, encoding included")
+        for axes in (by_samples, by_time):
+            axes.set(xscale="log", yscale="log")
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        by_time.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        buffer = io.StringIO()
+        with mpl.rc_context({"svg.hashsalt": "planners"}):
             figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
     return buffer.getvalue().replace(_INK, "#1f2328").replace(_RULE, "#d0d7de")
 

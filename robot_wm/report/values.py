@@ -106,6 +106,8 @@ class Report:
         settings: what the numbers depend on: git sha, hashes, planner settings, machine.
         distance_curves: method -> true distance to the goal by episode and step,
             `[n, steps + 1]`, metres.
+        energies: of what the model saw at every look, episode by episode; one that was broken off
+            is shorter.
         episodes: their names in the manifest, `[n]`, for whoever pairs two reports.
         training: rows with `step` and metrics, in order; a row may lack a metric.
         held_out: what the predictor was given -> latent error at horizon 1, 2, ... H.
@@ -122,6 +124,7 @@ class Report:
     success_m: float
     settings: Mapping[str, str] = field(default_factory=dict)
     distance_curves: Mapping[str, FloatArray] = field(default_factory=dict)
+    energies: Sequence[Sequence[float]] = ()
     episodes: Sequence[int] = ()
     training: Sequence[Mapping[str, float]] = ()
     held_out: Mapping[str, Sequence[float]] = field(default_factory=dict)

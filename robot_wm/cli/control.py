@@ -1,0 +1,108 @@
+"""From configuration to the controller of a robot, simulated or real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from robot_wm.cli.build import instantiate
+from robot_wm.controller import MPC
+from robot_wm.imagination import Economy
+from robot_wm.objectives import Objective, region_weights
+from robot_wm.precision import choose_precision
+from robot_wm.types import ActionSpec, Env
+from robot_wm.world_model import LatentWorldModel
+
+
+def make_controller(model: LatentWorldModel, env: Env, config: DictConfig) -> MPC:
+    """The model's MPC for a robot, as `planner`, `objective` and `controller` say.
+
+    Raises:
+        ValueError: the checkpoint is for another robot or another control rate, or a setting that
+            it cannot follow.
+    """
+    if abs(model.dt - env.control_dt) > 1e-3:
+        raise ValueError(
+            f"checkpoint: it imagines steps of {model.dt:g} s, the env takes {env.control_dt:g} s"
+        )
+    planner = instantiate(config.planner)
+    longest = model.predictor.config.max_frames - model.spec.context_frames + 1
+    if planner.horizon > longest:
+        raise ValueError(
+            f"planner.horizon: got {planner.horizon}, want at most {longest}: the checkpoint's "
+            f"predictor takes {model.predictor.config.max_frames} frames"
+        )
+    settings: Any = OmegaConf.to_container(config.controller)
+    if settings["economy"]["bfloat16"] == "auto":
+        gains = choose_precision("auto", model.device) is torch.bfloat16
+        settings["economy"]["bfloat16"] = gains
+    economy = Economy(**settings["economy"])
+    if economy.screen_depth is not None and economy.screen_depth > model.predictor.config.depth:
+        raise ValueError(
+            f"controller.economy.screen_depth: got {economy.screen_depth}, the predictor has "
+            f"{model.predictor.config.depth} blocks"
+        )
+    objective = make_objective(model, config.objective)
+    if settings["compile"]:
+        for block in model.predictor.predictor_blocks:
+            block.compile()
+    return MPC(
+        model,
+        planner,
+        objective,
+        legal_actions(model, env, settings["limits"]),
+        seed=config.seed,
+        device=model.device,
+        execute_steps=settings["execute_steps"],
+        margin=_energy(model, config, "margin") or 0.0,
+        arrival=_energy(model, config, "arrival") or None,
+        arrival_looks=settings["arrival_looks"],
+        timeout_steps=settings["timeout_steps"],
+        economy=economy,
+    )
+
+
+def legal_actions(model: LatentWorldModel, env: Env, limits: dict[str, Any]) -> ActionSpec:
+    """What the robot can do, the training data knows, and the user allows.
+
+    Raises:
+        ValueError: they do not meet.
+    """
+    try:
+        bounds = env.action_spec.within(model.spec.action_spec)
+    except ValueError as error:
+        raise ValueError(f"checkpoint: made for another robot than the env: {error}") from error
+    return replace(bounds, **limits)
+
+
+def make_objective(model: LatentWorldModel, config: DictConfig) -> Callable[[Tensor], Objective]:
+    """The goal's latent to the objective that an `objective` group describes.
+
+    Raises:
+        ValueError: a region of an encoder whose tokens have no place, or that is no region.
+    """
+    settings: Any = OmegaConf.to_container(config)
+    region = settings.pop("region", None)
+    if region is not None:
+        if settings.get("token_weights") is not None:
+            raise ValueError("objective: got token_weights and region, want one of them")
+        settings["token_weights"] = region_weights(model.predictor.config.grid, region)
+    make = instantiate(DictConfig(settings))
+    shape = model.predictor.config
+    make(torch.zeros(shape.num_tokens, shape.token_dim))  # complains now, not in an episode
+    return make
+
+
+def _energy(model: LatentWorldModel, config: DictConfig, name: str) -> float | None:
+    """A setting in units of the training data's steps, in those of the objective."""
+    share, known = config.controller[name], model.spec.step_energy
+    if share is None or not share:
+        return share
+    if known is None:
+        return None  # a checkpoint from before steps were measured, or converted from a release
+    return share * known[config.objective.distance]

@@ -1,0 +1,222 @@
+"""The cost of imagined futures: where work is saved, what remains is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fakes import SPEC, PointEnv, make_model
+from test_loop import PointModel
+
+from robot_wm.controller import MPC
+from robot_wm.imagination import Economy, ImaginedCost, continued, elite_agreement, trusted
+from robot_wm.objectives import GoalEnergy
+from robot_wm.planners import CEM
+from robot_wm.predictor import Predictor, PredictorConfig
+from robot_wm.types import Goal, PlanningError
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A model, where it is, what it wants, and 64 candidates of horizon 4."""
+    model, env = make_model(context_frames=2), PointEnv()
+    goal = GoalEnergy(model.embed(env.reset(1).images))
+    state = model.observe(model.initial(), env.reset(0), None)
+    state = model.observe(state, env.observe(), env.apply(np.array([0.05, 0.0])))
+    generator = torch.Generator().manual_seed(0)
+    actions = 0.2 * torch.rand((64, 4, 2), generator=generator) - 0.1
+    return model, state, goal, actions
+
+
+def cost(scene, **economy):
+    model, state, goal, actions = scene
+    with torch.inference_mode():
+        return ImaginedCost(model, state, goal, Economy(**economy))(actions)
+
+
+def test_without_economy_it_is_the_objective_of_the_rollout(scene):
+    model, state, goal, actions = scene
+    with torch.inference_mode():
+        assert torch.equal(cost(scene), goal(model.rollout(state, actions), actions))
+
+
+@pytest.mark.parametrize(
+    "economy",
+    [
+        {"keep_share": 0.5},
+        {"screen_depth": 1, "screen_share": 0.5},
+        {"keep_share": 0.5, "screen_depth": 1, "screen_share": 0.5},
+    ],
+    ids=str,
+)
+def test_survivors_cost_what_they_cost_and_the_dropped_cost_more(scene, economy):
+    exact, saved = cost(scene), cost(scene, **economy)
+    assert saved.isfinite().all()
+    survivors = torch.isclose(exact, saved, rtol=1e-5, atol=1e-7)
+    expected = (
+        64 * (0.5 if "screen_depth" in economy else 1) * (0.25 if "keep_share" in economy else 1)
+    )
+    assert survivors.sum() == expected
+    if not survivors.all():
+        assert saved[~survivors].min() >= saved[survivors].max() - 1e-6
+
+
+def test_a_future_goes_on_as_its_actions_say():
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.randn((32, 4, 2), generator=generator)
+    effect = torch.randn((2, 6), generator=generator)
+    truth = (1.0 + actions.cumsum(1) @ effect).view(32, 4, 3, 2)
+    torch.testing.assert_close(continued(truth[:, :1], actions), truth, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(continued(truth[:, :3], actions), truth, rtol=1e-2, atol=1e-2)
+    still = torch.zeros(32, 4, 2)  # nothing to learn from, and nothing to divide by
+    assert torch.equal(continued(truth[:, :1], still)[:, 1:], truth[:, :1].expand(-1, 3, -1, -1))
+
+
+def test_halving_keeps_what_ends_well_not_what_hurries():
+    class Point(PointModel):
+        def rollout_selected(self, state, actions, select):
+            futures, index = self.rollout(state, actions), torch.arange(len(actions))
+            for h in range(1, actions.shape[1]):
+                chosen = select(futures[index][:, :h])
+                index = index if chosen is None else index[chosen]
+            return futures[index], index
+
+        def rollout_roughly(self, state, actions, depth):
+            raise NotImplementedError
+
+    generator = torch.Generator().manual_seed(0)
+    actions = 0.2 * torch.rand((64, 4, 2), generator=generator) - 0.1
+    state, goal = torch.zeros(2), GoalEnergy(torch.tensor([[0.1, 0.0]]))
+    exact = ImaginedCost(Point(), state, goal)(actions)
+    saved = ImaginedCost(Point(), state, goal, Economy(keep_share=0.5))(actions)
+    assert set(saved.argsort()[:6].tolist()) == set(exact.argsort()[:6].tolist())
+
+
+def test_batches_change_nothing(scene):
+    torch.testing.assert_close(cost(scene, batch_size=7), cost(scene), rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_flow_through_all_of_it(scene):
+    model, state, goal, actions = scene
+    actions = actions.clone().requires_grad_()
+    total = ImaginedCost(model, state, goal, Economy(keep_share=0.5))(actions).sum()
+    (gradient,) = torch.autograd.grad(total, actions)
+    bump = torch.zeros_like(actions)
+    bump[3, 1, 0] = 1e-2
+    with torch.no_grad():
+        exact = ImaginedCost(model, state, goal)
+        slope = (exact(actions + bump) - exact(actions - bump))[3] / 2e-2
+    assert float(gradient[3, 1, 0]) == pytest.approx(float(slope), rel=0.05, abs=1e-5)
+
+
+def test_a_latent_that_is_not_finite_is_refused_on_the_way(scene):
+    model, state, goal, actions = scene
+    bad = actions.clone()
+    bad[5, 0] = torch.nan
+    for economy in (Economy(), Economy(keep_share=0.5)):
+        with pytest.raises(PlanningError, match="not finite"), torch.inference_mode():
+            ImaginedCost(model, state, goal, economy)(bad)
+
+
+def test_a_model_that_cannot_leave_candidates_is_named():
+    with pytest.raises(ValueError, match="PointModel"):
+        ImaginedCost(PointModel(), None, GoalEnergy(torch.zeros(1, 2)), Economy(keep_share=0.5))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"keep_share": 0.0}, {"screen_share": 1.5}, {"screen_depth": 0}, {"batch_size": 0}],
+    ids=str,
+)
+def test_impossible_economies_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Economy(**bad)
+
+
+def test_more_blocks_than_there_are_cannot_screen(scene):
+    with pytest.raises(ValueError, match="depth"):
+        cost(scene, screen_depth=9)
+
+
+def test_elite_agreement_is_the_rank_correlation_of_the_best():
+    exact = torch.arange(40.0)
+    assert elite_agreement(exact, exact * 2 + 1) == pytest.approx(1.0)
+    upside_down = exact.clone()
+    upside_down[:10] = upside_down[:10].flip(0)
+    assert elite_agreement(exact, upside_down) == pytest.approx(-1.0)
+    worst_shuffled = exact.clone()
+    worst_shuffled[10:] = worst_shuffled[10:].flip(0)
+    assert elite_agreement(exact, worst_shuffled) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="want 16 or more"):
+        elite_agreement(exact[:8], exact[:8])
+
+
+def test_bfloat16_is_given_up_where_the_elite_does_not_survive_it(scene):
+    model, state, goal, actions = scene
+    economy = Economy(bfloat16=True)
+
+    def judged(model, state, objective, horizon=4):
+        device = torch.device("cpu")
+        return trusted(economy, model, state, objective, SPEC, horizon, device).bfloat16
+
+    class Coarse(PointModel):
+        """Its differences drown in a constant when they are rounded."""
+
+        def rollout(self, state, actions):
+            far = 100.0 + super().rollout(state, actions)
+            return far.bfloat16().float() if torch.is_autocast_enabled("cpu") else far
+
+    centre = GoalEnergy(torch.full((1, 2), 100.0))
+    with torch.inference_mode():
+        assert not judged(Coarse(), torch.zeros(2), centre)
+        assert judged(PointModel(), torch.zeros(2), GoalEnergy(torch.zeros(1, 2)))
+
+
+def test_a_controller_plans_with_an_economy():
+    model, env = make_model(context_frames=2), PointEnv()
+    goal = Goal(env.reset(1).images)
+    planner = CEM(horizon=4, num_samples=32, num_iterations=2)
+    controller = MPC(model, planner, GoalEnergy, SPEC, economy=Economy(keep_share=0.5))
+    controller.reset(goal)
+    assert np.isfinite(controller.act(env.reset(0), None)).all()
+
+
+def test_heads_disagree_where_they_were_not_trained():
+    """Of one function on half of a line; on the other half nobody told them."""
+    torch.manual_seed(0)
+    shape = PredictorConfig(
+        token_dim=2, grid=(1, 1), action_dim=1, width=32, depth=1, num_heads=2, num_outputs=4
+    )
+    predictor = Predictor(shape, generator=torch.Generator().manual_seed(0))
+    optimiser = torch.optim.Adam(predictor.parameters(), 3e-3)
+    tokens = torch.zeros(128, 1, 1, 2)
+    for _ in range(300):
+        actions = torch.rand(128, 1, 1)
+        wanted = torch.stack((actions, actions.square()), dim=-1)[:, :, None]  # for every head
+        loss = (predictor(tokens, actions) - wanted).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.inference_mode():
+        known = predictor(tokens, torch.rand(128, 1, 1)).var(2).mean()
+        unknown = predictor(tokens, -1 - torch.rand(128, 1, 1)).var(2).mean()
+    assert unknown > 5 * known
+
+
+def test_a_model_with_heads_trains_imagines_and_plans():
+    model, env = make_model(context_frames=2, num_outputs=3), PointEnv()
+    state = model.observe(model.initial(), env.reset(0), None)
+    actions = torch.zeros(5, 3, 2)
+    assert model.rollout(state, actions).shape == (5, 3, 3, 2, 6)
+    proprio = torch.zeros(5, 1, 2)
+    imagined = model.imagine(
+        state.latents[None].expand(5, -1, -1, -1), proprio, actions[:, :0], actions
+    )
+    assert imagined.shape == (5, 3, 2, 6)
+
+    def objective(latent):
+        return GoalEnergy(latent, disagreement_weight=1.0)
+
+    controller = MPC(model, CEM(horizon=2), objective, SPEC)
+    controller.reset(Goal(env.reset(1).images))
+    assert np.isfinite(controller.act(env.reset(0), None)).all()
