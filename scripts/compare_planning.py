@@ -20,7 +20,7 @@ from robot_wm.evaluation import EpisodeResult, paired_difference_ci95
 
 ENCODERS = ("mini", "random", "pixels")
 ORACLE = [
-    *("latent_oracle=true", "planner.horizon=1", "planner.num_samples=32"),
+    *("latent_oracle=true", "planner=cem", "planner.num_samples=32"),
     *("planner.num_iterations=2", "planner.num_elites=6"),
 ]
 

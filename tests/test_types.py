@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,52 @@ def test_within_takes_the_narrower_bounds():
         spec().within(spec(names=("x", "z")))
     with pytest.raises(ValueError, match="bounded"):
         spec((3.0, 3.0), (4.0, 4.0)).within(spec())
+
+
+def test_clip_leaves_fixed_dimensions_and_the_trust_region_alone():
+    ball = dataclasses.replace(spec(), fixed={"y": 0.5}, trust_radius=0.5)
+    assert ball.clip(np.array([0.3, 9.0])).tolist() == [0.3, 0.5]
+    assert ball.clip(np.array([0.9, 0.0])).tolist() == [0.5, 0.5]
+    assert ball.rest.tolist() == [0.0, 0.5] and ball.free.tolist() == [True, False]
+    free = dataclasses.replace(spec(), trust_radius=0.5)
+    np.testing.assert_allclose(free.clip(np.array([1.0, 2.0])), [0.5**1.5, 2 * 0.5**1.5])
+    box = dataclasses.replace(free, trust_norm="box")
+    assert box.clip(np.array([1.0, 2.0])).tolist() == [0.5, 1.0]
+    for made in (ball, free, box):
+        once = made.clip(np.random.default_rng(0).uniform(-3, 3, (50, 2)))
+        np.testing.assert_allclose(made.clip(once), once)
+
+
+def test_rest_is_the_legal_action_nearest_to_none():
+    assert spec((0.2, -1.0), (1.0, 1.0)).rest.tolist() == [0.2, 0.0]
+
+
+def test_within_keeps_what_else_a_spec_says():
+    narrow = dataclasses.replace(spec(), fixed={"y": 0.1}, trust_radius=1.0).within(
+        spec((-0.5, -0.5), (0.5, 0.5))
+    )
+    assert narrow.fixed == {"y": 0.1} and narrow.trust_radius == 1.0
+    assert narrow.unit.tolist() == [0.5, 0.5]  # of the narrower bounds
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"scale": [1.0]},
+        {"scale": [1.0, 0.0]},
+        {"scale": [1.0, np.nan]},
+        {"fixed": {"z": 0.0}},
+        {"fixed": {"x": 3.0}},
+        {"fixed": {"x": np.nan}},
+        {"trust_radius": 0.0},
+        {"trust_radius": np.nan},
+        {"trust_norm": "l1"},
+    ],
+    ids=str,
+)
+def test_impossible_limits_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        dataclasses.replace(spec(), **bad)
 
 
 @pytest.mark.parametrize(

@@ -349,7 +349,7 @@ def at_budget(name: str, budget: int, horizon: int) -> Planner:
         starts = 1 if budget < 64 else 2 if budget < 256 else 4
         samples = min(64, budget // 4)
         steps = max(1, (budget - samples) // (gradient * starts))
-        more = {"num_samples": samples, "num_starts": starts, "num_iterations": steps}
+        more = {"num_samples": samples, "num_elites": starts, "num_iterations": steps}
     else:
         raise ValueError(f"planners: {name} has no rule for a budget yet")
     return instantiate(config, horizon=horizon, **more)

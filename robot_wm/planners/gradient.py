@@ -186,7 +186,7 @@ class QuasiNewton:
     Args:
         horizon: actions per sequence, H.
         num_samples: sequences drawn, N, the warm start among them.
-        num_starts: the best of them, which descend.
+        num_elites: the best of them, which descend.
         num_iterations: steps.
         first_step: length of the longest first step, in units of the spec's scale.
         init_std: standard deviation of what is drawn, in the same units.
@@ -201,7 +201,7 @@ class QuasiNewton:
         *,
         horizon: int = 1,
         num_samples: int = 16,
-        num_starts: int = 2,
+        num_elites: int = 2,
         num_iterations: int = 6,
         first_step: float = 0.5,
         init_std: float = 0.6,
@@ -209,7 +209,7 @@ class QuasiNewton:
         check_sizes(
             "QuasiNewton",
             num_samples=num_samples,
-            num_elites=num_starts,
+            num_elites=num_elites,
             horizon=horizon,
             num_iterations=num_iterations,
         )
@@ -220,7 +220,7 @@ class QuasiNewton:
             )
         self.horizon = horizon
         self.num_samples = num_samples
-        self.num_starts = num_starts
+        self.num_elites = num_elites
         self.num_iterations = num_iterations
         self.first_step = first_step
         self.init_std = init_std
@@ -235,7 +235,7 @@ class QuasiNewton:
             horizon=self.horizon,
             init=init,
             device=generator.device,
-            num_elites=self.num_starts,
+            num_elites=self.num_elites,
         )
         space, mean = search.space, search.mean
         noise = normal((self.num_samples - 1, *mean.shape), generator)
