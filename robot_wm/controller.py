@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -32,7 +32,7 @@ class Look:
 
     Attributes:
         goal: number of the goal picture it was after.
-        energy: of what it saw: the objective of staying there.
+        energy: of what it saw: its distance to the goal picture, in the objective's terms.
         decision: `"plan"`: the first action of a new plan; `"continue"`: the next of the last one;
             `"hold"`: nothing, for no plan is better than that by the margin; `"arrived"`: nothing,
             the last goal is reached; `"given up"`: nothing, the last goal's time is over.
@@ -105,16 +105,25 @@ class MPC:
         self._execute_steps = execute_steps
         self._margin, self._arrival = margin, arrival
         self._arrival_looks, self._timeout_steps = arrival_looks, timeout_steps
-        self._economy = economy or Economy()
+        economy = economy or Economy()
+        # What a planner keeps must be exact.
+        at_least = max(economy.at_least, getattr(planner, "num_elites", 1))
+        self._economy = replace(economy, at_least=at_least)
         self._trusted: Economy | None = None
         self._objectives: list[Objective] = []
         self._plan: Plan | None = None
+        self._goal = 0
         self.looks: list[Look] = []
 
     @property
     def last_plan(self) -> Plan | None:
         """The plan behind the last action; None where it was to do nothing."""
         return self._plan
+
+    @property
+    def economy(self) -> Economy:
+        """Where imagining saves work."""
+        return self._economy
 
     @property
     def goal_index(self) -> int:
@@ -124,7 +133,7 @@ class MPC:
     @property
     def moves_on(self) -> bool:
         """Whether it ever goes on from one goal to the next."""
-        return bool(self._arrival) or self._timeout_steps is not None
+        return self._arrival is not None or self._timeout_steps is not None
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
         """Begins an episode: the goals' latents are computed here, once.
@@ -138,14 +147,21 @@ class MPC:
         goals = [goal] if isinstance(goal, Goal) else list(goal)
         if not goals:
             raise ValueError("goal: got none, want at least one picture")
+        self._objectives = []  # should one of the pictures not fit, it acts toward none of them
+        objectives = [self._make_objective(self._model.embed(g.images)) for g in goals]
         self._generator.manual_seed(self._seed)
-        self._objectives = [self._make_objective(self._model.embed(g.images)) for g in goals]
+        self._objectives = objectives
         self._state = self._model.initial()
         self._plan, self._executed = None, 0
         self._goal, self._num_near, self._num_looks = 0, 0, 0
         self._over: Literal["arrived", "given up"] | None = None
         self._trusted = None  # looked at once an episode
         self.looks = []
+
+    @torch.no_grad()
+    def energy(self, obs: Observation) -> float:
+        """Distance of what is seen to the goal picture that it is after."""
+        return self._energy(self._model.embed(obs.images))
 
     @torch.no_grad()
     def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
@@ -165,13 +181,14 @@ class MPC:
             energy = self._progress(latent, energy)
         if self._over is not None:
             return self._rest(Look(self._goal, energy, self._over))
-        self._num_looks += 1
-        if self._plan is not None:
+        if self._plan is not None and self._executed + 1 < self._execute_steps:
             self._executed += 1
-            if self._executed < self._execute_steps:
-                self.looks.append(Look(self._goal, energy, "continue", self._plan.cost))
-                return self._plan.actions[self._executed]
-        return self._replan(energy)
+            action = self._plan.actions[self._executed]
+            self.looks.append(Look(self._goal, energy, "continue", self._plan.cost))
+        else:
+            action = self._replan(energy)
+        self._num_looks += 1
+        return action
 
     def _replan(self, energy: float) -> FloatArray:
         objective = self._objectives[self._goal]
@@ -182,12 +199,13 @@ class MPC:
                 self._state,
                 objective,
                 self._spec,
-                self._planner.horizon,
-                self._generator.device,
+                horizon=self._planner.horizon,
+                device=self._generator.device,
             )
         cost = ImaginedCost(self._model, self._state, objective, self._trusted)
-        init = None if self._plan is None else shift(self._plan, self._executed)
+        init = None if self._plan is None else shift(self._plan, self._executed + 1)
         plan = self._planner.plan(cost, self._spec, init=init, generator=self._generator)
+        plan = replace(plan, actions=self._spec.clip(plan.actions))
         # Judged side by side, and exactly, whatever the search saved.
         rest = np.tile(self._spec.rest, (len(plan.actions), 1))
         both = torch.tensor(np.stack((plan.actions, rest)), dtype=torch.float32)
@@ -225,9 +243,7 @@ class MPC:
         return self._energy(latent)
 
     def _energy(self, latent: Tensor) -> float:
-        """The objective of staying where `latent` was seen."""
-        rest = torch.tensor(self._spec.rest, dtype=torch.float32, device=latent.device)
-        energy = float(self._objectives[self._goal](latent[None, None], rest[None, None]))
+        energy = float(self._objectives[self._goal].energy(latent))
         if not math.isfinite(energy):
             raise PlanningError("the energy of what is seen is not finite")
         return energy

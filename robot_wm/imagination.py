@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from robot_wm.objectives import Objective
+from robot_wm.planners.search import Space
 from robot_wm.types import ActionSpec, PlanningError, check_counts
 from robot_wm.world_model import State, WorldModel
 
-_MIN_DROPPED = 16  # fewer candidates are all followed to the end
 _NUM_TRUSTED = 256  # candidates that bfloat16 is tried on
 _LEAST_AGREEMENT = 0.99  # Spearman
-_KEPT_TO_THE_END = 0.25  # of the candidates: twice what a planner commonly keeps as elites
+_KEPT_TO_THE_END = 0.25  # of the candidates
 
 
 @runtime_checkable
@@ -47,27 +47,32 @@ class Economy:
             fewer than a quarter. 1: all.
         screen_depth: first, all are imagined by so many of the predictor's blocks. None: not.
         screen_share: of the candidates, the best in that screening, which are imagined exactly.
+        at_least: candidates that are imagined exactly, whatever the shares; an MPC raises it to
+            its planner's elites.
         batch_size: candidates imagined at once; None: all. A constant of the settings, never of
             the machine's load, so that a plan can be repeated.
-        bfloat16: imagine in it; see `trusted`.
+        precision: of the predictor while it imagines candidates; see `trusted` on bfloat16.
     """
 
     keep_share: float = 1.0
     screen_depth: int | None = None
     screen_share: float = 0.5
+    at_least: int = 8
     batch_size: int | None = None
-    bfloat16: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         for name in ("keep_share", "screen_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want a share above 0, to 1")
+            share = getattr(self, name)
+            if not (isinstance(share, int | float) and 0 < share <= 1):
+                raise ValueError(f"{name}: got {share!r}, want a share above 0, to 1")
+        check_counts(at_least=self.at_least)
         if self.screen_depth is not None:
             check_counts(screen_depth=self.screen_depth)
         if self.batch_size is not None:
             check_counts(batch_size=self.batch_size)
-        if not isinstance(self.bfloat16, bool):
-            raise ValueError(f"bfloat16: got {self.bfloat16!r}, want true or false")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision: got {self.precision!r}, want 'float32' or 'bfloat16'")
 
 
 class ImaginedCost:
@@ -102,16 +107,19 @@ class ImaginedCost:
         Raises:
             PlanningError: the model imagined what is not finite.
         """
-        exact = actions.requires_grad or len(actions) < _MIN_DROPPED
-        size = self._economy.batch_size or len(actions)
+        economy = self._economy
+        saves = economy.keep_share < 1 or economy.screen_depth is not None
+        size = economy.batch_size or len(actions)
         with torch.autocast(
-            actions.device.type, torch.bfloat16, enabled=self._economy.bfloat16, cache_enabled=False
+            actions.device.type,
+            torch.bfloat16,
+            enabled=economy.precision == "bfloat16",
+            cache_enabled=False,
         ):
-            costs = [
-                self._exactly(part) if exact else self._sparingly(part)
-                for part in actions.split(size)
-            ]
-        return torch.cat(costs)
+            if not saves or actions.requires_grad or len(actions) <= economy.at_least:
+                return torch.cat([self._exactly(part) for part in actions.split(size)])
+            parts = [self._sparingly(part) for part in actions.split(size)]
+        return _behind(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _judge(self, futures: Tensor, actions: Tensor) -> Tensor:
         """The objective, always in float32."""
@@ -122,38 +130,37 @@ class ImaginedCost:
         """All of them to the end."""
         return self._judge(_finite(self._model.rollout(self._state, actions)), actions)
 
-    def _sparingly(self, actions: Tensor) -> Tensor:
+    def _sparingly(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Costs `[n]`, and how far each came `[n]`; those that came farthest are exact."""
         economy, model = self._economy, self._model
-        if economy.screen_depth is None and economy.keep_share == 1:
-            return self._exactly(actions)
         assert isinstance(model, SelectiveWorldModel)
-        guess = actions.new_full((len(actions),), 0.0)  # of those that are dropped
-        rank = actions.new_full((len(actions),), 0.0)  # how early: the later, the better
+        costs = actions.new_zeros(len(actions))
+        came = actions.new_zeros(len(actions))
         alive = torch.arange(len(actions), device=actions.device)
         if economy.screen_depth is not None:
             rough = model.rollout_roughly(self._state, actions, economy.screen_depth)
-            guess = _clean(self._judge(rough, actions))
-            alive = _best(guess, economy.screen_share)
-            rank[alive] += 1
+            costs = _clean(self._judge(rough, actions))
+            alive = _best(costs, economy.screen_share, at_least=economy.at_least)
+        enough = max(economy.at_least, math.ceil(_KEPT_TO_THE_END * len(alive)))
         inside = alive
 
         def select(futures: Tensor) -> Tensor:
             nonlocal inside
             with torch.autocast(actions.device.type, enabled=False):
                 expected = continued(_finite(futures), actions[inside])
-            guess[inside] = _clean(self._judge(expected, actions[inside]))
-            enough = math.ceil(_KEPT_TO_THE_END * len(alive))
-            chosen = _best(guess[inside], economy.keep_share, at_least=enough)
+            costs[inside] = _clean(self._judge(expected, actions[inside]))
+            came[inside] = float(futures.shape[1])
+            chosen = _best(costs[inside], economy.keep_share, at_least=enough)
             inside = inside[chosen]
-            rank[inside] += 1
             return chosen
 
         futures, index = model.rollout_selected(
             self._state, actions[alive], select if economy.keep_share < 1 else lambda _: None
         )
         index = alive[index]
-        exact = self._judge(_finite(futures), actions[index])
-        return _behind(guess, rank, index, exact)
+        costs[index] = self._judge(_finite(futures), actions[index]).to(costs)
+        came[index] = float(actions.shape[1])
+        return costs, came
 
 
 def continued(futures: Tensor, actions: Tensor) -> Tensor:
@@ -164,7 +171,8 @@ def continued(futures: Tensor, actions: Tensor) -> Tensor:
     how near it is already: what hurries is not always what ends there.
     """
     steps = futures.shape[1]
-    way = actions.cumsum(1)  # [n, H, A]
+    spread = actions.std((0, 1), correction=0)  # a unit per dimension, whatever the robot's is
+    way = (actions / torch.where(spread > 0, spread, 1.0)).cumsum(1)  # [n, H, A]
     here, last = way[:, steps - 1], futures[:, -1].flatten(1)
     x, y = here - here.mean(0), last - last.mean(0)
     gram = x.T @ x
@@ -181,18 +189,22 @@ def _best(costs: Tensor, share: float, *, at_least: int = 1) -> Tensor:
     return costs.argsort(stable=True)[:count].sort().values
 
 
-def _behind(guess: Tensor, rank: Tensor, index: Tensor, exact: Tensor) -> Tensor:
-    """Exact costs at `index`; behind the worst of them the dropped, the latest dropped first."""
-    costs = torch.empty_like(guess)
-    dropped = torch.ones_like(guess, dtype=torch.bool)
-    dropped[index] = False
-    costs[index] = exact.to(costs)
-    worst = exact[exact.isfinite()].max() if exact.isfinite().any() else guess.max()
-    for level in rank[dropped].unique().flip(0):
-        now = dropped & (rank == level)
-        costs[now] = worst + guess[now] - guess[now].min()
-        worst = costs[now].max()
-    return costs
+def _behind(costs: Tensor, came: Tensor) -> Tensor:
+    """Costs `[N]` of which those of the candidates that came farthest stay as they are.
+
+    The others are moved behind the worst of those, the nearer to it the farther they came.
+    """
+    levels = came.unique().flip(0)
+    exact = costs[came == levels[0]]
+    known = exact[exact.isfinite()]
+    worst = known.max() if len(known) else costs.new_zeros(())
+    behind = costs.clone()
+    for level in levels[1:]:
+        now = came == level
+        gap = 1e-3 * worst.abs() + 1e-6  # so that none is level with what is exact
+        behind[now] = worst + gap + (costs[now] - costs[now].min())
+        worst = behind[now].max()
+    return behind
 
 
 def _clean(costs: Tensor) -> Tensor:
@@ -207,25 +219,35 @@ def _finite(latents: Tensor) -> Tensor:
 
 
 def trusted(
-    economy: Economy, model: WorldModel, state: State, objective: Objective, spec: ActionSpec,
-    horizon: int, device: torch.device,
-) -> Economy:  # fmt: skip
+    economy: Economy,
+    model: WorldModel,
+    state: State,
+    objective: Objective,
+    spec: ActionSpec,
+    *,
+    horizon: int,
+    device: torch.device,
+) -> Economy:
     """The economy, without bfloat16 where that would disturb the ranking of the elite.
 
-    Judged on a fixed set of candidates, drawn uniformly within the bounds.
+    Judged on a fixed set of legal candidates: Spearman's correlation with float32 among the best
+    quarter must be .99.
     """
-    if not economy.bfloat16:
+    if economy.precision == "float32":
         return economy
+    space = Space(spec, horizon, device)
     share = torch.rand(
         (_NUM_TRUSTED, horizon, spec.size), generator=torch.Generator().manual_seed(0)
     )
-    low, high = torch.tensor(spec.low), torch.tensor(spec.high)
-    actions = (low + share * (high - low)).float().to(device)
-    exact = ImaginedCost(model, state, objective)(actions)
-    quick = ImaginedCost(model, state, objective, Economy(bfloat16=True))(actions)
-    if elite_agreement(exact, quick) >= _LEAST_AGREEMENT:
-        return economy
-    return replace(economy, bfloat16=False)
+    actions = space.project(space.low + share.to(device) * (space.high - space.low))
+    plain = Economy(batch_size=economy.batch_size)
+    exact = ImaginedCost(model, state, objective, plain)(actions)
+    try:
+        low = replace(plain, precision="bfloat16")
+        agreement = elite_agreement(exact, ImaginedCost(model, state, objective, low)(actions))
+    except PlanningError:  # it imagines what is not finite
+        agreement = 0.0
+    return economy if agreement >= _LEAST_AGREEMENT else replace(economy, precision="float32")
 
 
 def elite_agreement(exact: Tensor, quick: Tensor, *, share: float = 0.25) -> float:

@@ -24,6 +24,10 @@ class Objective(Protocol):
         """
         ...
 
+    def energy(self, latents: Tensor) -> Tensor:
+        """Distance to the goal of latents `[..., P, D]` alone, `[...]`: whether one is there."""
+        ...
+
 
 class GoalEnergy:
     """Distance between imagined latents and the goal picture's (V-JEPA 2-AC's energy).
@@ -66,8 +70,8 @@ class GoalEnergy:
             raise ValueError(f"goal: got shape {tuple(goal.shape)}, want [P, D]")
         if not goal.isfinite().all():
             raise ValueError("goal: its latent is not finite")
-        if not 0 < discount < math.inf:
-            raise ValueError(f"discount: got {discount}, want a number above zero")
+        if not 1e-3 <= discount <= 1e3:
+            raise ValueError(f"discount: got {discount}, want 0.001 to 1000")
         weights = {
             "action_weight": action_weight,
             "smoothness_weight": smoothness_weight,
@@ -80,7 +84,7 @@ class GoalEnergy:
         self._distance: Literal["l1", "l2"] = distance
         self._token_weights = goal.new_full((len(goal),), 1 / len(goal))
         if token_weights is not None:
-            given = torch.as_tensor(token_weights, dtype=goal.dtype, device=goal.device)
+            given = _numbers(token_weights, "token_weights", goal)
             if given.shape != (len(goal),) or not (given.isfinite() & (given >= 0)).all():
                 raise ValueError(
                     f"token_weights: got {tuple(given.shape)}, want {len(goal)} finite numbers of "
@@ -91,7 +95,7 @@ class GoalEnergy:
             self._token_weights = given / given.sum()
         self._action_unit = None
         if action_unit is not None:
-            unit = torch.as_tensor(action_unit, dtype=goal.dtype, device=goal.device)
+            unit = _numbers(action_unit, "action_unit", goal)
             if not (unit.isfinite() & (unit > 0)).all():
                 raise ValueError(f"action_unit: got {action_unit}, want numbers above zero")
             self._action_unit = unit
@@ -145,6 +149,13 @@ class GoalEnergy:
         return energy @ (weights / weights.sum()).to(energy)
 
 
+def _numbers(values: Sequence[float], name: str, like: Tensor) -> Tensor:
+    try:
+        return torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: got {values!r}, want a list of numbers") from error
+
+
 def region_weights(grid: tuple[int, int], region: Sequence[float]) -> list[float]:
     """Weights of a token map for a part of the picture: each token's share inside it.
 
@@ -159,9 +170,10 @@ def region_weights(grid: tuple[int, int], region: Sequence[float]) -> list[float
         ValueError: edges out of order, or tokens that stand for no place in the picture.
     """
     rows, columns = grid
-    if len(region) != 4:
-        raise ValueError(f"region: got {list(region)}, want top, left, bottom, right")
-    top, left, bottom, right = (float(edge) for edge in region)
+    try:
+        top, left, bottom, right = (float(edge) for edge in region)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"region: got {region!r}, want [top, left, bottom, right]") from error
     if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
         raise ValueError(
             f"region: got {list(region)}, want top < bottom and left < right, as shares from 0 to 1"

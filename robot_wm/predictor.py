@@ -290,10 +290,7 @@ class Predictor(nn.Module):
 
     def combine(self, predicted: Tensor) -> Tensor:
         """What `forward` predicts to what is fed back, `[..., P, D]`: the mean of the heads."""
-        if self.config.num_outputs == 1:
-            return predicted
-        mean = predicted.mean(-3)
-        return F.layer_norm(mean, mean.shape[-1:]) if self.config.output_norm else mean
+        return predicted if self.config.num_outputs == 1 else predicted.mean(-3)
 
     def rollout(
         self,

@@ -12,7 +12,7 @@ robot's own units everywhere above world_model.py; a normalised one is called `a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -82,12 +82,18 @@ class ActionSpec:
             if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
                 raise ValueError(f"ActionSpec: {name} is bounded by [{lo}, {hi}]; want low < high")
         if self.scale is not None:
-            scale = np.array(self.scale, np.float64)
+            try:
+                scale = np.array(self.scale, np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"scale: got {self.scale!r}, want {size} numbers") from error
             if scale.shape != (size,) or not (np.isfinite(scale) & (scale > 0)).all():
                 raise ValueError(f"scale: got {self.scale}, want {size} finite numbers above zero")
             scale.setflags(write=False)
             object.__setattr__(self, "scale", scale)
-        object.__setattr__(self, "fixed", {k: float(v) for k, v in self.fixed.items()})
+        try:
+            object.__setattr__(self, "fixed", {k: float(v) for k, v in self.fixed.items()})
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"fixed: got {self.fixed!r}, want a number per name") from error
         for name, value in self.fixed.items():
             if name not in self.names:
                 raise ValueError(f"fixed: got {name!r}, want one of {', '.join(self.names)}")
@@ -97,7 +103,7 @@ class ActionSpec:
         if self.trust_norm not in ("l2", "box"):
             raise ValueError(f"trust_norm: got {self.trust_norm!r}, want 'l2' or 'box'")
         radius = self.trust_radius
-        if radius is not None and not 0 < radius < np.inf:
+        if radius is not None and not (isinstance(radius, int | float) and 0 < radius < np.inf):
             raise ValueError(f"trust_radius: got {radius}, want a number above zero, or None")
         low.setflags(write=False)
         high.setflags(write=False)
@@ -126,10 +132,10 @@ class ActionSpec:
         return rest
 
     def within(self, other: ActionSpec) -> ActionSpec:
-        """This spec with bounds no wider than `other`'s; what else it says stays.
+        """What both allow: the narrower bounds, what either fixes, the trust region of both.
 
         Raises:
-            ValueError: the two name different actions, or their bounds do not meet.
+            ValueError: the two name different actions, or contradict each other.
         """
         if self.names != other.names:
             raise ValueError(
@@ -137,7 +143,31 @@ class ActionSpec:
                 f"({', '.join(other.names)}), want the same"
             )
         low, high = np.maximum(self.low, other.low), np.minimum(self.high, other.high)
-        return replace(self, low=low, high=high)
+        for name in self.fixed.keys() & other.fixed.keys():
+            if self.fixed[name] != other.fixed[name]:
+                raise ValueError(
+                    f"fixed: got {name}={self.fixed[name]} and {other.fixed[name]}, want one"
+                )
+        scale, radius, norm = self.scale, self.trust_radius, self.trust_norm
+        if radius is None:
+            radius, norm = other.trust_radius, other.trust_norm
+            scale = other.scale if scale is None else scale
+        elif other.trust_radius is not None:
+            if norm != other.trust_norm or not np.array_equal(self.unit, other.unit):
+                raise ValueError(
+                    "trust_radius: two trust regions of another shape cannot be joined"
+                )
+            radius = min(radius, other.trust_radius)
+        return ActionSpec(
+            self.names,
+            low,
+            high,
+            self.units,
+            scale=scale,
+            fixed={**other.fixed, **self.fixed},
+            trust_radius=radius,
+            trust_norm=norm,
+        )
 
     def clip(self, action: FloatArray) -> FloatArray:
         """Returns `action` `[..., A]` moved to a legal one, float64.
@@ -194,8 +224,9 @@ class Plan:
         actions: `[H, A]` in the robot's units, inside the ActionSpec.
         cost: predicted cost of `actions`, lower is better, finite.
         elites: the best sequences `[K, H, A]`, best first: seeds of the next search.
-        info: diagnostics, name -> number or list of numbers (`cost_by_iteration`, `num_samples`,
-            `num_finite`, ...). For people and reports; no code decides on it.
+        info: diagnostics, name -> number or list of numbers: `cost_by_iteration` (the least so far,
+            after every batch of candidates), `num_evaluated`, `num_finite`, `num_gradients`,
+            `elite_costs`. For people and reports; no code decides on it.
     """
 
     actions: FloatArray

@@ -229,11 +229,15 @@ class LatentWorldModel:
 
     def to(self, device: torch.device | str) -> LatentWorldModel:
         """This model, its encoder and predictor moved to `device`."""
-        self._seen = None
+        self.forget()
         self.predictor.to(device)
         if isinstance(self.encoder, nn.Module):
             self.encoder.to(device)
         return self
+
+    def forget(self) -> None:
+        """Lets go of the last picture's latent, which is kept for whoever asks again."""
+        self._seen = None
 
     def initial(self) -> LatentState | None:
         return None
@@ -279,8 +283,9 @@ class LatentWorldModel:
                 f"camera {self.spec.camera!r}: got a {width}x{height} picture, want the aspect of "
                 f"{self.spec.image_width}x{self.spec.image_height}"
             )
-        if self._seen is not None and np.array_equal(self._seen[0], picture):
-            return self._seen[1]  # a controller embeds what it has just observed
+        seen = self._seen
+        if seen is not None and np.array_equal(seen[0], picture):
+            return seen[1]  # a controller embeds what it has just observed
         frames = prepare_images(picture, self.encoder.image).to(self.device)
         with torch.no_grad():
             tokens = self.encoder(frames[None, None])[0, 0]

@@ -171,7 +171,14 @@ def test_a_plan_through_several_goals_moves_on(work, goal, tmp_path, capsys):
 
 def test_limits_and_regions_that_cannot_be_are_named(work, goal, tmp_path, capsys):
     for word, told in (
-        ("controller.limits.fixed={elbow: 0.0}", "fixed"),
+        ("controller.limits.fixed={elbow: 0.0}", "fixed: got 'elbow', want one of"),
+        ("controller.limits.fixed.elbow=0.0", "fixed: got 'elbow', want one of"),
+        ("controller.limits.fixed={gripper: far}", "fixed"),
+        ("controller.limits.trust_radius=abc", "trust_radius"),
+        ("controller.limits.scale=[1,2]", "scale"),
+        ("controller.economy.precision=int8", "precision"),
+        ("objective.region=5", "region"),
+        ("objective.token_weights=abc", "token_weights"),
         ("controller.limits.trust_radius=-1", "trust_radius"),
         ("controller.economy.screen_depth=99", "screen_depth"),
         ("controller.execute_steps=9", "execute_steps"),
@@ -179,6 +186,22 @@ def test_limits_and_regions_that_cannot_be_are_named(work, goal, tmp_path, capsy
         ("objective.region=[0,0]", "region"),
     ):
         assert told in refused(capsys, *plan(work, goal, tmp_path / "no", word))
+
+
+def test_limits_are_kept(work, goal, tmp_path, capsys):
+    words = ["controller.limits.fixed={gripper: 0.0}", "controller.limits.trust_radius=0.5"]
+    words += ["controller.economy.precision=float32", "controller.margin=0"]
+    code, _, err = run(capsys, *plan(work, goal, tmp_path / "limited", *words))
+    assert code == 0, err
+
+
+def test_a_checkpoint_that_knows_its_steps_says_so_and_one_that_does_not_too(
+    work, goal, tmp_path, capsys
+):
+    spec = json.loads((work / "ckpt" / "config.json").read_text())["spec"]
+    assert 0 < spec["step_energy"]["l2"] and 0 < spec["step_energy"]["l1"]
+    code, _, err = run(capsys, *plan(work, goal, tmp_path / "o", "controller.margin=0.5"))
+    assert code == 0, err
 
 
 def test_bench_train_says_where_the_time_goes(capsys):

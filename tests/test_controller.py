@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from test_loop import PointModel, ahead
 from robot_wm.controller import MPC
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM, QuasiNewton
-from robot_wm.types import Plan, PlanningError
+from robot_wm.types import Goal, Plan, PlanningError
 
 
 def mpc(model=None, planner=None, **settings):
@@ -191,6 +193,58 @@ def test_energies_fall_on_the_way():
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         mpc(**bad)
+
+
+def test_after_a_reset_that_failed_it_acts_toward_nothing():
+    env = PointEnv()
+    controller = mpc()
+    controller.reset(ahead(env))
+    controller.act(env.observe(), None)
+    with pytest.raises(KeyError):
+        controller.reset([ahead(env), Goal({})])
+    with pytest.raises(RuntimeError, match="reset"):
+        controller.act(env.observe(), None)
+
+
+def test_a_refusal_in_between_counts_for_nothing():
+    given = []
+
+    class Moody(Fixed):
+        def plan(self, cost, spec, *, init, generator):
+            given.append(init)
+            if len(given) == 2:
+                raise PlanningError("not today")
+            return super().plan(cost, spec, init=init, generator=generator)
+
+    env = PointEnv()
+    controller = mpc(planner=Moody([[0.1, 0.0], [0.05, 0.0], [0.02, 0.0]]), timeout_steps=3)
+    controller.reset(ahead(env, steps=5))
+    applied = env.apply(controller.act(env.observe(), None))
+    with pytest.raises(PlanningError):
+        controller.act(env.observe(), applied)
+    drive(controller, env, 1)
+    assert given[2].actions.tolist() == [[0.05, 0.0], [0.02, 0.0]]
+    assert [look.decision for look in controller.looks] == ["plan", "plan"]
+
+
+def test_what_a_planner_returns_is_made_legal():
+    env = PointEnv()
+    controller = mpc(planner=Fixed([[5.0, 0.0]]))
+    controller.reset(ahead(env))
+    assert controller.act(env.observe(), None).tolist() == [0.1, 0.0]
+
+
+def test_arrival_is_judged_by_the_picture_alone():
+    env = PointEnv()
+    spec = dataclasses.replace(SPEC, fixed={"y": 0.05})
+
+    def objective(goal):
+        return GoalEnergy(goal, action_weight=1.0)
+
+    controller = MPC(PointModel(), CEM(), objective, spec, arrival=1e-3, arrival_looks=1)
+    controller.reset(ahead(env, steps=0))
+    controller.act(env.observe(), None)
+    assert controller.looks[0].decision == "arrived"
 
 
 def test_no_goal_is_refused():

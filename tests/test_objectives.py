@@ -71,6 +71,9 @@ def test_the_beginning_of_a_future_is_judged_like_a_shorter_one():
         {"distance": "cosine"},
         {"horizon": "first"},
         {"discount": 0.0},
+        {"discount": 1e30},
+        {"token_weights": "most"},
+        {"action_unit": ["a"]},
         {"discount": float("nan")},
         {"token_weights": [1.0]},
         {"token_weights": [0.0, 0.0]},
@@ -95,6 +98,6 @@ def test_another_encoders_latents_are_refused():
 def test_a_region_needs_tokens_with_a_place():
     with pytest.raises(ValueError, match="no place in the picture"):
         region_weights((1, 4), (0, 0, 1, 1))
-    for region in ((0.5, 0, 0.5, 1), (0, 0, 1, 2), (0, 0, 1)):
+    for region in ((0.5, 0, 0.5, 1), (0, 0, 1, 2), (0, 0, 1), 5, ("a", 0, 1, 1)):
         with pytest.raises(ValueError, match="region"):
             region_weights((2, 2), region)

@@ -190,6 +190,47 @@ def test_no_candidate_leaves_the_trust_region(make, norm):
     assert size.max() > 0.2  # and uses it
 
 
+@pytest.mark.parametrize("differentiable", [True, False])
+def test_a_wide_scale_does_not_lead_out_of_narrow_bounds(make, differentiable):
+    space = dataclasses.replace(spec(bound=0.01), scale=np.ones(3), trust_radius=0.012)
+    seen = []
+
+    def cost(actions):
+        seen.append(actions.detach())
+        value = quadratic(np.full((2, 3), 0.5))(actions)
+        return value if differentiable else value.detach()
+
+    found = plan(make(), cost, space=space)
+    candidates = torch.cat(seen)
+    assert candidates.abs().max() <= 0.01 + 1e-7
+    assert candidates.norm(dim=-1).max() <= 0.012 + 1e-7
+    again = quadratic(np.full((2, 3), 0.5))(torch.tensor(found.actions[None]).float())
+    assert found.cost == pytest.approx(float(again[0]), rel=1e-5)
+
+
+def test_a_final_mean_where_nothing_is_finite_costs_no_plan(make):
+    """Between two wells: their middle is as legal as it is useless."""
+
+    def cost(actions):
+        x = actions[:, 0, 0]
+        value = (x.abs() - 0.6).square() + actions.flatten(1)[:, 1:].square().sum(1)
+        return torch.where(x.abs() < 0.15, torch.inf, value)
+
+    start = Plan(actions=np.full((2, 3), 0.4), cost=1.0)
+    for seed in range(8):
+        try:
+            found = plan(make(), cost, seed=seed, init=start)
+        except PlanningError as error:  # too few at the start is another matter
+            assert "1 are needed" not in str(error)
+            continue
+        assert np.isfinite(found.cost)
+
+
+def test_no_elite_is_counted_twice(make):
+    found = plan(make(), lambda actions: (actions - 0.4).pow(4).sum((1, 2)))
+    assert len(np.unique(found.elites.reshape(len(found.elites), -1), axis=0)) == len(found.elites)
+
+
 def test_a_cost_without_a_gradient_is_enough(make):
     """A simulator's, say: what comes out of it is a number, and no more."""
 
@@ -298,7 +339,7 @@ IMPOSSIBLE = [
     {"order": 3},
     {"num_knots": 0},
     {"num_samples": 2, "num_elites": 3},
-    {"first_step": 0.0},
+    {"step": 0.0},
 ]
 
 

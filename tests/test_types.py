@@ -79,6 +79,13 @@ def test_within_keeps_what_else_a_spec_says():
     )
     assert narrow.fixed == {"y": 0.1} and narrow.trust_radius == 1.0
     assert narrow.unit.tolist() == [0.5, 0.5]  # of the narrower bounds
+    other = dataclasses.replace(spec(), fixed={"x": 0.2}, trust_radius=0.5)
+    both = spec().within(other).within(dataclasses.replace(spec(), trust_radius=0.4))
+    assert both.fixed == {"x": 0.2} and both.trust_radius == 0.4
+    with pytest.raises(ValueError, match="fixed"):
+        other.within(dataclasses.replace(spec(), fixed={"x": 0.3}))
+    with pytest.raises(ValueError, match="trust"):
+        other.within(dataclasses.replace(spec(), trust_radius=1.0, trust_norm="box"))
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,10 @@ def test_within_keeps_what_else_a_spec_says():
         {"fixed": {"x": np.nan}},
         {"trust_radius": 0.0},
         {"trust_radius": np.nan},
+        {"trust_radius": "far"},
+        {"scale": ["a", "b"]},
+        {"scale": {"x": 1}},
+        {"fixed": ["x"]},
         {"trust_norm": "l1"},
     ],
     ids=str,

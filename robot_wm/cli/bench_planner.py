@@ -27,7 +27,7 @@ from robot_wm.planners import CEM, Cost, Planner
 from robot_wm.predictor import Predictor, PredictorConfig, rollout_recomputed
 from robot_wm.preprocess import NormStats
 from robot_wm.report import plot_planners
-from robot_wm.types import ActionSpec, FloatArray, ImageArray, Observation, check_counts
+from robot_wm.types import ActionSpec, FloatArray, ImageArray, Observation, Plan, check_counts
 from robot_wm.world_model import LatentState, LatentWorldModel, ModelSpec
 
 _GRADIENT_COST = 2  # in evaluations: a pass back through a network costs two passes forward
@@ -60,13 +60,16 @@ class Found:
 
 def run(config: DictConfig) -> None:
     """Runs all, prints tables, writes JSON and plot where `out` asks for them."""
-    check_counts(num_pairs=config.num_pairs, horizon=config.horizon, long=config.long)
+    check_counts(num_pairs=config.num_pairs, long=config.long)
+    check_counts(**{"planner.horizon": config.planner.horizon})
+    for budget in config.budgets:
+        check_counts(budgets=budget)
     if not config.course or min(config.course) < 1:
         raise ValueError(f"course: got {list(config.course)}, want numbers of 1 or more")
     if not config.budgets or min(config.budgets) < 16:
         raise ValueError(f"budgets: got {list(config.budgets)}, want evaluated samples, 16 or more")
     for name in config.planners:
-        at_budget(name, config.budgets[0], config.horizon)
+        at_budget(name, config.budgets[0], config.planner.horizon)
     out = output_dir(config.out) if config.out else None
     device = pick_device(config.device)
     model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
@@ -74,7 +77,7 @@ def run(config: DictConfig) -> None:
     longest = model.predictor.config.max_frames - model.spec.context_frames + 1
     for key, horizon in (
         ("reference.horizon", config.reference.horizon),
-        ("horizon", config.horizon),
+        ("horizon", config.planner.horizon),
     ):
         if horizon > longest:
             raise ValueError(f"{key}: got {horizon}, want at most {longest} for this checkpoint")
@@ -121,7 +124,7 @@ def run(config: DictConfig) -> None:
 def make_pairs(simulation: Simulation, split: str, num: int, seed: int) -> list[Pair]:
     """Starts of a manifest's episodes, one small move later, with their goals.
 
-    Every third start is near its goal, where the energy is flat and the search hard.
+    Some starts are a move or two further on than the episode's.
     """
     env, task, spec = simulation.env, simulation.task, simulation.env.action_spec
     rng, pairs = np.random.default_rng(seed), []
@@ -164,16 +167,28 @@ class Bench:
         for i in pairs if pairs is not None else range(len(self._pairs)):
             before = self._state(i, past_only=True)
             generator = torch.Generator(self._model.device).manual_seed(self._config.seed + i)
-            pair = self._pairs[i]
             begin = time.perf_counter()
-            with torch.no_grad():
-                state = self._model.observe(before, pair.now, pair.applied)
-                cost = ImaginedCost(self._model, state, self._goals[i], economy)
-                plan = planner.plan(cost, self._bounds, init=None, generator=generator)
+            state, plan = self._look_and_plan(i, before, planner, generator, economy)
             seconds.append(time.perf_counter() - begin)
             costs.append(self._exact(i, state, plan.actions))
             evaluated += count_evaluations(plan.info)
         return Found(np.array(costs), np.array(seconds), evaluated / len(costs))
+
+    @torch.no_grad()
+    def _look_and_plan(
+        self,
+        i: int,
+        before: LatentState,
+        planner: Planner,
+        generator: torch.Generator,
+        economy: Economy | None = None,
+    ) -> tuple[LatentState, Plan]:
+        """What a controller does at one look."""
+        pair, model = self._pairs[i], self._model
+        model.forget()  # the picture is to be encoded
+        state = model.observe(before, pair.now, pair.applied)
+        cost = ImaginedCost(model, state, self._goals[i], economy)
+        return state, planner.plan(cost, self._bounds, init=None, generator=generator)
 
     def _exact(self, i: int, state: LatentState, actions: FloatArray) -> float:
         candidate = torch.tensor(actions[None], dtype=torch.float32, device=self._model.device)
@@ -206,7 +221,7 @@ class Bench:
 
     def compare(self, rate: float) -> list[dict[str, Any]]:
         """Every planner over the grid of budgets."""
-        config, horizon = self._config, self._config.horizon
+        config, horizon = self._config, self._config.planner.horizon
         rest, least = self.rest_costs(horizon), self.least_costs(horizon)
         rows = []
         found: list[tuple[str, int, Found, float]] = []
@@ -247,13 +262,14 @@ class Bench:
         return rows
 
     def _flops(self, planner: Planner) -> float:
+        before, generator = self._state(0, past_only=True), torch.Generator(self._model.device)
         with flop_counter() as counter:
-            self.solve(planner, pairs=[0])
+            self._look_and_plan(0, before, planner, generator.manual_seed(self._config.seed))
         return float(counter.get_total_flops())
 
     def default(self) -> Found:
         """The configured planner, as it ships."""
-        return self.solve(instantiate(self._config.planner, horizon=self._config.horizon))
+        return self.solve(instantiate(self._config.planner))
 
     def sample_efficiency(self) -> dict[str, Any]:
         """How many times the default planner's evaluations plain CEM needs for the same cost.
@@ -267,7 +283,7 @@ class Bench:
         for times in course:
             budget = times * ours.num_evaluated
             for iterations in (3, 6, 10):
-                theirs = self.solve(plain_cem(budget, iterations, self._config.horizon))
+                theirs = self.solve(plain_cem(budget, iterations, self._config.planner.horizon))
                 reached = theirs.costs <= ours.costs + tolerance
                 needed[reached] = np.minimum(needed, theirs.num_evaluated)[reached]
         most = course[-1] * ours.num_evaluated
@@ -290,6 +306,8 @@ class Bench:
     def against_reference(self) -> dict[str, float]:
         """The plain way and the same search as it ships, on the checkpoint."""
         settings: Any = OmegaConf.to_container(self._config.reference)
+        if self._model.spec.extrinsics or self._model.predictor.config.num_outputs > 1:
+            raise ValueError("checkpoint: the plain way knows no extrinsics and no heads")
         planner = reference_cem(settings)
         economy = Economy(**OmegaConf.to_container(self._config.economy))  # type: ignore[arg-type]
         plain, quick, costs = [], [], []

@@ -59,7 +59,9 @@ def load_config(command: str, words: Sequence[str]) -> DictConfig:
     for key, _ in pairs:
         if key not in groups():
             _check_key(key, known)
-    everything = compose_config(command, [f"{key}={value}" for key, value in pairs])
+    everything = compose_config(
+        command, [f"{'++' if _is_open(key, known) else ''}{key}={value}" for key, value in pairs]
+    )
     # An experiment speaks for every command; this one keeps what it knows.
     config = OmegaConf.masked_copy(everything, [str(key) for key in everything if key in top])
     plain = compose_config(command, [word for word in choices if not word.startswith("experiment")])
@@ -79,7 +81,11 @@ def _drop_strangers(config: DictConfig, base: DictConfig, plain: DictConfig) -> 
         if key in base and key not in plain:
             with open_dict(config):
                 del config[key]
-        elif key in plain and not any(OmegaConf.is_missing(c, key) for c in (config, base, plain)):
+        elif (
+            key in base
+            and key in plain
+            and not any(OmegaConf.is_missing(c, key) for c in (config, base, plain))
+        ):
             mine, known, own = config[key], base[key], plain[key]
             if isinstance(mine, DictConfig) and isinstance(own, DictConfig):
                 _drop_strangers(mine, known, own)
@@ -120,6 +126,8 @@ def _check_key(key: str, known: dict[str, Any]) -> None:
     """Walks down to a dotted key; keys that hydra itself reads (`_target_`) are not for words."""
     parents, node = [], known
     for name in key.split("."):
+        if parents and node == {}:
+            return  # a mapping that begins empty takes any name
         allowed = sorted(k for k in node if not k.startswith("_")) if isinstance(node, dict) else []
         if name not in allowed:
             where = f" in {'.'.join(parents)}" if parents else ""
@@ -131,11 +139,20 @@ def _check_key(key: str, known: dict[str, Any]) -> None:
         node = node[name]
 
 
+def _is_open(key: str, known: Any) -> bool:
+    """Whether a key is, or is in, a mapping that begins empty."""
+    for name in key.split("."):
+        if not isinstance(known, dict) or name not in known:
+            return known == {}
+        known = known[name]
+    return known == {}
+
+
 def _check_kinds(config: DictConfig, base: DictConfig, prefix: str) -> None:
     """A number stays a number and a mapping a mapping: hydra would hand anything on."""
     for key in config:
         name = f"{prefix}{key}"
-        if OmegaConf.is_missing(config, key):
+        if OmegaConf.is_missing(config, key) or key not in base:
             continue
         new = config[key]
         old = "" if OmegaConf.is_missing(base, key) else base[key]

@@ -38,9 +38,9 @@ def make_controller(model: LatentWorldModel, env: Env, config: DictConfig) -> MP
             f"predictor takes {model.predictor.config.max_frames} frames"
         )
     settings: Any = OmegaConf.to_container(config.controller)
-    if settings["economy"]["bfloat16"] == "auto":
-        gains = choose_precision("auto", model.device) is torch.bfloat16
-        settings["economy"]["bfloat16"] = gains
+    if settings["economy"]["precision"] == "auto":
+        precision = choose_precision("auto", model.device)
+        settings["economy"]["precision"] = str(precision).removeprefix("torch.")
     economy = Economy(**settings["economy"])
     if economy.screen_depth is not None and economy.screen_depth > model.predictor.config.depth:
         raise ValueError(
@@ -77,7 +77,8 @@ def legal_actions(model: LatentWorldModel, env: Env, limits: dict[str, Any]) -> 
         bounds = env.action_spec.within(model.spec.action_spec)
     except ValueError as error:
         raise ValueError(f"checkpoint: made for another robot than the env: {error}") from error
-    return replace(bounds, **limits)
+    own = {key: value for key, value in limits.items() if value is not None and value != {}}
+    return bounds.within(replace(bounds, **own)) if own else bounds
 
 
 def make_objective(model: LatentWorldModel, config: DictConfig) -> Callable[[Tensor], Objective]:
@@ -92,6 +93,8 @@ def make_objective(model: LatentWorldModel, config: DictConfig) -> Callable[[Ten
         if settings.get("token_weights") is not None:
             raise ValueError("objective: got token_weights and region, want one of them")
         settings["token_weights"] = region_weights(model.predictor.config.grid, region)
+    if settings.get("action_unit") is None:
+        settings["action_unit"] = model.spec.action_spec.unit.tolist()
     make = instantiate(DictConfig(settings))
     shape = model.predictor.config
     make(torch.zeros(shape.num_tokens, shape.token_dim))  # complains now, not in an episode
@@ -103,6 +106,8 @@ def _energy(model: LatentWorldModel, config: DictConfig, name: str) -> float | N
     share, known = config.controller[name], model.spec.step_energy
     if share is None or not share:
         return share
-    if known is None:
-        return None  # a checkpoint from before steps were measured, or converted from a release
+    if known is None:  # of a checkpoint from before steps were measured, or of Meta's release
+        if name == "margin":
+            raise ValueError("controller.margin: the checkpoint does not know what a step is worth")
+        return None
     return share * known[config.objective.distance]

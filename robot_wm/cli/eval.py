@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
-from robot_wm.cli.control import make_controller, make_objective
+from robot_wm.cli.control import legal_actions, make_controller, make_objective
 from robot_wm.controller import MPC
 from robot_wm.evaluation import (
     EpisodeResult,
@@ -101,7 +101,8 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
         if result.error:
             say(f"episode {result.seed}: no plan: {result.error}")
     others: dict[str, list[EpisodeResult]] = {}
-    bounds = model.spec.action_spec.within(spec)
+    limits: Any = OmegaConf.to_container(config.controller.limits)
+    bounds = legal_actions(model, simulation.env, limits)
     if "random" in config.floors:
         others["random"] = measure("random floor", RandomController(bounds, seed=config.seed))
     if "zero" in config.floors:
@@ -283,7 +284,7 @@ def _settings(config: DictConfig, saved: Mapping[str, Any]) -> dict[str, str]:
         "controller": _in_words(control),
         "seed": str(config.seed),
         "render": os.environ.get("MUJOCO_GL", "unknown"),
-        "machine": f"{machine()}, {config.device}, float32",
+        "machine": f"{machine()}, {config.device}, encoder in float32",
     }
 
 

@@ -45,17 +45,13 @@ def run(config: DictConfig) -> None:
             "then: several pictures, but nothing says when to go on from one; give "
             "controller.arrival (of a checkpoint that knows its steps) or controller.timeout_steps"
         )
-    latents = [model.embed(goal.images) for goal in goals]  # refuses a picture that does not fit
+    controller.reset(goals)  # refuses a picture that does not fit
     simulation.env.reset(config.seed)
     tape = _Tape()
     num_steps = simulation.num_steps * len(goals)
     run_episode(simulation.env, controller, goals, num_steps=num_steps, recorders=[tape])
-    energies = [
-        float((model.embed(observation.images) - latent).square().mean())
-        for observation, latent in zip(
-            (tape.observations[0], tape.observations[-1]), (latents[0], latents[-1]), strict=True
-        )
-    ]
+    looks = controller.looks
+    energies = looks[0].energy, controller.energy(tape.observations[-1])
     out.mkdir(parents=True, exist_ok=True)
     film = EpisodeVideo(
         title=f"plan to {', '.join(paths)}",
@@ -69,7 +65,7 @@ def run(config: DictConfig) -> None:
     video = out / "plan.mp4"
     with replacing(video) as scratch:
         scratch.write_bytes(encode_video(film, success_m=simulation.task.success_m))
-    decisions = [look.decision for look in controller.looks]
+    decisions = [look.decision for look in looks]
     say(
         f"energy {energies[0]:.3f} at the start, {energies[1]:.3f} at the end; goal "
         f"{controller.goal_index + 1} of {len(goals)}, last decision: {decisions[-1]}; "
@@ -79,8 +75,8 @@ def run(config: DictConfig) -> None:
         {
             "energy_start": energies[0],
             "energy_end": energies[1],
-            "energies": [look.energy for look in controller.looks],
-            "goals": [look.goal for look in controller.looks],
+            "energies": [look.energy for look in looks],
+            "goals": [look.goal for look in looks],
             "decisions": decisions,
             "plan_s_median": float(np.median(tape.plan_s)),
             "video": str(video),

@@ -68,7 +68,9 @@ class CEM:
             noise = normal((self.num_samples - 1, *mean.shape), generator)
             search.judge(space.project(torch.cat((mean[None], mean + std * noise))))
             mean, std = refit(search.actions, self.min_std * space.unit)
-        search.judge(space.project(mean[None]))  # the last fit is judged like any candidate
+        search.judge(
+            space.project(mean[None]), num_finite=0
+        )  # the last fit is judged like any candidate
         return search.plan()
 
 
@@ -153,13 +155,13 @@ class ICEM:
         space, mean = search.space, search.mean
         std = (self.init_std * space.unit).expand_as(mean)
         known = [mean]
-        if init is not None and init.elites is not None:
+        if init is not None and init.elites is not None and init.elites.shape[1]:
             kept = init.elites[: round(self.kept_share * len(init.elites))]
             known += [space.sequence(elite) for elite in kept]
         known = torch.stack(known)[: self.num_samples]
         fit_mean = mean
         for iteration in range(self.num_iterations):
-            size = max(round(self.num_samples / self.decay**iteration), 2 * self.num_elites)
+            size = max(round(self.num_samples * self.decay**-iteration), 2 * self.num_elites)
             size = min(size, self.num_samples) - len(known)
             shape = (size, self.horizon, spec.size)
             noise = coloured_noise(shape, self.noise_beta, generator)
@@ -168,7 +170,7 @@ class ICEM:
             mean = self.momentum * mean + (1 - self.momentum) * fit_mean
             std = self.momentum * std + (1 - self.momentum) * fit_std
             known = mean[None]
-        search.judge(space.project(fit_mean[None]))
+        search.judge(space.project(fit_mean[None]), num_finite=0)
         return search.plan()
 
 

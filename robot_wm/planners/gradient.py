@@ -164,14 +164,14 @@ class GradientCEM:
             costs = search.judge(candidates)
             at = candidates[costs.argsort(stable=True)[: self.num_refined]]
             for i in range(self.num_steps):
-                _, gradient = search.judge_with_gradient(at, num_finite=0)
+                _, gradient = search.judge_with_gradient(at, num_finite=0, known=i == 0)
                 gradient = gradient * space.unit
                 size = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
                 rate = self.step * (1 - i / self.num_steps)
                 at = space.project(at - rate * space.unit * gradient / size)
             search.judge(at, num_finite=0)
             mean, std = refit(search.actions, self.min_std * space.unit)
-        search.judge(space.project(mean[None]))
+        search.judge(space.project(mean[None]), num_finite=0)
         return search.plan()
 
 
@@ -188,7 +188,7 @@ class QuasiNewton:
         num_samples: sequences drawn, N, the warm start among them.
         num_elites: the best of them, which descend.
         num_iterations: steps.
-        first_step: length of the longest first step, in units of the spec's scale.
+        step: length of the longest first step, in units of the spec's scale.
         init_std: standard deviation of what is drawn, in the same units.
 
     Raises:
@@ -203,7 +203,7 @@ class QuasiNewton:
         num_samples: int = 16,
         num_elites: int = 2,
         num_iterations: int = 6,
-        first_step: float = 0.5,
+        step: float = 0.5,
         init_std: float = 0.6,
     ) -> None:
         check_sizes(
@@ -213,16 +213,15 @@ class QuasiNewton:
             horizon=horizon,
             num_iterations=num_iterations,
         )
-        if not (0 < first_step < math.inf and 0 < init_std < math.inf):
+        if not (0 < step < math.inf and 0 < init_std < math.inf):
             raise ValueError(
-                f"QuasiNewton: got first_step={first_step}, init_std={init_std}; want both above "
-                f"zero"
+                f"QuasiNewton: got step={step}, init_std={init_std}; want both above zero"
             )
         self.horizon = horizon
         self.num_samples = num_samples
         self.num_elites = num_elites
         self.num_iterations = num_iterations
-        self.first_step = first_step
+        self.step = step
         self.init_std = init_std
 
     def plan(
@@ -242,8 +241,8 @@ class QuasiNewton:
         drawn = torch.cat((mean[None], mean + self.init_std * space.unit * noise))
         search.judge(space.project(drawn))
         at = search.actions
-        value, gradient = search.judge_with_gradient(at)
-        bfgs = _BFGS(at, value, gradient, search.space, self.first_step)
+        value, gradient = search.judge_with_gradient(at, known=True)
+        bfgs = _BFGS(at, value, gradient, search.space, self.step)
         for i in range(self.num_iterations):
             ahead = bfgs.propose()
             if i + 1 == self.num_iterations:
@@ -261,7 +260,7 @@ class _BFGS:
     """
 
     def __init__(
-        self, at: Tensor, value: Tensor, gradient: Tensor, space: Space, first_step: float
+        self, at: Tensor, value: Tensor, gradient: Tensor, space: Space, step: float
     ) -> None:
         self._space, self._shape = space, at.shape
         self._unit = space.unit.expand(at.shape[1:]).flatten()  # [d], d = H * A
@@ -271,7 +270,7 @@ class _BFGS:
         self._gradient = gradient.flatten(1) * self._unit
         self._inverse = torch.eye(len(self._unit)).to(at).repeat(len(at), 1, 1)  # [K, d, d]
         self._knows = torch.zeros_like(value, dtype=torch.bool)  # a curvature
-        self._radius = torch.full_like(value, first_step)
+        self._radius = torch.full_like(value, step)
 
     def propose(self) -> Tensor:
         """Where to look next, `[K, H, A]`."""

@@ -85,5 +85,5 @@ class MPPI:
             mean = torch.einsum("n,nha->ha", weights, elites)
             variance = torch.einsum("n,nha->ha", weights, (elites - mean).square())
             std = torch.maximum(variance.sqrt(), self.min_std * space.unit)
-        search.judge(space.project(mean[None]))
+        search.judge(space.project(mean[None]), num_finite=0)
         return search.plan()

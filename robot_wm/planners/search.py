@@ -109,14 +109,19 @@ class Search:
         return costs
 
     def judge_with_gradient(
-        self, candidates: Tensor, *, num_finite: int | None = None
+        self, candidates: Tensor, *, num_finite: int | None = None, known: bool = False
     ) -> tuple[Tensor, Tensor]:
         """As `judge`, with the gradients `[N, H, A]`; zero where they are not finite.
 
         Where the cost has no gradient, as that of a simulator, each is taken from differences
         along every free number of the sequence, `H * A` more evaluations.
+
+        Args:
+            candidates: sequences.
+            num_finite: as in `judge`.
+            known: they were judged before, and are not kept a second time.
         """
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             leaf = candidates.detach().requires_grad_()
             raw = self._cost(leaf)
             costs = finite_costs(raw.detach(), len(leaf))
@@ -124,35 +129,43 @@ class Search:
             if differentiable:
                 (gradient,) = torch.autograd.grad(raw[costs.isfinite()].sum(), leaf)
                 self._num_gradients += len(leaf)
-        self._note(candidates, costs, num_finite)
+        self._note(candidates, costs, num_finite, keep=not known)
         if not differentiable:
             gradient = self._differences(candidates, costs)
         return costs, gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
     def _differences(self, candidates: Tensor, costs: Tensor) -> Tensor:
-        """Gradients `[N, H, A]` by one-sided differences, inward from the bounds."""
+        """Gradients `[N, H, A]` by one-sided differences, of legal sequences alone."""
         space, shape = self.space, candidates.shape
         free = space.unit.expand(shape[1:]).flatten().nonzero()[:, 0]
-        size = (_DIFFERENCE * space.unit).expand(shape[1:]).flatten()
-        flat, high = candidates.flatten(1), space.high.expand(shape[1:]).flatten()
-        moves = torch.where(flat + size > high, -size, size)[:, free]  # [N, free]
+        width = torch.minimum(space.unit, (space.high - space.low) / 2)
+        size = (_DIFFERENCE * width).expand(shape[1:]).flatten()
+        # Toward rest, where the bounds and the trust region end last.
+        flat, rest = candidates.flatten(1), space.rest.expand(shape[1:]).flatten()
+        moves = torch.where(flat > rest, -size, size)[:, free]  # [N, free]
         moved = flat[:, None].repeat(1, len(free), 1)  # [N, free, H * A]
         moved[:, torch.arange(len(free)), free] += moves
-        there = self.judge(moved.view(-1, *shape[1:]), num_finite=0).view(len(costs), -1)
+        legal = space.project(moved.view(-1, *shape[1:]))
+        there = finite_costs(self._cost(legal).detach(), len(legal))
+        self._num_evaluated += len(legal)
+        self._num_finite += int(there.isfinite().sum())
         gradient = torch.zeros_like(flat)
-        gradient[:, free] = (there - costs[:, None]) / moves
+        gradient[:, free] = (there.view(len(costs), -1) - costs[:, None]) / moves
         return gradient.view(shape)
 
-    def _note(self, candidates: Tensor, costs: Tensor, num_finite: int | None) -> None:
+    def _note(
+        self, candidates: Tensor, costs: Tensor, num_finite: int | None, *, keep: bool = True
+    ) -> None:
         finite = int(costs.isfinite().sum())
         needed = min(self._num_elites if num_finite is None else num_finite, len(costs))
         if finite < needed:
             raise PlanningError(
                 f"{finite} of {len(costs)} candidates have a finite cost; {needed} are needed"
             )
-        pool, pool_costs = torch.cat((self.actions, candidates)), torch.cat((self.costs, costs))
-        best = pool_costs.argsort(stable=True)[: self._num_elites]
-        self.actions, self.costs = pool[best], pool_costs[best]
+        if keep:
+            pool, pool_costs = torch.cat((self.actions, candidates)), torch.cat((self.costs, costs))
+            best = pool_costs.argsort(stable=True)[: self._num_elites]
+            self.actions, self.costs = pool[best], pool_costs[best]
         self._num_evaluated += len(costs)
         self._num_finite += finite
         self._course.append(float(self.costs[0]))
@@ -163,13 +176,16 @@ class Search:
         Raises:
             PlanningError: that cost is not finite.
         """
-        cost = float(finite_costs(self._cost(self.actions[:1]).detach(), 1)[0])
+        kept = self.costs.isfinite()
+        elites = self.space.spec.clip(self.actions[kept].cpu().numpy())
+        if not len(elites):
+            raise PlanningError("no candidate has a finite cost")
+        best = torch.tensor(elites[:1], dtype=torch.float32, device=self.space.device)
+        cost = float(finite_costs(self._cost(best).detach(), 1)[0])
         self._num_evaluated += 1
         if not math.isfinite(cost):
             raise PlanningError("the best sequence's cost is not finite when it is judged again")
         self._num_finite += 1
-        kept = self.costs.isfinite()
-        elites = self.space.spec.clip(self.actions[kept].cpu().numpy())
         return Plan(
             actions=elites[0],
             cost=cost,
