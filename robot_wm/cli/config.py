@@ -77,18 +77,14 @@ def load_config(command: str, words: Sequence[str]) -> DictConfig:
 
 def _drop_strangers(config: DictConfig, base: DictConfig, plain: DictConfig) -> None:
     """Removes what an experiment brought into a group whose choice does not have it."""
-    for key in list(config):
-        if key in base and key not in plain:
+    for key in list(config.keys()):  # `in` a DictConfig overlooks what is still to be given
+        known, own = key in base.keys(), key in plain.keys()
+        if known and not own:
             with open_dict(config):
                 del config[key]
-        elif (
-            key in base
-            and key in plain
-            and not any(OmegaConf.is_missing(c, key) for c in (config, base, plain))
-        ):
-            mine, known, own = config[key], base[key], plain[key]
-            if isinstance(mine, DictConfig) and isinstance(own, DictConfig):
-                _drop_strangers(mine, known, own)
+        elif known and not any(OmegaConf.is_missing(c, key) for c in (config, base, plain)):
+            if isinstance(config[key], DictConfig) and isinstance(plain[key], DictConfig):
+                _drop_strangers(config[key], base[key], plain[key])
 
 
 def compose_config(command: str, overrides: list[str]) -> DictConfig:
@@ -152,7 +148,7 @@ def _check_kinds(config: DictConfig, base: DictConfig, prefix: str) -> None:
     """A number stays a number and a mapping a mapping: hydra would hand anything on."""
     for key in config:
         name = f"{prefix}{key}"
-        if OmegaConf.is_missing(config, key) or key not in base:
+        if OmegaConf.is_missing(config, key) or key not in base.keys():  # `in` misses ???
             continue
         new = config[key]
         old = "" if OmegaConf.is_missing(base, key) else base[key]
