@@ -9,7 +9,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from robot_wm.objectives import Objective
@@ -74,6 +73,11 @@ class Economy:
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision: got {self.precision!r}, want 'float32' or 'bfloat16'")
 
+    @property
+    def drops(self) -> bool:
+        """Whether it leaves candidates on the way."""
+        return self.keep_share < 1 or self.screen_depth is not None
+
 
 class ImaginedCost:
     """Action sequences to the costs of what the model imagines under them.
@@ -97,8 +101,7 @@ class ImaginedCost:
     ) -> None:
         self._model, self._state, self._objective = model, state, objective
         self._economy = economy or Economy()
-        saves = self._economy.keep_share < 1 or self._economy.screen_depth is not None
-        if saves and not isinstance(model, SelectiveWorldModel):
+        if self._economy.drops and not isinstance(model, SelectiveWorldModel):
             raise ValueError(f"economy: {type(model).__name__} has no rollout_selected")
 
     def __call__(self, actions: Tensor) -> Tensor:
@@ -108,7 +111,6 @@ class ImaginedCost:
             PlanningError: the model imagined what is not finite.
         """
         economy = self._economy
-        saves = economy.keep_share < 1 or economy.screen_depth is not None
         size = economy.batch_size or len(actions)
         with torch.autocast(
             actions.device.type,
@@ -116,7 +118,7 @@ class ImaginedCost:
             enabled=economy.precision == "bfloat16",
             cache_enabled=False,
         ):
-            if not saves or actions.requires_grad or len(actions) <= economy.at_least:
+            if not economy.drops or actions.requires_grad or len(actions) <= economy.at_least:
                 return torch.cat([self._exactly(part) for part in actions.split(size)])
             parts = [self._sparingly(part) for part in actions.split(size)]
         return _behind(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -263,6 +265,8 @@ def elite_agreement(exact: Tensor, quick: Tensor, *, share: float = 0.25) -> flo
     count = int(share * len(exact))
     if count < 4:
         raise ValueError(f"costs: got {len(exact)}, want {math.ceil(4 / share)} or more")
+    from scipy.stats import spearmanr  # slow to import, and needed for bfloat16 alone
+
     best = exact.argsort(stable=True)[:count]
     one, other = exact[best].cpu().numpy(), quick[best].cpu().numpy()
     if one.min() == one.max() or other.min() == other.max():

@@ -262,7 +262,7 @@ class LatentWorldModel:
         latents = torch.cat((state.latents[-keep:], latents))
         proprio = torch.cat((state.proprio[-keep:], proprio))
         actions = torch.cat((state.actions, action))[-keep:]
-        cache = self.remember(latents, proprio, actions)
+        cache = self.remember(latents[None], proprio[None], actions[None])
         return LatentState(latents, proprio, actions, cache)
 
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
@@ -349,7 +349,7 @@ class LatentWorldModel:
             raise ValueError(
                 f"latents: got {tuple(latents.shape)}, want [B, C, P, D], C at least 1"
             )
-        cache = self._remember(latents, proprio, past) if latents.shape[1] > 1 else None
+        cache = self.remember(latents, proprio, past) if latents.shape[1] > 1 else None
         futures = self.predictor.rollout(
             cache, latents[:, -1], *self.inputs(proprio[:, -1], actions)
         )
@@ -415,12 +415,8 @@ class LatentWorldModel:
             raise FloatingPointError(f"loss is not finite: {metrics}")
         return loss, metrics
 
-    def remember(self, latents: Tensor, proprio: Tensor, past: Tensor) -> KeyValueCache:
-        """What the predictor makes of all but the last of the frames `[T, P, D]`, T at least 2."""
-        return self._remember(latents[None], proprio[None], past[None])
-
     @torch.no_grad()
-    def _remember(self, latents: Tensor, proprio: Tensor, past: Tensor) -> KeyValueCache:
+    def remember(self, latents: Tensor, proprio: Tensor, past: Tensor) -> KeyValueCache:
         """What the predictor makes of all but the last frame of a context; as in `imagine`."""
         _, cache = self.predictor.extend(
             None,

@@ -21,7 +21,7 @@ wheels)
         --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 $pins
     ;;
 train)
-    python=${PYTHON:-python3} out=$3 site=${SITE:-/tmp/robot_wm_site}
+    python=${PYTHON:-python3} out=$3 site=${SITE:-$here/outputs/site}
     if [ ! -d "$site" ]; then
         rm -rf "$site.part"
         "$python" -m pip install --quiet --no-index --no-deps --target "$site.part" "$2"/*.whl

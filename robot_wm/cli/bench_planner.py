@@ -19,7 +19,7 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
 from robot_wm.cli.config import compose_config, groups
 from robot_wm.cli.console import Progress, finish, output_dir, replacing, say
-from robot_wm.cli.control import legal_actions, make_objective
+from robot_wm.cli.control import legal_actions, make_economy, make_objective
 from robot_wm.cli.flops import flop_counter, sustained_rate
 from robot_wm.imagination import Economy, ImaginedCost
 from robot_wm.objectives import GoalEnergy, Objective
@@ -77,12 +77,13 @@ def run(config: DictConfig) -> None:
     longest = model.predictor.config.max_frames - model.spec.context_frames + 1
     for key, horizon in (
         ("reference.horizon", config.reference.horizon),
-        ("horizon", config.planner.horizon),
+        ("planner.horizon", config.planner.horizon),
     ):
         if horizon > longest:
             raise ValueError(f"{key}: got {horizon}, want at most {longest} for this checkpoint")
     simulation = build_simulation(config.env)
-    bounds = legal_actions(model, simulation.env, {})
+    limits: Any = OmegaConf.to_container(config.controller.limits)
+    bounds = legal_actions(model, simulation.env, limits)
     pairs = make_pairs(simulation, str(config.split), config.num_pairs, config.seed)
     bench = Bench(model, bounds, pairs, make_objective(model, config.objective), config)
 
@@ -151,20 +152,13 @@ class Bench:
         config: DictConfig,
     ) -> None:
         self._model, self._bounds, self._pairs = model, bounds, pairs
-        self._make_objective, self._config = objective, config
+        self._config, self._economy = config, make_economy(config.controller.economy, model)
         self._goals = [objective(model.embed(pair.goal)) for pair in pairs]
-        self._least: dict[int, FloatArray] = {}
 
-    def solve(
-        self,
-        planner: Planner,
-        *,
-        pairs: Sequence[int] | None = None,
-        economy: Economy | None = None,
-    ) -> Found:
+    def solve(self, planner: Planner, *, economy: Economy | None = None) -> Found:
         """Plans for every pair, from what is seen to the plan."""
         costs, seconds, evaluated = [], [], 0
-        for i in pairs if pairs is not None else range(len(self._pairs)):
+        for i in range(len(self._pairs)):
             before = self._state(i, past_only=True)
             generator = torch.Generator(self._model.device).manual_seed(self._config.seed + i)
             begin = time.perf_counter()
@@ -205,24 +199,22 @@ class Bench:
         rest = np.tile(self._bounds.rest, (horizon, 1))
         return np.array([self._exact(i, self._state(i), rest) for i in range(len(self._pairs))])
 
-    def least_costs(self, horizon: int) -> FloatArray:
-        """The lowest costs that are known, per pair: of CEM with many times the samples."""
-        if horizon not in self._least:
-            many = self._config.long * 192 // 10
-            long = CEM(
-                horizon=horizon,
-                num_samples=many,
-                num_iterations=10,
-                num_elites=max(4, many // 20),
-                min_std=0.01,
-            )
-            self._least[horizon] = self.solve(long).costs
-        return self._least[horizon]
+    def long_search(self, horizon: int) -> FloatArray:
+        """The costs that CEM finds with many times the samples, per pair."""
+        many = self._config.long * 192 // 10
+        planner = CEM(
+            horizon=horizon,
+            num_samples=many,
+            num_iterations=10,
+            num_elites=max(4, many // 20),
+            min_std=0.01,
+        )
+        return self.solve(planner).costs
 
     def compare(self, rate: float) -> list[dict[str, Any]]:
         """Every planner over the grid of budgets."""
         config, horizon = self._config, self._config.planner.horizon
-        rest, least = self.rest_costs(horizon), self.least_costs(horizon)
+        rest, least = self.rest_costs(horizon), self.long_search(horizon)
         rows = []
         found: list[tuple[str, int, Found, float]] = []
         with Progress("plan", "budget") as progress:
@@ -233,7 +225,6 @@ class Bench:
                     found.append((name, budget, self.solve(planner), self._flops(planner)))
                     least = np.minimum(least, found[-1][2].costs)
                     progress(len(found), total)
-        self._least[horizon] = least
         say(
             f"{'planner':21}{'evaluated':>10}{'s a plan':>10}{'p95':>8}{'GFLOP':>8}{'of rate':>9}"
             f"{'cost':>10}{'regret':>9}"
@@ -269,7 +260,7 @@ class Bench:
 
     def default(self) -> Found:
         """The configured planner, as it ships."""
-        return self.solve(instantiate(self._config.planner))
+        return self.solve(instantiate(self._config.planner), economy=self._economy)
 
     def sample_efficiency(self) -> dict[str, Any]:
         """How many times the default planner's evaluations plain CEM needs for the same cost.
@@ -308,8 +299,7 @@ class Bench:
         settings: Any = OmegaConf.to_container(self._config.reference)
         if self._model.spec.extrinsics or self._model.predictor.config.num_outputs > 1:
             raise ValueError("checkpoint: the plain way knows no extrinsics and no heads")
-        planner = reference_cem(settings)
-        economy = Economy(**OmegaConf.to_container(self._config.economy))  # type: ignore[arg-type]
+        planner, economy = reference_cem(settings), self._economy
         plain, quick, costs = [], [], []
         for i in range(len(self._pairs)):
             state = self._state(i)
@@ -447,7 +437,7 @@ def medium_reference(config: DictConfig, device: torch.device) -> dict[str, floa
     predictor = Predictor(shape, generator=generator).to(device).eval()
     blind: Any = _Shape(shape.token_dim, shape.grid)
     model = LatentWorldModel(blind, predictor, spec, action_stats=same, proprio_stats=same)
-    economy = Economy(**OmegaConf.to_container(config.economy))  # type: ignore[arg-type]
+    economy = make_economy(config.controller.economy, model)
 
     def draw(*size: int) -> Tensor:
         return torch.randn(size, generator=generator).to(device)
@@ -459,7 +449,9 @@ def medium_reference(config: DictConfig, device: torch.device) -> dict[str, floa
             proprio, past = draw(context, 4), draw(context - 1, 4).clamp(-1, 1)
             goal = GoalEnergy(draw(shape.num_tokens, shape.token_dim))
             with torch.inference_mode():
-                state = LatentState(latents, proprio, past, model.remember(latents, proprio, past))
+                state = LatentState(
+                    latents, proprio, past, model.remember(latents[None], proprio[None], past[None])
+                )
             slow, theirs = timed_plan(
                 planner, reference_cost(model, state, goal), bounds, device, 0
             )

@@ -64,8 +64,9 @@ def load_config(command: str, words: Sequence[str]) -> DictConfig:
     )
     # An experiment speaks for every command; this one keeps what it knows.
     config = OmegaConf.masked_copy(everything, [str(key) for key in everything if key in top])
-    plain = compose_config(command, [word for word in choices if not word.startswith("experiment")])
-    _drop_strangers(config, base, plain)
+    ordinary = [word for word in choices if not word.startswith("experiment=")]
+    if ordinary != choices:
+        _drop_strangers(config, base, compose_config(command, ordinary))
     OmegaConf.set_struct(config, True)
     _check_kinds(config, base, "")
     missing = sorted(OmegaConf.missing_keys(config))

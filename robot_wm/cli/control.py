@@ -38,15 +38,7 @@ def make_controller(model: LatentWorldModel, env: Env, config: DictConfig) -> MP
             f"predictor takes {model.predictor.config.max_frames} frames"
         )
     settings: Any = OmegaConf.to_container(config.controller)
-    if settings["economy"]["precision"] == "auto":
-        precision = choose_precision("auto", model.device)
-        settings["economy"]["precision"] = str(precision).removeprefix("torch.")
-    economy = Economy(**settings["economy"])
-    if economy.screen_depth is not None and economy.screen_depth > model.predictor.config.depth:
-        raise ValueError(
-            f"controller.economy.screen_depth: got {economy.screen_depth}, the predictor has "
-            f"{model.predictor.config.depth} blocks"
-        )
+    economy = make_economy(config.controller.economy, model)
     objective = make_objective(model, config.objective)
     if settings["compile"]:
         for block in model.predictor.predictor_blocks:
@@ -67,6 +59,25 @@ def make_controller(model: LatentWorldModel, env: Env, config: DictConfig) -> MP
     )
 
 
+def make_economy(config: DictConfig, model: LatentWorldModel) -> Economy:
+    """Where imagining saves work, as a `controller.economy` says.
+
+    Raises:
+        ValueError: a setting out of range, or more blocks than the predictor has.
+    """
+    settings: Any = OmegaConf.to_container(config)
+    if settings["precision"] == "auto":
+        precision = choose_precision("auto", model.device)
+        settings["precision"] = str(precision).removeprefix("torch.")
+    economy, depth = Economy(**settings), model.predictor.config.depth
+    if economy.screen_depth is not None and economy.screen_depth > depth:
+        raise ValueError(
+            f"controller.economy.screen_depth: got {economy.screen_depth}, the predictor has "
+            f"{depth} blocks"
+        )
+    return economy
+
+
 def legal_actions(model: LatentWorldModel, env: Env, limits: dict[str, Any]) -> ActionSpec:
     """What the robot can do, the training data knows, and the user allows.
 
@@ -78,6 +89,8 @@ def legal_actions(model: LatentWorldModel, env: Env, limits: dict[str, Any]) -> 
     except ValueError as error:
         raise ValueError(f"checkpoint: made for another robot than the env: {error}") from error
     own = {key: value for key, value in limits.items() if value is not None and value != {}}
+    if "trust_radius" not in own:
+        own.pop("trust_norm", None)  # of no region
     return bounds.within(replace(bounds, **own)) if own else bounds
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from robot_wm.planners.search import Search, check_sizes, check_spread, normal
 from robot_wm.types import ActionSpec, Plan
 
 
+@dataclass(kw_only=True)
 class CEM:
     """Cross-entropy method with elites kept within a plan (Rubinstein 1999).
 
@@ -25,55 +28,32 @@ class CEM:
         ValueError: a size below one, more elites than samples, or a spread out of order.
     """
 
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        num_samples: int = 64,
-        num_iterations: int = 3,
-        num_elites: int = 8,
-        init_std: float = 0.6,
-        min_std: float = 0.05,
-    ) -> None:
-        check_sizes(
-            "CEM",
-            num_samples=num_samples,
-            num_elites=num_elites,
-            horizon=horizon,
-            num_iterations=num_iterations,
-        )
-        check_spread("CEM", min_std=min_std, init_std=init_std)
-        self.horizon = horizon
-        self.num_samples = num_samples
-        self.num_iterations = num_iterations
-        self.num_elites = num_elites
-        self.init_std = init_std
-        self.min_std = min_std
+    horizon: int = 1
+    num_samples: int = 64
+    num_iterations: int = 3
+    num_elites: int = 8
+    init_std: float = 0.6
+    min_std: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_sizes(self, num_iterations=self.num_iterations)
+        check_spread(self, min_std=self.min_std, init_std=self.init_std)
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(
-            cost,
-            spec,
-            horizon=self.horizon,
-            init=init,
-            device=generator.device,
-            num_elites=self.num_elites,
-        )
+        search = Search(self, cost, spec, init, generator)
         space, mean = search.space, search.mean
         std = (self.init_std * space.unit).expand_as(mean)
         for _ in range(self.num_iterations):
-            noise = normal((self.num_samples - 1, *mean.shape), generator)
-            search.judge(space.project(torch.cat((mean[None], mean + std * noise))))
+            search.judge(search.around(mean, std, self.num_samples))
             mean, std = refit(search.actions, self.min_std * space.unit)
-        search.judge(
-            space.project(mean[None]), num_finite=0
-        )  # the last fit is judged like any candidate
+        search.judge(space.project(mean[None]), num_finite=0)  # the last fit, like any candidate
         return search.plan()
 
 
+@dataclass(kw_only=True)
 class ICEM:
     """Improved cross-entropy method (Pinneri et al. 2020, arXiv 2008.06389).
 
@@ -98,60 +78,36 @@ class ICEM:
             out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        num_samples: int = 64,
-        num_iterations: int = 3,
-        num_elites: int = 8,
-        init_std: float = 0.6,
-        min_std: float = 0.02,
-        noise_beta: float = 1.0,
-        decay: float = 1.25,
-        kept_share: float = 0.3,
-        momentum: float = 0.1,
-    ) -> None:
-        check_sizes(
-            "ICEM",
-            num_samples=num_samples,
-            num_elites=num_elites,
-            horizon=horizon,
-            num_iterations=num_iterations,
-        )
-        check_spread("ICEM", min_std=min_std, init_std=init_std)
-        if not (0 <= noise_beta <= 8 and 1 <= decay <= 8):
+    horizon: int = 1
+    num_samples: int = 64
+    num_iterations: int = 3
+    num_elites: int = 8
+    init_std: float = 0.6
+    min_std: float = 0.02
+    noise_beta: float = 1.0
+    decay: float = 1.25
+    kept_share: float = 0.3
+    momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_sizes(self, num_iterations=self.num_iterations)
+        check_spread(self, min_std=self.min_std, init_std=self.init_std)
+        if not (0 <= self.noise_beta <= 8 and 1 <= self.decay <= 8):
             raise ValueError(
-                f"ICEM: got noise_beta={noise_beta}, decay={decay}; want 0 to 8 and 1 to 8"
+                f"ICEM: got noise_beta={self.noise_beta}, decay={self.decay}; "
+                f"want 0 to 8 and 1 to 8"
             )
-        if not (0 <= kept_share <= 1 and 0 <= momentum < 1):
+        if not (0 <= self.kept_share <= 1 and 0 <= self.momentum < 1):
             raise ValueError(
-                f"ICEM: got kept_share={kept_share}, momentum={momentum}; want 0 to 1, the "
-                f"latter below 1"
+                f"ICEM: got kept_share={self.kept_share}, momentum={self.momentum}; "
+                f"want 0 to 1, the latter below 1"
             )
-        self.horizon = horizon
-        self.num_samples = num_samples
-        self.num_iterations = num_iterations
-        self.num_elites = num_elites
-        self.init_std = init_std
-        self.min_std = min_std
-        self.noise_beta = noise_beta
-        self.decay = decay
-        self.kept_share = kept_share
-        self.momentum = momentum
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(
-            cost,
-            spec,
-            horizon=self.horizon,
-            init=init,
-            device=generator.device,
-            num_elites=self.num_elites,
-        )
+        search = Search(self, cost, spec, init, generator)
         space, mean = search.space, search.mean
         std = (self.init_std * space.unit).expand_as(mean)
         known = [mean]

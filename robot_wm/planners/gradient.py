@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from robot_wm.planners.cem import refit
 from robot_wm.planners.protocol import Cost
-from robot_wm.planners.search import Search, Space, check_sizes, check_spread, normal
+from robot_wm.planners.search import Search, Space, check_positive, check_sizes, check_spread
 from robot_wm.types import ActionSpec, Plan, check_counts
 
 
+@dataclass(kw_only=True)
 class GradientDescent:
     """Adam on several sequences at once, each step projected to what is legal.
 
@@ -29,49 +31,24 @@ class GradientDescent:
             above zero.
     """
 
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        num_samples: int = 8,
-        num_iterations: int = 24,
-        num_elites: int = 4,
-        step: float = 0.2,
-        init_std: float = 0.6,
-    ) -> None:
-        check_sizes(
-            "GradientDescent",
-            num_samples=num_samples,
-            num_elites=num_elites,
-            horizon=horizon,
-            num_iterations=num_iterations,
-        )
-        if not (0 < step < math.inf and 0 < init_std < math.inf):
-            raise ValueError(
-                f"GradientDescent: got step={step}, init_std={init_std}; want both above zero"
-            )
-        self.horizon = horizon
-        self.num_samples = num_samples
-        self.num_iterations = num_iterations
-        self.num_elites = num_elites
-        self.step = step
-        self.init_std = init_std
+    horizon: int = 1
+    num_samples: int = 8
+    num_iterations: int = 24
+    num_elites: int = 4
+    step: float = 0.2
+    init_std: float = 0.6
+
+    def __post_init__(self) -> None:
+        check_sizes(self, num_iterations=self.num_iterations)
+        check_positive(self, step=self.step, init_std=self.init_std)
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(
-            cost,
-            spec,
-            horizon=self.horizon,
-            init=init,
-            device=generator.device,
-            num_elites=self.num_elites,
-        )
+        search = Search(self, cost, spec, init, generator)
         space, mean = search.space, search.mean
-        noise = normal((self.num_samples - 1, *mean.shape), generator)
-        at = space.project(torch.cat((mean[None], mean + self.init_std * space.unit * noise)))
+        at = search.around(mean, self.init_std * space.unit, self.num_samples)
         first, second = torch.zeros_like(at), torch.zeros_like(at)
         for i in range(1, self.num_iterations + 1):
             needed = None if i == 1 else 0
@@ -86,6 +63,7 @@ class GradientDescent:
         return search.plan()
 
 
+@dataclass(kw_only=True)
 class GradientCEM:
     """CEM whose best candidates take gradient steps before the refit (as in arXiv 2112.10751).
 
@@ -105,62 +83,35 @@ class GradientCEM:
             spread out of order.
     """
 
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        num_samples: int = 24,
-        num_iterations: int = 2,
-        num_elites: int = 6,
-        num_refined: int = 4,
-        num_steps: int = 3,
-        step: float = 0.3,
-        init_std: float = 0.6,
-        min_std: float = 0.02,
-    ) -> None:
-        check_sizes(
-            "GradientCEM",
-            num_samples=num_samples,
-            num_elites=num_elites,
-            horizon=horizon,
-            num_iterations=num_iterations,
-            num_steps=num_steps,
-        )
-        check_counts(num_refined=num_refined)
-        if num_refined > num_samples:
+    horizon: int = 1
+    num_samples: int = 24
+    num_iterations: int = 2
+    num_elites: int = 6
+    num_refined: int = 4
+    num_steps: int = 3
+    step: float = 0.3
+    init_std: float = 0.6
+    min_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_sizes(self, num_iterations=self.num_iterations, num_steps=self.num_steps)
+        check_counts(num_refined=self.num_refined)
+        if self.num_refined > self.num_samples:
             raise ValueError(
-                f"num_refined: got {num_refined}, want at most num_samples={num_samples}"
+                f"num_refined: got {self.num_refined}, want at most num_samples={self.num_samples}"
             )
-        check_spread("GradientCEM", min_std=min_std, init_std=init_std)
-        if not 0 < step < math.inf:
-            raise ValueError(f"step: got {step}, want a number above zero")
-        self.horizon = horizon
-        self.num_samples = num_samples
-        self.num_iterations = num_iterations
-        self.num_elites = num_elites
-        self.num_refined = num_refined
-        self.num_steps = num_steps
-        self.step = step
-        self.init_std = init_std
-        self.min_std = min_std
+        check_spread(self, min_std=self.min_std, init_std=self.init_std)
+        check_positive(self, step=self.step)
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(
-            cost,
-            spec,
-            horizon=self.horizon,
-            init=init,
-            device=generator.device,
-            num_elites=self.num_elites,
-        )
+        search = Search(self, cost, spec, init, generator)
         space, mean = search.space, search.mean
         std = (self.init_std * space.unit).expand_as(mean)
         for _ in range(self.num_iterations):
-            noise = normal((self.num_samples - 1, *mean.shape), generator)
-            candidates = space.project(torch.cat((mean[None], mean + std * noise)))
+            candidates = search.around(mean, std, self.num_samples)
             costs = search.judge(candidates)
             at = candidates[costs.argsort(stable=True)[: self.num_refined]]
             for i in range(self.num_steps):
@@ -175,6 +126,7 @@ class GradientCEM:
         return search.plan()
 
 
+@dataclass(kw_only=True)
 class QuasiNewton:
     """Random candidates, the best of which descend by projected BFGS.
 
@@ -196,50 +148,24 @@ class QuasiNewton:
             above zero.
     """
 
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        num_samples: int = 16,
-        num_elites: int = 2,
-        num_iterations: int = 6,
-        step: float = 0.5,
-        init_std: float = 0.6,
-    ) -> None:
-        check_sizes(
-            "QuasiNewton",
-            num_samples=num_samples,
-            num_elites=num_elites,
-            horizon=horizon,
-            num_iterations=num_iterations,
-        )
-        if not (0 < step < math.inf and 0 < init_std < math.inf):
-            raise ValueError(
-                f"QuasiNewton: got step={step}, init_std={init_std}; want both above zero"
-            )
-        self.horizon = horizon
-        self.num_samples = num_samples
-        self.num_elites = num_elites
-        self.num_iterations = num_iterations
-        self.step = step
-        self.init_std = init_std
+    horizon: int = 1
+    num_samples: int = 16
+    num_elites: int = 2
+    num_iterations: int = 6
+    step: float = 0.5
+    init_std: float = 0.6
+
+    def __post_init__(self) -> None:
+        check_sizes(self, num_iterations=self.num_iterations)
+        check_positive(self, step=self.step, init_std=self.init_std)
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(
-            cost,
-            spec,
-            horizon=self.horizon,
-            init=init,
-            device=generator.device,
-            num_elites=self.num_elites,
-        )
+        search = Search(self, cost, spec, init, generator)
         space, mean = search.space, search.mean
-        noise = normal((self.num_samples - 1, *mean.shape), generator)
-        drawn = torch.cat((mean[None], mean + self.init_std * space.unit * noise))
-        search.judge(space.project(drawn))
+        search.judge(search.around(mean, self.init_std * space.unit, self.num_samples))
         at = search.actions
         value, gradient = search.judge_with_gradient(at, known=True)
         bfgs = _BFGS(at, value, gradient, search.space, self.step)

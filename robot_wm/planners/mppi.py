@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
 
 from robot_wm.planners.protocol import Cost
-from robot_wm.planners.search import Search, check_sizes, check_spread, normal
+from robot_wm.planners.search import Search, check_positive, check_sizes, check_spread
 from robot_wm.types import ActionSpec, Plan
 
 
+@dataclass(kw_only=True)
 class MPPI:
     """Path integral control over the best candidates (Williams et al. 2017, arXiv 1509.01149).
 
@@ -32,52 +33,28 @@ class MPPI:
             temperature that is not above zero.
     """
 
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        num_samples: int = 64,
-        num_iterations: int = 3,
-        num_elites: int = 16,
-        temperature: float = 0.5,
-        init_std: float = 0.6,
-        min_std: float = 0.05,
-    ) -> None:
-        check_sizes(
-            "MPPI",
-            num_samples=num_samples,
-            num_elites=num_elites,
-            horizon=horizon,
-            num_iterations=num_iterations,
-        )
-        check_spread("MPPI", min_std=min_std, init_std=init_std)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: got {temperature}, want a number above zero")
-        self.horizon = horizon
-        self.num_samples = num_samples
-        self.num_iterations = num_iterations
-        self.num_elites = num_elites
-        self.temperature = temperature
-        self.init_std = init_std
-        self.min_std = min_std
+    horizon: int = 1
+    num_samples: int = 64
+    num_iterations: int = 3
+    num_elites: int = 16
+    temperature: float = 0.5
+    init_std: float = 0.6
+    min_std: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_sizes(self, num_iterations=self.num_iterations)
+        check_spread(self, min_std=self.min_std, init_std=self.init_std)
+        check_positive(self, temperature=self.temperature)
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(
-            cost,
-            spec,
-            horizon=self.horizon,
-            init=init,
-            device=generator.device,
-            num_elites=self.num_elites,
-        )
+        search = Search(self, cost, spec, init, generator)
         space, mean = search.space, search.mean
         std = (self.init_std * space.unit).expand_as(mean)
         for _ in range(self.num_iterations):
-            noise = normal((self.num_samples - 1, *mean.shape), generator)
-            search.judge(space.project(torch.cat((mean[None], mean + std * noise))))
+            search.judge(search.around(mean, std, self.num_samples))
             kept = search.costs.isfinite()
             elites, costs = search.actions[kept], search.costs[kept]
             scale = self.temperature * costs.std(correction=0)

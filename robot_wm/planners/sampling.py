@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from robot_wm.planners.search import Search, check_sizes, check_spread, normal
 from robot_wm.types import ActionSpec, Plan, check_counts
 
 
+@dataclass(kw_only=True)
 class RandomShooting:
     """Uniform candidates within the bounds; the best of them (and of the warm start).
 
@@ -24,26 +26,18 @@ class RandomShooting:
         ValueError: a size below one, or more elites than samples.
     """
 
-    def __init__(self, *, horizon: int = 1, num_samples: int = 192, num_elites: int = 8) -> None:
-        check_sizes(
-            "RandomShooting", num_samples=num_samples, num_elites=num_elites, horizon=horizon
-        )
-        self.horizon = horizon
-        self.num_samples = num_samples
-        self.num_elites = num_elites
+    horizon: int = 1
+    num_samples: int = 192
+    num_elites: int = 8
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(
-            cost,
-            spec,
-            horizon=self.horizon,
-            init=init,
-            device=generator.device,
-            num_elites=self.num_elites,
-        )
+        search = Search(self, cost, spec, init, generator)
         space = search.space
         share = torch.rand(
             (self.num_samples - 1, *search.mean.shape),
@@ -55,6 +49,7 @@ class RandomShooting:
         return search.plan()
 
 
+@dataclass(kw_only=True)
 class PredictiveSampling:
     """Noise on the knots of a spline through the best sequence so far (arXiv 2212.00541).
 
@@ -72,50 +67,27 @@ class PredictiveSampling:
         ValueError: a size below one, more elites than samples, or a spread out of order.
     """
 
-    def __init__(
-        self,
-        *,
-        horizon: int = 1,
-        num_samples: int = 64,
-        num_iterations: int = 3,
-        num_elites: int = 8,
-        num_knots: int = 3,
-        order: Literal[0, 1] = 1,
-        init_std: float = 0.6,
-        min_std: float = 0.05,
-    ) -> None:
-        check_sizes(
-            "PredictiveSampling",
-            num_samples=num_samples,
-            num_elites=num_elites,
-            horizon=horizon,
-            num_iterations=num_iterations,
-        )
-        check_counts(num_knots=num_knots)
-        check_spread("PredictiveSampling", min_std=min_std, init_std=init_std)
-        if order not in (0, 1):
-            raise ValueError(f"order: got {order!r}, want 0 or 1")
-        self.horizon = horizon
-        self.num_samples = num_samples
-        self.num_iterations = num_iterations
-        self.num_elites = num_elites
-        self.num_knots = num_knots
-        self.order: Literal[0, 1] = order
-        self.init_std = init_std
-        self.min_std = min_std
+    horizon: int = 1
+    num_samples: int = 64
+    num_iterations: int = 3
+    num_elites: int = 8
+    num_knots: int = 3
+    order: Literal[0, 1] = 1
+    init_std: float = 0.6
+    min_std: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_sizes(self, num_iterations=self.num_iterations)
+        check_counts(num_knots=self.num_knots)
+        check_spread(self, min_std=self.min_std, init_std=self.init_std)
+        if self.order not in (0, 1):
+            raise ValueError(f"order: got {self.order!r}, want 0 or 1")
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(
-            cost,
-            spec,
-            horizon=self.horizon,
-            init=init,
-            device=generator.device,
-            num_elites=self.num_elites,
-        )
+        search = Search(self, cost, spec, init, generator)
         space, best = search.space, search.mean
         knots = min(self.num_knots, self.horizon)
         basis = spline_basis(self.horizon, knots, self.order).to(generator.device)  # [H, K]

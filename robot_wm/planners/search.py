@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -56,6 +57,14 @@ class Space:
         return torch.tensor(start, dtype=torch.float32, device=self.device)
 
 
+class Searcher(Protocol):
+    """What a search asks of its planner."""
+
+    horizon: int
+    num_samples: int
+    num_elites: int
+
+
 class Search:
     """One search: judges candidates, keeps the best, counts, and makes the Plan of it.
 
@@ -66,31 +75,34 @@ class Search:
         costs: theirs, `[K]`.
 
     Args:
+        planner: keeps num_elites sequences, and asks as many finite costs of every batch of
+            candidates.
         cost: what is minimised.
         spec: legal actions.
-        horizon: H.
         init: the warm start.
-        device: to search on.
-        num_elites: sequences kept; as many finite costs are asked of every batch of candidates.
+        generator: of the noise, on the device to search on.
     """
 
     def __init__(
         self,
+        planner: Searcher,
         cost: Cost,
         spec: ActionSpec,
-        *,
-        horizon: int,
         init: Plan | None,
-        device: torch.device,
-        num_elites: int,
+        generator: torch.Generator,
     ) -> None:
-        self.space = Space(spec, horizon, device)
+        self.space = Space(spec, planner.horizon, generator.device)
         self.mean = self.space.sequence(None if init is None else init.actions)
         self.actions = self.mean[None][:0]
         self.costs = self.mean.new_zeros(0)
-        self._cost, self._num_elites = cost, num_elites
+        self._cost, self._num_elites, self._generator = cost, planner.num_elites, generator
         self._course: list[float] = []
         self._num_evaluated = self._num_finite = self._num_gradients = 0
+
+    def around(self, mean: Tensor, std: Tensor, num: int) -> Tensor:
+        """A sequence `[H, A]` and normal noise about it: `[num, H, A]`, all legal."""
+        noise = normal((num - 1, *mean.shape), self._generator)
+        return self.space.project(torch.cat((mean[None], mean + std * noise)))
 
     def judge(self, candidates: Tensor, *, num_finite: int | None = None) -> Tensor:
         """Costs `[N]` of legal candidates `[N, H, A]`, +inf where they are not finite.
@@ -216,17 +228,28 @@ def normal(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(size, generator=generator, device=generator.device)
 
 
-def check_sizes(planner: str, *, num_samples: int, num_elites: int, **counts: int) -> None:
+def check_sizes(planner: Searcher, **others: int) -> None:
     """Raises ValueError unless all are at least 1 and the elites no more than the samples."""
-    for name, value in {"num_samples": num_samples, "num_elites": num_elites, **counts}.items():
-        check_counts(**{f"{planner}.{name}": value})
-    if num_elites > num_samples:
-        raise ValueError(f"num_elites: got {num_elites}, want at most num_samples={num_samples}")
+    name, samples, elites = type(planner).__name__, planner.num_samples, planner.num_elites
+    counts = {"horizon": planner.horizon, "num_samples": samples, "num_elites": elites, **others}
+    check_counts(**{f"{name}.{key}": value for key, value in counts.items()})
+    if elites > samples:
+        raise ValueError(f"num_elites: got {elites}, want at most num_samples={samples}")
 
 
-def check_spread(planner: str, *, min_std: float, init_std: float) -> None:
+def check_spread(planner: object, *, min_std: float, init_std: float) -> None:
     """Raises ValueError unless 0 < min_std <= init_std, both finite."""
     if not 0 < min_std <= init_std < math.inf:
         raise ValueError(
-            f"{planner}: got min_std={min_std}, init_std={init_std}; want 0 < min <= init"
+            f"{type(planner).__name__}: got min_std={min_std}, init_std={init_std}; "
+            f"want 0 < min <= init"
         )
+
+
+def check_positive(planner: object, **values: float) -> None:
+    """Raises ValueError unless every value is a number above zero, and finite."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(
+                f"{type(planner).__name__}.{name}: got {value}, want a number above zero"
+            )

@@ -1,0 +1,53 @@
+"""From configuration to a controller."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import SPEC, PointEnv, make_model
+from omegaconf import OmegaConf
+
+from robot_wm.cli.config import load_config
+from robot_wm.cli.control import legal_actions, make_controller
+from robot_wm.types import Goal
+
+LIMITS = OmegaConf.to_container(load_config("eval", ["checkpoint=x"]).controller.limits)
+
+
+def config(*words):
+    return load_config("eval", ["checkpoint=x", *(f"controller.{word}" for word in words)])
+
+
+def first_action(model, *words):
+    env = PointEnv()
+    controller = make_controller(model, env, config(*words))
+    controller.reset(Goal(env.reset(1).images))
+    return controller.act(env.reset(0), None)
+
+
+def test_limits_narrow_what_is_planned():
+    model, env = make_model(), PointEnv()
+    limited = legal_actions(model, env, {**LIMITS, "fixed": {"y": 0.01}, "trust_radius": 0.5})
+    assert limited.free.tolist() == [True, False]
+    open_ = legal_actions(model, env, LIMITS)
+    assert open_.free.all() and open_.trust_radius is None
+    action = first_action(model, "limits.fixed={y: 0.01}", "limits.trust_radius=0.25")
+    assert action[1] == pytest.approx(0.01)
+    assert 0 < abs(action[0]) <= 0.25 * SPEC.unit[0] * (1 + 1e-5)
+
+
+def test_a_robot_s_own_trust_region_stays_as_it_is():
+    env = PointEnv()
+    env.action_spec = replace(SPEC, trust_radius=0.5, trust_norm="box")
+    limited = legal_actions(make_model(), env, LIMITS)
+    assert (limited.trust_radius, limited.trust_norm) == (0.5, "box")
+
+
+def test_a_margin_in_steps_is_asked_only_of_a_checkpoint_that_knows_them():
+    knows, other = make_model(), make_model()
+    knows.spec = replace(knows.spec, step_energy={"l1": 0.1, "l2": 0.01})
+    with pytest.raises(ValueError, match="what a step is worth"):
+        make_controller(other, PointEnv(), config("margin=0.5"))
+    make_controller(knows, PointEnv(), config("margin=0.5"))
+    held = first_action(knows, "margin=1e6")
+    np.testing.assert_array_equal(held, SPEC.rest)
