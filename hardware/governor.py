@@ -1,0 +1,146 @@
+"""The last thing between a wish and the arm: every command it returns can still be stopped legally.
+
+A command is legal only if it *and the braking path after it* keep every limit. A wish that is not
+is blended toward braking; where no blend is legal it brakes, and that braking path was checked a
+tick ago: by induction every command is legal. It has no clock, no I/O and no threads, and measures
+against its own last command, so that neither a late tick nor a bad sensor enlarges a step.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardware.limits import Limits
+from robot_wm.types import FloatArray
+
+_BLENDS = (1.0, 0.5, 0.25, 0.1)  # of the wish with braking
+_MARGIN = 1e-9  # kept from every limit, so that rounding never crosses one
+
+
+@dataclass(frozen=True, eq=False)
+class Command:
+    """What may be written to the arm.
+
+    Attributes:
+        joints: `[J]`, rad.
+        speed: that brought it there `[J]`, rad/s.
+        blend: share of the wish in it; 0: it brakes.
+        refused: the target was not finite, of another length, or too far away.
+    """
+
+    joints: FloatArray
+    speed: FloatArray
+    blend: float
+    refused: bool
+
+
+def _numbers(values: object, size: int) -> bool:
+    """Whether these are `size` numbers: no text, no None, nothing ragged."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        return False
+    return array.shape == (size,) and array.dtype.kind in "fiu"
+
+
+class Governor:
+    """Turns any joint target into a command whose braking path is already known to be legal.
+
+    Args:
+        limits: what is legal.
+        corners: joints `[N, J]` to the corners of all bodies `[N, P, 3]`, m.
+        joints: where the arm stands, at rest, `[J]`, rad.
+
+    Raises:
+        ValueError: the arm stands where it may not.
+    """
+
+    def __init__(
+        self, limits: Limits, corners: Callable[[FloatArray], FloatArray], joints: FloatArray
+    ) -> None:
+        self._limits, self._corners = limits, corners
+        self._fastest = limits.max_speed * (1 - _MARGIN)
+        self._slower = limits.max_acceleration * limits.tick_s * (1 - _MARGIN)  # in one tick
+        self._num_brake = int(np.ceil((self._fastest / self._slower).max())) + 1
+        problem = self.problem(joints)
+        if problem:
+            raise ValueError(f"the arm stands where it may not: {problem}")
+        self._joints = self._within(np.asarray(joints, np.float64))
+        self._speed = np.zeros_like(limits.low)
+
+    @property
+    def joints(self) -> FloatArray:
+        """The last command, or where it began, `[J]`, rad."""
+        return self._joints.copy()
+
+    def step(self, target: FloatArray | Sequence[float] | None) -> Command:
+        """The command of this tick toward `target`, `[J]`, rad; None, or nonsense, brakes."""
+        limits, brake = self._limits, self._brake(self._speed)
+        away = self._away(target)
+        if away is None:
+            return self._commit(brake, 0.0, refused=target is not None)
+        # The fastest speed from which it can still stop at the target, in whole ticks.
+        tick, acceleration = limits.tick_s, limits.max_acceleration
+        speed = acceleration * (np.sqrt(tick**2 + 2 * np.abs(away) / acceleration) - tick)
+        wish = np.sign(away) * np.minimum(speed, self._fastest)
+        wish = np.clip(wish, self._speed - self._slower, self._speed + self._slower)
+        for blend in _BLENDS:
+            speed = brake + blend * (wish - brake)
+            if self.legal(speed):
+                return self._commit(speed, blend, refused=False)
+        return self._commit(brake, 0.0, refused=False)
+
+    def problem(self, joints: FloatArray) -> str:
+        """Why the arm may not stand at `joints` `[J]`, rad; empty where it may."""
+        limits = self._limits
+        if not _numbers(joints, len(limits.low)) or not np.isfinite(joints).all():
+            return f"got joints {joints}, want {len(limits.low)} finite angles"
+        outside = ~((joints >= limits.low) & (joints <= limits.high))
+        if outside.any():
+            return f"joint {outside.argmax()} is at {joints[outside.argmax()]:.3f} rad"
+        if not self._inside(self._corners(joints[None])):
+            return "a corner of the arm is outside the workspace box"
+        return ""
+
+    def _away(self, target: FloatArray | Sequence[float] | None) -> FloatArray | None:
+        """From the last command to the target `[J]`; None where that is not to be followed."""
+        if not _numbers(target, len(self._joints)):
+            return None
+        away = np.asarray(target, np.float64) - self._joints
+        # Not "any is farther": NaN is neither near nor far, and must count as far.
+        if not (np.abs(away) <= self._limits.max_jump).all():
+            return None
+        return self._within(self._joints + away) - self._joints
+
+    def _within(self, joints: FloatArray) -> FloatArray:
+        """Inside the joints' limits, by more than is asked of a path: so that one joint at its
+        limit does not stop the others."""
+        return np.clip(joints, self._limits.low + 2 * _MARGIN, self._limits.high - 2 * _MARGIN)
+
+    def _brake(self, speed: FloatArray) -> FloatArray:
+        return np.sign(speed) * np.maximum(np.abs(speed) - self._slower, 0)
+
+    def legal(self, speed: FloatArray) -> bool:
+        """Whether this tick at `speed`, and the whole stop that would follow, keep the limits."""
+        limits = self._limits
+        ticks = np.arange(self._num_brake)[:, None]
+        speeds = np.sign(speed) * np.maximum(np.abs(speed) - ticks * self._slower, 0)  # [K, J]
+        path = self._joints + limits.tick_s * np.cumsum(speeds, axis=0)
+        corners = self._corners(np.concatenate((self._joints[None], path)))  # [K + 1, P, 3]
+        tips = np.linalg.norm(np.diff(corners, axis=0), axis=-1) / limits.tick_s
+        return bool(
+            (path >= limits.low + _MARGIN).all()
+            and (path <= limits.high - _MARGIN).all()
+            and (tips <= limits.tip_speed - _MARGIN).all()
+            and self._inside(corners[1:], _MARGIN)
+        )
+
+    def _inside(self, corners: FloatArray, margin: float = 0.0) -> bool:
+        low, high = self._limits.box_low + margin, self._limits.box_high - margin
+        return bool((corners >= low).all() and (corners <= high).all())
+
+    def _commit(self, speed: FloatArray, blend: float, *, refused: bool) -> Command:
+        self._speed = speed
+        self._joints = self._joints + self._limits.tick_s * speed
+        return Command(self._joints.copy(), speed.copy(), blend, refused)

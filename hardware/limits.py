@@ -1,0 +1,59 @@
+"""What an arm may do, in numbers that cannot contradict each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from robot_wm.types import FloatArray
+
+_POSITIVE = ("max_speed", "max_acceleration", "tip_speed", "max_jump", "tick_s")
+_SIZES = {"tip_speed": (), "max_jump": (), "tick_s": (), "box_low": (3,), "box_high": (3,)}
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """What the arm may do.
+
+    Attributes:
+        low, high: joint angles `[J]`, rad.
+        max_speed: of each joint `[J]`, rad/s.
+        max_acceleration: of each joint `[J]`, rad/s^2; braking too.
+        box_low, box_high: where every corner of every body stays `[3]`, m, base frame.
+        tip_speed: of the fastest corner, m/s.
+        max_jump: a joint target farther than this from the last command is refused, rad.
+        tick_s: from one command to the next, s.
+
+    Raises:
+        ValueError: not finite, lengths that differ, limits crossed, or a bound not above zero.
+    """
+
+    low: FloatArray
+    high: FloatArray
+    max_speed: FloatArray
+    max_acceleration: FloatArray
+    box_low: FloatArray
+    box_high: FloatArray
+    tip_speed: float
+    max_jump: float
+    tick_s: float
+
+    def __post_init__(self) -> None:
+        size = np.shape(self.low)
+        for name in (field.name for field in fields(self)):
+            try:
+                value = np.array(getattr(self, name), np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, want numbers") from error
+            if value.shape != _SIZES.get(name, size) or len(size) != 1 or not size[0]:
+                raise ValueError(f"{name}: got shape {value.shape}, want one number per joint")
+            if not np.isfinite(value).all():
+                raise ValueError(f"{name}: got {value}, want finite numbers")
+            if name in _POSITIVE and not (value > 0).all():
+                raise ValueError(f"{name}: got {value}, want numbers above zero")
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        for low, high in (("low", "high"), ("box_low", "box_high")):
+            if not (getattr(self, low) < getattr(self, high)).all():
+                raise ValueError(f"{low}: got {getattr(self, low)}, want less than {high}")

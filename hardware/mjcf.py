@@ -1,0 +1,108 @@
+"""From an arm's MJCF to its chain of links: the one module of this package that imports MuJoCo."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from hardware.kinematics import Chain, Link
+from robot_wm.types import FloatArray
+
+# A shape is told by its farthest points in these directions: a box with its edges cut.
+_DIRECTIONS = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if any(d)], np.float64)
+
+
+def load_chain(
+    xml: str, assets: Mapping[str, bytes] | None = None, *, joints: tuple[str, ...], tool: str
+) -> Chain:
+    """The links that some joints move, with the corners of their shapes.
+
+    Args:
+        xml: MJCF text.
+        assets: file name -> bytes, for the meshes that it names.
+        joints: the arm's hinges, in the order of its commands.
+        tool: name of the site that is its tool.
+
+    Raises:
+        ValueError: MuJoCo refuses the text, a name is not in it, or a joint is not a hinge.
+    """
+    mujoco = importlib.import_module("mujoco")
+    model = mujoco.MjModel.from_xml_string(xml, dict(assets or {}))
+    data = mujoco.MjData(model)
+    data.qpos[:] = 0
+    mujoco.mj_kinematics(model, data)
+    try:
+        ids = [model.joint(name).id for name in joints]
+        site = model.site(tool)
+    except KeyError as error:
+        raise ValueError(f"MJCF: {error.args[0]}") from error
+    for name, joint in zip(joints, ids, strict=True):
+        if int(model.jnt_type[joint]) != int(mujoco.mjtJoint.mjJNT_HINGE):
+            raise ValueError(f"MJCF: {name} is not a hinge")
+    numbers: dict[int, int] = {}
+    links: list[Link] = []
+    for body in range(1, model.nbody):
+        own = [ids.index(j) for j in _joints_of(model, body) if j in ids]
+        parent = numbers.get(int(model.body_parentid[body]), -1)
+        if not own and parent < 0:
+            continue  # does not move with the arm
+        if len(own) > 1:
+            raise ValueError(f"MJCF: body {model.body(body).name!r} has {len(own)} joints, want 1")
+        above = _pose(data, int(model.body_parentid[body])) if parent >= 0 else np.eye(4)
+        joint = ids[own[0]] if own else -1
+        numbers[body] = len(links)
+        links.append(
+            Link(
+                parent=parent,
+                joint=own[0] if own else -1,
+                T_parent=np.linalg.inv(above) @ _pose(data, body),
+                axis=model.jnt_axis[joint].copy() if own else np.array([0.0, 0.0, 1.0]),
+                pivot=model.jnt_pos[joint].copy() if own else np.zeros(3),
+                corners=_corners(mujoco, model, body),
+            )
+        )
+    tool_body = int(site.bodyid[0])
+    if tool_body not in numbers:
+        raise ValueError(f"MJCF: no joint of the arm moves {tool!r}")
+    return Chain(
+        links,
+        joint_names=tuple(joints),
+        joint_range=model.jnt_range[ids].copy(),
+        tool_link=numbers[tool_body],
+        tool=site.pos.copy(),
+    )
+
+
+def _joints_of(model, body: int) -> range:  # noqa: ANN001
+    first = int(model.body_jntadr[body])
+    return range(first, first + int(model.body_jntnum[body]))
+
+
+def _pose(data, body: int) -> FloatArray:  # noqa: ANN001
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = data.xmat[body].reshape(3, 3), data.xpos[body]
+    return pose
+
+
+def _corners(mujoco, model, body: int) -> FloatArray:  # noqa: ANN001
+    """Farthest points `[P, 3]` of a body's shapes, in its frame, m."""
+    points = [np.zeros((0, 3))]
+    first = int(model.body_geomadr[body])
+    for geom in range(first, first + int(model.body_geomnum[body])):
+        turn = np.zeros(9)
+        mujoco.mju_quat2Mat(turn, model.geom_quat[geom])
+        if int(model.geom_type[geom]) == int(mujoco.mjtGeom.mjGEOM_MESH):
+            mesh = model.mesh(int(model.geom_dataid[geom]))
+            begin, count = int(mesh.vertadr[0]), int(mesh.vertnum[0])
+            shape = model.mesh_vert[begin : begin + count].astype(np.float64)
+        else:
+            center, half = model.geom_aabb[geom][:3], model.geom_aabb[geom][3:]
+            shape = center + half * np.array(list(itertools.product((-1, 1), repeat=3)))
+        points.append(shape @ turn.reshape(3, 3).T + model.geom_pos[geom])
+    shape = np.concatenate(points)
+    if not len(shape):
+        return shape
+    return shape[np.unique((shape @ _DIRECTIONS.T).argmax(0))]

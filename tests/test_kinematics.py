@@ -1,0 +1,150 @@
+"""Forward and inverse kinematics of an arm read from its MJCF."""
+
+import numpy as np
+import pytest
+
+from hardware.kinematics import Chain, IKSettings, Link, inverse, rotation_vector
+from hardware.mjcf import load_chain
+from sim_envs.physics import Physics
+from sim_envs.so100_env import WORKSPACE_HIGH, WORKSPACE_LOW
+from sim_envs.so100_scene import JOINTS, so100_scene
+
+HOME = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
+
+
+@pytest.fixture(scope="module")
+def physics():
+    return Physics(*so100_scene())
+
+
+@pytest.fixture(scope="module")
+def chain():
+    return load_chain(*so100_scene(), joints=JOINTS, tool="ee")
+
+
+def random_joints(chain, seed, num=20):
+    low, high = chain.joint_range.T
+    return np.random.default_rng(seed).uniform(low, high, (num, len(low)))
+
+
+def test_poses_are_those_of_the_simulator(chain, physics):
+    qpos, dofs = physics.joint_indices(JOINTS)
+    for joints in random_joints(chain, 0):
+        physics.data.qpos[qpos] = joints
+        physics.kinematics()
+        tool = chain.tool(joints)
+        np.testing.assert_allclose(tool[:3, 3], physics.site_position("ee"), atol=1e-12)
+        np.testing.assert_allclose(tool[:3, :3].ravel(), physics.data.site("ee").xmat, atol=1e-12)
+        jacobian = physics.site_jacobian("ee")[:, dofs]
+        np.testing.assert_allclose(chain.jacobian(joints)[:3], jacobian, atol=1e-12)
+
+
+def test_corners_are_where_the_meshes_end(chain, physics):
+    qpos, _ = physics.joint_indices(JOINTS)
+    model, data = physics.model, physics.data
+    meshes = [
+        geom
+        for geom in range(model.ngeom)
+        if model.geom_dataid[geom] >= 0 and model.body(model.geom_bodyid[geom]).name != "base"
+    ]
+    for joints in random_joints(chain, 1, 5):
+        data.qpos[qpos] = joints
+        physics.kinematics()
+        vertices = []
+        for geom in meshes:
+            mesh = model.mesh(model.geom_dataid[geom])
+            begin, count = int(mesh.vertadr[0]), int(mesh.vertnum[0])
+            own = model.mesh_vert[begin : begin + count]
+            vertices.append(own @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom])
+        vertices, corners = np.concatenate(vertices), chain.corners(joints[None])[0]
+        # No vertex reaches beyond the corners by more than a chamfer of the widest part.
+        assert (corners.min(0) - vertices.min(0)).max() < 0.004
+        assert (vertices.max(0) - corners.max(0)).max() < 0.004
+
+
+def test_rotation_rows_of_the_jacobian_are_differences(chain):
+    for joints in random_joints(chain, 2, 5):
+        here = chain.tool(joints)[:3, :3]
+        for joint in range(6):
+            there = chain.tool(joints + 1e-6 * np.eye(6)[joint])[:3, :3]
+            turned = rotation_vector(there @ here.T) / 1e-6
+            np.testing.assert_allclose(chain.jacobian(joints)[3:, joint], turned, atol=1e-5)
+
+
+def test_every_place_of_the_workspace_is_reached(chain):
+    rng = np.random.default_rng(3)
+    for goal in rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH, (30, 4)):
+        joints, far, _ = inverse(chain, goal[:3], HOME)
+        assert far < 5e-4
+        assert np.linalg.norm(chain.tool(joints)[:3, 3] - goal[:3]) == pytest.approx(far)
+        assert ((joints >= chain.joint_range[:, 0]) & (joints <= chain.joint_range[:, 1])).all()
+        assert joints[5] == HOME[5]  # the jaw does not move the tool
+
+
+def test_a_pose_is_reached_where_there_is_one(chain):
+    rng = np.random.default_rng(4)
+    for _ in range(10):
+        wanted = HOME + rng.uniform(-0.3, 0.3, 6)
+        pose = chain.tool(wanted)
+        joints, far, turned = inverse(chain, pose[:3, 3], HOME, rotation=pose[:3, :3])
+        assert far < 1e-3 and turned < 0.02
+
+
+def test_out_of_reach_it_stretches_and_says_so(chain):
+    joints, far, _ = inverse(chain, np.array([2.0, 0.0, 0.1]), HOME)
+    assert 1.4 < far < 2 and np.isfinite(joints).all()
+    assert ((joints >= chain.joint_range[:, 0]) & (joints <= chain.joint_range[:, 1])).all()
+
+
+def test_a_singular_arm_does_not_leap(chain):
+    straight = np.array([0.0, -1.57, 0.0, 0.0, 0.0, 0.0])  # stretched out
+    here = chain.tool(straight)[:3, 3]
+    once = IKSettings(max_iterations=2)
+    for move in np.eye(3) * 0.01:
+        joints, far, _ = inverse(chain, here - move, straight, settings=once)
+        assert np.abs(joints - straight).max() <= 0.3 + 1e-9 and far <= 0.01 + 1e-9
+
+
+def test_narrower_limits_are_kept(chain):
+    low, high = chain.joint_range.T.copy()
+    low[0], high[0] = -0.1, 0.1
+    joints, far, _ = inverse(chain, np.array([0.2, 0.12, 0.1]), HOME, low=low, high=high)
+    assert -0.1 <= joints[0] <= 0.1 and far > 0.01
+
+
+@pytest.mark.parametrize(
+    ("position", "rotation"),
+    [([np.nan, 0, 0], None), ([0.1, 0.2], None), ([0.2, 0, 0.1], np.full((3, 3), np.nan)),
+     ([0.2, 0, 0.1], np.eye(2))],
+)  # fmt: skip
+def test_nonsense_is_refused(chain, position, rotation):
+    with pytest.raises(ValueError, match="got"):
+        inverse(chain, np.array(position), HOME, rotation=rotation)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-12, 1e-3, 1.0, 3.0, np.pi - 1e-10, np.pi])
+def test_rotation_vectors(angle):
+    axis = np.array([0.6, -0.0, 0.8])
+    x, y, z = axis
+    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    turn = np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * skew @ skew
+    found = rotation_vector(turn)
+    assert np.linalg.norm(found) == pytest.approx(angle, abs=1e-7)
+    if angle > 1e-6:
+        assert abs(found @ axis) == pytest.approx(angle, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("joints", "tool", "told"),
+    [(("Nobody",), "ee", "Nobody"), (JOINTS, "nose", "nose"), (("cube",), "ee", "not a hinge")],
+)
+def test_names_that_are_not_in_the_mjcf_are_told(joints, tool, told):
+    with pytest.raises(ValueError, match=told):
+        load_chain(*so100_scene(), joints=joints, tool=tool)
+
+
+def test_links_come_in_order():
+    link = Link(-1, 0, np.eye(4), np.array([0, 0, 1.0]), np.zeros(3), np.zeros((0, 3)))
+    with pytest.raises(ValueError, match="each of 2 once"):
+        Chain([link], joint_names=("a", "b"), joint_range=np.array([[-1.0, 1]] * 2),
+              tool_link=0, tool=np.zeros(3))  # fmt: skip
