@@ -1,0 +1,117 @@
+"""What a planner may ask of the arm: a few joint targets, from here, soon; and following them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robot_wm.types import FloatArray
+
+_ARRIVED_RAD = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class JointPlan:
+    """Joint targets, one after the other, and what they were made from.
+
+    Attributes:
+        epoch: of the arming that it was made for.
+        seq: grows from plan to plan.
+        observed_s: when the oldest picture it was made from was taken; time.monotonic().
+        begun_s: when planning began.
+        start: where the arm stood then `[J]`, rad.
+        waypoints: targets `[H, J]`, rad.
+        valid_until_s: what is not done by then is not done.
+
+    Raises:
+        ValueError: not numbers, not finite, or of the wrong shape.
+    """
+
+    epoch: int
+    seq: int
+    observed_s: float
+    begun_s: float
+    start: FloatArray
+    waypoints: FloatArray
+    valid_until_s: float
+
+    def __post_init__(self) -> None:
+        for name in ("epoch", "seq"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"plan: {name} is {value!r}, want a whole number")
+        for name in ("observed_s", "begun_s", "valid_until_s"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, float | int):
+                raise ValueError(f"plan: {name} is {value!r}, want seconds")
+            if not math.isfinite(value):
+                raise ValueError(f"plan: {name} is {value!r}, want finite seconds")
+        for name, num_axes in (("start", 1), ("waypoints", 2)):
+            object.__setattr__(self, name, _angles(name, getattr(self, name), num_axes))
+        if self.waypoints.shape[1:] != self.start.shape or not len(self.waypoints):
+            raise ValueError(
+                f"plan: got waypoints {self.waypoints.shape} from a start {self.start.shape}, "
+                f"want one angle per joint in each"
+            )
+
+    @classmethod
+    def parse(cls, message: Mapping[str, Any]) -> JointPlan:
+        """A plan that came as JSON.
+
+        Raises:
+            ValueError: a field is missing, unknown, or not what it should be.
+        """
+        wanted = set(cls.__dataclass_fields__)
+        if not isinstance(message, Mapping) or set(message) != wanted:
+            raise ValueError(f"plan: got {message!r:.80}, want {', '.join(sorted(wanted))}")
+        return cls(**message)
+
+    def message(self) -> dict[str, Any]:
+        """For JSON; `parse` reads it back."""
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "start": self.start.tolist(),
+            "waypoints": self.waypoints.tolist(),
+        }
+
+
+def _angles(name: str, value: object, num_axes: int) -> FloatArray:
+    try:
+        array = np.array(value)
+    except ValueError as error:
+        raise ValueError(f"plan: {name} is ragged") from error
+    if array.dtype.kind not in "fiu" or array.ndim != num_axes or not np.isfinite(array).all():
+        raise ValueError(f"plan: {name} is {value!r:.60}, want finite angles, rad")
+    return array.astype(np.float64)
+
+
+class Motion:
+    """Follows the targets of a plan, each until the command has come to it.
+
+    Args:
+        waypoints: `[H, J]`, rad.
+        deadline_s: after which it is over.
+    """
+
+    def __init__(self, waypoints: FloatArray, deadline_s: float) -> None:
+        self._waypoints, self._deadline_s, self._index = waypoints, deadline_s, 0
+
+    @property
+    def done(self) -> int:
+        """Targets come to."""
+        return self._index
+
+    def target(self, commanded: FloatArray, now_s: float) -> FloatArray | None:
+        """Where to go now `[J]`; None where all is done, or time is over."""
+        if now_s > self._deadline_s:
+            return None
+        while self._index < len(self._waypoints):
+            target = self._waypoints[self._index]
+            if np.abs(target - commanded).max() > _ARRIVED_RAD:
+                return target
+            self._index += 1
+        return None

@@ -1,0 +1,92 @@
+"""What the arm is doing, and what may come next: one table, and faults that stay."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class State(str, Enum):
+    """What the arm is doing.
+
+    idle: at rest, takes no plans. armed: checked, takes its first plan. running: follows a plan.
+    holding: braked, waits for a plan and goes on by itself with the next. faulted: braked, and
+    stays so until a human resets it. parking: a governed move to its rest pose, at a human's
+    command.
+    """
+
+    IDLE = "idle"
+    ARMED = "armed"
+    RUNNING = "running"
+    HOLDING = "holding"
+    FAULTED = "faulted"
+    PARKING = "parking"
+
+
+class Event(str, Enum):
+    """What changes that.
+
+    arm, stop, park and reset are a human's; plan: a valid plan has come; wait: the plan is done, or
+    its time is over; fault: something is wrong; parked: the rest pose is reached.
+    """
+
+    ARM = "arm"
+    STOP = "stop"
+    PARK = "park"
+    RESET = "reset"
+    PLAN = "plan"
+    WAIT = "wait"
+    FAULT = "fault"
+    PARKED = "parked"
+
+
+_IDLE, _ARMED, _RUNNING, _HOLDING, _FAULTED, _PARKING = State
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (_IDLE, Event.ARM): _ARMED,
+    (_IDLE, Event.STOP): _IDLE,
+    (_IDLE, Event.PARK): _PARKING,
+    (_ARMED, Event.PLAN): _RUNNING,
+    (_ARMED, Event.STOP): _IDLE,
+    (_RUNNING, Event.PLAN): _RUNNING,
+    (_RUNNING, Event.WAIT): _HOLDING,
+    (_RUNNING, Event.STOP): _IDLE,
+    (_HOLDING, Event.PLAN): _RUNNING,
+    (_HOLDING, Event.WAIT): _HOLDING,
+    (_HOLDING, Event.STOP): _IDLE,
+    (_FAULTED, Event.STOP): _FAULTED,
+    (_FAULTED, Event.FAULT): _FAULTED,
+    (_FAULTED, Event.RESET): _IDLE,
+    (_PARKING, Event.STOP): _IDLE,
+    (_PARKING, Event.PARKED): _IDLE,
+}
+
+
+class StateMachine:
+    """Where the arm is in that table; a pair that is not in it is a fault."""
+
+    def __init__(self) -> None:
+        self._state = State.IDLE
+        self._reason = ""
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def reason(self) -> str:
+        """Why it is faulted: of the first fault since the last reset; empty where it is not."""
+        return self._reason
+
+    def on(self, event: Event, reason: str = "") -> State:
+        """Goes on to the next state.
+
+        Args:
+            event: what happened.
+            reason: of a fault, for people.
+        """
+        after = TRANSITIONS.get((self._state, event), State.FAULTED)
+        if after is not State.FAULTED:
+            self._reason = ""
+        elif self._state is not State.FAULTED:
+            self._reason = reason or f"{event.value} while {self._state.value}"
+        self._state = after
+        return after
