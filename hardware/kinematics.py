@@ -63,7 +63,8 @@ class Chain:
         if moved != list(range(len(joint_names))):
             raise ValueError(f"links: got joints {moved}, want each of {len(joint_names)} once")
         self.links, self.joint_names, self.joint_range = tuple(links), joint_names, joint_range
-        self._tool_link, self._tool = tool_link, np.append(tool, 1.0)
+        self.tool_link, self.tool_point = tool_link, np.array(tool, np.float64)
+        self._tool = np.append(tool, 1.0)
         self._moves_tool = np.zeros(len(joint_names), bool)
         at = tool_link
         while at >= 0:
@@ -103,14 +104,14 @@ class Chain:
 
     def tool(self, joints: FloatArray) -> FloatArray:
         """The tool's pose in the base frame `[4, 4]` at `joints` `[J]`, rad."""
-        pose = self.poses(np.asarray(joints, np.float64)[None])[self._tool_link][0].copy()
+        pose = self.poses(np.asarray(joints, np.float64)[None])[self.tool_link][0].copy()
         pose[:, 3] = pose @ self._tool
         return pose
 
     def jacobian(self, joints: FloatArray) -> FloatArray:
         """Of the tool's position and rotation vector `[6, J]`, base frame, m/rad and rad/rad."""
         poses = self.poses(np.asarray(joints, np.float64)[None])
-        tip = (poses[self._tool_link][0] @ self._tool)[:3]
+        tip = (poses[self.tool_link][0] @ self._tool)[:3]
         jacobian = np.zeros((6, self.num_joints))
         for link, pose in zip(self.links, poses, strict=True):
             if link.joint >= 0 and self._moves_tool[link.joint]:

@@ -101,6 +101,7 @@ class Turn:
         command: what is to be written `[J]`, rad; None: nothing, the arm was never armed.
         at_rest: the command does not move.
         notes: what happened, for the record and for people.
+        seed: where a new governor began in this tick `[J]`, rad; None: there was none.
     """
 
     state: State
@@ -109,6 +110,7 @@ class Turn:
     command: FloatArray | None
     at_rest: bool
     notes: tuple[str, ...]
+    seed: FloatArray | None = None
 
 
 class Pilot:
@@ -138,6 +140,7 @@ class Pilot:
         self._last_s, self._since_s, self._behind_s = math.nan, 0.0, math.nan
         self._warned, self._at_rest = False, True
         self._notes: list[str] = []
+        self._seed: FloatArray | None = None
 
     @property
     def state(self) -> State:
@@ -171,7 +174,7 @@ class Pilot:
             events: what the human wants, and faults found outside.
             plans: that have come since the last tick; the newest counts.
         """
-        self._notes = []
+        self._notes, self._seed = [], None
         wrong = self._wrong(now_s, reading, planner)
         if wrong and self.state is not State.FAULTED:
             self._on(Event.FAULT, now_s, wrong)
@@ -196,8 +199,8 @@ class Pilot:
         if command.refused and self.state is not State.FAULTED:
             self._on(Event.FAULT, now_s, "the governor refused a target")
         self._at_rest = not command.speed.any()
-        notes = tuple(self._notes)
-        return Turn(self.state, self.reason, target, command.joints, self._at_rest, notes)
+        notes, joints = tuple(self._notes), command.joints
+        return Turn(self.state, self.reason, target, joints, self._at_rest, notes, self._seed)
 
     def _wrong(self, now_s: float, reading: Reading, planner: PlannerLife) -> str:
         """What is wrong with the arm, its link or the clock; empty where nothing."""
@@ -236,6 +239,7 @@ class Pilot:
         if not wrong:
             try:
                 self._governor = Governor(self._limits, self._corners, reading.joints)
+                self._seed = np.array(reading.joints, np.float64)
             except ValueError as error:
                 wrong = str(error)
         if wrong:

@@ -1,0 +1,151 @@
+"""Flight records: every tick, and the same commands when it is flown again."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from governor_checks import TICK_S, limits
+
+from hardware.flight import FlightRecorder, chain_message, parse_chain, replay
+from hardware.kinematics import Chain, Link
+from hardware.pilot import Pilot, PlannerLife, Reading
+from hardware.plans import JointPlan
+from hardware.states import Event
+
+UP = np.array([0.0, 0.0, 1.0])
+
+
+def at(x):
+    pose = np.eye(4)
+    pose[0, 3] = x
+    return pose
+
+
+def arm():
+    """A planar arm of two links, 0.4 and 0.3 m."""
+    links = [
+        Link(-1, 0, at(0.0), UP, np.zeros(3), np.array([[0.4, 0.0, 0.0]])),
+        Link(0, 1, at(0.4), UP, np.zeros(3), np.array([[0.3, 0.0, 0.0]])),
+    ]
+    ranges = np.array([[-2.0, 1.5], [-1.0, 2.0]])
+    return Chain(links, joint_names=("a", "b"), joint_range=ranges, tool_link=1,
+                 tool=np.array([0.3, 0.0, 0.0]))  # fmt: skip
+
+
+def fly(path, seed=0, num=400):
+    """A run with plans, nonsense, stops and faults, recorded."""
+    rng = np.random.default_rng(seed)
+    own, chain = limits(tip_speed=0.5), arm()
+    pilot = Pilot(own, chain.corners, rest=np.zeros(2))
+    recorder = FlightRecorder(path, own, chain, {"seed": seed})
+    now_s, joints, life = 5.0, np.array([0.3, 0.2]), None
+    for i in range(num):
+        now_s += TICK_S
+        life = PlannerLife(True, now_s)
+        reading = Reading(joints, now_s, fault="overload" if rng.random() < 0.005 else "")
+        events = [(Event.RESET, ""), (Event.ARM, "")] if i % 50 == 1 else []
+        plans = []
+        if rng.random() < 0.1:
+            wish = rng.uniform(-1.2, 1.2, (2, 2))
+            wish[rng.random((2, 2)) < 0.02] = math.nan
+            plan = JointPlan(pilot.epoch, i, now_s - 0.01, now_s, joints, np.zeros((1, 2)),
+                             now_s + 2)  # fmt: skip
+            plans = [{**plan.message(), "waypoints": wish.tolist()}]
+        turn = pilot.tick(now_s, reading, life, events=events, plans=plans)
+        recorder.write(now_s, reading, turn)
+        joints = joints if turn.command is None else turn.command
+    recorder.close()
+    return pilot
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_record_flies_again_bit_for_bit(tmp_path, seed):
+    fly(tmp_path / "run.jsonl", seed)
+    found = replay(tmp_path / "run.jsonl")
+    assert found.num_ticks == 400 and found.num_commands > 300
+    assert found.num_mismatches == 0 and not found.cut
+
+
+def test_one_changed_bit_is_seen(tmp_path):
+    fly(tmp_path / "run.jsonl")
+    lines = (tmp_path / "run.jsonl").read_text().splitlines()
+    line = json.loads(lines[60])
+    line["command"][0] = np.nextafter(line["command"][0], 9)
+    lines[60] = json.dumps(line)
+    (tmp_path / "run.jsonl").write_text("\n".join(lines) + "\n")
+    found = replay(tmp_path / "run.jsonl")
+    assert found.num_mismatches == 1 and 0 < found.largest_rad < 1e-15
+
+
+def test_faults_are_told(tmp_path):
+    for seed in range(6):
+        fly(tmp_path / f"{seed}.jsonl", seed)
+    assert any("overload" in replay(tmp_path / f"{seed}.jsonl").faults for seed in range(6))
+
+
+def test_a_chain_survives_json():
+    chain = arm()
+    again = parse_chain(json.loads(json.dumps(chain_message(chain))))
+    joints = np.random.default_rng(0).uniform(-1, 1, (5, 2))
+    np.testing.assert_array_equal(again.corners(joints), chain.corners(joints))
+    np.testing.assert_array_equal(again.tool(joints[0]), chain.tool(joints[0]))
+
+
+def test_a_record_is_never_overwritten(tmp_path):
+    fly(tmp_path / "run.jsonl", num=5)
+    with pytest.raises(FileExistsError):
+        fly(tmp_path / "run.jsonl", num=5)
+
+
+def test_a_killed_process_leaves_all_but_its_last_line(tmp_path):
+    code = (
+        "import sys, itertools; sys.path[:0] = [sys.argv[2]]; import test_flight as t;"
+        "from pathlib import Path; t.fly(Path(sys.argv[1]), num=10**6)"
+    )
+    path = tmp_path / "run.jsonl"
+    child = subprocess.Popen([sys.executable, "-c", code, str(path), os.path.dirname(__file__)])
+    try:
+        while not path.exists() or path.stat().st_size < 100_000:
+            assert child.poll() is None
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    found = replay(path)
+    assert found.num_commands > 100 and found.num_mismatches == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [],
+        lambda lines: ["{}"],
+        lambda lines: ["not json"],
+        lambda lines: ["[1, 2]"],
+        lambda lines: [lines[0].replace('"format": 1', '"format": 2'), *lines[1:]],
+        lambda lines: [lines[0].replace('"tip_speed": 0.5', '"tip_speed": NaN'), *lines[1:]],
+        lambda lines: [lines[0], lines[60]],
+        lambda lines: [*lines, '{"state": "running"}'],
+        lambda lines: [*lines, "[" * 100_000],
+        lambda lines: [*lines, " " * 2_000_000],
+        lambda lines: [*lines[:5], lines[5][:40], *lines[6:]],
+    ],
+)
+def test_what_is_no_record_is_refused(tmp_path, change):
+    path = tmp_path / "run.jsonl"
+    fly(path, num=80)
+    path.write_text("".join(line + "\n" for line in change(path.read_text().splitlines())))
+    with pytest.raises(ValueError, match="run.jsonl"):
+        replay(path)
+
+
+def test_a_line_that_is_cut_is_told(tmp_path):
+    path = tmp_path / "run.jsonl"
+    fly(path, num=80)
+    path.write_bytes(path.read_bytes()[:-20])
+    found = replay(path)
+    assert found.cut and found.num_ticks == 79 and found.num_mismatches == 0
