@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,11 @@ _CUBE_HEIGHT_M = 0.0155
 _HOME_JOINTS = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
 _PITCH_RAD = 0.9  # gripper pointing down: every point of the workspace is reachable near this angle
 _LEASH_M = 0.03
+_ARRIVED_RAD = 1e-3
+_LATEST = 5  # control periods that a governed arm has for one action
+
+# Joints at rest `[6]` to what turns a joint target `[6]` into this tick's joint command, rad.
+BeginGovernor = Callable[[FloatArray], Callable[[FloatArray], FloatArray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +87,8 @@ class SO100Env:
         )
         self._target = np.zeros(4)
         self._joints = _HOME_JOINTS.copy()
+        self._begin: BeginGovernor | None = None
+        self._tick_steps = 0
         self.reset(0)
 
     @property
@@ -90,6 +98,29 @@ class SO100Env:
     @property
     def control_dt(self) -> float:
         return self._control_dt
+
+    def govern(self, begin: BeginGovernor, *, tick_s: float) -> None:
+        """Sends every joint command through a governor from now on, tick by tick.
+
+        An action then takes as many ticks as its way needs, at least a control period and at most
+        five: the arm goes no faster than the governor lets it.
+
+        Args:
+            begin: makes a governor for an arm at rest.
+            tick_s: from one of its commands to the next.
+
+        Raises:
+            ValueError: the tick is not a whole number of physics steps, or the arm stands where it
+                may not.
+        """
+        steps = tick_s / self._physics.timestep_s
+        if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+            raise ValueError(
+                f"tick_s: got {tick_s}, want a whole number of physics steps of "
+                f"{self._physics.timestep_s} s"
+            )
+        self._begin, self._tick_steps = begin, round(steps)
+        self._govern = begin(self._joints)
 
     def reset(self, seed: int) -> Observation:
         """A start pose, an opening, a cube and a look, all drawn from `seed`."""
@@ -136,6 +167,11 @@ class SO100Env:
         self._joints = joints
         self._physics.forward()
         self._physics.step(self._substeps)
+        self._at_rest()
+
+    def _at_rest(self) -> None:
+        if self._begin is not None:
+            self._govern = self._begin(self._joints)
 
     def place_cube(self, cube: FloatArray) -> None:
         """Lays the cube on the table, at rest, at `[3]`: x, y in m and yaw in rad."""
@@ -197,16 +233,31 @@ class SO100Env:
         wish = np.clip(before + self._action_spec.clip(action), WORKSPACE_LOW, WORKSPACE_HIGH)
         joints, _ = self._kinematics.solve(wish[:3], self._joints, pitch_rad=_PITCH_RAD)
         joints[5] = wish[3] / JAW_RADIUS_M
-        self._joints = joints
-        self._target = np.append(self._kinematics.position(joints), wish[3])
-        self._physics.data.ctrl[:] = joints
-        self._physics.step(self._substeps)
+        self._joints = joints = self._drive(joints)
+        opening = wish[3] if self._begin is None else joints[5] * JAW_RADIUS_M
+        self._target = np.append(self._kinematics.position(joints), opening)
         # A blocked arm must not be pushed ever harder: the command stays on a leash of the arm.
         lag = self._target[:3] - self.proprio()[:3]
         excess = max(0.0, float(np.linalg.norm(lag)) - _LEASH_M)
         if excess:
             self._target[:3] -= lag * excess / np.linalg.norm(lag)
         return self._target - before
+
+    def _drive(self, joints: FloatArray) -> FloatArray:
+        """Takes the arm to joint angles `[6]`, rad; returns the last command."""
+        if self._begin is None:
+            self._physics.data.ctrl[:] = joints
+            self._physics.step(self._substeps)
+            return joints
+        least = self._substeps // self._tick_steps
+        command = self._joints
+        for tick in range(1, _LATEST * least + 1):
+            command = self._govern(joints)
+            self._physics.data.ctrl[:] = command
+            self._physics.step(self._tick_steps)
+            if tick >= least and np.abs(command - joints).max() < _ARRIVED_RAD:
+                break
+        return command
 
     def snapshot(self) -> SO100State:
         """The full state, for `restore`."""
@@ -216,12 +267,14 @@ class SO100Env:
         """Returns to a `snapshot`, exactly."""
         self._physics.restore(state.physics)
         self._target, self._joints = state.target.copy(), state.joints.copy()
+        self._at_rest()
 
     def stop(self) -> None:
         """Commands the measured pose, which brakes and holds the arm."""
         self._joints = self.joints()
         self._physics.data.ctrl[:] = self._joints
         self._target = self.proprio()
+        self._at_rest()
 
     def close(self) -> None:
         self._physics.close()

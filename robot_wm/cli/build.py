@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import hydra.utils
+import numpy as np
 import torch
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from robot_wm.types import Controller, Env, Task
+from hardware.governor import Governor
+from hardware.limits import Limits
+from hardware.mjcf import load_chain
+from robot_wm.types import Controller, Env, FloatArray, Task
+from sim_envs.so100_env import SO100Env
+from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +48,30 @@ def build_simulation(config: DictConfig) -> Simulation:
     if config.num_steps < 1:
         raise ValueError(f"env.num_steps: got {config.num_steps}, want at least 1")
     env = instantiate(config.robot)
+    if config.governed:
+        govern(env, config.governor)
     task = instantiate(config.task, env=env)
     return Simulation(config.name, env, task, config.num_steps, config)
+
+
+def govern(env: SO100Env, config: DictConfig) -> None:
+    """Puts the governor that drives the real arm between the env and its simulated motors.
+
+    Raises:
+        ValueError: limits that make no sense, or in which the arm does not stand.
+    """
+    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    settings: Any = OmegaConf.to_container(config)
+    low, high = chain.joint_range.T
+    for name in ("max_speed", "max_acceleration"):
+        settings[name] = np.broadcast_to(settings[name], low.shape)
+    limits = Limits(low=low, high=high, **settings)
+
+    def begin(joints: FloatArray) -> Callable[[FloatArray], FloatArray]:
+        governor = Governor(limits, chain.corners, joints)
+        return lambda target: governor.step(target).joints
+
+    env.govern(begin, tick_s=settings["tick_s"])
 
 
 def pick_device(name: str) -> torch.device:

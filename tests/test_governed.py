@@ -1,0 +1,73 @@
+"""The simulated arm behind the governor of the real one."""
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from hardware.governor import Governor
+from hardware.limits import Limits
+from hardware.mjcf import load_chain
+from hardware.verify import violations
+from robot_wm.cli.build import build_simulation
+from robot_wm.cli.config import load_config
+from robot_wm.contracts import check_env
+from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
+
+
+def simulation(*words):
+    words = ["checkpoint=x", "env.governed=true", "env.robot.image_size=32", *words]
+    return build_simulation(load_config("eval", words).env)
+
+
+def test_a_governed_env_keeps_the_contract():
+    check_env(lambda: simulation().env)
+
+
+def test_no_command_breaks_a_limit_whatever_is_asked():
+    env = simulation().env
+    config = OmegaConf.to_container(load_config("eval", ["checkpoint=x"]).env.governor)
+    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    low, high = chain.joint_range.T
+    for name in ("max_speed", "max_acceleration"):
+        config[name] = np.full(6, config[name])
+    limits = Limits(low=low, high=high, **config)
+    commands: list[np.ndarray] = []
+
+    def begin(joints):
+        governor = Governor(limits, chain.corners, joints)
+        commands[:] = [joints]
+
+        def step(target):
+            commands.append(governor.step(target).joints)
+            return commands[-1]
+
+        return step
+
+    env.govern(begin, tick_s=limits.tick_s)
+    rng = np.random.default_rng(0)
+    for seed in range(4):
+        env.reset(seed)
+        for _ in range(12):
+            env.apply(rng.uniform(-1, 1, 4) * rng.choice([0.01, 0.04]))
+        assert len(commands) > 100
+        assert not any(violations(limits, chain.corners, np.array(commands)).values())
+
+
+def test_it_arrives_where_the_ungoverned_arm_does():
+    free, governed = simulation("env.governed=false").env, simulation().env
+    rng = np.random.default_rng(1)
+    free.reset(3), governed.reset(3)
+    for _ in range(8):
+        action = rng.uniform(-0.03, 0.03, 4)
+        moved = [env.apply(action) for env in (free, governed)]
+        np.testing.assert_allclose(*moved, atol=2e-3)
+    np.testing.assert_allclose(free.proprio(), governed.proprio(), atol=6e-3)
+
+
+def test_limits_that_do_not_fit_are_told():
+    with pytest.raises(ValueError, match="tip_speed"):
+        simulation("env.governor.tip_speed=-1")
+    with pytest.raises(ValueError, match="outside the workspace box"):
+        simulation("env.governor.box_low=[0.2,-0.3,0.0]")
+    with pytest.raises(ValueError, match="whole number of physics steps"):
+        simulation("env.governor.tick_s=0.012")
