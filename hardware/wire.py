@@ -1,0 +1,191 @@
+"""How the processes talk: small JSON messages that never block, and pictures in shared memory.
+
+Nothing has a name in the file system, so nothing is left behind by a process that is killed, and no
+stranger can connect.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import socket
+import struct
+from typing import Any
+
+import numpy as np
+
+from robot_wm.types import ImageArray
+
+MAX_BYTES = 64 * 1024
+
+
+class Wire:
+    """One end of a connection that keeps messages whole.
+
+    Args:
+        end: of a SOCK_SEQPACKET pair.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._end, self.closed = end, False
+
+    @classmethod
+    def pair(cls) -> tuple[Wire, Wire]:
+        """Two ends."""
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(one), cls(other)
+
+    @classmethod
+    def at(cls, descriptor: int) -> Wire:
+        """The end that another process made."""
+        return cls(socket.socket(fileno=descriptor))
+
+    def fileno(self) -> int:
+        """For select, and for a child's `pass_fds`."""
+        return self._end.fileno()
+
+    def send(self, message: dict[str, Any]) -> bool:
+        """Sends, without waiting; False where the other end is gone or does not read.
+
+        Raises:
+            ValueError: too long.
+        """
+        text = json.dumps(message).encode()
+        if len(text) > MAX_BYTES:
+            raise ValueError(f"message: {len(text)} bytes, want at most {MAX_BYTES}")
+        try:
+            self._end.send(text, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.closed = True
+            return False
+        return True
+
+    def receive(self) -> list[Any]:
+        """What has come, without waiting; what is no JSON comes as None.
+
+        `closed` is True from the moment that the other end is found gone.
+        """
+        messages: list[Any] = []
+        while not self.closed:
+            try:
+                text = self._end.recv(MAX_BYTES + 1)
+            except BlockingIOError:
+                break
+            except OSError:
+                self.closed = True
+                break
+            if not text:
+                self.closed = True
+                break
+            try:
+                messages.append(json.loads(text))
+            except (ValueError, RecursionError):
+                messages.append(None)
+        return messages
+
+    def close(self) -> None:
+        self.closed = True
+        self._end.close()
+
+
+class Slot:
+    """A value that one process writes and others read, the newest whole.
+
+    Two copies and a counter: the writer fills the copy that is not read, then counts on. A reader
+    that was overtaken while it copied reads again.
+
+    Args:
+        num_bytes: of the value.
+        descriptor: of the memory, where another process made it.
+    """
+
+    _HEAD = struct.Struct("<Q")
+
+    def __init__(self, num_bytes: int, descriptor: int | None = None) -> None:
+        size = self._HEAD.size + 2 * num_bytes
+        if descriptor is None:
+            descriptor = os.memfd_create("robot_wm", 0)
+            os.ftruncate(descriptor, size)
+        if os.fstat(descriptor).st_size != size:
+            raise ValueError(f"shared memory: {os.fstat(descriptor).st_size} bytes, want {size}")
+        self._descriptor, self._num_bytes = descriptor, num_bytes
+        self._memory = mmap.mmap(descriptor, size)
+
+    def fileno(self) -> int:
+        """For a child's `pass_fds`."""
+        return self._descriptor
+
+    def write(self, value: bytes) -> None:
+        assert len(value) == self._num_bytes
+        (count,) = self._HEAD.unpack_from(self._memory)
+        begin = self._HEAD.size + (count + 1) % 2 * self._num_bytes
+        self._memory[begin : begin + self._num_bytes] = value
+        self._HEAD.pack_into(self._memory, 0, count + 1)
+
+    def read(self, num_bytes: int | None = None) -> bytes | None:
+        """The newest value, or its first bytes; None where none was written yet."""
+        num_bytes = self._num_bytes if num_bytes is None else num_bytes
+        while True:
+            (before,) = self._HEAD.unpack_from(self._memory)
+            if not before:
+                return None
+            begin = self._HEAD.size + before % 2 * self._num_bytes
+            value = self._memory[begin : begin + num_bytes]
+            (after,) = self._HEAD.unpack_from(self._memory)
+            if after == before:
+                return value
+
+    def close(self) -> None:
+        self._memory.close()
+        os.close(self._descriptor)
+
+
+class FrameSlot:
+    """A camera's newest picture, and when it was taken.
+
+    Args:
+        height, width: of the picture, pixels.
+        descriptor: of the memory, where another process made it.
+    """
+
+    _STAMP = struct.Struct("<d")
+
+    def __init__(self, height: int, width: int, descriptor: int | None = None) -> None:
+        self.shape = (height, width, 3)
+        self._slot = Slot(self._STAMP.size + height * width * 3, descriptor)
+
+    def fileno(self) -> int:
+        """For a child's `pass_fds`."""
+        return self._slot.fileno()
+
+    def write(self, image: ImageArray, stamp_s: float) -> None:
+        """Shows a picture `[height, width, 3]`, uint8.
+
+        Raises:
+            ValueError: another shape or type.
+        """
+        if image.shape != self.shape or image.dtype != np.uint8:
+            raise ValueError(f"image: got {image.dtype} {image.shape}, want uint8 {self.shape}")
+        self._slot.write(self._STAMP.pack(stamp_s) + image.tobytes())
+
+    def read(self) -> tuple[ImageArray, float] | None:
+        """The newest picture and its stamp; None where there is none yet."""
+        value = self._slot.read()
+        if value is None:
+            return None
+        (stamp_s,) = self._STAMP.unpack_from(value)
+        image = np.frombuffer(value, np.uint8, offset=self._STAMP.size).reshape(self.shape)
+        return image, stamp_s
+
+    def stamp_s(self) -> float:
+        """When the newest picture was taken; -inf where there is none yet."""
+        value = self._slot.read(self._STAMP.size)
+        return -math.inf if value is None else self._STAMP.unpack(value)[0]
+
+    def close(self) -> None:
+        self._slot.close()

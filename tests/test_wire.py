@@ -1,0 +1,96 @@
+"""How the processes talk."""
+
+import math
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from hardware.wire import MAX_BYTES, FrameSlot, Slot, Wire
+
+
+def test_messages_stay_whole_and_in_order():
+    one, other = Wire.pair()
+    assert other.receive() == []
+    for i in range(20):
+        assert one.send({"i": i, "x": [0.1, math.pi], "bad": math.nan})
+    got = other.receive()
+    assert [message["i"] for message in got] == list(range(20))
+    assert got[0]["x"] == [0.1, math.pi] and math.isnan(got[0]["bad"])
+
+
+def test_who_does_not_read_blocks_nobody():
+    one, other = Wire.pair()
+    begin = time.monotonic()
+    sent = sum(one.send({"text": "x" * 10_000}) for _ in range(1000))
+    assert 0 < sent < 1000 and time.monotonic() - begin < 2
+    assert not one.closed and len(other.receive()) == sent
+
+
+def test_a_closed_end_is_told():
+    one, other = Wire.pair()
+    one.send({"last": 1})
+    one.close()
+    assert other.receive() == [{"last": 1}] and other.closed
+    assert other.receive() == [] and not other.send({})
+
+
+def test_a_killed_process_closes_its_end():
+    one, other = Wire.pair()
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE,
+                             pass_fds=[other.fileno()])  # fmt: skip
+    other.close()
+    assert one.receive() == [] and not one.closed
+    child.kill()
+    child.wait()
+    assert one.receive() == [] and one.closed
+
+
+def test_garbage_is_none():
+    one, other = Wire.pair()
+    for garbage in (b"{", b"\xff\xfe", b"[" * 50_000):
+        os.write(one.fileno(), garbage)
+    assert other.receive() == [None, None, None]
+
+
+def test_a_message_has_a_size():
+    one, _ = Wire.pair()
+    with pytest.raises(ValueError, match="want at most"):
+        one.send({"text": "x" * MAX_BYTES})
+
+
+def test_a_reader_never_sees_half_a_value():
+    slot = Slot(200_000)
+    assert slot.read() is None
+    code = (
+        "import sys; from hardware.wire import Slot; slot = Slot(200_000, int(sys.argv[1]))\n"
+        "for i in range(4000): slot.write(bytes([i % 251]) * 200_000)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(slot.fileno())],
+                             pass_fds=[slot.fileno()])  # fmt: skip
+    seen = set()
+    while child.poll() is None:
+        value = slot.read()
+        if value is not None:
+            assert value == value[:1] * len(value)
+            seen.add(value[0])
+    assert child.returncode == 0 and len(seen) > 3
+
+
+def test_frames_carry_their_stamps():
+    slot = FrameSlot(4, 6)
+    assert slot.read() is None and slot.stamp_s() == -math.inf
+    picture = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    slot.write(picture, 12.5)
+    again = FrameSlot(4, 6, os.dup(slot.fileno()))
+    image, stamp_s = again.read()
+    np.testing.assert_array_equal(image, picture)
+    assert stamp_s == again.stamp_s() == 12.5
+    for wrong in (picture[:3], picture.astype(np.float32)):
+        with pytest.raises(ValueError, match="want uint8"):
+            slot.write(wrong, 13.0)
+    with pytest.raises(ValueError, match="shared memory"):
+        FrameSlot(8, 6, os.dup(slot.fileno()))
