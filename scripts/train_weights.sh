@@ -1,7 +1,7 @@
 #!/bin/sh
 # Run it from the checkout, after `make install`.
-# Makes what ships in robot_wm/weights: the encoder mini.safetensors (15 minutes of rendering, an hour
-# or more of training on two cores), what a probe finds in it, and the checkpoint so100_reach on it
+# Makes what ships in robot_wm/weights: the encoder mini.safetensors (15 minutes of rendering, three hours
+# of training on two cores), what a probe finds in it, and the checkpoint so100_reach on it
 # (7 minutes). Cut off, the same command goes on. See the cards beside the weights.
 set -eu
 PATH=$PWD/.venv/bin:$PATH

@@ -57,7 +57,7 @@ class PretrainConfig:
     """
 
     objective: str = "acjepa"
-    num_steps: int = 16000
+    num_steps: int = 40000
     time_limit_s: float | None = None
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
