@@ -12,6 +12,9 @@ import numpy as np
 
 from robot_wm.types import FloatArray
 
+_ENOUGH_TILT_RAD = 0.02
+_TILT_WEIGHT = 1e-3  # m/rad
+
 
 @dataclass(frozen=True, eq=False)
 class Link:
@@ -147,6 +150,7 @@ def inverse(
     start: FloatArray,
     *,
     rotation: FloatArray | None = None,
+    like: FloatArray | None = None,
     low: FloatArray | None = None,
     high: FloatArray | None = None,
     rotation_weight: float = 0.1,
@@ -158,15 +162,16 @@ def inverse(
         chain: the arm.
         position: wanted `[3]`, base frame, m.
         start: where to start `[J]`, rad; what the tool does not need stays near it.
-        rotation: wanted `[3, 3]`; where None, the tool stays turned as it is at `start` as far as
-            the position allows, which has strict priority.
+        rotation: wanted `[3, 3]`; where None, the tool is tilted against gravity as at `like`, as
+            far as the position allows, which has strict priority.
+        like: joints `[J]`, rad, that show how the tool is to be tilted; `start` where None.
         low, high: of the joints `[J]`, rad; the chain's own range where None.
         rotation_weight: metres that a radian is worth, where a rotation is wanted.
         settings: how.
 
     Returns:
-        Joints `[J]` within their limits, the position error that is left, m, and the rotation
-        error, rad.
+        Joints `[J]` within their limits, the position error that is left, m, and the error of
+        rotation or tilt, rad.
 
     Raises:
         ValueError: a wish that is not finite, or of another shape.
@@ -180,16 +185,26 @@ def inverse(
     low = chain.joint_range[:, 0] if low is None else low
     high = chain.joint_range[:, 1] if high is None else high
     joints = np.clip(np.asarray(start, np.float64), low, high)
-    keep = chain.tool(joints)[:3, :3] if rotation is None else np.asarray(rotation, np.float64)
+    up = np.array([0.0, 0.0, 1.0])
+    tilt = chain.tool(joints if like is None else like)[:3, :3].T @ up  # as the tool feels it
     best: tuple[float, FloatArray, float, float] | None = None
     for _ in range(settings.max_iterations):
         pose = chain.tool(joints)
-        error, turn = position - pose[:3, 3], rotation_vector(keep @ pose[:3, :3].T)
+        error = position - pose[:3, 3]
+        if rotation is None:
+            turn = np.cross(pose[:3, :3] @ tilt, up)
+        else:
+            turn = rotation_vector(rotation @ pose[:3, :3].T)
         far, turned = float(np.linalg.norm(error)), float(np.linalg.norm(turn))
-        score = far + (0.0 if rotation is None else rotation_weight * turned)
+        # A tilt is worth something only once the tool is there.
+        if rotation is None:
+            score = max(far, settings.tolerance_m) + _TILT_WEIGHT * turned
+        else:
+            score = far + rotation_weight * turned
         if best is None or score < best[0]:
             best = (score, joints.copy(), far, turned)
-        if far < settings.tolerance_m and (rotation is None or turned < settings.tolerance_rad):
+        enough = _ENOUGH_TILT_RAD if rotation is None else settings.tolerance_rad
+        if far < settings.tolerance_m and turned < enough:
             break
         jacobian = chain.jacobian(joints)
         free = np.ones(chain.num_joints, bool)

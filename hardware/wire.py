@@ -179,7 +179,7 @@ class FrameSlot:
         if value is None:
             return None
         (stamp_s,) = self._STAMP.unpack_from(value)
-        image = np.frombuffer(value, np.uint8, offset=self._STAMP.size).reshape(self.shape)
+        image = np.frombuffer(value, np.uint8, offset=self._STAMP.size).reshape(self.shape).copy()
         return image, stamp_s
 
     def stamp_s(self) -> float:

@@ -92,6 +92,11 @@ class SO100Env:
         self.reset(0)
 
     @property
+    def physics(self) -> Physics:
+        """What it steps: for those who drive the joints themselves."""
+        return self._physics
+
+    @property
     def action_spec(self) -> ActionSpec:
         return self._action_spec
 

@@ -81,6 +81,15 @@ def test_every_place_of_the_workspace_is_reached(chain):
         assert joints[5] == HOME[5]  # the jaw does not move the tool
 
 
+def test_the_gripper_stays_tilted_as_it_was(chain):
+    joints = HOME
+    for goal in ([0.2, 0.1, 0.1], [0.27, -0.1, 0.15], [0.17, 0.0, 0.06], [0.22, 0.12, 0.12]):
+        joints, far, tilted = inverse(chain, np.array(goal), joints, like=HOME)
+        near = goal[0] < 0.18  # folded up: there, a joint is at its limit
+        assert far < 5e-4 and tilted < (0.15 if near else 0.03)
+        assert abs(joints[1:4].sum() - HOME[1:4].sum()) < (0.15 if near else 0.04)
+
+
 def test_a_pose_is_reached_where_there_is_one(chain):
     rng = np.random.default_rng(4)
     for _ in range(10):

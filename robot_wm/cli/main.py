@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a predictor on a LeRobot dataset, write a checkpoint",
     "eval": "measure a checkpoint on a fixed list of episodes",
     "plan": "one run to the pose in a goal picture, with its video",
+    "deploy": "drive an arm to the pose in a goal picture",
     "pretrain": "train an encoder on pictures, and actions where there are any, without labels",
     "probe": "see what can be read off an encoder's tokens, and what their distances mean",
     "convert": "turn a released V-JEPA 2-AC file into a checkpoint",
@@ -87,6 +88,7 @@ def _failures() -> tuple[type[Exception], ...]:
     failures: list[type[Exception]] = [PlanningError, FloatingPointError]
     for module, name in (
         ("robot_wm.pretrain", "CollapseError"),
+        ("robot_wm.cli.deploy", "DeployError"),
         ("sim_envs.physics", "PhysicsError"),
     ):
         if module in sys.modules:  # it cannot have been raised where it was not imported

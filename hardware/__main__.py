@@ -1,0 +1,99 @@
+"""The processes beside the planner: `python -m hardware controller|watchdog DESCRIPTOR`.
+
+What they are to do comes as JSON on a descriptor, from whoever started them.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardware.arm import Arm, ArmLimits
+from hardware.flight import FlightRecorder, parse_chain
+from hardware.limits import Limits
+from hardware.pilot import Pilot, PilotSettings
+from hardware.process import Controller, Wires, lower_niceness
+from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
+from hardware.watchdog import watch
+from hardware.wire import FrameSlot, Wire
+
+
+def main(words: list[str]) -> int:
+    """Runs one of them; the exit code."""
+    kind, descriptor = words
+    with os.fdopen(int(descriptor), "r") as file:
+        spec = json.load(file)
+    return {"controller": control, "watchdog": guard}[kind](spec)
+
+
+def control(spec: Mapping[str, Any]) -> int:
+    """The controller, until it is told to end."""
+    chain, limits = parse_chain(spec["chain"]), Limits(**spec["limits"])
+    arm = open_arm(spec["arm"])
+    rest = None if spec["rest"] is None else np.array(spec["rest"], np.float64)
+    pilot = Pilot(limits, chain.corners, PilotSettings(**spec["settings"]), rest=rest)
+    recorder = FlightRecorder(Path(spec["record"]), limits, chain, spec["about"])
+    wires = Wires(
+        planner=Wire.at(spec["planner"]),
+        human=Wire.at(spec["human"]),
+        watchdog=Wire.at(spec["watchdog"]),
+        keys=sys.stdin.fileno() if spec["keys"] else None,
+    )
+    controller = Controller(
+        arm,
+        pilot,
+        wires,
+        tick_s=spec["limits"]["tick_s"],
+        recorder=recorder,
+        dry_run=spec["dry_run"],
+    )
+    lower_niceness()
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # nothing here makes cycles, and a collection takes longer than a tick may
+    try:
+        controller.run()
+    finally:
+        recorder.close()
+    return 0
+
+
+def open_arm(spec: Mapping[str, Any]) -> Arm:
+    """The device that a spec describes.
+
+    Raises:
+        ValueError: none of that kind.
+    """
+    if spec["kind"] != "simulated":
+        raise ValueError(f"arm: got {spec['kind']!r}, want simulated")
+    names = tuple(spec["names"])
+    limits = ArmLimits(names, np.array(spec["low"]), np.array(spec["high"]))
+    measured = Measured(len(names), spec["measured"])
+    wait_for_life(measured, timeout_s=30.0)
+    frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
+    return SimulatedArm(limits, Goals(len(names), spec["goals"]), measured, frames)
+
+
+def guard(spec: Mapping[str, Any]) -> int:
+    """The watchdog, until the controller is gone; 1 where it went without a word."""
+    for name in ("SIGINT", "SIGHUP"):  # the human's ways to stop: the controller's to follow
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    lower_niceness()
+    wire = Wire.at(spec["wire"])
+
+    def alarm(why: str) -> None:
+        print(f"\nWATCHDOG: {why}. The arm holds its last goal.", file=sys.stderr, flush=True)
+
+    return 0 if watch(wire, lambda: None, alarm) == "goodbye" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""From a policy's actions to joint targets, and back: how an end-effector policy drives joints."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hardware.kinematics import Chain, inverse
+from robot_wm.types import ActionSpec, FloatArray
+
+
+class ToolActions:
+    """Steps of the tool and of the jaw: `(dx, dy, dz, d_opening)`, m, base frame.
+
+    The wish is kept inside a box and resolved by damped least squares, with the tool tilted as in
+    the training data as far as that goes; where it cannot be reached, the joints go near.
+
+    Args:
+        chain: the arm; its last joint is the jaw.
+        spec: the policy's actions, 4 of them.
+        low, high: where the tool, and the jaw's opening, stay `[4]`, m.
+        jaw_radius_m: hinge to tip: an angle of the jaw becomes metres of opening.
+        posture: joints `[J]`, rad, that show how the tool is tilted; as it stands where None.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        spec: ActionSpec,
+        *,
+        low: FloatArray,
+        high: FloatArray,
+        jaw_radius_m: float,
+        posture: FloatArray | None = None,
+    ) -> None:
+        if spec.size != 4:
+            raise ValueError(f"actions: got {spec.size} ({', '.join(spec.names)}), want 4")
+        self._chain, self._spec, self._jaw_radius_m = chain, spec, jaw_radius_m
+        self._posture = posture
+        self._low, self._high = np.array(low, np.float64), np.array(high, np.float64)
+
+    @property
+    def spec(self) -> ActionSpec:
+        return self._spec
+
+    def proprio(self, joints: FloatArray) -> FloatArray:
+        """The tool's x, y, z and the jaw's opening `[4]`, m."""
+        return np.append(self._chain.tool(joints)[:3, 3], joints[-1] * self._jaw_radius_m)
+
+    def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
+        """Joint targets `[1, J]`, rad, of one action `[4]` from commanded joints `[J]`."""
+        wish = np.clip(self.proprio(joints) + self._spec.clip(action), self._low, self._high)
+        target, _, _ = inverse(self._chain, wish[:3], joints, like=self._posture)
+        target[-1] = np.clip(wish[3] / self._jaw_radius_m, *self._chain.joint_range[-1])
+        return target[None]
+
+    def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """The action `[4]` that leads from commanded joints `[J]` to others."""
+        return self.proprio(after) - self.proprio(before)
+
+
+class JointActions:
+    """Steps of the joints themselves, rad.
+
+    Args:
+        spec: the policy's actions, one per joint.
+        low, high: of the joints `[J]`, rad.
+    """
+
+    def __init__(self, spec: ActionSpec, *, low: FloatArray, high: FloatArray) -> None:
+        if spec.size != len(low):
+            raise ValueError(f"actions: got {spec.size} ({', '.join(spec.names)}), want {len(low)}")
+        self._spec, self._low, self._high = spec, low, high
+
+    @property
+    def spec(self) -> ActionSpec:
+        return self._spec
+
+    def proprio(self, joints: FloatArray) -> FloatArray:
+        """The joints `[J]`, rad."""
+        return np.array(joints, np.float64)
+
+    def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
+        """Joint targets `[1, J]`, rad, of one action `[J]` from commanded joints `[J]`."""
+        return np.clip(joints + self._spec.clip(action), self._low, self._high)[None]
+
+    def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """The action `[J]` that leads from commanded joints `[J]` to others."""
+        return np.asarray(after, np.float64) - before

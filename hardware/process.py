@@ -1,0 +1,259 @@
+"""The controller process: a fixed tick that reads, decides, writes and records, and never computes.
+
+It owns the arm and the pilot. It imports numpy alone; what plans, shows or watches is elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hardware.arm import Arm, ArmError
+from hardware.flight import FlightRecorder
+from hardware.pilot import Pilot, PlannerLife, Reading, Turn
+from hardware.states import Event, State
+from hardware.wire import Wire
+from robot_wm.types import FloatArray
+
+STATUS_EVERY = 10  # ticks
+SETTLE_S = 0.1  # from the command's rest to a picture that counts: the arm swings, cameras lag
+_NEVER = -1e9
+_HUMAN = {"arm": Event.ARM, "stop": Event.STOP, "park": Event.PARK, "reset": Event.RESET}
+_KEYS = {b"r": (State.FAULTED, Event.RESET), b"p": (State.IDLE, Event.PARK)}
+
+
+@dataclass(frozen=True)
+class Wires:
+    """Whom the controller talks to.
+
+    Attributes:
+        planner: says that it lives, asks for looks, sends plans.
+        human: the process that the human started: says what is wanted, is told how it goes.
+        watchdog: is told that the controller lives.
+        keys: a terminal's input; any key stops, and so does its end. None: there is none.
+    """
+
+    planner: Wire
+    human: Wire
+    watchdog: Wire
+    keys: int | None = None
+
+
+@contextmanager
+def signals(said: list[str]) -> Iterator[None]:
+    """Notes SIGINT, SIGTERM and SIGHUP in `said` instead of dying of them."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    before = {
+        name: signal.signal(getattr(signal, name), lambda number, _: said.append(_name(number)))
+        for name in names
+    }
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name
+
+
+class Controller:
+    """Runs a pilot on an arm.
+
+    Args:
+        arm: is read and written in every tick, by nobody else.
+        pilot: decides.
+        wires: to the others.
+        tick_s: from one command to the next.
+        recorder: is shown every tick.
+        dry_run: everything but writing to the arm.
+    """
+
+    def __init__(
+        self,
+        arm: Arm,
+        pilot: Pilot,
+        wires: Wires,
+        *,
+        tick_s: float,
+        recorder: FlightRecorder | None = None,
+        dry_run: bool = False,
+    ) -> None:
+        self._arm, self._pilot, self._wires = arm, pilot, wires
+        self._tick_s, self._recorder, self._dry_run = tick_s, recorder, dry_run
+        self._heard_s = _NEVER
+        self._look: dict[str, Any] | None = None
+        self._rest_s = _NEVER
+        self._num_ticks = 0
+        self._late_s: list[float] = []
+        self._last_plan_s = _NEVER
+        self._ending = ""
+        self._written: FloatArray | None = None
+        self._fault = ""
+
+    def run(self) -> str:
+        """Ticks until it is told to end and the arm is at rest; why it ended.
+
+        The arm is left holding where it is, with its torque on.
+        """
+        said: list[str] = []
+        with signals(said):
+            next_s = time.monotonic()
+            while True:
+                late_s = time.monotonic() - next_s
+                turn = self._tick(said, late_s)
+                said.clear()
+                if self._ending and turn.at_rest:
+                    break
+                next_s += self._tick_s
+                now_s = time.monotonic()
+                if now_s > next_s:  # a late tick is not made up for
+                    next_s = now_s
+                else:
+                    time.sleep(next_s - now_s)
+        self._wires.watchdog.send({"goodbye": self._ending})
+        self._wires.human.send({"ended": self._ending, **self._status(turn)})
+        if not self._dry_run:
+            self._arm.hold()
+        return self._ending
+
+    def jitter_s(self, share: float = 0.99) -> float:
+        """That share of the ticks began no later than this, s."""
+        return float(np.quantile(self._late_s, share)) if self._late_s else 0.0
+
+    def _tick(self, said: Sequence[str], late_s: float) -> Turn:
+        now_s = time.monotonic()
+        self._num_ticks += 1
+        self._late_s.append(late_s)
+        reading = self._read(now_s)
+        events, plans = self._hear(now_s, said)
+        life = PlannerLife(not self._wires.planner.closed, self._heard_s)
+        turn = self._pilot.tick(now_s, reading, life, events=events, plans=plans)
+        if turn.command is not None and not self._dry_run:
+            try:
+                self._arm.write(turn.command)
+            except ArmError as error:
+                self._fault = f"the arm did not take a command: {error}"
+            self._written = turn.command
+        if self._recorder is not None:
+            self._recorder.write(now_s, reading, turn, late_s=late_s)
+        self._rest_s = self._rest_s if turn.at_rest else now_s
+        self._answer(now_s, reading, turn)
+        self._wires.watchdog.send({"t": now_s})
+        if turn.notes or self._num_ticks % STATUS_EVERY == 0:
+            self._wires.human.send(self._status(turn))
+        return turn
+
+    def _read(self, now_s: float) -> Reading:
+        try:
+            reading = self._arm.read()
+        except ArmError as error:
+            return Reading(np.zeros(0), now_s, fault=f"the arm does not answer: {error}")
+        if self._fault and not reading.fault:
+            reading = Reading(reading.joints, reading.stamp_s, reading.frames_s, self._fault)
+            self._fault = ""
+        if self._dry_run and self._written is not None:
+            # The arm does as it was never told.
+            reading = Reading(self._written, reading.stamp_s, reading.frames_s, reading.fault)
+        return reading
+
+    def _hear(
+        self, now_s: float, said: Sequence[str]
+    ) -> tuple[list[tuple[Event, str]], list[Mapping[str, Any]]]:
+        """What the human and the planner want."""
+        events: list[tuple[Event, str]] = []
+        plans: list[Mapping[str, Any]] = []
+        for message in self._wires.planner.receive():
+            self._heard_s = now_s
+            if not isinstance(message, dict):
+                plans.append({})
+            elif "plan" in message:
+                plans.append(message["plan"])
+                self._last_plan_s = now_s
+            elif "look" in message:
+                self._look = message
+            elif "failed" in message:
+                events.append((Event.FAULT, f"the planner: {message['failed']!s:.200}"))
+            elif "done" in message and not self._ending:
+                self._ending = f"done: {message['done']!s:.200}"
+                events.append((Event.STOP, self._ending))
+        for message in self._wires.human.receive():
+            event = _HUMAN.get(message.get("event", "")) if isinstance(message, dict) else None
+            if event is not None:
+                events.append((event, "asked for"))
+            if isinstance(message, dict) and "end" in message:
+                self._end(events, str(message["end"]))
+        if self._wires.human.closed:
+            self._end(events, "the human's process is gone")
+        for name in said:
+            self._end(events, name)
+        for key in self._pressed():
+            state, event = _KEYS.get(key, (None, Event.STOP))
+            if self._pilot.state is state:
+                events.append((event, "key"))
+            else:
+                self._end(events, "key" if key else "the terminal is gone")
+        return events, plans
+
+    def _end(self, events: list[tuple[Event, str]], why: str) -> None:
+        if not self._ending:
+            self._ending = why
+            events.append((Event.STOP, why))
+
+    def _pressed(self) -> list[bytes]:
+        keys = self._wires.keys
+        if keys is None or self._ending:
+            return []
+        ready, _, _ = select.select([keys], [], [], 0)
+        return [os.read(keys, 1)] if ready else []
+
+    def _answer(self, now_s: float, reading: Reading, turn: Turn) -> None:
+        """Tells the planner what it asked for, once the arm rests and the cameras have seen it."""
+        if turn.state is State.FAULTED or self._ending:
+            self._wires.planner.send({"stopped": turn.reason or self._ending})
+            return
+        rested = now_s - self._rest_s
+        if self._look is None or turn.state not in (State.ARMED, State.HOLDING) or not turn.at_rest:
+            return
+        since_s = self._rest_s + SETTLE_S
+        if rested < SETTLE_S or any(stamp < since_s for stamp in reading.frames_s.values()):
+            return
+        commanded = turn.command if turn.command is not None else reading.joints
+        self._wires.planner.send(
+            {
+                "look": self._look["look"],
+                "epoch": self._pilot.epoch,
+                "joints": reading.joints.tolist(),
+                "commanded": commanded.tolist(),
+                "observed_s": min([reading.stamp_s, *reading.frames_s.values()]),
+            }
+        )
+        self._look = None
+
+    def _status(self, turn: Turn) -> dict[str, Any]:
+        now_s = time.monotonic()
+        return {
+            "state": turn.state.value,
+            "reason": turn.reason,
+            "notes": list(turn.notes),
+            "plan_age_s": now_s - self._last_plan_s if self._last_plan_s > 0 else None,
+            "late_ms_p99": 1000 * float(np.quantile(self._late_s[-500:], 0.99)),
+            "ticks": self._num_ticks,
+        }
+
+
+def lower_niceness(raise_priority: Callable[[int], int] = os.nice) -> None:
+    """Asks for the processor before others; where that is not allowed, goes on without."""
+    try:
+        raise_priority(-10)
+    except PermissionError:
+        pass

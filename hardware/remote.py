@@ -1,0 +1,175 @@
+"""The arm as the planner's process sees it: an Env that looks at rest, sends a plan, and waits.
+
+Step and hold: it looks while the arm stands, its plan starts where it looked, and the next look
+waits until the arm stands again: nothing moves on a prediction alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import select
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from hardware.plans import JointPlan
+from hardware.wire import FrameSlot, Wire
+from robot_wm.types import ActionSpec, FloatArray, Observation
+
+HEARTBEAT_S = 0.03
+
+
+class ArmStoppedError(RuntimeError):
+    """The controller has stopped the arm: a human, or a fault."""
+
+
+class Actions(Protocol):
+    """How a policy's actions move joints."""
+
+    @property
+    def spec(self) -> ActionSpec: ...
+
+    def proprio(self, joints: FloatArray) -> FloatArray:
+        """What the policy calls the arm's state `[Q]`, at joints `[J]`, rad."""
+        ...
+
+    def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
+        """Joint targets `[H, J]`, rad, of one action `[A]` from commanded joints `[J]`."""
+        ...
+
+    def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """The action `[A]` that leads from commanded joints `[J]` to others."""
+        ...
+
+
+class Heartbeat:
+    """Says that the planner's process lives, from a thread of its own.
+
+    Args:
+        wire: to the controller.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire, self._end = wire, threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._end.wait(HEARTBEAT_S) and not self._wire.closed:
+            self._wire.send({"alive": True})
+
+    def stop(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+class RemoteArm:
+    """An arm in another process (robot_wm.types.Env).
+
+    Args:
+        wire: to the controller.
+        frames: camera -> where its newest picture is.
+        actions: how actions move joints.
+        control_dt: seconds that one action stands for.
+        timeout_s: longest wait for an answer.
+        step_s: longest time that one action may take.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        frames: Mapping[str, FrameSlot],
+        actions: Actions,
+        *,
+        control_dt: float,
+        timeout_s: float = 20.0,
+        step_s: float = 3.0,
+    ) -> None:
+        self._wire, self._frames, self._actions = wire, dict(frames), actions
+        self._control_dt, self._timeout_s, self._step_s = control_dt, timeout_s, step_s
+        self._looks, self._plans = itertools.count(), itertools.count()
+        self._seen: Mapping[str, Any] | None = None
+        self._begun_s = 0.0
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        return self._actions.spec
+
+    @property
+    def control_dt(self) -> float:
+        return self._control_dt
+
+    def reset(self, seed: int) -> Observation:
+        """Looks: nobody can put a real arm anywhere but itself."""
+        return self.observe()
+
+    def observe(self) -> Observation:
+        """Looks, once the arm stands.
+
+        Raises:
+            ArmStoppedError: a human, or a fault, or no answer in time.
+        """
+        self._seen = seen = self._ask()
+        images, oldest_s = {}, float(seen["observed_s"])
+        for name, slot in self._frames.items():
+            frame = slot.read()
+            if frame is None:
+                raise ArmStoppedError(f"camera {name} has shown nothing")
+            images[name] = frame[0]
+        joints = np.array(seen["joints"], np.float64)
+        return Observation(images, self._actions.proprio(joints), oldest_s)
+
+    def apply(self, action: FloatArray) -> FloatArray:
+        """Sends one action `[A]` as a plan, and waits until the arm stands again.
+
+        Returns:
+            What the commanded pose has really moved by, `[A]`.
+
+        Raises:
+            ValueError: wrong size or not finite; nothing is sent.
+            ArmStoppedError: a human, or a fault, or no answer in time.
+        """
+        action = self.action_spec.clip(action)
+        seen = self._seen or self._ask()
+        before = np.array(seen["commanded"], np.float64)
+        plan = JointPlan(
+            epoch=int(seen["epoch"]),
+            seq=next(self._plans),
+            observed_s=float(seen["observed_s"]),
+            begun_s=self._begun_s,
+            start=np.array(seen["joints"], np.float64),
+            waypoints=self._actions.targets(before, action),
+            valid_until_s=time.monotonic() + self._step_s,
+        )
+        self._wire.send({"plan": plan.message()})
+        self._seen = None
+        after = np.array(self._ask()["commanded"], np.float64)
+        return self._actions.moved(before, after)
+
+    def stop(self) -> None:
+        """Tells the controller that this run is over; it brakes and holds. Never raises."""
+        self._wire.send({"done": "the run is over"})
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def _ask(self) -> Mapping[str, Any]:
+        number = next(self._looks)
+        self._wire.send({"look": number})
+        until_s = time.monotonic() + self._timeout_s
+        while True:
+            for message in self._wire.receive():
+                if isinstance(message, dict) and "stopped" in message:
+                    raise ArmStoppedError(str(message["stopped"]))
+                if isinstance(message, dict) and message.get("look") == number:
+                    self._begun_s = time.monotonic()
+                    return message
+            if self._wire.closed:
+                raise ArmStoppedError("the controller is gone")
+            left = until_s - time.monotonic()
+            if left <= 0:
+                raise ArmStoppedError(f"no answer from the controller for {self._timeout_s:.0f} s")
+            select.select([self._wire], [], [], min(left, 0.5))

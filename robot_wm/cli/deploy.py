@@ -1,0 +1,285 @@
+"""`robot-wm deploy`: drives an arm to the pose in a goal picture, behind governor and watchdog.
+
+This process is the human's: it checks, asks, starts the others, and tells how it goes. The arm
+belongs to the controller (hardware.process); the model thinks in a process of its own
+(robot_wm.cli.deploy_planner).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from hardware.flight import chain_message
+from hardware.kinematics import Chain
+from hardware.limits import Limits
+from hardware.mjcf import load_chain
+from hardware.pilot import PilotSettings
+from hardware.simulated import Goals, Measured
+from hardware.wire import FrameSlot, Wire
+from robot_wm.cli.console import finish, output_dir, say
+from robot_wm.cli.plan import read_picture
+from sim_envs.so100_scene import CAMERA, EE_SITE, JOINTS, so100_scene
+
+_START_S = 120.0  # for a model to load
+_END_S = 10.0
+
+
+class DeployError(RuntimeError):
+    """The arm stopped before the run was over."""
+
+
+def run(config: DictConfig) -> None:
+    """Checks, asks, runs, and says what became of it.
+
+    Raises:
+        ValueError: something that keeps the arm from being armed.
+        DeployError: a fault, or the planner's end.
+    """
+    if config.mode not in ("run", "dry-run"):
+        raise ValueError(f"mode: got {config.mode!r}, want run or dry-run")
+    if config.num_steps < 1:
+        raise ValueError(f"num_steps: got {config.num_steps}, want at least 1")
+    out = output_dir(config.out)
+    goals = [str(path) for path in (config.goal, *config.then)]
+    for path in goals:
+        read_picture(Path(path))
+    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    limits = make_limits(config.robot.limits, chain)
+    settings: Any = OmegaConf.to_container(config.robot.settings)
+    try:
+        PilotSettings(**settings)
+    except TypeError as error:
+        raise ValueError(f"robot.settings: {error}") from error
+    out.mkdir(parents=True, exist_ok=True)
+    record = out / f"flight-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
+    with Crew(config, chain, limits, settings, goals, record) as crew:
+        ready = crew.wait_ready()
+        say(f"ready: {ready['what']}")
+        ask_human(config, limits)
+        result = crew.fly()
+    say(f"{result['ended']}; flight record: {record}")
+    if config.mode == "dry-run":
+        say("dry run: nothing was written to the robot")
+    finish({**result, "record": str(record)})
+    if result["fault"]:
+        raise DeployError(result["fault"])
+
+
+def make_limits(config: DictConfig, chain: Chain) -> Limits:
+    """The governor's limits, with the joints' own ranges.
+
+    Raises:
+        ValueError: limits that make no sense.
+    """
+    own: Any = OmegaConf.to_container(config)
+    low, high = chain.joint_range.T
+    for name in ("max_speed", "max_acceleration"):
+        own[name] = np.broadcast_to(own[name], low.shape)
+    return Limits(low=low, high=high, **own)
+
+
+def ask_human(config: DictConfig, limits: Limits) -> None:
+    """Lets the human say whether the arm may move.
+
+    Raises:
+        ValueError: no, or nobody there to ask.
+    """
+    if not config.confirm or config.mode == "dry-run":
+        return
+    say(
+        f"The arm is going to move, its tip at up to {float(limits.tip_speed):g} m/s. Keep people "
+        f"out of its reach and a hand on its power switch. Any key stops it."
+    )
+    if not sys.stdin.isatty():
+        raise ValueError("confirm: nobody at a terminal to ask; confirm=false goes without")
+    if input("Type yes to arm: ").strip().lower() != "yes":
+        raise ValueError("not armed: the answer was not yes")
+
+
+@dataclass
+class Crew:
+    """The processes of a run: controller, watchdog, planner, and the simulated world if need be."""
+
+    config: DictConfig
+    chain: Chain
+    limits: Limits
+    settings: dict[str, Any]
+    goals: Sequence[str]
+    record: Path
+    _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _keep: list[Any] = field(default_factory=list)
+
+    def __enter__(self) -> Crew:
+        config, size = self.config, int(self.config.robot.image_size)
+        to_controller, human = Wire.pair()
+        planner, to_planner = Wire.pair()
+        beats, to_watchdog = Wire.pair()
+        self._controller, planner_says = to_controller, Wire.pair()
+        self._planner = planner_says[0]
+        goals, measured, frames = Goals(len(JOINTS)), Measured(len(JOINTS)), FrameSlot(size, size)
+        world, to_world = Wire.pair()
+        self._keep += [goals, measured, frames, world]
+        places = {CAMERA: (size, size, frames.fileno())}
+        self._start(
+            "world",
+            ["-m", "robot_wm.cli.world"],
+            {
+                "seed": config.robot.seed,
+                "image_size": size,
+                "random_look": config.robot.random_look,
+                "camera_hz": config.robot.camera_hz,
+                "goals": goals.fileno(),
+                "measured": measured.fileno(),
+                "frames": frames.fileno(),
+                "wire": to_world.fileno(),
+            },
+            [goals, measured, frames, to_world],
+        )
+        self._start(
+            "watchdog",
+            ["-m", "hardware", "watchdog"],
+            {"wire": to_watchdog.fileno()},
+            [to_watchdog],
+        )
+        self._start(
+            "controller",
+            ["-m", "hardware", "controller"],
+            {
+                "chain": chain_message(self.chain),
+                "limits": {name: np.asarray(v).tolist() for name, v in vars(self.limits).items()},
+                "settings": self.settings,
+                "rest": OmegaConf.to_container(config.robot)["rest"],  # type: ignore[index]
+                "arm": {
+                    "kind": "simulated",
+                    "names": JOINTS,
+                    "low": self.limits.low.tolist(),
+                    "high": self.limits.high.tolist(),
+                    "goals": goals.fileno(),
+                    "measured": measured.fileno(),
+                    "frames": places,
+                },
+                "planner": to_planner.fileno(),
+                "human": human.fileno(),
+                "watchdog": beats.fileno(),
+                "record": str(self.record),
+                "about": {"config": OmegaConf.to_yaml(config, resolve=True)},
+                "keys": sys.stdin.isatty(),
+                "dry_run": config.mode == "dry-run",
+            },
+            [to_planner, human, beats, goals, measured, frames],
+            stdin=None if sys.stdin.isatty() else subprocess.DEVNULL,
+        )
+        self._start(
+            "planner",
+            ["-m", "robot_wm.cli.deploy_planner"],
+            {
+                "config": OmegaConf.to_yaml(config, resolve=True),
+                "chain": chain_message(self.chain),
+                "goals": list(self.goals),
+                "frames": places,
+                "wire": planner.fileno(),
+                "human": planner_says[1].fileno(),
+            },
+            [planner, frames, planner_says[1]],
+        )
+        for wire in (human, planner, to_planner, beats, to_watchdog, to_world, planner_says[1]):
+            wire.close()  # so that an end is seen when the process that holds it dies
+        return self
+
+    def _start(
+        self,
+        name: str,
+        words: list[str],
+        spec: Mapping[str, Any],
+        shared: Sequence[Any],
+        stdin: int | None = subprocess.DEVNULL,
+    ) -> None:
+        descriptor = os.memfd_create("spec", 0)
+        os.write(descriptor, json.dumps(spec).encode())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        self._children[name] = subprocess.Popen(
+            [sys.executable, *words, str(descriptor)],
+            pass_fds=[descriptor, *(item.fileno() for item in shared)],
+            stdin=stdin,
+        )
+        os.close(descriptor)
+
+    def wait_ready(self) -> Mapping[str, Any]:
+        """What the planner says when its model is loaded.
+
+        Raises:
+            ValueError: it refuses, and why.
+            DeployError: one of the processes ended.
+        """
+        until_s = time.monotonic() + _START_S
+        while time.monotonic() < until_s:
+            select.select([self._planner], [], [], 0.2)
+            for message in self._planner.receive():
+                if "refused" in message:
+                    raise ValueError(message["refused"])
+                if "ready" in message:
+                    return message["ready"]
+            for name, child in self._children.items():
+                if child.poll() is not None:
+                    raise DeployError(f"the {name} ended with exit code {child.returncode}")
+            self._controller.receive()
+        raise DeployError(f"the planner was not ready within {_START_S:.0f} s")
+
+    def fly(self) -> dict[str, Any]:
+        """Arms, tells how it goes, ends; what became of it."""
+        self._controller.send({"event": "arm"})
+        result: dict[str, Any] = {"ended": "", "fault": "", "energies": [], "decisions": []}
+        late_ms, refused = 0.0, ""
+        while not result["ended"]:
+            select.select([self._controller, self._planner], [], [], 0.5)
+            for message in self._planner.receive():
+                if "energy" in message:
+                    result["energies"].append(message["energy"])
+                    result["decisions"].append(message["decision"])
+                    say(f"  energy {message['energy']:.3f}, {message['decision']}")
+            for message in self._controller.receive():
+                late_ms = max(late_ms, message["late_ms_p99"])
+                for note in message["notes"]:
+                    say(f"  {note}")
+                    if note.startswith("not armed"):
+                        refused = note
+                if message["state"] == "faulted" and not result["fault"]:
+                    result["fault"] = message["reason"]
+                    self._controller.send({"end": "fault"})
+                if refused:
+                    self._controller.send({"end": refused})
+                if "ended" in message:
+                    result["ended"] = message["ended"]
+            if self._controller.closed and not result["ended"]:
+                result["ended"] = result["fault"] = "the controller died"
+        if refused:
+            raise ValueError(refused)
+        result["tick_late_ms_p99"] = late_ms
+        return result
+
+    def __exit__(self, *_: object) -> None:
+        self._controller.send({"end": "the human's process ends"})
+        until_s = time.monotonic() + _END_S
+        for name in ("controller", "watchdog", "planner", "world"):
+            child = self._children.get(name)
+            if child is None:
+                continue
+            if name == "world":
+                self._keep[3].close()
+            try:
+                child.wait(max(0.1, until_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()

@@ -1,0 +1,87 @@
+"""The simulated arm as a device of its own: `python -m robot_wm.cli.world DESCRIPTOR`.
+
+Physics in real time in a process that nobody who drives the arm can stop, with servos that hold
+their last goal for ever, and a camera.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hardware.simulated import Goals, Measured
+from hardware.wire import FrameSlot, Wire
+from sim_envs.physics import Physics
+from sim_envs.so100_env import SO100Env
+from sim_envs.so100_scene import CAMERA, JOINTS
+
+
+def main(words: list[str]) -> int:
+    """Simulates until whoever started it is gone."""
+    with os.fdopen(int(words[0]), "r") as file:
+        spec: Mapping[str, Any] = json.load(file)
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    env = SO100Env(image_size=spec["image_size"], random_look=spec["random_look"])
+    env.reset(spec["seed"])
+    goals, measured = Goals(len(JOINTS), spec["goals"]), Measured(len(JOINTS), spec["measured"])
+    frames = FrameSlot(spec["image_size"], spec["image_size"], spec["frames"])
+    live(env, goals, measured, frames, Wire.at(spec["wire"]), camera_hz=spec["camera_hz"])
+    return 0
+
+
+def live(
+    env: SO100Env,
+    goals: Goals,
+    measured: Measured,
+    frames: FrameSlot,
+    wire: Wire,
+    *,
+    camera_hz: float,
+) -> None:
+    """Keeps up with the clock; what comes on the wire are mishaps to try.
+
+    `{"freeze": true}` stops the camera; `{"block": JOINT}` holds a joint where it is.
+    """
+    physics: Physics = env.physics
+    qpos, dofs = physics.joint_indices(JOINTS)
+    begin_s, simulated_s, picture_s = time.monotonic(), 0.0, 0.0
+    frozen, blocked = False, None
+    while not wire.closed:
+        for message in wire.receive():
+            frozen = message.get("freeze", frozen)
+            if "block" in message:
+                number = message["block"]
+                blocked = (
+                    None if number is None else (number, float(physics.data.qpos[qpos[number]]))
+                )
+        goal = goals.read()
+        if goal is not None:
+            physics.data.ctrl[:] = goal
+        now_s = time.monotonic() - begin_s
+        # A machine that is too slow lets the simulated time fall behind, rather than leap.
+        simulated_s = max(simulated_s, now_s - 0.1)
+        while simulated_s < now_s:
+            physics.step(1)
+            simulated_s += physics.timestep_s
+            if blocked is not None:
+                physics.data.qpos[qpos[blocked[0]]] = blocked[1]
+                physics.data.qvel[dofs[blocked[0]]] = 0.0
+        measured.write(physics.data.qpos[qpos], time.monotonic())
+        if now_s >= picture_s and not frozen:
+            picture_s = max(picture_s + 1 / camera_hz, now_s)
+            taken_s = time.monotonic()
+            size = frames.shape[0]
+            frames.write(np.ascontiguousarray(physics.render(CAMERA, size, size)), taken_s)
+        time.sleep(max(0.0, begin_s + simulated_s - time.monotonic()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
