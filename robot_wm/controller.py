@@ -46,6 +46,11 @@ class Look:
     plan_cost: float | None = None
     rest_cost: float | None = None
 
+    @property
+    def planned(self) -> bool:
+        """Whether a plan was made for it, followed or not."""
+        return self.rest_cost is not None
+
 
 class MPC:
     """Plans, executes the beginning of the plan, looks again (robot_wm.types.Controller).

@@ -40,14 +40,12 @@ class EpisodeResult:
         seed: the manifest's name for the episode.
         distances_m: true distance to the goal at the start and after every step.
         success_m: nearer than this counts.
-        plan_s: seconds per action, encoding included.
         error: why the planner gave up, if it did; the arm then stays where it is.
     """
 
     seed: int
     distances_m: tuple[float, ...]
     success_m: float
-    plan_s: tuple[float, ...]
     error: str | None = None
 
     @property
@@ -66,11 +64,9 @@ class _Judge:
     def __init__(self, task: Task) -> None:
         self._task = task
         self.distances_m = [task.distance_m()]
-        self.plan_s: list[float] = []
 
     def record(self, step: Step) -> None:
         self.distances_m.append(self._task.distance_m())
-        self.plan_s.append(step.plan_s)
 
     def finish(self, last: Observation) -> None:
         """The last distance was noted with the last step."""
@@ -109,9 +105,7 @@ def evaluate(
         missing = num_steps + 1 - len(judge.distances_m)
         distances = judge.distances_m + [task.distance_m()] * missing
         seed = int(str(episode["seed"]))
-        results.append(
-            EpisodeResult(seed, tuple(distances), task.success_m, tuple(judge.plan_s), error)
-        )
+        results.append(EpisodeResult(seed, tuple(distances), task.success_m, error))
         if progress:
             progress(index + 1, len(episodes))
     return results
@@ -163,9 +157,8 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, object]:
     }
 
 
-def plan_seconds(results: Sequence[EpisodeResult]) -> dict[str, float]:
-    """Median and 95th percentile of the seconds per action; zeros where none came out."""
-    seconds = np.concatenate([result.plan_s for result in results])
+def plan_seconds(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and 95th percentile of what plans took, s; zeros where there was none."""
     if not len(seconds):
         return {"median": 0.0, "p95": 0.0}
     return {"median": float(np.median(seconds)), "p95": float(np.percentile(seconds, 95))}

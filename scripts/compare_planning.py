@@ -39,7 +39,7 @@ def results(content: dict) -> list[EpisodeResult]:
     """The model's episodes, as its report has them."""
     curves = content["distance_curves"]["model"]
     return [
-        EpisodeResult(seed, tuple(curve), content["success_m"], ())
+        EpisodeResult(seed, tuple(curve), content["success_m"])
         for seed, curve in zip(content["episodes"], curves, strict=True)
     ]
 

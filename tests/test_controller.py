@@ -133,6 +133,9 @@ def test_goals_are_reached_one_after_the_other_and_the_last_is_held():
     controller = mpc(arrival=2e-3, arrival_looks=2)
     controller.reset([first, second])
     drive(controller, env, 20)
+    assert [look.planned for look in controller.looks] == [
+        look.decision == "plan" for look in controller.looks
+    ]  # what was not planned counts for no planning time
     goals = [look.goal for look in controller.looks]
     assert goals == sorted(goals) and set(goals) == {0, 1} and goals.count(0) < 10
     assert controller.looks[-1].decision == "arrived"

@@ -74,14 +74,15 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
 
     films: list[_Film] = []
     energies: list[list[float]] = []
+    plan_s: list[float] = []
 
     def watch(index: int, goal: Goal) -> Recorder:
         energies.append([])
         if index >= config.num_videos:
-            return _Energies(controller, energies[-1])
+            return _Looks(controller, energies[-1], plan_s)
         title = f"{simulation.name}, episode {episodes[index]['seed']}"
         films.append(_Film(model, simulation, config, goal, title))
-        return _Energies(controller, energies[-1], films[-1])
+        return _Looks(controller, energies[-1], plan_s, films[-1])
 
     def measure(
         name: str, method: Controller, recorder: RecorderFactory | None = None
@@ -110,7 +111,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     figures: dict[str, Any] = {
         **summarize(ours),
         "floors": {name: summarize(results) for name, results in others.items()},
-        "plan_s": plan_seconds(ours),
+        "plan_s": plan_seconds(plan_s),
     }
     if config.state_oracle:
         planner = instantiate(config.planner)
@@ -144,14 +145,24 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     )
 
 
-class _Energies:
-    """Notes the energy of every look, and lets a film see them, too."""
+class _Looks:
+    """Notes the energy of every look and what every plan took, and lets a film see them, too."""
 
-    def __init__(self, controller: MPC, into: list[float], film: Recorder | None = None) -> None:
-        self._controller, self._into, self._film = controller, into, film
+    def __init__(
+        self,
+        controller: MPC,
+        energies: list[float],
+        plan_s: list[float],
+        film: Recorder | None = None,
+    ) -> None:
+        self._controller, self._film = controller, film
+        self._energies, self._plan_s = energies, plan_s
 
     def record(self, step: Step) -> None:
-        self._into.append(self._controller.looks[-1].energy)
+        look = self._controller.looks[-1]
+        self._energies.append(look.energy)
+        if look.planned:
+            self._plan_s.append(step.plan_s)
         if self._film:
             self._film.record(step)
 

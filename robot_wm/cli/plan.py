@@ -12,19 +12,23 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation, pick_device
 from robot_wm.cli.console import finish, output_dir, replacing, say
 from robot_wm.cli.control import make_controller
+from robot_wm.controller import MPC
+from robot_wm.evaluation import plan_seconds
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import Goal, ImageArray, Observation
 
 
 class _Tape:
-    def __init__(self) -> None:
+    def __init__(self, controller: MPC) -> None:
+        self._controller = controller
         self.observations: list[Observation] = []
         self.plan_s: list[float] = []
 
     def record(self, step: Step) -> None:
         self.observations.append(step.observation)
-        self.plan_s.append(step.plan_s)
+        if self._controller.looks[-1].planned:
+            self.plan_s.append(step.plan_s)
 
     def finish(self, last: Observation) -> None:
         self.observations.append(last)
@@ -47,7 +51,7 @@ def run(config: DictConfig) -> None:
         )
     controller.reset(goals)  # refuses a picture that does not fit
     simulation.env.reset(config.seed)
-    tape = _Tape()
+    tape = _Tape(controller)
     num_steps = simulation.num_steps * len(goals)
     run_episode(simulation.env, controller, goals, num_steps=num_steps, recorders=[tape])
     looks = controller.looks
@@ -78,7 +82,7 @@ def run(config: DictConfig) -> None:
             "energies": [look.energy for look in looks],
             "goals": [look.goal for look in looks],
             "decisions": decisions,
-            "plan_s_median": float(np.median(tape.plan_s)),
+            "plan_s_median": plan_seconds(tape.plan_s)["median"],
             "video": str(video),
         }
     )
