@@ -206,7 +206,7 @@ class Pilot:
         """What is wrong with the arm, its link or the clock; empty where nothing."""
         settings = self._settings
         late, age = now_s - self._last_s, now_s - reading.stamp_s
-        if late > settings.max_tick_s or late < 0:
+        if (late > settings.max_tick_s or late < 0) and self.state is not State.IDLE:
             return f"a tick took {late * 1000:.0f} ms"
         if reading.fault:
             return reading.fault

@@ -9,7 +9,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +111,6 @@ class Controller:
             while True:
                 late_s = time.monotonic() - next_s
                 turn = self._tick(said, late_s)
-                said.clear()
                 if self._ending and turn.at_rest:
                     break
                 next_s += self._tick_s
@@ -130,7 +129,7 @@ class Controller:
         """That share of the ticks began no later than this, s."""
         return float(np.quantile(self._late_s, share)) if self._late_s else 0.0
 
-    def _tick(self, said: Sequence[str], late_s: float) -> Turn:
+    def _tick(self, said: list[str], late_s: float) -> Turn:
         now_s = time.monotonic()
         self._num_ticks += 1
         self._late_s.append(late_s)
@@ -167,7 +166,7 @@ class Controller:
         return reading
 
     def _hear(
-        self, now_s: float, said: Sequence[str]
+        self, now_s: float, said: list[str]
     ) -> tuple[list[tuple[Event, str]], list[Mapping[str, Any]]]:
         """What the human and the planner want."""
         events: list[tuple[Event, str]] = []
@@ -194,8 +193,8 @@ class Controller:
                 self._end(events, str(message["end"]))
         if self._wires.human.closed:
             self._end(events, "the human's process is gone")
-        for name in said:
-            self._end(events, name)
+        while said:  # one by one: what comes while we look is not lost
+            self._end(events, said.pop(0))
         for key in self._pressed():
             state, event = _KEYS.get(key, (None, Event.STOP))
             if self._pilot.state is state:

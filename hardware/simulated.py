@@ -41,6 +41,10 @@ class Goals:
         value = self._slot.read()
         return None if value is None else np.frombuffer(value, np.float64)
 
+    def count(self) -> int:
+        """How many were set so far."""
+        return self._slot.count()
+
 
 class Measured:
     """The joints of a simulated arm, as its encoders see them.

@@ -120,9 +120,13 @@ class Slot:
         """For a child's `pass_fds`."""
         return self._descriptor
 
+    def count(self) -> int:
+        """How many values were written so far."""
+        return int(self._HEAD.unpack_from(self._memory)[0])
+
     def write(self, value: bytes) -> None:
         assert len(value) == self._num_bytes
-        (count,) = self._HEAD.unpack_from(self._memory)
+        count = self.count()
         begin = self._HEAD.size + (count + 1) % 2 * self._num_bytes
         self._memory[begin : begin + self._num_bytes] = value
         self._HEAD.pack_into(self._memory, 0, count + 1)
@@ -131,13 +135,12 @@ class Slot:
         """The newest value, or its first bytes; None where none was written yet."""
         num_bytes = self._num_bytes if num_bytes is None else num_bytes
         while True:
-            (before,) = self._HEAD.unpack_from(self._memory)
+            before = self.count()
             if not before:
                 return None
             begin = self._HEAD.size + before % 2 * self._num_bytes
             value = self._memory[begin : begin + num_bytes]
-            (after,) = self._HEAD.unpack_from(self._memory)
-            if after == before:
+            if self.count() == before:
                 return value
 
     def close(self) -> None:

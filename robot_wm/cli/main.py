@@ -19,6 +19,7 @@ COMMANDS = {
     "convert": "turn a released V-JEPA 2-AC file into a checkpoint",
     "bench rollout": "time imagining with and without the key-value cache",
     "bench planner": "what planners find, how soon, and what the ways to save work are worth",
+    "bench safety": "try every promise between planner and arm, with its figure",
     "bench train": "time training, and see what the machine does meanwhile",
 }
 

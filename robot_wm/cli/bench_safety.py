@@ -1,0 +1,343 @@
+"""`robot-wm bench safety`: the promises between planner and arm, each with its figure.
+
+Commands under random faults are judged by hardware.verify, which knows nothing of the governor.
+Stops, kills and jitter are of real processes on servos that follow their last goal.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from hardware.flight import FlightRecorder, replay
+from hardware.kinematics import Chain
+from hardware.limits import Limits
+from hardware.mjcf import load_chain
+from hardware.pilot import Pilot, PilotSettings, PlannerLife, Reading
+from hardware.plans import JointPlan
+from hardware.states import Event, State
+from hardware.verify import violations
+from robot_wm.cli.console import Progress, finish, output_dir, say
+from robot_wm.cli.deploy import make_limits
+from robot_wm.cli.rehearsal import Rehearsal, legal_pose
+from robot_wm.types import FloatArray
+from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
+
+_FULL = {"sequences": 10_000, "stops": 50, "kills": 100, "jitter_s": 60.0}
+_REPLAYED = 20  # every so many sequences
+_WATCHED_S = 0.8  # after a stop: what moves later counts
+
+
+def run(config: DictConfig) -> None:
+    """Tries every promise, prints a table, ends with one line of JSON."""
+    counts = {key: value if config.full else config[key] for key, value in _FULL.items()}
+    for name in ("sequences", "ticks", "stops", "kills"):
+        if int(counts.get(name, config.ticks)) < 1:
+            raise ValueError(f"{name}: got {counts.get(name, config.ticks)}, want at least 1")
+    if not 0 < counts["jitter_s"] < math.inf:
+        raise ValueError(f"jitter_s: got {counts['jitter_s']}, want seconds above 0")
+    out = None if config.out is None else output_dir(config.out)
+    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    limits = make_limits(config.robot.limits, chain)
+    rest = np.array(OmegaConf.to_container(config.robot.rest), np.float64)
+    work = Path(tempfile.mkdtemp(prefix="robot_wm_safety_"))
+    try:
+        bench = Bench(chain, limits, rest, work, int(config.seed))
+        figures = bench.faults(int(counts["sequences"]), int(config.ticks))
+        figures |= bench.refusals()
+        figures |= bench.stops(int(counts["stops"]))
+        figures |= bench.kills(int(counts["kills"]))
+        figures |= bench.jitter(float(counts["jitter_s"]))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "safety.json").write_text(json.dumps(figures, indent=1) + "\n")
+    wanted = ("commands", "violations", "stop_s_max", "overtravel_ticks_max", "illegal_plans_run",
+              "nan_motion", "replay_mismatch", "refusals_missed", "tick_jitter_ms_p99")  # fmt: skip
+    finish({name: figures[name] for name in wanted} | figures)
+
+
+@dataclass
+class Bench:
+    """The arm that is tried."""
+
+    chain: Chain
+    limits: Limits
+    rest: FloatArray
+    work: Path
+    seed: int
+
+    def faults(self, num_sequences: int, num_ticks: int) -> dict[str, Any]:
+        """Random faults, plans and nonsense; every command judged."""
+        found = {"commands": 0, "violations": 0, "illegal_plans_run": 0, "nan_motion": 0,
+                 "replay_mismatch": 0}  # fmt: skip
+        with Progress("faults", "sequence") as progress:
+            for number in range(num_sequences):
+                self._sequence(number, num_ticks, found)
+                progress(number + 1, num_sequences)
+        say(f"{found['commands']} commands under random faults: {found['violations']} violations")
+        return found
+
+    def _sequence(self, number: int, num_ticks: int, found: dict[str, int]) -> None:
+        rng = np.random.default_rng((self.seed, number))
+        pilot = Pilot(self.limits, self.chain.corners, rest=self.rest)
+        tick_s, now_s, joints = float(self.limits.tick_s), 10.0, self.rest.copy()
+        path = self.work / f"{number}.jsonl"
+        record = FlightRecorder(path, self.limits, self.chain) if number % _REPLAYED == 0 else None
+        written: list[list[FloatArray]] = []
+        for i in range(num_ticks):
+            now_s += tick_s if rng.random() < 0.995 else 0.3
+            reading, life = self._reading(rng, joints, now_s)
+            events: list[tuple[Event, str]] = []
+            if rng.random() < 0.05:
+                events = [(Event.RESET, ""), (Event.ARM, "")]
+            elif rng.random() < 0.02:
+                events = [(list(Event)[rng.integers(len(Event))], "at random")]
+            plans: list[Any] = []
+            legal = True
+            if rng.random() < 0.1:
+                plan, legal = self._plan(rng, pilot, joints, now_s, i)
+                plans = [plan]
+            before = pilot.state
+            turn = pilot.tick(now_s, reading, life, events=events, plans=plans)
+            taken = any(note.startswith("plan ") and "refused" not in note for note in turn.notes)
+            if taken and not legal:
+                found["illegal_plans_run"] += 1
+            if turn.seed is not None:  # from where it was measured, at rest
+                written.append([turn.seed])
+            if turn.command is not None:
+                found["nan_motion"] += int(not np.isfinite(turn.command).all())
+                found["nan_motion"] += int(taken and not legal and before is State.ARMED)
+                written[-1].append(turn.command)
+                joints = turn.command
+            if record is not None:
+                record.write(now_s, reading, turn)
+        for commands in written:
+            found["commands"] += len(commands) - 1
+            judged = violations(self.limits, self.chain.corners, np.array(commands))
+            found["violations"] += sum(judged.values())
+        if record is not None:
+            record.close()
+            found["replay_mismatch"] += replay(path).num_mismatches
+            path.unlink()
+
+    def _reading(
+        self, rng: np.random.Generator, joints: FloatArray, now_s: float
+    ) -> tuple[Reading, PlannerLife]:
+        """What the arm reads: nearly always where it was sent, sometimes nonsense."""
+        chance = rng.random()
+        stamp_s, frame_s, fault, measured = now_s, now_s - 0.02, "", joints
+        if chance < 0.002:
+            measured = np.full_like(joints, rng.choice([np.nan, np.inf, 1e6]))
+        elif chance < 0.004:
+            stamp_s = now_s - rng.uniform(0.1, 9.0)
+        elif chance < 0.02:
+            frame_s = now_s - rng.uniform(0.1, 9.0)
+        elif chance < 0.022:
+            fault = "overload"
+        elif chance < 0.1:
+            measured = joints + rng.normal(0, 0.01, len(joints))
+        alive = rng.random() > 0.001
+        heard_s = now_s - (rng.uniform(0.1, 9.0) if rng.random() < 0.01 else 0.0)
+        return Reading(measured, stamp_s, {"front": frame_s}, fault), PlannerLife(alive, heard_s)
+
+    def _plan(
+        self, rng: np.random.Generator, pilot: Pilot, joints: FloatArray, now_s: float, number: int
+    ) -> tuple[dict[str, Any], bool]:
+        """A plan, and whether it may be followed."""
+        wish = legal_pose(self.chain, self.limits, rng, joints)
+        good = JointPlan(pilot.epoch, number + 1, now_s - 0.05, now_s, joints, wish[None],
+                         now_s + 2.0).message()  # fmt: skip
+        if rng.random() < 0.5:
+            return good, True
+        bad = illegal_plans(good, self.limits)
+        return bad[rng.integers(len(bad))], False
+
+    def refusals(self) -> dict[str, Any]:
+        """Every reason not to arm, and plans that may not run, tried one by one."""
+        missed = [name for name, armed in self._arming() if armed]
+        pilot, now_s = self._armed()
+        good = JointPlan(pilot.epoch, 1, now_s, now_s, self.rest, self.rest[None] + 0.05,
+                         now_s + 2.0).message()  # fmt: skip
+        for number, plan in enumerate(illegal_plans(good, self.limits)):
+            pilot, now_s = self._armed()
+            turn = pilot.tick(now_s + 0.01, Reading(self.rest, now_s + 0.01, {"front": now_s}),
+                              PlannerLife(True, now_s), plans=[plan])  # fmt: skip
+            if turn.state is State.RUNNING:
+                missed.append(f"illegal plan {number}")
+        say(f"arming and plans: {len(missed)} refusals missed {missed or ''}")
+        return {"refusals_missed": len(missed)}
+
+    def _armed(self) -> tuple[Pilot, float]:
+        pilot = Pilot(self.limits, self.chain.corners, rest=self.rest)
+        pilot.tick(10.0, Reading(self.rest, 10.0, {"front": 10.0}), PlannerLife(True, 10.0),
+                   events=[(Event.ARM, "")])  # fmt: skip
+        assert pilot.state is State.ARMED
+        return pilot, 10.01
+
+    def _arming(self) -> Iterator[tuple[str, bool]]:
+        """Conditions under which the arm must not be armed, and whether it was."""
+        life = PlannerLife(True, 10.0)
+        outside = self.limits.high + np.where(np.arange(len(self.rest)) == 1, 0.05, -0.5)
+        low = self.rest.copy()
+        low[1:4] = (-0.3, 0.3, 0.5)  # stretched out over the table's edge, and below it
+        cases: dict[str, tuple[Reading, PlannerLife]] = {
+            "joint outside its limits": (Reading(outside, 10.0, {"front": 10.0}), life),
+            "corner outside the box": (Reading(low, 10.0, {"front": 10.0}), life),
+            "joint not finite": (Reading(self.rest * np.nan, 10.0, {"front": 10.0}), life),
+            "joints missing": (Reading(self.rest[:5], 10.0, {"front": 10.0}), life),
+            "joints stale": (Reading(self.rest, 9.0, {"front": 10.0}), life),
+            "camera stale": (Reading(self.rest, 10.0, {"front": 9.0}), life),
+            "camera never": (Reading(self.rest, 10.0, {"front": -math.inf}), life),
+            "device fault": (Reading(self.rest, 10.0, {"front": 10.0}, "overload"), life),
+            "no planner": (Reading(self.rest, 10.0, {"front": 10.0}), PlannerLife(False, 10.0)),
+        }
+        for name, (reading, planner) in cases.items():
+            pilot = Pilot(self.limits, self.chain.corners, PilotSettings(), rest=self.rest)
+            turn = pilot.tick(10.0, reading, planner, events=[(Event.ARM, "")])
+            yield name, turn.state is State.ARMED or turn.command is not None
+
+    def _rehearse(self, name: str, **words: Any) -> Rehearsal:
+        path = self.work / f"{name}-{time.monotonic_ns()}.jsonl"
+        return Rehearsal(self.chain, self.limits, self.rest, path, seed=self.seed, **words)
+
+    def stops(self, num: int) -> dict[str, Any]:
+        """Seconds from what stops the arm to its rest, the longest of all."""
+        kinds: dict[str, Callable[[Rehearsal], object]] = {
+            "SIGINT": lambda run: run.children["controller"].send_signal(signal.SIGINT),
+            "SIGTERM": lambda run: run.children["controller"].send_signal(signal.SIGTERM),
+            "SIGHUP": lambda run: run.children["controller"].send_signal(signal.SIGHUP),
+            "planner hangs": lambda run: run.children["planner"].send_signal(signal.SIGSTOP),
+            "planner dies": lambda run: run.children["planner"].send_signal(signal.SIGKILL),
+            "picture is stale": lambda run: setattr(run, "frozen", True),
+        }
+        longest: dict[str, float] = {}
+        rng = np.random.default_rng(self.seed)
+        with Progress("stops", "stop") as progress:
+            total = num * (len(kinds) + 1)
+            for i, name in itertools.product(range(num), [*kinds, "key"]):
+                reading, writing = os.pipe()
+                words = {"keys": reading} if name == "key" else {}
+                with self._rehearse("stop", **words) as run:
+                    run.arm()
+                    run.wait_moving(into_s=rng.uniform(0.05, 0.4))
+                    begin_s = time.monotonic()
+                    if name == "key":
+                        os.write(writing, b" ")
+                    else:
+                        kinds[name](run)
+                    took_s = run.rest_s(begin_s, _WATCHED_S)
+                    longest[name] = max(longest.get(name, 0.0), took_s)
+                    if "planner" in run.children:
+                        run.children["planner"].send_signal(signal.SIGCONT)
+                os.close(reading)
+                os.close(writing)
+                progress(i * (len(kinds) + 1) + len(longest), total)
+        for name, took_s in longest.items():
+            say(f"{name:20}{1000 * took_s:6.0f} ms to rest, the longest of {num}")
+        return {"stop_s_max": max(longest.values()), "stop_s": longest}
+
+    def kills(self, num: int) -> dict[str, Any]:
+        """Goals that the servos were given after the controller was killed; and after the others,
+        how many ticks longer than its stop the arm moved."""
+        worst = {}
+        for name in ("controller", "planner", "watchdog"):
+            worst[name] = 0
+            for _ in range(num):
+                with self._rehearse("kill") as run:
+                    run.arm()
+                    run.wait_moving()
+                    if name == "watchdog":
+                        run.kill(name)
+                        continue  # the arm goes on, under control
+                    before = run.num_goals()
+                    begin_s = run.kill(name)
+                    if name == "controller":
+                        time.sleep(0.3)
+                        worst[name] = max(worst[name], run.num_goals() - before)
+                    else:
+                        late_s = run.rest_s(begin_s, _WATCHED_S) - 0.3
+                        worst[name] = max(
+                            worst[name], math.ceil(late_s / float(self.limits.tick_s))
+                        )
+            say(f"kill -9 of the {name}: {worst[name]} ticks too many, the most of {num}")
+        return {"overtravel_ticks_max": max(worst.values())}
+
+    def jitter(self, seconds: float) -> dict[str, Any]:
+        """How late ticks begin while other processes want every core."""
+        context = multiprocessing.get_context("spawn")
+        busy = [context.Process(target=_burn, daemon=True) for _ in range(os.cpu_count() or 1)]
+        for process in busy:
+            process.start()
+        try:
+            with self._rehearse("jitter") as run:
+                run.arm()
+                time.sleep(seconds)
+                run.human.send({"event": "stop"})
+                run.wait("idle")
+            late_s = [line["late"] for line in _ticks(run.record)][25:]
+        finally:
+            for process in busy:
+                process.kill()
+                process.join()
+        p99 = 1000 * float(np.quantile(late_s, 0.99))
+        say(f"{len(late_s)} ticks beside {len(busy)} busy processes: p99 {p99:.2f} ms late")
+        return {"tick_jitter_ms_p99": p99}
+
+
+def illegal_plans(good: dict[str, Any], limits: Limits) -> list[dict[str, Any]]:
+    """What a planner must not ask for, made from what it may ask for."""
+    size, now_s = len(good["start"]), good["begun_s"]
+    far = limits.high + 0.1
+    wish = list(good["waypoints"][0])
+    changes: list[dict[str, Any]] = [
+        {"epoch": good["epoch"] + 1},
+        {"epoch": good["epoch"] - 1},
+        {"seq": -1},
+        {"observed_s": now_s - 5.0},
+        {"begun_s": now_s + 5.0},
+        {"valid_until_s": now_s - 1.0},
+        {"valid_until_s": math.inf},
+        {"valid_until_s": math.nan},
+        {"start": [angle + 0.06 for angle in good["start"]]},
+        {"start": [math.nan] * size},
+        {"waypoints": [far.tolist()]},
+        {"waypoints": [[math.nan, *wish[1:]]]},
+        {"waypoints": [[math.inf, *wish[1:]]]},
+        {"waypoints": [[None, *wish[1:]]]},
+        {"waypoints": [[str(angle) for angle in wish]]},
+        {"waypoints": [wish[:-1]]},
+        {"waypoints": []},
+        {"waypoints": None},
+    ]
+    return [{**good, **change} for change in changes]
+
+
+def _ticks(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open() as file:
+        next(file)
+        for line in file:
+            yield json.loads(line)
+
+
+def _burn() -> None:
+    os.nice(5)  # as the planner
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(400, 400))
+    while True:
+        matrix = np.tanh(matrix @ matrix / 400)

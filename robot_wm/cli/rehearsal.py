@@ -1,0 +1,298 @@
+"""A controller and a watchdog, for real, on servos that are not: to try what must never go wrong.
+
+The servos live in this process and follow their last goal, as an SO-101's do; a planner without a
+model asks for random moves from a process of its own. `bench safety` and the tests kill, stop and
+unplug what they like.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from hardware.flight import chain_message, parse_chain
+from hardware.kinematics import Chain
+from hardware.limits import Limits
+from hardware.plans import JointPlan
+from hardware.remote import Heartbeat
+from hardware.simulated import Goals, Measured
+from hardware.wire import FrameSlot, Wire
+from robot_wm.types import FloatArray
+
+_CAMERA, _SIZE = "front", 8
+_SERVO_S = 0.002
+_SERVO_SPEED = 5.0  # rad/s
+
+
+class Rehearsal:
+    """The processes of a run, up to the planner, which needs no model.
+
+    Args:
+        chain: of the arm.
+        limits: of the governor.
+        start: where the servos stand `[J]`, rad.
+        record: the flight record's file.
+        settings: of hardware.pilot.PilotSettings.
+        moves: whether the planner asks for random moves, once armed.
+        keys: stands for the terminal's input; None: there is none.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        limits: Limits,
+        start: FloatArray,
+        record: Path,
+        *,
+        settings: Mapping[str, float] | None = None,
+        moves: bool = True,
+        keys: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.chain, self.limits, self.record = chain, limits, record
+        self._settings, self._moves, self._keys, self._seed = settings or {}, moves, keys, seed
+        self.joints = np.array(start, np.float64)
+        self.frozen = self.unplugged = False
+        self.blocked: int | None = None
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.said: list[dict[str, Any]] = []
+        self.trace: list[tuple[float, FloatArray]] = []
+        self._end = threading.Event()
+
+    def __enter__(self) -> Rehearsal:
+        size = len(self.joints)
+        self.goals, self._measured = Goals(size), Measured(size)
+        self._frames = FrameSlot(_SIZE, _SIZE)
+        self._servos = threading.Thread(target=self._live, daemon=True)
+        self._servos.start()
+        self.human, human = Wire.pair()
+        planner, to_planner = Wire.pair()
+        beats, to_watchdog = Wire.pair()
+        shared = [self.goals, self._measured, self._frames]
+        limits = {name: np.asarray(value).tolist() for name, value in vars(self.limits).items()}
+        chain = chain_message(self.chain)
+        self._start("watchdog", ["hardware", "watchdog"], {"wire": to_watchdog.fileno()},
+                    [to_watchdog])  # fmt: skip
+        self._start(
+            "controller",
+            ["hardware", "controller"],
+            {
+                "chain": chain,
+                "limits": limits,
+                "settings": dict(self._settings),
+                "rest": None,
+                "arm": {
+                    "kind": "simulated",
+                    "names": self.chain.joint_names,
+                    "low": self.limits.low.tolist(),
+                    "high": self.limits.high.tolist(),
+                    "goals": self.goals.fileno(),
+                    "measured": self._measured.fileno(),
+                    "frames": {_CAMERA: (_SIZE, _SIZE, self._frames.fileno())},
+                },
+                "planner": to_planner.fileno(),
+                "human": human.fileno(),
+                "watchdog": beats.fileno(),
+                "record": str(self.record),
+                "about": {},
+                "keys": self._keys is not None,
+                "dry_run": False,
+            },
+            [to_planner, human, beats, *shared],
+            stdin=self._keys,
+        )
+        spec = {"wire": planner.fileno(), "chain": chain, "limits": limits, "seed": self._seed}
+        if self._moves:
+            self._start("planner", ["robot_wm.cli.rehearsal"], spec, [planner])
+            planner.close()
+        self.planner = planner
+        for wire in (human, to_planner, beats, to_watchdog):
+            wire.close()
+        return self
+
+    def _start(
+        self,
+        name: str,
+        words: list[str],
+        spec: Mapping[str, Any],
+        shared: list[Any],
+        stdin: int | None = None,
+    ) -> None:
+        descriptor = os.memfd_create("spec", 0)
+        os.write(descriptor, json.dumps(spec).encode())
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        self.children[name] = subprocess.Popen(
+            [sys.executable, "-m", *words, str(descriptor)],
+            pass_fds=[descriptor, *(item.fileno() for item in shared)],
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stderr=subprocess.DEVNULL if name == "watchdog" else None,
+        )
+        os.close(descriptor)
+
+    def _live(self) -> None:
+        """The servos, and a camera that shows noise."""
+        picture_s, rng = 0.0, np.random.default_rng(0)
+        while not self._end.is_set():
+            now_s = time.monotonic()
+            goal = self.goals.read()
+            if goal is not None:
+                move = np.clip(
+                    goal - self.joints, -_SERVO_SPEED * _SERVO_S, _SERVO_SPEED * _SERVO_S
+                )
+                if self.blocked is not None:
+                    move[self.blocked] = 0.0
+                self.joints = self.joints + move
+                self.trace.append((now_s, self.joints))
+            if not self.unplugged:
+                self._measured.write(self.joints, now_s)
+            if now_s > picture_s + 0.03 and not self.frozen:
+                picture_s = now_s
+                picture = rng.integers(0, 256, (_SIZE, _SIZE, 3), np.uint8)
+                self._frames.write(picture, now_s)
+            time.sleep(_SERVO_S)
+
+    def listen(self) -> list[dict[str, Any]]:
+        """What the controller has said since the last call."""
+        new = self.human.receive()
+        self.said += new
+        return new
+
+    def wait(self, state: str, timeout_s: float = 15.0) -> dict[str, Any]:
+        """The first status in a state.
+
+        Raises:
+            TimeoutError: none came; what was said instead.
+        """
+        until_s = time.monotonic() + timeout_s
+        while time.monotonic() < until_s:
+            for message in self.listen():
+                if message["state"] == state:
+                    return message
+            time.sleep(0.002)
+        raise TimeoutError(f"not {state} within {timeout_s} s: {self.said[-3:]}")
+
+    def arm(self) -> None:
+        """Arms, once the controller is there."""
+        self.wait("idle")
+        self.human.send({"event": "arm"})
+        self.wait("armed")
+
+    def wait_moving(self, timeout_s: float = 15.0, *, into_s: float = 0.1) -> None:
+        """Returns so long after a move began.
+
+        Raises:
+            TimeoutError: nothing moves.
+        """
+        until_s = time.monotonic() + timeout_s
+        while time.monotonic() < until_s:
+            if self.speed() > 0.3:
+                time.sleep(into_s)
+                return
+            self.listen()
+            time.sleep(0.001)
+        raise TimeoutError(f"nothing moves: {self.said[-3:]}")
+
+    def speed(self, over_s: float = 0.03) -> float:
+        """Of the servos' fastest joint, lately, rad/s."""
+        trace = self.trace[-int(over_s / _SERVO_S) :]
+        if len(trace) < 2:
+            return 0.0
+        (first_s, first), (last_s, last) = trace[0], trace[-1]
+        return float(np.abs(last - first).max() / max(last_s - first_s, _SERVO_S))
+
+    def rest_s(self, since_s: float, timeout_s: float = 3.0) -> float:
+        """Seconds from a moment until the arm stood for good; watches for `timeout_s`."""
+        time.sleep(max(0.0, since_s + timeout_s - time.monotonic()))
+        moved = since_s
+        trace = [item for item in self.trace if item[0] >= since_s - 0.01]
+        for (_, before), (now_s, after) in zip(trace, trace[1:], strict=False):
+            if np.abs(after - before).max() > 1e-6:
+                moved = now_s
+        return moved - since_s
+
+    def num_goals(self) -> int:
+        """Goals that the servos were given so far."""
+        return self.goals.count()
+
+    def kill(self, name: str) -> float:
+        """SIGKILL to a process; when."""
+        self.children[name].send_signal(signal.SIGKILL)
+        now_s = time.monotonic()
+        self.children[name].wait()
+        return now_s
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.human.send({"end": "over"})
+        self.human.close()
+        for child in self.children.values():
+            try:
+                child.wait(5.0)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._end.set()
+        self._servos.join()
+
+
+def plan_at_random(words: list[str]) -> int:
+    """A planner without a model: far random moves, one after the other, until it is stopped."""
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    with os.fdopen(int(words[0]), "r") as file:
+        spec = json.load(file)
+    chain, limits = parse_chain(spec["chain"]), Limits(**spec["limits"])
+    wire, rng = Wire.at(spec["wire"]), np.random.default_rng(spec["seed"])
+    Heartbeat(wire)
+    number = 0
+    while not wire.closed:
+        number += 1
+        wire.send({"look": number})
+        seen = None
+        until_s = time.monotonic() + 1.0
+        while seen is None and not wire.closed and time.monotonic() < until_s:
+            time.sleep(0.005)
+            for message in wire.receive():
+                if isinstance(message, dict) and message.get("look") == number:
+                    seen = message
+        if seen is None:
+            continue
+        now_s = time.monotonic()
+        joints = np.array(seen["joints"], np.float64)
+        wish = legal_pose(chain, limits, rng, joints)
+        plan = JointPlan(seen["epoch"], number, seen["observed_s"], now_s, joints, wish[None],
+                         now_s + 4.0)  # fmt: skip
+        wire.send({"plan": plan.message()})
+    return 0
+
+
+def legal_pose(
+    chain: Chain, limits: Limits, rng: np.random.Generator, joints: FloatArray
+) -> FloatArray:
+    """A pose `[J]`, rad, where the arm may stand, not too near to `joints`."""
+    for _ in range(200):
+        wish = np.clip(joints + rng.uniform(-0.9, 0.9, len(joints)), limits.low, limits.high)
+        corners = chain.corners(wish[None])
+        inside = ((corners >= limits.box_low) & (corners <= limits.box_high)).all()
+        if inside and np.abs(wish - joints).max() > 0.4:
+            return wish
+    return joints
+
+
+if __name__ == "__main__":
+    sys.exit(plan_at_random(sys.argv[1:]))
