@@ -142,7 +142,7 @@ class Controller:
                 self._arm.write(turn.command)
             except ArmError as error:
                 self._fault = f"the arm did not take a command: {error}"
-            self._written = turn.command
+        self._written = turn.command
         if self._recorder is not None:
             self._recorder.write(now_s, reading, turn, late_s=late_s)
         self._rest_s = self._rest_s if turn.at_rest else now_s

@@ -51,6 +51,9 @@ def run(config: DictConfig) -> None:
         raise ValueError(f"mode: got {config.mode!r}, want run or dry-run")
     if config.num_steps < 1:
         raise ValueError(f"num_steps: got {config.num_steps}, want at least 1")
+    asks = config.confirm and config.mode == "run"
+    if asks and not sys.stdin.isatty():
+        raise ValueError("confirm: nobody at a terminal to ask; confirm=false goes without")
     out = output_dir(config.out)
     goals = [str(path) for path in (config.goal, *config.then)]
     for path in goals:
@@ -67,7 +70,8 @@ def run(config: DictConfig) -> None:
     with Crew(config, chain, limits, settings, goals, record) as crew:
         ready = crew.wait_ready()
         say(f"ready: {ready['what']}")
-        ask_human(config, limits)
+        if asks:
+            ask_human(limits)
         result = crew.fly()
     say(f"{result['ended']}; flight record: {record}")
     if config.mode == "dry-run":
@@ -90,20 +94,16 @@ def make_limits(config: DictConfig, chain: Chain) -> Limits:
     return Limits(low=low, high=high, **own)
 
 
-def ask_human(config: DictConfig, limits: Limits) -> None:
+def ask_human(limits: Limits) -> None:
     """Lets the human say whether the arm may move.
 
     Raises:
-        ValueError: no, or nobody there to ask.
+        ValueError: no.
     """
-    if not config.confirm or config.mode == "dry-run":
-        return
     say(
         f"The arm is going to move, its tip at up to {float(limits.tip_speed):g} m/s. Keep people "
         f"out of its reach and a hand on its power switch. Any key stops it."
     )
-    if not sys.stdin.isatty():
-        raise ValueError("confirm: nobody at a terminal to ask; confirm=false goes without")
     if input("Type yes to arm: ").strip().lower() != "yes":
         raise ValueError("not armed: the answer was not yes")
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "eval": "measure a checkpoint on a fixed list of episodes",
     "plan": "one run to the pose in a goal picture, with its video",
     "deploy": "drive an arm to the pose in a goal picture",
+    "replay": "fly a flight record again: robot-wm replay FILE",
     "pretrain": "train an encoder on pictures, and actions where there are any, without labels",
     "probe": "see what can be read off an encoder's tokens, and what their distances mean",
     "convert": "turn a released V-JEPA 2-AC file into a checkpoint",
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *words = words
     if name == "bench" and words and not words[0].startswith("-"):
         name, *words = f"bench {words[0]}", *words[1:]
+    if name == "replay" and words and "=" not in words[0] and not words[0].startswith("-"):
+        words[0] = f"file={words[0]}"
     if name == "--version":
         from robot_wm import __version__
 
@@ -90,6 +93,7 @@ def _failures() -> tuple[type[Exception], ...]:
     for module, name in (
         ("robot_wm.pretrain", "CollapseError"),
         ("robot_wm.cli.deploy", "DeployError"),
+        ("robot_wm.cli.replay", "ReplayError"),
         ("sim_envs.physics", "PhysicsError"),
     ):
         if module in sys.modules:  # it cannot have been raised where it was not imported

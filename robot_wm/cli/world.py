@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hardware.process import lower_niceness
 from hardware.simulated import Goals, Measured
 from hardware.wire import FrameSlot, Wire
 from sim_envs.physics import Physics
@@ -29,6 +30,7 @@ def main(words: list[str]) -> int:
         spec: Mapping[str, Any] = json.load(file)
     for name in ("SIGINT", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    lower_niceness()  # reality does not wait
     env = SO100Env(image_size=spec["image_size"], random_look=spec["random_look"])
     env.reset(spec["seed"])
     goals, measured = Goals(len(JOINTS), spec["goals"]), Measured(len(JOINTS), spec["measured"])

@@ -1,0 +1,125 @@
+"""`robot-wm deploy` and `replay`: five processes, a simulated arm, and what stops them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from robot_wm.cli.main import main
+
+GOAL = Path(__file__).parents[1] / "docs" / "images" / "goal.png"
+
+
+def deploy(out, *words):
+    command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
+    command += ["deploy", "checkpoint=so100_reach", f"goal={GOAL}", f"out={out}", "num_steps=2"]
+    # Patient, for a machine that is busy with other tests.
+    patient = "robot.settings={max_tick_s: 3.0, max_reading_age_s: 2.0, max_frame_gap_s: 2.0, "
+    patient += "max_silence_s: 2.0, max_frame_age_s: 2.0, tracking_s: 5.0}"
+    return subprocess.Popen(
+        [*command, patient, "confirm=false", *words],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def family(pid):
+    """A process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pids, timeout_s=20.0):
+    until_s = time.monotonic() + timeout_s
+    while any(alive(pid) for pid in pids) and time.monotonic() < until_s:
+        time.sleep(0.1)
+    return not any(alive(pid) for pid in pids)
+
+
+def test_it_moves_toward_the_picture_and_leaves_a_record(tmp_path, capsys):
+    run = deploy(tmp_path)
+    out, err = run.communicate(timeout=180)
+    assert run.returncode == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert result["fault"] == "" and result["decisions"] == ["plan", "plan", "end"]
+    assert result["energies"][-1] < 0.8 * result["energies"][0]
+    assert main(["replay", result["record"]]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["mismatches"] == 0 and found["commands"] > 20
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    run = deploy(tmp_path, "mode=dry-run")
+    out, err = run.communicate(timeout=180)
+    assert run.returncode == 0, err
+    energies = json.loads(out.splitlines()[-1])["energies"]
+    assert "nothing was written" in err
+    assert max(energies) - min(energies) < 0.02 * energies[0]  # the arm stood
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT"])
+def test_the_end_of_the_human_s_process_is_the_end_of_all(tmp_path, name):
+    run = deploy(tmp_path, "num_steps=500", "controller.arrival=0")
+    said = [run.stderr.readline()]
+    while said[-1] and "energy" not in said[-1]:
+        said.append(run.stderr.readline())
+    assert run.poll() is None and said[-1], said
+    children = family(run.pid)
+    assert len(children) == 4
+    os.kill(run.pid, getattr(signal, name))
+    run.communicate(timeout=30)
+    assert gone(children)
+    (record,) = tmp_path.glob("flight-*.jsonl")
+    assert main(["replay", str(record)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["mode=fast"], "mode: got 'fast'"),
+        (["num_steps=0"], "num_steps: got 0"),
+        (["goal=nowhere.png"], "no file nowhere.png"),
+        (["then=[nowhere.png]"], "no file nowhere.png"),
+        (["robot.limits.tip_speed=-1"], "tip_speed: got -1"),
+        (["robot.limits.box_low=[1,0,0]"], "box_low: got"),
+        (["robot.settings={patience: 3}"], "robot.settings"),
+        (["robot.settings={max_tick_s: -1}"], "max_tick_s"),
+        (["robot=stranger"], "stranger"),
+        (["checkpoint=nowhere"], "nowhere"),
+        (["confirm=true"], "nobody at a terminal"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, capsys, monkeypatch, words, told):
+    monkeypatch.setattr(sys, "stdin", open(os.devnull))
+    known = [f"goal={GOAL}", "checkpoint=so100_reach", "confirm=false", f"out={tmp_path / 'o'}"]
+    assert main(["deploy", *known, *words]) == 2
+    err = capsys.readouterr().err
+    assert told in err and err.splitlines()[-1].startswith("robot-wm deploy: ")
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "README.md"])
+def test_replay_names_what_is_no_record(capsys, name):
+    path = Path(__file__).parents[1] / name
+    assert main(["replay", str(path)]) == 2
+    assert name in capsys.readouterr().err
+
+
+def test_the_safety_bench_ends_with_its_figures(capsys):
+    words = ["sequences=3", "stops=1", "kills=1", "jitter_s=1.0"]
+    assert main(["bench", "safety", *words]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name in ("violations", "illegal_plans_run", "nan_motion", "replay_mismatch",
+                 "refusals_missed"):  # fmt: skip
+        assert figures[name] == 0
+    assert figures["commands"] > 300 and figures["overtravel_ticks_max"] <= 1
+    assert figures["stop_s_max"] < 2 and figures["tick_jitter_ms_p99"] < 1000
