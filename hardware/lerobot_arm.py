@@ -1,0 +1,246 @@
+"""Any LeRobot robot as an arm: the one module of this package that imports lerobot.
+
+What its drivers leave open is closed here: reads that fail for one lost packet are tried again,
+servo errors that neither reads nor writes report are asked for, torque comes on with the goal where
+the arm stands, one process drives a port, and leaving never raises and never drops torque.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import os
+import pkgutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hardware.arm import ArmError, ArmLimits
+from hardware.pilot import Reading
+from hardware.wire import FrameSlot
+from robot_wm.types import FloatArray
+
+_TRIES = 3  # of a bus that loses 2 % of its packets, one in 125,000 goes on to fail
+_BUS_ERRORS = (ConnectionError, OSError, RuntimeError, KeyError, TimeoutError)
+_ERROR_BITS = ("voltage", "angle", "temperature", "current", "?", "overload")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, eq=False)
+class JointMap:
+    """How a device's joints become angles of the arm's model: `sign * (value - zero) * unit`.
+
+    Attributes:
+        names: of the model's joints, J of them, in the order of commands.
+        keys: of the device's, such as `shoulder_pan.pos`.
+        zero: device's value at angle 0 of the model `[J]`.
+        rad_per_unit: of the device's values `[J]`; negative where it turns the other way.
+    """
+
+    names: tuple[str, ...]
+    keys: tuple[str, ...]
+    zero: FloatArray
+    rad_per_unit: FloatArray
+
+    def __post_init__(self) -> None:
+        size = len(self.names)
+        for name in ("zero", "rad_per_unit"):
+            value = np.array(getattr(self, name), np.float64)
+            if value.shape != (size,) or not np.isfinite(value).all():
+                raise ValueError(f"joints: {name} is {value}, want {size} finite numbers")
+            object.__setattr__(self, name, value)
+        if len(self.keys) != size or len(set(self.keys)) != size or not self.rad_per_unit.all():
+            raise ValueError(f"joints: got {self.keys}, want a key and a unit for each of {size}")
+
+    def angles(self, values: Mapping[str, Any]) -> FloatArray:
+        """The device's values by key to angles `[J]`, rad.
+
+        Raises:
+            ValueError: a key is missing.
+        """
+        missing = [key for key in self.keys if key not in values]
+        if missing:
+            raise ValueError(f"joints: the robot reports no {', '.join(missing)}")
+        return (np.array([values[key] for key in self.keys], float) - self.zero) * self.rad_per_unit
+
+    def values(self, angles: FloatArray) -> dict[str, float]:
+        """Angles `[J]`, rad, to the device's values by key."""
+        values = np.asarray(angles, np.float64) / self.rad_per_unit + self.zero
+        return dict(zip(self.keys, values.tolist(), strict=True))
+
+
+class LeRobotArm:
+    """A connected LeRobot robot (hardware.arm.Arm).
+
+    Args:
+        robot: connected, without cameras.
+        joints: how its joints become the model's.
+        low, high: of the model's joints `[J]`, rad.
+        frames: camera -> where its newest picture is shown.
+    """
+
+    def __init__(
+        self,
+        robot: Any,
+        joints: JointMap,
+        *,
+        low: FloatArray,
+        high: FloatArray,
+        frames: Mapping[str, FrameSlot] | None = None,
+    ) -> None:
+        self._robot, self._joints = robot, joints
+        self._limits = ArmLimits(joints.names, np.array(low), np.array(high))
+        self._frames = dict(frames or {})
+        self._ask = 0
+        self.num_retries = 0
+
+    @property
+    def frames(self) -> Mapping[str, FrameSlot]:
+        return self._frames
+
+    def limits(self) -> ArmLimits:
+        return self._limits
+
+    def read(self) -> Reading:
+        stamp_s = time.monotonic()
+        values = self._try(self._robot.get_observation)
+        try:
+            angles = self._joints.angles(values)
+        except (ValueError, TypeError) as error:
+            raise ArmError(str(error)) from error
+        stamps = {name: slot.stamp_s() for name, slot in self._frames.items()}
+        return Reading(angles, stamp_s, stamps, self._servo_error())
+
+    def write(self, joints: FloatArray) -> None:
+        values = self._joints.values(joints)
+        self._try(lambda: self._robot.send_action(dict(values)))
+
+    def hold(self) -> None:
+        """Every motor's goal becomes where it is; all are tried, whatever some of them say."""
+        try:
+            values = self._try(self._robot.get_observation)
+            self._robot.send_action({key: values[key] for key in self._joints.keys})
+            return
+        except Exception:  # noqa: BLE001 - the stop path: go on, motor by motor
+            bus = getattr(self._robot, "bus", None)
+        for motor in getattr(bus, "motors", {}):
+            try:
+                bus.write("Goal_Position", motor, bus.read("Present_Position", motor))  # type: ignore[union-attr]
+            except Exception:  # noqa: BLE001 - the stop path: the next motor
+                continue
+
+    def close(self) -> None:
+        """Leaves the robot holding, its torque on. Never raises."""
+        self.hold()
+        config = getattr(self._robot, "config", None)
+        if hasattr(config, "disable_torque_on_disconnect"):
+            config.disable_torque_on_disconnect = False  # type: ignore[union-attr]
+        try:
+            self._robot.disconnect()
+        except Exception:  # noqa: BLE001 - the stop path: it is left as it is
+            pass
+
+    def _try(self, act: Callable[[], _T]) -> _T:
+        for left in reversed(range(_TRIES)):
+            try:
+                return act()
+            except _BUS_ERRORS as error:
+                if not left:
+                    raise ArmError(" ".join(str(error).split())[:200]) from error
+                self.num_retries += 1
+        raise AssertionError
+
+    def _servo_error(self) -> str:
+        """What one motor in turn says is wrong with it: no read and no write would tell."""
+        bus = getattr(self._robot, "bus", None)
+        handler, port = getattr(bus, "packet_handler", None), getattr(bus, "port_handler", None)
+        if bus is None or handler is None or port is None or not hasattr(handler, "ping"):
+            return ""
+        name = list(bus.motors)[self._ask % len(bus.motors)]
+        self._ask += 1
+        _, comm, error = handler.ping(port, bus.motors[name].id)
+        if comm != 0 or not error:  # a lost packet: the next turn will tell
+            return ""
+        bits = [word for i, word in enumerate(_ERROR_BITS) if error >> i & 1]
+        return f"servo {name}: {', '.join(bits) or hex(error)}"
+
+
+def open_robot(kind: str, settings: Mapping[str, Any]) -> Any:
+    """A LeRobot robot by its type and config, connected, its goal where it stands.
+
+    Raises:
+        ValueError: no such type, a setting that it does not take, or a robot without calibration.
+        ArmError: it does not answer.
+    """
+    robots = importlib.import_module("lerobot.robots")
+    for module in pkgutil.iter_modules(robots.__path__):
+        if module.ispkg:
+            try:
+                importlib.import_module(f"lerobot.robots.{module.name}")
+            except ImportError:
+                continue  # wants a driver that is not installed
+    importlib.import_module("lerobot.utils.import_utils").register_third_party_plugins()
+    known = robots.RobotConfig.get_known_choices()
+    if kind not in known:
+        raise ValueError(f"robot.type: got {kind!r}, want one of {', '.join(sorted(known))}")
+    port = settings.get("port")
+    if port is not None and not os.path.exists(str(port)):
+        raise ValueError(f"robot.config.port: no device {port}")
+    try:
+        config = known[kind](**settings)
+    except TypeError as error:
+        raise ValueError(f"robot.config: {error}") from error
+    robot = robots.make_robot_from_config(config)
+    try:
+        _goal_where_it_stands(robot)
+        robot.connect(calibrate=False)
+    except _BUS_ERRORS as error:
+        raise ArmError(f"{kind}: {' '.join(str(error).split())[:200]}") from error
+    if not robot.is_calibrated:
+        raise ValueError(
+            f"{kind}: not calibrated, or its motors hold another calibration than the file of id "
+            f"{getattr(config, 'id', None)!r}; run lerobot-calibrate first"
+        )
+    return robot
+
+
+def _goal_where_it_stands(robot: Any) -> None:
+    """Before connecting turns torque on: a servo's old goal may be far away."""
+    bus = getattr(robot, "bus", None)
+    if bus is None or not hasattr(bus, "sync_write"):
+        return
+    bus.connect()
+    try:
+        present = bus.sync_read("Present_Position", normalize=False, num_retry=_TRIES)
+        bus.sync_write("Goal_Position", present, normalize=False, num_retry=_TRIES)
+    finally:
+        bus.disconnect(False)
+
+
+class DeviceLock:
+    """Keeps a second controller off a port: held until it is closed, or its process dies.
+
+    Args:
+        port: a path, such as /dev/ttyACM0.
+
+    Raises:
+        ValueError: no such device.
+        ArmError: another process drives it.
+    """
+
+    def __init__(self, port: str) -> None:
+        try:
+            self._descriptor = os.open(port, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        except OSError as error:
+            raise ValueError(f"port: {error}") from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise ArmError(f"{port}: another process drives it") from None
+
+    def close(self) -> None:
+        os.close(self._descriptor)

@@ -1,0 +1,168 @@
+"""A LeRobot robot as an arm: the unmodified SO-101 driver on servos that are not."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from fake_feetech import GRIPPER, MOTORS, TICKS, FakeBus
+
+from hardware.arm import ArmError
+from hardware.lerobot_arm import DeviceLock, JointMap, LeRobotArm, open_robot
+from sim_envs.so100_scene import JOINTS
+
+LOW, HIGH = np.full(6, -3.0), np.full(6, 3.0)
+POSE = np.array([0.3, -0.6, 0.9, 0.4, -0.2, 0.5])
+
+
+def joint_map():
+    degree = math.pi / 180
+    opening = (GRIPPER[1] - GRIPPER[0]) / TICKS / 100  # rad per percent
+    shut = (2048 - GRIPPER[0]) / TICKS / opening  # percent at angle 0
+    keys, zero = tuple(f"{name}.pos" for name in MOTORS), np.array([0, 0, 0, 0, 0, shut])
+    return JointMap(JOINTS, keys, zero, np.array([degree] * 5 + [opening]))
+
+
+@pytest.fixture
+def bus():
+    bus = FakeBus(POSE)
+    yield bus
+    bus.close()
+
+
+def connect(bus, folder, **settings):
+    folder.mkdir(exist_ok=True)
+    (folder / "fake.json").write_text(json.dumps(bus.calibration()))
+    own = {"port": bus.port, "id": "fake", "calibration_dir": folder, **settings}
+    return LeRobotArm(open_robot("so101_follower", own), joint_map(), low=LOW, high=HIGH)
+
+
+@pytest.fixture
+def arm(bus, tmp_path):
+    arm = connect(bus, tmp_path / "cal")
+    yield arm
+    arm.close()
+
+
+def test_angles_are_the_model_s(arm, bus):
+    reading = arm.read()
+    np.testing.assert_allclose(reading.joints, POSE, atol=3e-3)
+    assert reading.fault == "" and time.monotonic() - reading.stamp_s < 1
+    arm.write(POSE + 0.1)
+    time.sleep(0.5)
+    np.testing.assert_allclose(bus.angles, POSE + 0.1, atol=3e-3)
+    np.testing.assert_allclose(arm.read().joints, POSE + 0.1, atol=4e-3)
+    assert arm.limits().names == JOINTS
+
+
+def test_connecting_moves_nothing_whatever_the_servos_were_told_before(bus, tmp_path):
+    for number in range(1, 7):
+        bus._registers[number][40] = 0
+        bus.set_goal(number, POSE[number - 1] + 1.0)
+    arm = connect(bus, tmp_path / "cal")
+    time.sleep(0.3)
+    np.testing.assert_allclose(bus.angles, POSE, atol=3e-3)
+    assert all(bus.torque())
+    arm.close()
+
+
+def test_lost_packets_are_asked_for_again(arm, bus):
+    bus.loss = 0.02
+    for _ in range(150):
+        assert np.isfinite(arm.read().joints).all()
+    assert arm.num_retries > 5
+
+
+def test_a_servo_s_error_is_told_within_a_round(arm, bus):
+    bus.errors[3] = 0x20
+    faults = {arm.read().fault for _ in range(6)}
+    assert "servo elbow_flex: overload" in faults
+
+
+def test_an_unplugged_bus_is_an_error_and_leaving_raises_nothing(arm, bus):
+    bus.unplug()
+    with pytest.raises(ArmError):
+        arm.read()
+    arm.hold()
+    arm.close()
+
+
+def test_holding_and_leaving_keep_torque_and_place(arm, bus):
+    arm.write(POSE + 0.8)
+    time.sleep(0.05)
+    arm.hold()
+    time.sleep(0.1)
+    there = bus.angles.copy()
+    arm.close()
+    time.sleep(0.3)
+    np.testing.assert_allclose(bus.angles, there, atol=0.03)
+    assert all(bus.torque()) and np.abs(there - POSE).max() < 0.7
+
+
+def test_one_broken_servo_does_not_keep_the_others_from_holding(arm, bus, monkeypatch):
+    def broken(*_, **__):
+        raise ConnectionError("no status packet")
+
+    monkeypatch.setattr(arm._robot, "get_observation", broken)
+    read = arm._robot.bus.read
+
+    def read_most(what, motor):
+        return broken() if motor == "elbow_flex" else read(what, motor)
+
+    monkeypatch.setattr(arm._robot.bus, "read", read_most)
+    bus.goals.clear()
+    arm.hold()
+    assert {number for number, _ in bus.goals} == {1, 2, 4, 5, 6}
+
+
+def test_mistakes_are_named(bus, tmp_path):
+    for kind, settings, told in (
+        ("so999", {}, "robot.type: got 'so999', want one of"),
+        ("so101_follower", {"port": "/dev/nothing"}, "no device /dev/nothing"),
+        ("so101_follower", {"port": bus.port, "speed": 3}, "robot.config"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            open_robot(kind, settings)
+    with pytest.raises(ValueError, match="not calibrated"):
+        open_robot("so101_follower", {"port": bus.port, "id": "new", "calibration_dir": tmp_path})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"keys": ("a.pos",) * 6},
+        {"keys": ("a.pos",)},
+        {"zero": np.full(6, np.nan)},
+        {"rad_per_unit": np.zeros(6)},
+        {"rad_per_unit": np.ones(5)},
+    ],
+)
+def test_a_joint_map_that_makes_no_sense_is_refused(changes):
+    own = {"names": JOINTS, "keys": tuple("abcdef"), "zero": np.zeros(6),
+           "rad_per_unit": np.ones(6)}  # fmt: skip
+    with pytest.raises(ValueError, match="joints"):
+        JointMap(**{**own, **changes})
+
+
+def test_a_robot_that_lacks_a_joint_is_told():
+    with pytest.raises(ValueError, match="gripper.pos"):
+        joint_map().angles({f"{name}.pos": 0.0 for name in MOTORS[:5]})
+
+
+def test_a_port_has_one_driver(bus):
+    lock = DeviceLock(bus.port)
+    code = (
+        "import sys; from hardware.lerobot_arm import DeviceLock, ArmError\n"
+        "try: DeviceLock(sys.argv[1])\n"
+        "except ArmError as error: print(error); sys.exit(7)"
+    )
+    second = [sys.executable, "-c", code, bus.port]
+    found = subprocess.run(second, capture_output=True, text=True)
+    assert found.returncode == 7 and "another process drives it" in found.stdout
+    lock.close()
+    assert subprocess.run(second).returncode == 0
+    with pytest.raises(ValueError, match="No such file"):
+        DeviceLock("/dev/nothing")
