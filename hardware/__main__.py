@@ -63,7 +63,7 @@ def control(spec: Mapping[str, Any]) -> int:
         controller.run()
     finally:
         recorder.close()
-    return 0
+    return 1 if controller.broken else 0
 
 
 def open_arm(spec: Mapping[str, Any]) -> Arm:
@@ -92,7 +92,7 @@ def guard(spec: Mapping[str, Any]) -> int:
     def alarm(why: str) -> None:
         print(f"\nWATCHDOG: {why}. The arm holds its last goal.", file=sys.stderr, flush=True)
 
-    return 0 if watch(wire, lambda: None, alarm) == "goodbye" else 1
+    return 0 if watch(wire, lambda: None, alarm) else 1
 
 
 if __name__ == "__main__":

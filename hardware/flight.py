@@ -22,6 +22,10 @@ from hardware.limits import Limits
 from hardware.pilot import Reading, Turn
 
 FORMAT = 1
+_MISFITS = (
+    *(ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
 _MAX_LINE = 1 << 20  # bytes; a longer one is none of ours
 
 
@@ -130,12 +134,15 @@ def replay(path: Path) -> Replay:
         limits, chain = Limits(**header["limits"]), parse_chain(header["chain"])
         governor: Governor | None = None
         ticks = commands = mismatches = 0
+        moving = False
         largest, faults = 0.0, []
         for line in lines:
             ticks += 1
             if line["state"] == "faulted" and faults[-1:] != [line["reason"]]:
                 faults.append(str(line["reason"]))
             if "seed" in line:
+                if line["seed"] != line["joints"] or moving:
+                    raise ValueError(f"tick {ticks}: a governor began where the arm did not stand")
                 governor = Governor(limits, chain.corners, np.array(line["seed"], np.float64))
             if line["command"] is None:
                 continue
@@ -143,13 +150,16 @@ def replay(path: Path) -> Replay:
             if governor is None:
                 raise ValueError(f"tick {ticks} has a command, and no governor began before it")
             command = np.array(line["command"], np.float64)
-            again = governor.step(line["target"]).joints
+            if line["target"] is not None and line["state"] == "idle":
+                raise ValueError(f"tick {ticks}: a target while idle")
+            step = governor.step(line["target"])
+            again, moving = step.joints, bool(step.speed.any())
             if again.tobytes() != command.tobytes():
                 mismatches += 1
                 largest = max(largest, float(np.abs(again - command).max()))
     except StopIteration:
         raise ValueError(f"{path}: empty, not a flight record") from None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except _MISFITS as error:
         raise ValueError(f"{path}: not a flight record, or damaged: {error!r:.120}") from error
     return Replay(ticks, commands, mismatches, largest, tuple(faults), bool(cut))
 

@@ -161,7 +161,7 @@ class LeRobotArm:
             return ""
         name = list(bus.motors)[self._ask % len(bus.motors)]
         self._ask += 1
-        _, comm, error = handler.ping(port, bus.motors[name].id)
+        _, comm, error = self._try(lambda: handler.ping(port, bus.motors[name].id))
         if comm != 0 or not error:  # a lost packet: the next turn will tell
             return ""
         bits = [word for i, word in enumerate(_ERROR_BITS) if error >> i & 1]

@@ -9,6 +9,7 @@ import numpy as np
 from robot_wm.types import FloatArray
 
 _POSITIVE = ("max_speed", "max_acceleration", "tip_speed", "max_jump", "tick_s")
+_MAX_STOP_TICKS = 1000
 _SIZES = {"tip_speed": (), "max_jump": (), "tick_s": (), "box_low": (3,), "box_high": (3,)}
 
 
@@ -54,6 +55,11 @@ class Limits:
                 raise ValueError(f"{name}: got {value}, want numbers above zero")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
+        ticks = (self.max_speed / (self.max_acceleration * self.tick_s)).max()
+        if not ticks <= _MAX_STOP_TICKS:
+            raise ValueError(
+                f"max_acceleration: a stop takes {ticks:.3g} ticks, want {_MAX_STOP_TICKS}"
+            )
         for low, high in (("low", "high"), ("box_low", "box_high")):
             if not (getattr(self, low) < getattr(self, high)).all():
                 raise ValueError(f"{low}: got {getattr(self, low)}, want less than {high}")

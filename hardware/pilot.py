@@ -7,6 +7,7 @@ planner and from the human, and writes what it returns.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from hardware.limits import Limits
 from hardware.plans import JointPlan, Motion
 from hardware.states import Event, State, StateMachine
 from robot_wm.types import FloatArray
+
+_NEAR = 0.9  # of the governor's longest jump
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,14 @@ class PilotSettings:
         wait_warn_s: of waiting for a plan, until the human is told.
         wait_fault_s: until it is a fault.
         max_plan_s: longest time that a plan may take.
+        max_thought_s: a plan whose picture is older than this when it comes is refused.
         start_error_rad: a plan from a start farther than this from where the arm stands is refused.
         tracking_error_rad: of a joint behind its command;
         tracking_s: for so long, it is a fault.
         max_refused: so many plans refused in a row are a fault.
         parking_s: a way to the rest pose that takes longer is a fault.
+        steady_ticks: of the same reading, before it is believed that the arm stands there;
+        steady_rad: so near to each other.
     """
 
     max_tick_s: float = 0.1
@@ -48,11 +54,14 @@ class PilotSettings:
     wait_warn_s: float = 30.0
     wait_fault_s: float = 60.0
     max_plan_s: float = 10.0
+    max_thought_s: float = 30.0
     start_error_rad: float = 0.05
     tracking_error_rad: float = 0.15
     tracking_s: float = 0.3
     max_refused: int = 3
     parking_s: float = 30.0
+    steady_ticks: int = 10
+    steady_rad: float = 0.01
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -121,6 +130,9 @@ class Pilot:
         corners: joints `[N, J]` to the corners of all bodies `[N, P, 3]`, m.
         settings: when to hold and when to fault.
         rest: where it parks `[J]`, rad; None: it does not.
+
+    Raises:
+        ValueError: a rest pose where the arm may not stand.
     """
 
     def __init__(
@@ -133,12 +145,15 @@ class Pilot:
     ) -> None:
         self._limits, self._corners, self._rest = limits, corners, rest
         self._settings = settings or PilotSettings()
+        if rest is not None:
+            Governor(limits, corners, rest)  # refuses it
         self._machine = StateMachine()
         self._governor: Governor | None = None
         self._motion: Motion | None = None
         self._epoch, self._seq, self._num_refused = 0, -1, 0
         self._last_s, self._since_s, self._behind_s = math.nan, 0.0, math.nan
-        self._warned, self._at_rest = False, True
+        self._warned, self._at_rest, self._rest_s = False, True, math.nan
+        self._stood: deque[FloatArray] = deque(maxlen=self._settings.steady_ticks)
         self._notes: list[str] = []
         self._seed: FloatArray | None = None
 
@@ -176,7 +191,8 @@ class Pilot:
         """
         self._notes, self._seed = [], None
         wrong = self._wrong(now_s, reading, planner)
-        if wrong and self.state is not State.FAULTED:
+        self._stood.append(np.array(reading.joints) if not wrong else np.full(1, np.nan))
+        if wrong and self.state not in (State.IDLE, State.FAULTED):
             self._on(Event.FAULT, now_s, wrong)
         for event, why in events:
             if event in (Event.PLAN, Event.WAIT, Event.PARKED):
@@ -191,6 +207,8 @@ class Pilot:
                 self._notes.append(f"not reset: {wrong}")
         for message in plans[-1:]:
             self._consider(message, now_s, reading)
+        if self.state is State.FAULTED and self._at_rest and not wrong:
+            self._relax(reading)
         target = self._target(now_s, reading, planner)
         self._last_s = now_s
         if self._governor is None:
@@ -198,6 +216,8 @@ class Pilot:
         command = self._governor.step(target)
         if command.refused and self.state is not State.FAULTED:
             self._on(Event.FAULT, now_s, "the governor refused a target")
+        if not command.speed.any() and not self._at_rest:
+            self._rest_s = now_s
         self._at_rest = not command.speed.any()
         notes, joints = tuple(self._notes), command.joints
         return Turn(self.state, self.reason, target, joints, self._at_rest, notes, self._seed)
@@ -233,9 +253,41 @@ class Pilot:
             return ""
         return f"joint {error.argmax()} is {error.max():.2f} rad behind its command"
 
+    def fail(self, now_s: float, why: str) -> Turn:
+        """A tick in which nothing is known: a fault, and braking."""
+        self._notes = []
+        self._on(Event.FAULT, now_s, why)
+        self._last_s = now_s
+        joints = None
+        if self._governor is not None:
+            command = self._governor.step(None)
+            joints, self._at_rest = command.joints, not command.speed.any()
+        notes = tuple(self._notes)
+        return Turn(self.state, self.reason, None, joints, self._at_rest, notes)
+
+    def _steady(self) -> bool:
+        """Whether the arm has been read in one place for a while."""
+        if len(self._stood) < self._settings.steady_ticks:
+            return False
+        if any(stood.shape != self._limits.low.shape for stood in self._stood):
+            return False
+        return bool((np.ptp(np.stack(self._stood), axis=0) <= self._settings.steady_rad).all())
+
+    def _relax(self, reading: Reading) -> None:
+        """After a fault, the goal becomes where the arm stands: what blocked it may give way."""
+        governor = self._governor
+        if governor is None or not self._steady():
+            return
+        away = np.abs(governor.joints - reading.joints).max()
+        if away > self._settings.start_error_rad and not governor.problem(reading.joints):
+            self._seed = np.array(reading.joints, np.float64)
+            self._governor = Governor(self._limits, self._corners, self._seed)
+            self._notes.append(f"goal set {away:.2f} rad back to where the arm stands")
+
     def _arm(self, now_s: float, reading: Reading, planner: PlannerLife, wrong: str) -> None:
         wrong = wrong or self._blind(now_s, reading) or ("" if planner.alive else "no planner")
-        wrong = wrong or ("" if self._at_rest else "the arm has not come to rest")
+        if not wrong and not (self._at_rest and self._steady()):
+            wrong = "the arm has not come to rest"
         if not wrong:
             try:
                 self._governor = Governor(self._limits, self._corners, reading.joints)
@@ -246,6 +298,7 @@ class Pilot:
             self._notes.append(f"not armed: {wrong}")
             return
         self._epoch, self._seq, self._num_refused = self._epoch + 1, -1, 0
+        self._rest_s = now_s - self._settings.steady_ticks * float(self._limits.tick_s)
         self._on(Event.ARM, now_s)
 
     def _on(self, event: Event, now_s: float, why: str = "") -> None:
@@ -290,6 +343,10 @@ class Pilot:
             raise ValueError(f"its number is {plan.seq}, the last was {self._seq}")
         if not plan.observed_s <= plan.begun_s <= now_s:
             raise ValueError("it was begun before it looked, or after now")
+        if not self._at_rest or plan.observed_s < self._rest_s:
+            raise ValueError("it was made from what was seen before the arm came to rest")
+        if now_s - plan.observed_s > settings.max_thought_s:
+            raise ValueError(f"its picture is {now_s - plan.observed_s:.0f} s old")
         age = plan.begun_s - plan.observed_s
         if age > settings.max_frame_age_s:
             raise ValueError(f"its picture was {age * 1000:.0f} ms old when planning began")
@@ -300,6 +357,9 @@ class Pilot:
         error = np.abs(plan.start - reading.joints).max()
         if not error <= settings.start_error_rad:
             raise ValueError(f"it starts {error:.3f} rad from where the arm stands")
+        jumps = np.abs(np.diff(plan.waypoints, axis=0, prepend=plan.start[None]))
+        if not (jumps <= _NEAR * self._limits.max_jump).all():
+            raise ValueError(f"a target is {jumps.max():.2f} rad from the one before")
         for waypoint in plan.waypoints:
             problem = self._governor.problem(waypoint)
             if problem:
@@ -337,7 +397,8 @@ class Pilot:
             if waited > settings.parking_s:
                 self._on(Event.FAULT, now_s, f"parking takes longer than {waited:.0f} s")
                 return None
-            return self._rest
+            near = _NEAR * self._limits.max_jump
+            return governor.joints + np.clip(self._rest - governor.joints, -near, near)
         if state is not State.RUNNING:
             return None
         silence = now_s - planner.heard_s

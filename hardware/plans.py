@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from robot_wm.types import FloatArray
 
 _ARRIVED_RAD = 1e-3
+MAX_WAYPOINTS = 16  # each is checked within a tick
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +43,20 @@ class JointPlan:
         for name in ("epoch", "seq"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"plan: {name} is {value!r}, want a whole number")
+                raise ValueError(f"plan: {name} is {value!r:.60}, want a whole number")
         for name in ("observed_s", "begun_s", "valid_until_s"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, float | int):
-                raise ValueError(f"plan: {name} is {value!r}, want seconds")
-            if not math.isfinite(value):
-                raise ValueError(f"plan: {name} is {value!r}, want finite seconds")
+                raise ValueError(f"plan: {name} is {value!r:.60}, want seconds")
+            if not abs(value) < 1e12:  # not math.isfinite, which an enormous integer breaks
+                raise ValueError(f"plan: {name} is {value!r:.60}, want finite seconds")
         for name, num_axes in (("start", 1), ("waypoints", 2)):
             object.__setattr__(self, name, _angles(name, getattr(self, name), num_axes))
-        if self.waypoints.shape[1:] != self.start.shape or not len(self.waypoints):
+        if not 1 <= len(self.waypoints) <= MAX_WAYPOINTS:
+            raise ValueError(
+                f"plan: got {len(self.waypoints)} waypoints, want 1 to {MAX_WAYPOINTS}"
+            )
+        if self.waypoints.shape[1:] != self.start.shape:
             raise ValueError(
                 f"plan: got waypoints {self.waypoints.shape} from a start {self.start.shape}, "
                 f"want one angle per joint in each"
@@ -82,7 +86,7 @@ class JointPlan:
 def _angles(name: str, value: object, num_axes: int) -> FloatArray:
     try:
         array = np.array(value)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"plan: {name} is ragged") from error
     if array.dtype.kind not in "fiu" or array.ndim != num_axes or not np.isfinite(array).all():
         raise ValueError(f"plan: {name} is {value!r:.60}, want finite angles, rad")

@@ -5,6 +5,7 @@ It owns the arm and the pilot. It imports numpy alone; what plans, shows or watc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -27,7 +28,6 @@ STATUS_EVERY = 10  # ticks
 SETTLE_S = 0.1  # from the command's rest to a picture that counts: the arm swings, cameras lag
 _NEVER = -1e9
 _HUMAN = {"arm": Event.ARM, "stop": Event.STOP, "park": Event.PARK, "reset": Event.RESET}
-_KEYS = {b"r": (State.FAULTED, Event.RESET), b"p": (State.IDLE, Event.PARK)}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Wires:
         planner: says that it lives, asks for looks, sends plans.
         human: the process that the human started: says what is wanted, is told how it goes.
         watchdog: is told that the controller lives.
-        keys: a terminal's input; any key stops, and so does its end. None: there is none.
+        keys: a terminal's input; once armed, any key stops, and so does its end. None: there is
+            none.
     """
 
     planner: Wire
@@ -69,6 +70,9 @@ def _name(number: int) -> str:
 class Controller:
     """Runs a pilot on an arm.
 
+    Attributes:
+        broken: what broke in it, for which it braked and ended; empty where nothing.
+
     Args:
         arm: is read and written in every tick, by nobody else.
         pilot: decides.
@@ -97,6 +101,7 @@ class Controller:
         self._late_s: list[float] = []
         self._last_plan_s = _NEVER
         self._ending = ""
+        self.broken = ""
         self._written: FloatArray | None = None
         self._fault = ""
 
@@ -107,34 +112,47 @@ class Controller:
         """
         said: list[str] = []
         with signals(said):
-            next_s = time.monotonic()
+            due_s = time.monotonic()
             while True:
-                late_s = time.monotonic() - next_s
-                turn = self._tick(said, late_s)
+                late_s = time.monotonic() - due_s
+                turn = self._safe_tick(said, late_s)
                 if self._ending and turn.at_rest:
                     break
-                next_s += self._tick_s
-                now_s = time.monotonic()
-                if now_s > next_s:  # a late tick is not made up for
-                    next_s = now_s
-                else:
-                    time.sleep(next_s - now_s)
-        self._wires.watchdog.send({"goodbye": self._ending})
-        self._wires.human.send({"ended": self._ending, **self._status(turn)})
-        if not self._dry_run:
-            self._arm.hold()
+                due_s += self._tick_s
+                if late_s > self._tick_s:  # a late tick is not made up for
+                    due_s = time.monotonic()
+                time.sleep(max(0.0, due_s - time.monotonic()))
+            if not self._dry_run:
+                self._arm.hold()
+            self._wires.human.send({"ended": self._ending, **self._status(turn)})
+            self._wires.watchdog.send({"goodbye": self._ending})
         return self._ending
 
-    def jitter_s(self, share: float = 0.99) -> float:
-        """That share of the ticks began no later than this, s."""
-        return float(np.quantile(self._late_s, share)) if self._late_s else 0.0
+    def _safe_tick(self, said: list[str], late_s: float) -> Turn:
+        """A tick; after one that broke, ticks that brake, and then the end."""
+        if not self.broken:
+            try:
+                return self._tick(said, late_s)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the arm must come to rest
+                # This tick may have written already: braking begins with the next.
+                self.broken = f"the controller broke: {error!r:.200}"
+                self._ending = self._ending or self.broken
+                return Turn(self._pilot.state, self.broken, None, None, False, ())
+        turn = self._pilot.fail(time.monotonic(), self.broken)
+        if turn.command is not None and not self._dry_run:
+            with contextlib.suppress(Exception):
+                self._arm.write(turn.command)
+        with contextlib.suppress(Exception):
+            self._wires.watchdog.send({"t": time.monotonic()})
+            self._wires.human.send(self._status(turn))
+        return turn
 
     def _tick(self, said: list[str], late_s: float) -> Turn:
-        now_s = time.monotonic()
         self._num_ticks += 1
         self._late_s.append(late_s)
-        reading = self._read(now_s)
-        events, plans = self._hear(now_s, said)
+        reading = self._read()
+        events, plans = self._hear(said)
+        now_s = time.monotonic()  # now: all that was read and heard is older
         life = PlannerLife(not self._wires.planner.closed, self._heard_s)
         turn = self._pilot.tick(now_s, reading, life, events=events, plans=plans)
         if turn.command is not None and not self._dry_run:
@@ -152,11 +170,15 @@ class Controller:
             self._wires.human.send(self._status(turn))
         return turn
 
-    def _read(self, now_s: float) -> Reading:
+    def _read(self) -> Reading:
         try:
             reading = self._arm.read()
         except ArmError as error:
-            return Reading(np.zeros(0), now_s, fault=f"the arm does not answer: {error}")
+            why = f"the arm does not answer: {error}"
+            return Reading(np.zeros(0), time.monotonic(), fault=why)
+        self._wires.watchdog.receive()  # it says nothing, but its end shows
+        if self._wires.watchdog.closed:
+            self._fault = self._fault or "the watchdog is gone"
         if self._fault and not reading.fault:
             reading = Reading(reading.joints, reading.stamp_s, reading.frames_s, self._fault)
             self._fault = ""
@@ -165,14 +187,15 @@ class Controller:
             reading = Reading(self._written, reading.stamp_s, reading.frames_s, reading.fault)
         return reading
 
-    def _hear(
-        self, now_s: float, said: list[str]
-    ) -> tuple[list[tuple[Event, str]], list[Mapping[str, Any]]]:
+    def _hear(self, said: list[str]) -> tuple[list[tuple[Event, str]], list[Mapping[str, Any]]]:
         """What the human and the planner want."""
         events: list[tuple[Event, str]] = []
         plans: list[Mapping[str, Any]] = []
+        now_s = time.monotonic()
         for message in self._wires.planner.receive():
             self._heard_s = now_s
+            if self._ending:
+                continue
             if not isinstance(message, dict):
                 plans.append({})
             elif "plan" in message:
@@ -182,12 +205,12 @@ class Controller:
                 self._look = message
             elif "failed" in message:
                 events.append((Event.FAULT, f"the planner: {message['failed']!s:.200}"))
-            elif "done" in message and not self._ending:
+            elif "done" in message:
                 self._ending = f"done: {message['done']!s:.200}"
                 events.append((Event.STOP, self._ending))
         for message in self._wires.human.receive():
             event = _HUMAN.get(message.get("event", "")) if isinstance(message, dict) else None
-            if event is not None:
+            if event is not None and (event is Event.STOP or not self._ending):
                 events.append((event, "asked for"))
             if isinstance(message, dict) and "end" in message:
                 self._end(events, str(message["end"]))
@@ -196,11 +219,7 @@ class Controller:
         while said:  # one by one: what comes while we look is not lost
             self._end(events, said.pop(0))
         for key in self._pressed():
-            state, event = _KEYS.get(key, (None, Event.STOP))
-            if self._pilot.state is state:
-                events.append((event, "key"))
-            else:
-                self._end(events, "key" if key else "the terminal is gone")
+            self._end(events, "key" if key else "the terminal is gone")
         return events, plans
 
     def _end(self, events: list[tuple[Event, str]], why: str) -> None:
@@ -210,7 +229,7 @@ class Controller:
 
     def _pressed(self) -> list[bytes]:
         keys = self._wires.keys
-        if keys is None or self._ending:
+        if keys is None or self._ending or not self._pilot.epoch:
             return []
         ready, _, _ = select.select([keys], [], [], 0)
         return [os.read(keys, 1)] if ready else []
@@ -218,13 +237,15 @@ class Controller:
     def _answer(self, now_s: float, reading: Reading, turn: Turn) -> None:
         """Tells the planner what it asked for, once the arm rests and the cameras have seen it."""
         if turn.state is State.FAULTED or self._ending:
-            self._wires.planner.send({"stopped": turn.reason or self._ending})
+            if self._look is not None:
+                self._wires.planner.send({"stopped": turn.reason or self._ending})
+                self._look = None
             return
         rested = now_s - self._rest_s
         if self._look is None or turn.state not in (State.ARMED, State.HOLDING) or not turn.at_rest:
             return
         since_s = self._rest_s + SETTLE_S
-        if rested < SETTLE_S or any(stamp < since_s for stamp in reading.frames_s.values()):
+        if rested < SETTLE_S or min([reading.stamp_s, *reading.frames_s.values()]) < since_s:
             return
         commanded = turn.command if turn.command is not None else reading.joints
         self._wires.planner.send(
@@ -242,8 +263,8 @@ class Controller:
         now_s = time.monotonic()
         return {
             "state": turn.state.value,
-            "reason": turn.reason,
-            "notes": list(turn.notes),
+            "reason": turn.reason[:500],
+            "notes": [note[:500] for note in turn.notes[:20]],
             "plan_age_s": now_s - self._last_plan_s if self._last_plan_s > 0 else None,
             "late_ms_p99": 1000 * float(np.quantile(self._late_s[-500:], 0.99)),
             "ticks": self._num_ticks,

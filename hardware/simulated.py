@@ -32,6 +32,10 @@ class Goals:
         """For a child's `pass_fds`."""
         return self._slot.fileno()
 
+    def close(self) -> None:
+        """Lets go of the memory."""
+        self._slot.close()
+
     def write(self, joints: FloatArray) -> None:
         """Sets them, `[J]`, rad."""
         self._slot.write(np.asarray(joints, np.float64).tobytes())
@@ -62,6 +66,10 @@ class Measured:
     def fileno(self) -> int:
         """For a child's `pass_fds`."""
         return self._slot.fileno()
+
+    def close(self) -> None:
+        """Lets go of the memory."""
+        self._slot.close()
 
     def write(self, joints: FloatArray, stamp_s: float) -> None:
         """Shows them, `[J]`, rad."""

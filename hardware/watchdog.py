@@ -6,7 +6,7 @@ small, that is safe by itself; this process makes the end known, and does what t
 
 from __future__ import annotations
 
-import select
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -15,36 +15,38 @@ from hardware.wire import Wire
 SILENCE_S = 0.1
 
 
-def watch(wire: Wire, hold: Callable[[], None], alarm: Callable[[str], None]) -> str:
-    """Returns when the controller says goodbye, is gone, or is silent for too long.
+def watch(wire: Wire, hold: Callable[[], None], alarm: Callable[[str], None]) -> bool:
+    """Watches until the controller says goodbye, or is gone.
 
     Args:
         wire: the controller says something on it in every tick.
         hold: the device's safe act; may raise, which is told.
-        alarm: tells the human.
+        alarm: tells the human; may raise.
 
     Returns:
-        Why it came back: `"goodbye"`, `"the controller is gone"` or `"the controller is silent"`.
+        Whether it said goodbye.
     """
-    heard_s = time.monotonic()
-    begun = False
+    heard_s, begun, silent = time.monotonic(), False, False
     while True:
-        left = heard_s + SILENCE_S - time.monotonic()
-        ready, _, _ = select.select([wire], [], [], max(0.0, left) if begun else None)
+        waiting = begun and not silent
+        ready = wire.wait(heard_s + SILENCE_S - time.monotonic() if waiting else None)
         messages = wire.receive() if ready else []
         if any(isinstance(message, dict) and "goodbye" in message for message in messages):
-            return "goodbye"
+            return True
         if messages:
-            begun, heard_s = True, time.monotonic()
-        why = ""
+            begun, silent, heard_s = True, False, time.monotonic()
         if wire.closed:
-            why = "the controller is gone"
-        elif begun and time.monotonic() - heard_s > SILENCE_S:
-            why = "the controller is silent"
-        if why:
-            alarm(why)
-            try:
-                hold()
-            except Exception as error:  # noqa: BLE001 - the stop path: whatever it is, tell it
-                alarm(f"holding the device failed: {error!r}")
-            return why
+            _act("the controller is gone", hold, alarm)
+            return False
+        if waiting and not messages and time.monotonic() - heard_s > SILENCE_S:
+            silent = True  # told once; it may come back
+            _act("the controller is silent", hold, alarm)
+
+
+def _act(why: str, hold: Callable[[], None], alarm: Callable[[str], None]) -> None:
+    for act in (hold, lambda: alarm(why)):
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - the stop path: whatever it is, go on
+            with contextlib.suppress(Exception):
+                alarm(f"{why}, and then: {error!r}")

@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 import os
+import select
 import socket
 import struct
 from typing import Any
@@ -48,30 +49,31 @@ class Wire:
         return self._end.fileno()
 
     def send(self, message: dict[str, Any]) -> bool:
-        """Sends, without waiting; False where the other end is gone or does not read.
-
-        Raises:
-            ValueError: too long.
+        """Sends, without waiting; False where the other end is gone or does not read, or the
+        message is too long.
         """
         text = json.dumps(message).encode()
         if len(text) > MAX_BYTES:
-            raise ValueError(f"message: {len(text)} bytes, want at most {MAX_BYTES}")
+            return False
         try:
             self._end.send(text, socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self.closed = True
+        except OSError:  # what has come from the other end before can still be received
             return False
         return True
 
+    def wait(self, timeout_s: float | None) -> bool:
+        """Whether something comes, or the other end goes, within that time; None: without end."""
+        poll = select.poll()  # not select(), which knows no descriptor above 1023
+        poll.register(self._end, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else max(0.0, 1000 * timeout_s)))
+
     def receive(self) -> list[Any]:
-        """What has come, without waiting; what is no JSON comes as None.
+        """What has come, at most 64 messages, without waiting; what is no JSON comes as None.
 
         `closed` is True from the moment that the other end is found gone.
         """
         messages: list[Any] = []
-        while not self.closed:
+        while not self.closed and len(messages) < 64:
             try:
                 text = self._end.recv(MAX_BYTES + 1)
             except BlockingIOError:

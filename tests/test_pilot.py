@@ -23,7 +23,7 @@ class Desk:
             self.limits, corners, settings, rest=None if rest is None else np.array(rest)
         )
         self.now_s, self.joints, self.written, self.notes = 100.0, np.zeros(2), [], []
-        self.seq = 0
+        self.seq, self.parts = 0, []
         self.reading, self.planner, self.frame_s = {}, {}, None
 
     def tick(self, *events, plans=(), num=1, every=TICK_S):
@@ -40,11 +40,18 @@ class Desk:
                 plans=plans,
             )
             self.notes += turn.notes
+            if turn.seed is not None:
+                self.parts.append([turn.seed])
             if turn.command is not None:
+                self.parts[-1].append(turn.command)
                 self.written.append(turn.command)
                 self.joints = turn.command
             events, plans = (), ()
         return turn
+
+    def arm(self):
+        self.tick(num=10)  # it is seen to stand
+        return self.tick(Event.ARM)
 
     def plan(self, *waypoints, **changes):
         self.seq += 1
@@ -61,7 +68,7 @@ class Desk:
         return {**message, **changes}
 
     def running(self, num=10):
-        self.tick(Event.ARM)
+        self.arm()
         self.tick(plans=[self.plan()])
         self.tick(num=num)
         assert self.pilot.state is State.RUNNING
@@ -73,8 +80,8 @@ class Desk:
 
 def test_a_plan_is_followed_to_its_end_and_the_next_taken():
     desk = Desk()
-    assert desk.tick(num=3).command is None  # nothing is written before it is armed
-    assert desk.tick(Event.ARM).state is State.ARMED
+    assert desk.tick(num=30).command is None  # nothing is written before it is armed
+    assert desk.arm().state is State.ARMED
     assert desk.tick(plans=[desk.plan([0.2, 0.1], FAR)]).state is State.RUNNING
     turn = desk.tick(num=120)
     assert turn.state is State.HOLDING and turn.at_rest
@@ -90,11 +97,11 @@ def test_a_plan_is_followed_to_its_end_and_the_next_taken():
 def test_the_first_command_is_where_the_arm_stands():
     desk = Desk()
     desk.joints = np.array([0.7, -0.3])
-    desk.tick(Event.ARM)
+    desk.arm()
     np.testing.assert_allclose(desk.written[0], [0.7, -0.3], atol=1e-8)
     desk.tick(Event.STOP)
-    desk.joints = np.array([0.2, 0.1])  # moved by hand
-    desk.tick(Event.ARM)
+    desk.reading = {"joints": np.array([0.2, 0.1])}  # moved by hand
+    desk.arm()
     np.testing.assert_allclose(desk.written[-1], [0.2, 0.1], atol=1e-8)
 
 
@@ -184,11 +191,16 @@ def test_a_human_s_stop_brakes_at_once():
         ({"epoch": 0}, "epoch 0, this is 1"),
         ({"epoch": 2}, "epoch 2, this is 1"),
         ({"seq": 0}, "its number is 0"),
-        ({"observed_s": 99.0}, "ms old when planning began"),
+        ({"observed_s": 100.4}, "ms old when planning began"),
+        ({"observed_s": 99.0}, "before the arm came to rest"),
         ({"begun_s": 200.0}, "begun before it looked, or after now"),
         ({"begun_s": 50.0}, "begun before it looked, or after now"),
         ({"valid_until_s": 90.0}, "valid for another"),
         ({"valid_until_s": 900.0}, "valid for another"),
+        ({"valid_until_s": 10**400}, "want finite seconds"),
+        ({"seq": "x" * 100_000}, "want a whole number"),
+        ({"waypoints": [[0.1, 10**400]]}, "want finite angles"),
+        ({"waypoints": [[0.1, 0.1]] * 17}, "want 1 to 16"),
         ({"start": [0.06, 0.0]}, "rad from where the arm stands"),
         ({"start": [0.0], "waypoints": [[0.0]]}, "for 1 joints"),
         ({"waypoints": [[0.1, 2.5]]}, "joint 1 is at 2.500 rad"),
@@ -209,7 +221,7 @@ def test_a_human_s_stop_brakes_at_once():
 )
 def test_a_plan_that_is_not_legal_is_refused_and_three_are_a_fault(changes, told):
     desk = Desk()
-    desk.tick(Event.ARM)
+    desk.arm()
     desk.tick(plans=[desk.plan([0.01, 0.0])])
     desk.tick(num=20)
     assert desk.pilot.state is State.HOLDING
@@ -226,14 +238,14 @@ def test_a_plan_that_is_not_legal_is_refused_and_three_are_a_fault(changes, told
 @pytest.mark.parametrize("message", [None, "plan", 3, [], {}])
 def test_what_is_no_plan_is_refused(message):
     desk = Desk()
-    desk.tick(Event.ARM)
+    desk.arm()
     assert desk.tick(plans=[message]).state is State.ARMED
     assert "plan refused" in desk.notes[-1]
 
 
 def test_a_good_plan_between_bad_ones_is_no_fault():
     desk = Desk()
-    desk.tick(Event.ARM)
+    desk.arm()
     for place in (0.1, 0.2, 0.3):
         desk.tick(plans=[desk.plan(epoch=9)])
         desk.tick(plans=[desk.plan(epoch=9)])
@@ -243,19 +255,19 @@ def test_a_good_plan_between_bad_ones_is_no_fault():
 
 def test_no_plan_outlives_its_deadline_or_its_arming():
     desk = Desk()
-    desk.tick(Event.ARM)
+    desk.arm()
     desk.tick(plans=[desk.plan(valid_until_s=desk.now_s + 0.1)])
     turn = desk.tick(num=20)
     assert turn.state is State.HOLDING and np.abs(desk.joints).max() < 0.2
     old = desk.plan()
     desk.tick(Event.STOP)
-    desk.tick(Event.ARM)
+    desk.arm()
     assert desk.tick(plans=[old]).state is State.ARMED
 
 
 def test_waiting_warns_and_then_faults():
     desk = Desk(PilotSettings(wait_warn_s=0.5, wait_fault_s=1.0))
-    desk.tick(Event.ARM)
+    desk.arm()
     assert desk.tick(num=26).state is State.ARMED
     assert sum("no plan for" in note for note in desk.notes) == 1
     turn = desk.tick(num=30)
@@ -273,7 +285,7 @@ def test_waiting_warns_and_then_faults():
 def test_it_is_not_armed_without_reason(prepare, told):
     desk = Desk()
     prepare(desk)
-    turn = desk.tick(Event.ARM)
+    turn = desk.arm()
     assert turn.state is State.IDLE and turn.command is None
     assert any("not armed" in note and told in note for note in desk.notes)
 
@@ -281,10 +293,10 @@ def test_it_is_not_armed_without_reason(prepare, told):
 def test_it_is_armed_at_rest_alone():
     desk = Desk().running(num=20)
     desk.tick(Event.STOP)
-    assert desk.tick(Event.ARM).state is State.IDLE
+    assert desk.arm().state is State.IDLE
     assert "not armed: the arm has not come to rest" in desk.notes
     desk.tick(num=15)
-    assert desk.tick(Event.ARM).state is State.ARMED
+    assert desk.arm().state is State.ARMED
 
 
 def test_parking_is_a_governed_way_to_rest():
@@ -312,13 +324,82 @@ def test_parking_that_cannot_be_is_told():
     assert turn.state is State.FAULTED and "parking takes longer" in turn.reason
 
 
-def test_a_target_that_the_governor_refuses_is_a_fault():
+def test_targets_too_far_apart_are_refused_and_parking_goes_by_steps():
     desk = Desk(own=limits(max_jump=0.5))
-    desk.tick(Event.ARM)
-    turn = desk.tick(plans=[desk.plan([0.9, 0.0])])
-    assert turn.state is State.FAULTED and "the governor refused" in turn.reason
+    desk.arm()
+    for waypoints in ([[0.9, 0.0]], [[0.4, 0.0], [0.4, 0.48]]):
+        assert desk.tick(plans=[desk.plan(waypoints=waypoints)]).state is State.ARMED
+        assert "rad from the one before" in desk.notes[-1]
+    desk.tick(plans=[desk.plan([0.4, 0.0], [0.8, 0.4])])
+    desk.tick(num=80)
+    np.testing.assert_allclose(desk.joints, [0.8, 0.4], atol=2e-3)
+    desk.tick(Event.STOP)
+    desk.tick(Event.PARK)
+    assert desk.tick(num=100).state is State.IDLE
+    np.testing.assert_allclose(desk.joints, 0.1, atol=2e-3)
+
+
+def test_a_rest_pose_where_the_arm_may_not_stand_is_refused():
+    for rest in ([0.0, 2.5], [0.0], [np.nan, 0.0]):
+        with pytest.raises(ValueError, match="stands where it may not"):
+            Desk(rest=rest)
+
+
+def test_one_wrong_reading_is_no_place_to_begin():
+    desk = Desk()
+    desk.tick(num=10)
+    desk.reading = {"joints": np.array([1.2, 0.9])}
+    assert desk.tick(Event.ARM).state is State.IDLE
+    assert "not armed: the arm has not come to rest" in desk.notes
+
+
+def test_after_a_blocked_joint_the_goal_comes_back_to_the_arm():
+    desk = Desk().running(num=1)
+    stuck = desk.joints.copy()
+    while desk.pilot.state is State.RUNNING:
+        desk.reading = {"joints": stuck}
+        desk.tick()
+    assert np.abs(desk.joints - stuck).max() > 0.2
+    turn = desk.tick(num=40)  # braked, and seen to stand
+    np.testing.assert_allclose(desk.joints, stuck, atol=1e-8)
+    assert turn.state is State.FAULTED and any("set" in note for note in desk.notes)
+    desk.reading = {}
+    desk.tick(num=40)
+    np.testing.assert_allclose(desk.joints, stuck, atol=1e-8)  # nothing springs
+
+
+def test_a_plan_from_before_the_last_move_is_refused():
+    desk = Desk()
+    desk.arm()
+    old = desk.plan([0.02, 0.0])
+    desk.tick(plans=[desk.plan([0.01, 0.0])])
     desk.tick(num=5)
-    np.testing.assert_allclose(desk.joints, 0, atol=1e-8)
+    assert desk.tick(plans=[{**old, "seq": 9}]).state is State.HOLDING
+    assert "before the arm came to rest" in desk.notes[-1]
+
+
+def test_a_plan_that_was_thought_over_for_too_long_is_refused():
+    desk = Desk(PilotSettings(max_thought_s=0.5))
+    desk.arm()
+    old = desk.plan()
+    desk.tick(num=30)
+    assert desk.tick(plans=[old]).state is State.ARMED and "s old" in desk.notes[-1]
+
+
+def test_a_second_plan_waits_until_the_arm_stands():
+    desk = Desk().running()
+    desk.tick(plans=[desk.plan([0.0, 0.0])])
+    assert "before the arm came to rest" in desk.notes[-1]
+
+
+def test_when_all_fails_it_brakes():
+    desk = Desk().running(num=20)
+    turns = [desk.pilot.fail(desk.now_s, "broken") for _ in range(20)]
+    assert turns[-1].state is State.FAULTED and turns[-1].reason == "broken"
+    assert turns[-1].at_rest and turns[-1].seed is None
+    commands = np.array([np.zeros(2), *desk.written, *(turn.command for turn in turns)])
+    assert not any(violations(desk.limits, corners, commands).values())
+    assert Desk().pilot.fail(1.0, "broken").command is None
 
 
 def test_random_faults_break_no_limit():
@@ -341,7 +422,8 @@ def test_random_faults_break_no_limit():
             desk.planner = {"alive": False} if rng.random() < 0.02 else {}
             desk.tick(*events, plans=plans,
                       every=TICK_S if rng.random() < 0.97 else 0.3)  # fmt: skip
-        assert not any(violations(own, corners, np.array(desk.written)).values())
+        for part in desk.parts:
+            assert not any(violations(own, corners, np.array(part)).values())
 
 
 def test_what_only_the_pilot_knows_is_not_said_from_outside():

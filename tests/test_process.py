@@ -124,25 +124,30 @@ def test_no_signal_is_lost_whenever_it_comes(chain, rehearsal):
         frames = {}
         num = 0
 
+        num_reads = 0
+
         def read(self):
+            self.num_reads += 1
+            if self.num_reads == 30:
+                human.send({"event": "arm"})
+            if self.num_reads > 2000:
+                human.send({"end": "it was lost"})
             return Reading(HOME, time.monotonic())
 
         def write(self, joints):
             self.num += 1
             if self.num == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
-            if self.num > 200:
-                human.send({"end": "it was lost"})
 
         def hold(self):
             pass
 
     human, end = Wire.pair()
     planner, other = Wire.pair()
-    _, beats = Wire.pair()
+    watchdog, beats = Wire.pair()
     pilot = Pilot(limits, chain.corners)
     controller = Controller(Desk(), pilot, Wires(other, end, beats), tick_s=0.002)
-    human.send({"event": "arm"})
+    assert not watchdog.closed
     assert controller.run() == "SIGTERM"
 
 

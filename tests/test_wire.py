@@ -57,9 +57,27 @@ def test_garbage_is_none():
 
 
 def test_a_message_has_a_size():
-    one, _ = Wire.pair()
-    with pytest.raises(ValueError, match="want at most"):
-        one.send({"text": "x" * MAX_BYTES})
+    one, other = Wire.pair()
+    assert not one.send({"text": "x" * MAX_BYTES})
+    assert one.send({"text": "y"}) and other.receive() == [{"text": "y"}]
+
+
+def test_what_was_said_before_the_end_is_heard_after_it():
+    one, other = Wire.pair()
+    one.send({"last": 1})
+    one.close()
+    assert not other.send({"late": 1})
+    assert other.receive() == [{"last": 1}]
+
+
+def test_a_flood_comes_in_parts():
+    one, other = Wire.pair()
+    for i in range(100):
+        one.send({"i": i})
+    assert len(other.receive()) == 64 and len(other.receive()) == 36
+    assert not other.wait(0.01)
+    one.send({})
+    assert other.wait(1.0)
 
 
 def test_a_reader_never_sees_half_a_value():

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Mapping, Sequence
+import tty
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,13 +74,28 @@ def run(config: DictConfig) -> None:
         say(f"ready: {ready['what']}")
         if asks:
             ask_human(limits)
-        result = crew.fly()
+        with single_keys():
+            result = crew.fly()
     say(f"{result['ended']}; flight record: {record}")
     if config.mode == "dry-run":
         say("dry run: nothing was written to the robot")
     finish({**result, "record": str(record)})
-    if result["fault"]:
-        raise DeployError(result["fault"])
+    if result["fault"] or not result["ended"].startswith("done"):
+        raise DeployError(result["fault"] or f"stopped: {result['ended']}")
+
+
+@contextmanager
+def single_keys() -> Iterator[None]:
+    """Lets a terminal hand over every key at once, not only lines."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def make_limits(config: DictConfig, chain: Chain) -> Limits:
@@ -225,7 +242,7 @@ class Crew:
         """
         until_s = time.monotonic() + _START_S
         while time.monotonic() < until_s:
-            select.select([self._planner], [], [], 0.2)
+            self._planner.wait(0.2)
             for message in self._planner.receive():
                 if "refused" in message:
                     raise ValueError(message["refused"])
@@ -239,11 +256,12 @@ class Crew:
 
     def fly(self) -> dict[str, Any]:
         """Arms, tells how it goes, ends; what became of it."""
+        self._planner.send({"begin": True})
         self._controller.send({"event": "arm"})
         result: dict[str, Any] = {"ended": "", "fault": "", "energies": [], "decisions": []}
         late_ms, refused = 0.0, ""
         while not result["ended"]:
-            select.select([self._controller, self._planner], [], [], 0.5)
+            self._controller.wait(0.1)
             for message in self._planner.receive():
                 if "energy" in message:
                     result["energies"].append(message["energy"])
@@ -283,3 +301,5 @@ class Crew:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+        for item in (*self._keep, self._controller, self._planner):
+            item.close()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hardware.actions import ToolActions
 from hardware.flight import parse_chain
-from hardware.remote import ArmStoppedError, Heartbeat, RemoteArm
+from hardware.remote import ArmStoppedError, RemoteArm
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
@@ -23,7 +24,7 @@ from robot_wm.cli.control import make_controller
 from robot_wm.cli.plan import read_picture
 from robot_wm.controller import MPC
 from robot_wm.runtime import Step, run_episode
-from robot_wm.types import Goal, Observation, PlanningError
+from robot_wm.types import ActionSpec, Goal, Observation
 from sim_envs.so100_env import JAW_RADIUS_M, WORKSPACE_HIGH, WORKSPACE_LOW
 
 
@@ -57,18 +58,21 @@ def main(words: list[str]) -> int:
         human.send({"refused": str(error)[:4000]})
         return 2
     human.send({"ready": {"what": f"{config.checkpoint}, {len(goals)} goal picture(s)"}})
-    beat = Heartbeat(wire)
+    while not any(isinstance(said, dict) and "begin" in said for said in human.receive()):
+        if human.closed:
+            return 0
+        human.wait(None)
     try:
         num_steps = config.num_steps * len(goals)
         recorders = [_Reporter(human, controller)]
         run_episode(env, controller, goals, num_steps=num_steps, recorders=recorders)
-    except PlanningError as error:
-        wire.send({"failed": str(error)[:4000]})
-        return 1
     except ArmStoppedError:
         return 0
-    finally:
-        beat.stop()
+    except Exception as error:  # noqa: BLE001 - no plan, no memory, no answer: never a clean end
+        wire.send({"failed": f"{type(error).__name__}: {error}"[:2000]})
+        traceback.print_exc()
+        return 1
+    wire.send({"done": "the run is over"})
     return 0
 
 
@@ -82,6 +86,7 @@ def prepare(
     """
     model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
     model.to(pick_device(config.device))
+    check_robot(model.spec.action_spec, model.dt, config.robot)
     actions = ToolActions(
         parse_chain(spec["chain"]),
         model.spec.action_spec,
@@ -101,6 +106,24 @@ def prepare(
     goals = [Goal(images={model.spec.camera: picture}) for picture in pictures]
     controller.reset(goals)  # refuses a picture that does not fit
     return env, controller, goals
+
+
+def check_robot(spec: ActionSpec, dt: float, robot: DictConfig) -> None:
+    """Raises ValueError unless a policy's actions are those of the robot."""
+    for what, have, want in (
+        ("actions", spec.names, tuple(robot.action_names)),
+        ("units", spec.units, tuple(robot.action_units)),
+    ):
+        if have != want:
+            raise ValueError(
+                f"checkpoint: made for another robot: {what} {', '.join(have)}, this one's are "
+                f"{', '.join(want)}"
+            )
+    if abs(dt - 1 / robot.control_hz) > 1e-3:
+        raise ValueError(
+            f"checkpoint: made for another control rate: steps of {dt:g} s, this robot's are "
+            f"{1 / robot.control_hz:g} s"
+        )
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ def _failures() -> tuple[type[Exception], ...]:
         ("robot_wm.pretrain", "CollapseError"),
         ("robot_wm.cli.deploy", "DeployError"),
         ("robot_wm.cli.replay", "ReplayError"),
+        ("robot_wm.cli.bench_safety", "SafetyError"),
         ("sim_envs.physics", "PhysicsError"),
     ):
         if module in sys.modules:  # it cannot have been raised where it was not imported

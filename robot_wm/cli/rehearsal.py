@@ -25,7 +25,7 @@ from hardware.flight import chain_message, parse_chain
 from hardware.kinematics import Chain
 from hardware.limits import Limits
 from hardware.plans import JointPlan
-from hardware.remote import Heartbeat
+from hardware.remote import HEARTBEAT_S
 from hardware.simulated import Goals, Measured
 from hardware.wire import FrameSlot, Wire
 from robot_wm.types import FloatArray
@@ -248,6 +248,8 @@ class Rehearsal:
                 child.wait()
         self._end.set()
         self._servos.join()
+        for item in (self.goals, self._measured, self._frames, self.human, self.planner):
+            item.close()
 
 
 def plan_at_random(words: list[str]) -> int:
@@ -258,7 +260,6 @@ def plan_at_random(words: list[str]) -> int:
         spec = json.load(file)
     chain, limits = parse_chain(spec["chain"]), Limits(**spec["limits"])
     wire, rng = Wire.at(spec["wire"]), np.random.default_rng(spec["seed"])
-    Heartbeat(wire)
     number = 0
     while not wire.closed:
         number += 1
@@ -266,7 +267,8 @@ def plan_at_random(words: list[str]) -> int:
         seen = None
         until_s = time.monotonic() + 1.0
         while seen is None and not wire.closed and time.monotonic() < until_s:
-            time.sleep(0.005)
+            wire.wait(HEARTBEAT_S)
+            wire.send({"alive": True})
             for message in wire.receive():
                 if isinstance(message, dict) and message.get("look") == number:
                     seen = message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 
 from hardware.flight import replay
@@ -26,13 +27,13 @@ def run(config: DictConfig) -> None:
     found = replay(path)
     say(f"{found.num_ticks} ticks, {found.num_commands} commands" + ", cut off" * found.cut)
     for fault in found.faults:
-        say(f"  fault: {fault}")
+        say(f"  fault: {ascii(fault)[:200]}")
     finish(
         {
             "ticks": found.num_ticks,
             "commands": found.num_commands,
             "mismatches": found.num_mismatches,
-            "largest_rad": found.largest_rad,
+            "largest_rad": found.largest_rad if np.isfinite(found.largest_rad) else None,
             "faults": list(found.faults),
             "cut": found.cut,
         }
