@@ -7,6 +7,7 @@ the arm stands, one process drives a port, and leaving never raises and never dr
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib
 import os
@@ -194,11 +195,16 @@ def open_robot(kind: str, settings: Mapping[str, Any]) -> Any:
     except TypeError as error:
         raise ValueError(f"robot.config: {error}") from error
     robot = robots.make_robot_from_config(config)
-    try:
-        _goal_where_it_stands(robot)
-        robot.connect(calibrate=False)
-    except _BUS_ERRORS as error:
-        raise ArmError(f"{kind}: {' '.join(str(error).split())[:200]}") from error
+    for left in reversed(range(_TRIES)):  # one lost packet of dozens spoils it
+        try:
+            _goal_where_it_stands(robot)
+            robot.connect(calibrate=False)
+            break
+        except _BUS_ERRORS as error:
+            with contextlib.suppress(Exception):
+                robot.bus.disconnect(False)
+            if not left:
+                raise ArmError(f"{kind}: {' '.join(str(error).split())[:200]}") from error
     if not robot.is_calibrated:
         raise ValueError(
             f"{kind}: not calibrated, or its motors hold another calibration than the file of id "

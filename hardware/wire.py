@@ -106,10 +106,10 @@ class Slot:
         descriptor: of the memory, where another process made it.
     """
 
-    _HEAD = struct.Struct("<Q")
+    _HEAD = 8
 
     def __init__(self, num_bytes: int, descriptor: int | None = None) -> None:
-        size = self._HEAD.size + 2 * num_bytes
+        size = self._HEAD + 2 * num_bytes
         if descriptor is None:
             descriptor = os.memfd_create("robot_wm", 0)
             os.ftruncate(descriptor, size)
@@ -117,6 +117,8 @@ class Slot:
             raise ValueError(f"shared memory: {os.fstat(descriptor).st_size} bytes, want {size}")
         self._descriptor, self._num_bytes = descriptor, num_bytes
         self._memory = mmap.mmap(descriptor, size)
+        # Eight bytes at once: a counter that is written byte by byte can be read half written.
+        self._count = memoryview(self._memory)[: self._HEAD].cast("Q")
 
     def fileno(self) -> int:
         """For a child's `pass_fds`."""
@@ -124,14 +126,14 @@ class Slot:
 
     def count(self) -> int:
         """How many values were written so far."""
-        return int(self._HEAD.unpack_from(self._memory)[0])
+        return self._count[0]
 
     def write(self, value: bytes) -> None:
         assert len(value) == self._num_bytes
         count = self.count()
-        begin = self._HEAD.size + (count + 1) % 2 * self._num_bytes
+        begin = self._HEAD + (count + 1) % 2 * self._num_bytes
         self._memory[begin : begin + self._num_bytes] = value
-        self._HEAD.pack_into(self._memory, 0, count + 1)
+        self._count[0] = count + 1
 
     def read(self, num_bytes: int | None = None) -> bytes | None:
         """The newest value, or its first bytes; None where none was written yet."""
@@ -140,12 +142,13 @@ class Slot:
             before = self.count()
             if not before:
                 return None
-            begin = self._HEAD.size + before % 2 * self._num_bytes
+            begin = self._HEAD + before % 2 * self._num_bytes
             value = self._memory[begin : begin + num_bytes]
             if self.count() == before:
                 return value
 
     def close(self) -> None:
+        self._count.release()
         self._memory.close()
         os.close(self._descriptor)
 

@@ -206,8 +206,10 @@ def test_bench_train_says_where_the_time_goes(capsys):
 
 
 def test_an_unknown_benchmark_is_told(capsys):
-    assert "bench rollout, bench planner, bench train" in refused(capsys, "bench", "rolout")
-    assert "bench rollout, bench planner, bench train" in refused(capsys, "bench")
+    assert "bench rollout, bench planner, bench safety, bench train" in refused(
+        capsys, "bench", "rolout"
+    )
+    assert "bench rollout, bench planner, bench safety, bench train" in refused(capsys, "bench")
 
 
 TINY = ("encoder.width=16", "encoder.depth=1", "encoder.image_size=32", "batch_size=4")

@@ -98,6 +98,25 @@ def test_a_reader_never_sees_half_a_value():
     assert child.returncode == 0 and len(seen) > 3
 
 
+def test_a_counter_is_never_read_half_written():
+    """Written byte by byte, 255 becomes 0 on its way to 256: as if nothing had been written."""
+    slot = Slot(8)
+    code = (
+        "import sys; from hardware.wire import Slot; slot = Slot(8, int(sys.argv[1]))\n"
+        "for i in range(400_000): slot.write(b'x' * 8)"
+    )
+    slot.write(b"x" * 8)
+    child = subprocess.Popen([sys.executable, "-c", code, str(slot.fileno())],
+                             pass_fds=[slot.fileno()])  # fmt: skip
+    last = 0
+    while child.poll() is None:
+        for _ in range(1000):
+            count = slot.count()
+            assert count >= last
+            last = count
+    assert child.returncode == 0 and last > 300
+
+
 def test_frames_carry_their_stamps():
     slot = FrameSlot(4, 6)
     assert slot.read() is None and slot.stamp_s() == -math.inf

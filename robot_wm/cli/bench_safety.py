@@ -39,6 +39,7 @@ from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _FULL = {"sequences": 10_000, "stops": 50, "kills": 100, "jitter_s": 60.0}
 _REPLAYED = 20  # every so many sequences
+_STANDS = PilotSettings().steady_ticks
 _WATCHED_S = 0.8  # after a stop: what moves later counts
 
 
@@ -202,33 +203,45 @@ class Bench:
         return {"refusals_missed": len(missed)}
 
     def _armed(self) -> tuple[Pilot, float]:
-        pilot = Pilot(self.limits, self.chain.corners, rest=self.rest)
-        pilot.tick(10.0, Reading(self.rest, 10.0, {"front": 10.0}), PlannerLife(True, 10.0),
-                   events=[(Event.ARM, "")])  # fmt: skip
+        pilot, now_s = Pilot(self.limits, self.chain.corners, rest=self.rest), 10.0
+        for tick in range(_STANDS + 1):
+            now_s += float(self.limits.tick_s)
+            reading = Reading(self.rest, now_s, {"front": now_s})
+            events = [(Event.ARM, "")] if tick == _STANDS else []
+            pilot.tick(now_s, reading, PlannerLife(True, now_s), events=events)
         assert pilot.state is State.ARMED
-        return pilot, 10.01
+        return pilot, now_s
 
     def _arming(self) -> Iterator[tuple[str, bool]]:
         """Conditions under which the arm must not be armed, and whether it was."""
-        life = PlannerLife(True, 10.0)
-        outside = self.limits.high + np.where(np.arange(len(self.rest)) == 1, 0.05, -0.5)
-        low = self.rest.copy()
+        rest, outside = self.rest, self.rest.copy()
+        outside[1] = self.limits.high[1] + 0.05
+        low = rest.copy()
         low[1:4] = (-0.3, 0.3, 0.5)  # stretched out over the table's edge, and below it
-        cases: dict[str, tuple[Reading, PlannerLife]] = {
-            "joint outside its limits": (Reading(outside, 10.0, {"front": 10.0}), life),
-            "corner outside the box": (Reading(low, 10.0, {"front": 10.0}), life),
-            "joint not finite": (Reading(self.rest * np.nan, 10.0, {"front": 10.0}), life),
-            "joints missing": (Reading(self.rest[:5], 10.0, {"front": 10.0}), life),
-            "joints stale": (Reading(self.rest, 9.0, {"front": 10.0}), life),
-            "camera stale": (Reading(self.rest, 10.0, {"front": 9.0}), life),
-            "camera never": (Reading(self.rest, 10.0, {"front": -math.inf}), life),
-            "device fault": (Reading(self.rest, 10.0, {"front": 10.0}, "overload"), life),
-            "no planner": (Reading(self.rest, 10.0, {"front": 10.0}), PlannerLife(False, 10.0)),
+        cases: dict[str, Callable[[float], Reading]] = {
+            "joint outside its limits": lambda now_s: Reading(outside, now_s, {"front": now_s}),
+            "corner outside the box": lambda now_s: Reading(low, now_s, {"front": now_s}),
+            "joint not finite": lambda now_s: Reading(rest * np.nan, now_s, {"front": now_s}),
+            "joints missing": lambda now_s: Reading(rest[:5], now_s, {"front": now_s}),
+            "joints stale": lambda now_s: Reading(rest, now_s - 1.0, {"front": now_s}),
+            "camera stale": lambda now_s: Reading(rest, now_s, {"front": now_s - 1.0}),
+            "camera never": lambda now_s: Reading(rest, now_s, {"front": -math.inf}),
+            "device fault": lambda now_s: Reading(rest, now_s, {"front": now_s}, "overload"),
+            "arm swings": lambda now_s: Reading(rest + now_s % 0.1, now_s, {"front": now_s}),
+            "no planner": lambda now_s: Reading(rest, now_s, {"front": now_s}),
         }
-        for name, (reading, planner) in cases.items():
-            pilot = Pilot(self.limits, self.chain.corners, PilotSettings(), rest=self.rest)
-            turn = pilot.tick(10.0, reading, planner, events=[(Event.ARM, "")])
-            yield name, turn.state is State.ARMED or turn.command is not None
+        for name, read in cases.items():
+            pilot, now_s = Pilot(self.limits, self.chain.corners, rest=rest), 10.0
+            for tick in range(_STANDS + 1):
+                now_s += float(self.limits.tick_s)
+                events = [(Event.ARM, "")] if tick == _STANDS else []
+                life = PlannerLife(name != "no planner", now_s)
+                turn = pilot.tick(now_s, read(now_s), life, events=events)
+                if turn.state is State.ARMED or turn.command is not None:
+                    yield name, True
+                    break
+            else:
+                yield name, False
 
     def _rehearse(self, name: str, **words: Any) -> Rehearsal:
         path = self.work / f"{name}-{time.monotonic_ns()}.jsonl"

@@ -114,7 +114,7 @@ def check_robot(spec: ActionSpec, dt: float, robot: DictConfig) -> None:
         ("actions", spec.names, tuple(robot.action_names)),
         ("units", spec.units, tuple(robot.action_units)),
     ):
-        if have != want:
+        if any(have) and have != want:  # datasets name no units
             raise ValueError(
                 f"checkpoint: made for another robot: {what} {', '.join(have)}, this one's are "
                 f"{', '.join(want)}"
