@@ -36,6 +36,7 @@ from sim_envs.so100_scene import CAMERA, EE_SITE, JOINTS, so100_scene
 
 _START_S = 120.0  # for a model to load
 _END_S = 10.0
+_SETTLE_S = 10.0  # for an arm to come to rest before it is armed
 
 
 class DeployError(RuntimeError):
@@ -259,7 +260,7 @@ class Crew:
         self._planner.send({"begin": True})
         self._controller.send({"event": "arm"})
         result: dict[str, Any] = {"ended": "", "fault": "", "energies": [], "decisions": []}
-        late_ms, refused = 0.0, ""
+        late_ms, refused, rest_until_s = 0.0, "", time.monotonic() + _SETTLE_S
         while not result["ended"]:
             self._controller.wait(0.1)
             for message in self._planner.receive():
@@ -272,7 +273,11 @@ class Crew:
                 for note in message["notes"]:
                     say(f"  {note}")
                     if note.startswith("not armed"):
-                        refused = note
+                        if "come to rest" in note and time.monotonic() < rest_until_s:
+                            time.sleep(0.3)  # it may still settle
+                            self._controller.send({"event": "arm"})
+                        else:
+                            refused = note
                 if message["state"] == "faulted" and not result["fault"]:
                     result["fault"] = message["reason"]
                     self._controller.send({"end": "fault"})

@@ -185,8 +185,16 @@ class Rehearsal:
     def arm(self) -> None:
         """Arms, once the controller is there."""
         self.wait("idle")
-        self.human.send({"event": "arm"})
-        self.wait("armed")
+        until_s = time.monotonic() + 15.0
+        while time.monotonic() < until_s:  # it may not be seen to stand yet
+            self.human.send({"event": "arm"})
+            try:
+                self.wait("armed", timeout_s=1.0)
+                return
+            except TimeoutError:
+                if any(said["state"] in ("running", "holding") for said in self.said[-20:]):
+                    return
+        raise TimeoutError(f"not armed: {self.said[-3:]}")
 
     def wait_moving(self, timeout_s: float = 15.0, *, into_s: float = 0.1) -> None:
         """Returns so long after a move began.
