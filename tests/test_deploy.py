@@ -116,6 +116,7 @@ def test_replay_names_what_is_no_record(capsys, name):
 
 def test_the_safety_bench_ends_with_its_figures(capsys):
     words = ["sequences=3", "stops=1", "kills=1", "jitter_s=1.0"]
+    words += ["robot.settings={max_tick_s: 3.0, max_reading_age_s: 2.0, tracking_s: 5.0}"]
     assert main(["bench", "safety", *words]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     for name in ("violations", "illegal_plans_run", "nan_motion", "replay_mismatch",

@@ -57,7 +57,8 @@ def run(config: DictConfig) -> None:
     rest = np.array(OmegaConf.to_container(config.robot.rest), np.float64)
     work = Path(tempfile.mkdtemp(prefix="robot_wm_safety_"))
     try:
-        bench = Bench(chain, limits, rest, work, int(config.seed))
+        settings: Any = OmegaConf.to_container(config.robot.settings)
+        bench = Bench(chain, limits, rest, work, int(config.seed), settings)
         figures = bench.faults(int(counts["sequences"]), int(config.ticks))
         figures |= bench.refusals()
         figures |= bench.stops(int(counts["stops"]))
@@ -100,6 +101,7 @@ class Bench:
     rest: FloatArray
     work: Path
     seed: int
+    settings: dict[str, float]
 
     def faults(self, num_sequences: int, num_ticks: int) -> dict[str, Any]:
         """Random faults, plans and nonsense; every command judged."""
@@ -245,7 +247,8 @@ class Bench:
 
     def _rehearse(self, name: str, **words: Any) -> Rehearsal:
         path = self.work / f"{name}-{time.monotonic_ns()}.jsonl"
-        return Rehearsal(self.chain, self.limits, self.rest, path, seed=self.seed, **words)
+        words = {"settings": self.settings, "seed": self.seed, **words}
+        return Rehearsal(self.chain, self.limits, self.rest, path, **words)
 
     def stops(self, num: int) -> dict[str, Any]:
         """Seconds from what stops the arm to its rest, the longest of all."""

@@ -185,15 +185,15 @@ class Rehearsal:
     def arm(self) -> None:
         """Arms, once the controller is there."""
         self.wait("idle")
+        self.human.send({"event": "arm"})
         until_s = time.monotonic() + 15.0
-        while time.monotonic() < until_s:  # it may not be seen to stand yet
-            self.human.send({"event": "arm"})
-            try:
-                self.wait("armed", timeout_s=1.0)
-                return
-            except TimeoutError:
-                if any(said["state"] in ("running", "holding") for said in self.said[-20:]):
+        while time.monotonic() < until_s:
+            for message in self.listen():
+                if message["state"] == "armed":
                     return
+                if any(note.startswith("not armed") for note in message["notes"]):
+                    self.human.send({"event": "arm"})  # it may not be seen to stand yet
+            time.sleep(0.002)
         raise TimeoutError(f"not armed: {self.said[-3:]}")
 
     def wait_moving(self, timeout_s: float = 15.0, *, into_s: float = 0.1) -> None:
