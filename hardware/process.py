@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from robot_wm.types import FloatArray
 
 STATUS_EVERY = 10  # ticks
 SETTLE_S = 0.1  # from the command's rest to a picture that counts: the arm swings, cameras lag
+STAND_S = 0.3  # at rest before it leaves: after a fault, the goal comes back to where the arm is
 _NEVER = -1e9
 _HUMAN = {"arm": Event.ARM, "stop": Event.STOP, "park": Event.PARK, "reset": Event.RESET}
 
@@ -98,7 +100,7 @@ class Controller:
         self._look: dict[str, Any] | None = None
         self._rest_s = _NEVER
         self._num_ticks = 0
-        self._late_s: list[float] = []
+        self._late_s: deque[float] = deque(maxlen=500)
         self._last_plan_s = _NEVER
         self._ending = ""
         self.broken = ""
@@ -116,7 +118,8 @@ class Controller:
             while True:
                 late_s = time.monotonic() - due_s
                 turn = self._safe_tick(said, late_s)
-                if self._ending and turn.at_rest:
+                stood_s = time.monotonic() - self._rest_s
+                if self._ending and turn.at_rest and (self.broken or stood_s > STAND_S):
                     break
                 due_s += self._tick_s
                 if late_s > self._tick_s:  # a late tick is not made up for
@@ -266,7 +269,7 @@ class Controller:
             "reason": turn.reason[:500],
             "notes": [note[:500] for note in turn.notes[:20]],
             "plan_age_s": now_s - self._last_plan_s if self._last_plan_s > 0 else None,
-            "late_ms_p99": 1000 * float(np.quantile(self._late_s[-500:], 0.99)),
+            "late_ms_p99": 1000 * float(np.quantile(self._late_s, 0.99)),
             "ticks": self._num_ticks,
         }
 
