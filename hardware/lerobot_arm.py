@@ -25,7 +25,8 @@ from hardware.wire import FrameSlot
 from robot_wm.types import FloatArray
 
 _TRIES = 3  # of a bus that loses 2 % of its packets, one in 125,000 goes on to fail
-_BUS_ERRORS = (ConnectionError, OSError, RuntimeError, KeyError, TimeoutError)
+# LookupError: a driver that takes a late reply to an earlier question for the answer to this one
+_BUS_ERRORS = (OSError, RuntimeError, LookupError)
 _ERROR_BITS = ("voltage", "angle", "temperature", "current", "?", "overload")
 _T = TypeVar("_T")
 

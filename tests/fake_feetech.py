@@ -37,6 +37,7 @@ class FakeBus:
         self.angles, self.loss = np.array(angles, float), loss
         self.errors, self.blocked = dict.fromkeys(range(1, 7), 0), set()
         self.num_packets, self.goals = 0, []
+        self.late = 0  # replies to come that an empty one, of an earlier question, precedes
         self._rng = np.random.default_rng(seed)
         self._registers = {i: self._servo(i) for i in range(1, 7)}
         self._host, device = pty.openpty()
@@ -121,6 +122,9 @@ class FakeBus:
             for at in range(0, len(rest), size + 1):
                 if rest[at] in self._registers:
                     self._write(rest[at], address, rest[at + 1 : at + 1 + size])
+        if self.late and instruction == READ:
+            self.late -= 1
+            reply = self._status(number) + reply
         if reply:
             os.write(self._host, reply)
 

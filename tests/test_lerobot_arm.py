@@ -76,6 +76,13 @@ def test_lost_packets_are_asked_for_again(arm, bus):
     assert arm.num_retries > 5
 
 
+def test_a_late_reply_in_the_place_of_the_next_is_asked_for_again(arm, bus):
+    bus.late = 2
+    for _ in range(6):
+        assert np.isfinite(arm.read().joints).all()
+    assert bus.late == 0 and arm.num_retries > 0
+
+
 def test_a_servo_s_error_is_told_within_a_round(arm, bus):
     bus.errors[3] = 0x20
     faults = {arm.read().fault for _ in range(6)}
