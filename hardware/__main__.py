@@ -1,4 +1,4 @@
-"""The processes beside the planner: `python -m hardware controller|watchdog DESCRIPTOR`.
+"""The processes beside the planner: `python -m hardware controller|watchdog|cameras DESCRIPTOR`.
 
 What they are to do comes as JSON on a descriptor, from whoever started them.
 """
@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from hardware.arm import Arm, ArmLimits
+from hardware.arm import Arm, ArmError, ArmLimits
+from hardware.cameras import show
 from hardware.flight import FlightRecorder, parse_chain
 from hardware.limits import Limits
 from hardware.pilot import Pilot, PilotSettings
@@ -31,19 +32,25 @@ def main(words: list[str]) -> int:
     kind, descriptor = words
     with os.fdopen(int(descriptor), "r") as file:
         spec = json.load(file)
-    return {"controller": control, "watchdog": guard}[kind](spec)
+    return {"controller": control, "watchdog": guard, "cameras": show}[kind](spec)
 
 
 def control(spec: Mapping[str, Any]) -> int:
-    """The controller, until it is told to end."""
+    """The controller, until it is told to end; 2 where the arm cannot be driven."""
     chain, limits = parse_chain(spec["chain"]), Limits(**spec["limits"])
-    arm = open_arm(spec["arm"])
+    human = Wire.at(spec["human"])
+    try:
+        arm = open_arm(spec["arm"])
+        limits = limits.within(arm.limits().low, arm.limits().high)
+    except (ArmError, ValueError) as error:
+        human.send({"refused": str(error)[:4000]})
+        return 2
     rest = None if spec["rest"] is None else np.array(spec["rest"], np.float64)
     pilot = Pilot(limits, chain.corners, PilotSettings(**spec["settings"]), rest=rest)
     recorder = FlightRecorder(Path(spec["record"]), limits, chain, spec["about"])
     wires = Wires(
         planner=Wire.at(spec["planner"]),
-        human=Wire.at(spec["human"]),
+        human=human,
         watchdog=Wire.at(spec["watchdog"]),
         keys=sys.stdin.fileno() if spec["keys"] else None,
     )
@@ -63,6 +70,7 @@ def control(spec: Mapping[str, Any]) -> int:
         controller.run()
     finally:
         recorder.close()
+        arm.close()
     return 1 if controller.broken else 0
 
 
@@ -70,16 +78,24 @@ def open_arm(spec: Mapping[str, Any]) -> Arm:
     """The device that a spec describes.
 
     Raises:
-        ValueError: none of that kind.
+        ValueError: none of that kind, or a setting that makes no sense.
+        ArmError: it does not answer, or somebody else drives it.
     """
-    if spec["kind"] != "simulated":
-        raise ValueError(f"arm: got {spec['kind']!r}, want simulated")
     names = tuple(spec["names"])
-    limits = ArmLimits(names, np.array(spec["low"]), np.array(spec["high"]))
-    measured = Measured(len(names), spec["measured"])
-    wait_for_life(measured, timeout_s=30.0)
     frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
-    return SimulatedArm(limits, Goals(len(names), spec["goals"]), measured, frames)
+    low, high = np.array(spec["low"], np.float64), np.array(spec["high"], np.float64)
+    if spec["kind"] == "simulated":
+        measured = Measured(len(names), spec["measured"])
+        wait_for_life(measured, timeout_s=30.0)
+        goals = Goals(len(names), spec["goals"])
+        return SimulatedArm(ArmLimits(names, low, high), goals, measured, frames)
+    if spec["kind"] == "lerobot":
+        # Not above: LeRobot takes seconds to import, and simulations do without it.
+        from hardware.lerobot_arm import JointMap, connect
+
+        joints = JointMap(names, tuple(spec["keys"]), spec["zero"], spec["rad_per_unit"])
+        return connect(spec["type"], spec["config"], joints, low=low, high=high, frames=frames)
+    raise ValueError(f"arm: got {spec['kind']!r}, want simulated or lerobot")
 
 
 def guard(spec: Mapping[str, Any]) -> int:

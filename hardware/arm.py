@@ -58,5 +58,12 @@ class Arm(Protocol):
         ...
 
     def hold(self) -> None:
-        """Makes it stay where it is, as far as it can: torque stays on. Never raises."""
+        """Makes it stay where it is, as far as it can: torque stays on. Never raises.
+
+        For when commands no longer get through whole; what a governor returned does the same.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go of it: it goes on holding, its torque on. Never raises."""
         ...

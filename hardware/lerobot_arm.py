@@ -82,6 +82,7 @@ class LeRobotArm:
         joints: how its joints become the model's.
         low, high: of the model's joints `[J]`, rad.
         frames: camera -> where its newest picture is shown.
+        lock: of its port, let go of with it.
     """
 
     def __init__(
@@ -92,8 +93,9 @@ class LeRobotArm:
         low: FloatArray,
         high: FloatArray,
         frames: Mapping[str, FrameSlot] | None = None,
+        lock: DeviceLock | None = None,
     ) -> None:
-        self._robot, self._joints = robot, joints
+        self._robot, self._joints, self._lock = robot, joints, lock
         self._limits = ArmLimits(joints.names, np.array(low), np.array(high))
         self._frames = dict(frames or {})
         self._ask = 0
@@ -135,8 +137,7 @@ class LeRobotArm:
                 continue
 
     def close(self) -> None:
-        """Leaves the robot holding, its torque on. Never raises."""
-        self.hold()
+        """Leaves the robot as it is, holding its last goal, its torque on. Never raises."""
         config = getattr(self._robot, "config", None)
         if hasattr(config, "disable_torque_on_disconnect"):
             config.disable_torque_on_disconnect = False  # type: ignore[union-attr]
@@ -144,6 +145,8 @@ class LeRobotArm:
             self._robot.disconnect()
         except Exception:  # noqa: BLE001 - the stop path: it is left as it is
             pass
+        if self._lock is not None:
+            self._lock.close()
 
     def _try(self, act: Callable[[], _T]) -> _T:
         for left in reversed(range(_TRIES)):
@@ -170,6 +173,58 @@ class LeRobotArm:
         return f"servo {name}: {', '.join(bits) or hex(error)}"
 
 
+def connect(
+    kind: str,
+    settings: Mapping[str, Any],
+    joints: JointMap,
+    *,
+    low: FloatArray,
+    high: FloatArray,
+    frames: Mapping[str, FrameSlot],
+) -> LeRobotArm:
+    """A LeRobot robot as an arm that nobody else drives.
+
+    Args:
+        kind, settings: as `open_robot` takes them.
+        joints: how its joints become the model's.
+        low, high: of the model's joints `[J]`, rad; where its calibration has it end sooner, that
+            counts.
+        frames: camera -> where its newest picture is shown.
+
+    Raises:
+        ValueError: as `open_robot`, or a joint that it does not have.
+        ArmError: it does not answer, or another process drives it.
+    """
+    port = settings.get("port")
+    lock = None if port is None else DeviceLock(str(port))
+    robot = open_robot(kind, settings)
+    missing = [key for key in joints.keys if key not in robot.action_features]
+    if missing:
+        have = ", ".join(robot.action_features)
+        raise ValueError(f"robot.joints.keys: {kind} has no {', '.join(missing)}, but {have}")
+    ends = np.array([joints.angles(values) for values in _ends(robot, joints)])
+    low, high = np.maximum(low, ends.min(0)), np.minimum(high, ends.max(0))
+    return LeRobotArm(robot, joints, low=low, high=high, frames=frames, lock=lock)
+
+
+def _ends(robot: Any, joints: JointMap) -> list[dict[str, float]]:
+    """Both ends of the calibrated range of every joint, in the device's values; where it has none,
+    as far as floats go.
+    """
+    found = []
+    bus: Any = getattr(robot, "bus", None)
+    far = np.where(joints.rad_per_unit > 0, 1e9, -1e9)
+    for side, sign in (("range_min", -1.0), ("range_max", 1.0)):
+        values = dict(zip(joints.keys, sign * far, strict=True))
+        for name, motor in getattr(bus, "motors", {}).items():
+            key, range_ = f"{name}.pos", (getattr(bus, "calibration", None) or {}).get(name)
+            if key in values and range_ is not None:
+                # There is no public way from ticks to the values that the robot speaks in.
+                (values[key],) = bus._normalize({motor.id: getattr(range_, side)}).values()
+        found.append({key: float(value) for key, value in values.items()})
+    return found
+
+
 def open_robot(kind: str, settings: Mapping[str, Any]) -> Any:
     """A LeRobot robot by its type and config, connected, its goal where it stands.
 
@@ -180,21 +235,12 @@ def open_robot(kind: str, settings: Mapping[str, Any]) -> Any:
     robots = importlib.import_module("lerobot.robots")
     for module in pkgutil.iter_modules(robots.__path__):
         if module.ispkg:
-            try:
+            with contextlib.suppress(ImportError):  # wants a driver that is not installed
                 importlib.import_module(f"lerobot.robots.{module.name}")
-            except ImportError:
-                continue  # wants a driver that is not installed
-    importlib.import_module("lerobot.utils.import_utils").register_third_party_plugins()
-    known = robots.RobotConfig.get_known_choices()
-    if kind not in known:
-        raise ValueError(f"robot.type: got {kind!r}, want one of {', '.join(sorted(known))}")
     port = settings.get("port")
     if port is not None and not os.path.exists(str(port)):
-        raise ValueError(f"robot.config.port: no device {port}")
-    try:
-        config = known[kind](**settings)
-    except TypeError as error:
-        raise ValueError(f"robot.config: {error}") from error
+        raise ValueError(f"robot.port: no device {port}")
+    config = decode_config(robots.RobotConfig, kind, settings, "robot")
     robot = robots.make_robot_from_config(config)
     for left in reversed(range(_TRIES)):  # one lost packet of dozens spoils it
         try:
@@ -212,6 +258,23 @@ def open_robot(kind: str, settings: Mapping[str, Any]) -> Any:
             f"{getattr(config, 'id', None)!r}; run lerobot-calibrate first"
         )
     return robot
+
+
+def decode_config(registry: Any, kind: str | None, settings: Mapping[str, Any], what: str) -> Any:
+    """A LeRobot config of a registry of them, such as RobotConfig, by its type.
+
+    Raises:
+        ValueError: no such type, or a setting that it does not take.
+    """
+    importlib.import_module("lerobot.utils.import_utils").register_third_party_plugins()
+    known = registry.get_known_choices()
+    if kind not in known:
+        raise ValueError(f"{what}.type: got {kind!r}, want one of {', '.join(sorted(known))}")
+    draccus = importlib.import_module("draccus")
+    try:
+        return draccus.decode(known[kind], dict(settings))
+    except (draccus.utils.DraccusException, ValueError, TypeError) as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _goal_where_it_stands(robot: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -63,3 +63,13 @@ class Limits:
         for low, high in (("low", "high"), ("box_low", "box_high")):
             if not (getattr(self, low) < getattr(self, high)).all():
                 raise ValueError(f"{low}: got {getattr(self, low)}, want less than {high}")
+
+    def within(self, low: FloatArray, high: FloatArray) -> Limits:
+        """The same, inside a device's own joint limits `[J]`, rad.
+
+        Raises:
+            ValueError: another number of joints, or they do not meet.
+        """
+        if np.shape(low) != self.low.shape or np.shape(high) != self.high.shape:
+            raise ValueError(f"low: the arm has {len(low)} joints, want {len(self.low)}")
+        return replace(self, low=np.maximum(low, self.low), high=np.minimum(high, self.high))

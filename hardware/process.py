@@ -106,6 +106,7 @@ class Controller:
         self.broken = ""
         self._written: FloatArray | None = None
         self._fault = ""
+        self._undelivered = False  # the last command did not get through
 
     def run(self) -> str:
         """Ticks until it is told to end and the arm is at rest; why it ended.
@@ -125,7 +126,7 @@ class Controller:
                 if late_s > self._tick_s:  # a late tick is not made up for
                     due_s = time.monotonic()
                 time.sleep(max(0.0, due_s - time.monotonic()))
-            if not self._dry_run:
+            if self._undelivered and not self._dry_run:
                 self._arm.hold()
             self._wires.human.send({"ended": self._ending, **self._status(turn)})
             self._wires.watchdog.send({"goodbye": self._ending})
@@ -143,8 +144,10 @@ class Controller:
                 return Turn(self._pilot.state, self.broken, None, None, False, ())
         turn = self._pilot.fail(time.monotonic(), self.broken)
         if turn.command is not None and not self._dry_run:
+            self._undelivered = True
             with contextlib.suppress(Exception):
                 self._arm.write(turn.command)
+                self._undelivered = False
         with contextlib.suppress(Exception):
             self._wires.watchdog.send({"t": time.monotonic()})
             self._wires.human.send(self._status(turn))
@@ -159,8 +162,10 @@ class Controller:
         life = PlannerLife(not self._wires.planner.closed, self._heard_s)
         turn = self._pilot.tick(now_s, reading, life, events=events, plans=plans)
         if turn.command is not None and not self._dry_run:
+            self._undelivered = True
             try:
                 self._arm.write(turn.command)
+                self._undelivered = False
             except ArmError as error:
                 self._fault = f"the arm did not take a command: {error}"
         self._written = turn.command

@@ -120,6 +120,9 @@ class SimulatedArm:
     def hold(self) -> None:
         """Nothing: it holds its last goal, and every goal is near."""
 
+    def close(self) -> None:
+        """Nothing: the simulation goes on."""
+
 
 def wait_for_life(measured: Measured, *, timeout_s: float) -> None:
     """Returns when the simulation runs.

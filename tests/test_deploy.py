@@ -69,7 +69,9 @@ def test_a_dry_run_writes_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL", "SIGINT"])
 def test_the_end_of_the_human_s_process_is_the_end_of_all(tmp_path, name):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as behind an & in a script
     run = deploy(tmp_path, "num_steps=500", "controller.arrival=0")
+    signal.signal(signal.SIGINT, before)
     said = [run.stderr.readline()]
     while said[-1] and "energy" not in said[-1]:
         said.append(run.stderr.readline())

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from fake_feetech import GRIPPER, MOTORS, TICKS, FakeBus
+from lerobot.motors.feetech import feetech
 
 from hardware.arm import ArmError
 from hardware.lerobot_arm import DeviceLock, JointMap, LeRobotArm, open_robot
@@ -27,7 +28,14 @@ def joint_map():
 
 
 @pytest.fixture
-def bus():
+def bus(monkeypatch):
+    patience = feetech.patch_setPacketTimeout
+
+    def patient(port, length):  # the servos are a thread here, and the machine may be busy
+        patience(port, length)
+        port.packet_timeout += 200.0
+
+    monkeypatch.setattr(feetech, "patch_setPacketTimeout", patient)
     bus = FakeBus(POSE)
     yield bus
     bus.close()
@@ -129,7 +137,7 @@ def test_mistakes_are_named(bus, tmp_path):
     for kind, settings, told in (
         ("so999", {}, "robot.type: got 'so999', want one of"),
         ("so101_follower", {"port": "/dev/nothing"}, "no device /dev/nothing"),
-        ("so101_follower", {"port": bus.port, "speed": 3}, "robot.config"),
+        ("so101_follower", {"port": bus.port, "speed": 3}, "robot: The fields `speed`"),
     ):
         with pytest.raises(ValueError, match=told):
             open_robot(kind, settings)

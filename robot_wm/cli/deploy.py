@@ -7,8 +7,8 @@ belongs to the controller (hardware.process); the model thinks in a process of i
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
 import termios
@@ -28,14 +28,14 @@ from hardware.kinematics import Chain
 from hardware.limits import Limits
 from hardware.mjcf import load_chain
 from hardware.pilot import PilotSettings
-from hardware.simulated import Goals, Measured
-from hardware.wire import FrameSlot, Wire
+from hardware.spawn import controller_spec, spawn
+from hardware.wire import Wire
 from robot_wm.cli.console import finish, output_dir, say
+from robot_wm.cli.devices import Device, end, open_device
 from robot_wm.cli.plan import read_picture
-from sim_envs.so100_scene import CAMERA, EE_SITE, JOINTS, so100_scene
+from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _START_S = 120.0  # for a model to load
-_END_S = 10.0
 _SETTLE_S = 10.0  # for an arm to come to rest before it is armed
 
 
@@ -50,6 +50,8 @@ def run(config: DictConfig) -> None:
         ValueError: something that keeps the arm from being armed.
         DeployError: a fault, or the planner's end.
     """
+    # A shell has commands in the background ignore it; what drives an arm never does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.mode not in ("run", "dry-run"):
         raise ValueError(f"mode: got {config.mode!r}, want run or dry-run")
     if config.num_steps < 1:
@@ -70,13 +72,15 @@ def run(config: DictConfig) -> None:
         raise ValueError(f"robot.settings: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
     record = out / f"flight-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
-    with Crew(config, chain, limits, settings, goals, record) as crew:
-        ready = crew.wait_ready()
-        say(f"ready: {ready['what']}")
-        if asks:
-            ask_human(limits)
-        with single_keys():
-            result = crew.fly()
+    with open_device(config.robot) as device:
+        device.wait_ready()
+        with Crew(config, device, chain, limits, settings, goals, record) as crew:
+            ready = crew.wait_ready()
+            say(f"ready: {ready['what']}")
+            if asks:
+                ask_human(limits)
+            with single_keys():
+                result = crew.fly()
     say(f"{result['ended']}; flight record: {record}")
     if config.mode == "dry-run":
         say("dry run: nothing was written to the robot")
@@ -128,111 +132,61 @@ def ask_human(limits: Limits) -> None:
 
 @dataclass
 class Crew:
-    """The processes of a run: controller, watchdog, planner, and the simulated world if need be."""
+    """The processes of a run beside the device's own: watchdog, controller and planner."""
 
     config: DictConfig
+    device: Device
     chain: Chain
     limits: Limits
     settings: dict[str, Any]
     goals: Sequence[str]
     record: Path
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    _keep: list[Any] = field(default_factory=list)
 
     def __enter__(self) -> Crew:
-        config, size = self.config, int(self.config.robot.image_size)
-        to_controller, human = Wire.pair()
+        config, device, tty = self.config, self.device, sys.stdin.isatty()
+        self._controller, human = Wire.pair()
+        self._planner, planner_says = Wire.pair()
         planner, to_planner = Wire.pair()
         beats, to_watchdog = Wire.pair()
-        self._controller, planner_says = to_controller, Wire.pair()
-        self._planner = planner_says[0]
-        goals, measured, frames = Goals(len(JOINTS)), Measured(len(JOINTS)), FrameSlot(size, size)
-        world, to_world = Wire.pair()
-        self._keep += [goals, measured, frames, world]
-        places = {CAMERA: (size, size, frames.fileno())}
-        self._start(
-            "world",
-            ["-m", "robot_wm.cli.world"],
-            {
-                "seed": config.robot.seed,
-                "image_size": size,
-                "random_look": config.robot.random_look,
-                "camera_hz": config.robot.camera_hz,
-                "goals": goals.fileno(),
-                "measured": measured.fileno(),
-                "frames": frames.fileno(),
-                "wire": to_world.fileno(),
-            },
-            [goals, measured, frames, to_world],
+        about = OmegaConf.to_yaml(config, resolve=True)
+        self._children["watchdog"] = spawn(
+            ["hardware", "watchdog"], {"wire": to_watchdog.fileno()}, [to_watchdog]
         )
-        self._start(
-            "watchdog",
-            ["-m", "hardware", "watchdog"],
-            {"wire": to_watchdog.fileno()},
-            [to_watchdog],
+        self._children["controller"] = spawn(
+            ["hardware", "controller"],
+            controller_spec(
+                chain=self.chain,
+                limits=self.limits,
+                settings=self.settings,
+                rest=None if config.robot.rest is None else list(config.robot.rest),
+                arm=device.arm(self.limits),
+                planner=to_planner,
+                human=human,
+                watchdog=beats,
+                record=self.record,
+                about={"config": about},
+                keys=tty,
+                dry_run=config.mode == "dry-run",
+            ),
+            [to_planner, human, beats, *device.shared()],
+            stdin=None if tty else subprocess.DEVNULL,
         )
-        self._start(
-            "controller",
-            ["-m", "hardware", "controller"],
+        self._children["planner"] = spawn(
+            ["robot_wm.cli.deploy_planner"],
             {
-                "chain": chain_message(self.chain),
-                "limits": {name: np.asarray(v).tolist() for name, v in vars(self.limits).items()},
-                "settings": self.settings,
-                "rest": OmegaConf.to_container(config.robot)["rest"],  # type: ignore[index]
-                "arm": {
-                    "kind": "simulated",
-                    "names": JOINTS,
-                    "low": self.limits.low.tolist(),
-                    "high": self.limits.high.tolist(),
-                    "goals": goals.fileno(),
-                    "measured": measured.fileno(),
-                    "frames": places,
-                },
-                "planner": to_planner.fileno(),
-                "human": human.fileno(),
-                "watchdog": beats.fileno(),
-                "record": str(self.record),
-                "about": {"config": OmegaConf.to_yaml(config, resolve=True)},
-                "keys": sys.stdin.isatty(),
-                "dry_run": config.mode == "dry-run",
-            },
-            [to_planner, human, beats, goals, measured, frames],
-            stdin=None if sys.stdin.isatty() else subprocess.DEVNULL,
-        )
-        self._start(
-            "planner",
-            ["-m", "robot_wm.cli.deploy_planner"],
-            {
-                "config": OmegaConf.to_yaml(config, resolve=True),
+                "config": about,
                 "chain": chain_message(self.chain),
                 "goals": list(self.goals),
-                "frames": places,
+                "frames": device.places(),
                 "wire": planner.fileno(),
-                "human": planner_says[1].fileno(),
+                "human": planner_says.fileno(),
             },
-            [planner, frames, planner_says[1]],
+            [planner, planner_says, *device.frames.values()],
         )
-        for wire in (human, planner, to_planner, beats, to_watchdog, to_world, planner_says[1]):
+        for wire in (human, planner, to_planner, beats, to_watchdog, planner_says):
             wire.close()  # so that an end is seen when the process that holds it dies
         return self
-
-    def _start(
-        self,
-        name: str,
-        words: list[str],
-        spec: Mapping[str, Any],
-        shared: Sequence[Any],
-        stdin: int | None = subprocess.DEVNULL,
-    ) -> None:
-        descriptor = os.memfd_create("spec", 0)
-        os.write(descriptor, json.dumps(spec).encode())
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        self._children[name] = subprocess.Popen(
-            [sys.executable, *words, str(descriptor)],
-            pass_fds=[descriptor, *(item.fileno() for item in shared)],
-            stdin=stdin,
-        )
-        os.close(descriptor)
 
     def wait_ready(self) -> Mapping[str, Any]:
         """What the planner says when its model is loaded.
@@ -249,10 +203,13 @@ class Crew:
                     raise ValueError(message["refused"])
                 if "ready" in message:
                     return message["ready"]
-            for name, child in self._children.items():
+            for message in self._controller.receive():
+                if "refused" in message:
+                    raise ValueError(message["refused"])
+            self.device.listen()
+            for name, child in (self._children | self.device.children).items():
                 if child.poll() is not None:
                     raise DeployError(f"the {name} ended with exit code {child.returncode}")
-            self._controller.receive()
         raise DeployError(f"the planner was not ready within {_START_S:.0f} s")
 
     def fly(self) -> dict[str, Any]:
@@ -294,17 +251,7 @@ class Crew:
 
     def __exit__(self, *_: object) -> None:
         self._controller.send({"end": "the human's process ends"})
-        until_s = time.monotonic() + _END_S
-        for name in ("controller", "watchdog", "planner", "world"):
-            child = self._children.get(name)
-            if child is None:
-                continue
-            if name == "world":
-                self._keep[3].close()
-            try:
-                child.wait(max(0.1, until_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        for item in (*self._keep, self._controller, self._planner):
-            item.close()
+        for name in ("controller", "watchdog", "planner"):
+            end(self._children[name])
+        self._controller.close()
+        self._planner.close()

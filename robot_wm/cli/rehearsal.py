@@ -27,6 +27,7 @@ from hardware.limits import Limits
 from hardware.plans import JointPlan
 from hardware.remote import HEARTBEAT_S
 from hardware.simulated import Goals, Measured
+from hardware.spawn import controller_spec, limits_message, spawn
 from hardware.wire import FrameSlot, Wire
 from robot_wm.types import FloatArray
 
@@ -79,66 +80,53 @@ class Rehearsal:
         self.human, human = Wire.pair()
         planner, to_planner = Wire.pair()
         beats, to_watchdog = Wire.pair()
-        shared = [self.goals, self._measured, self._frames]
-        limits = {name: np.asarray(value).tolist() for name, value in vars(self.limits).items()}
-        chain = chain_message(self.chain)
-        self._start("watchdog", ["hardware", "watchdog"], {"wire": to_watchdog.fileno()},
-                    [to_watchdog])  # fmt: skip
-        self._start(
-            "controller",
-            ["hardware", "controller"],
-            {
-                "chain": chain,
-                "limits": limits,
-                "settings": dict(self._settings),
-                "rest": None,
-                "arm": {
-                    "kind": "simulated",
-                    "names": self.chain.joint_names,
-                    "low": self.limits.low.tolist(),
-                    "high": self.limits.high.tolist(),
-                    "goals": self.goals.fileno(),
-                    "measured": self._measured.fileno(),
-                    "frames": {_CAMERA: (_SIZE, _SIZE, self._frames.fileno())},
-                },
-                "planner": to_planner.fileno(),
-                "human": human.fileno(),
-                "watchdog": beats.fileno(),
-                "record": str(self.record),
-                "about": {},
-                "keys": self._keys is not None,
-                "dry_run": False,
-            },
-            [to_planner, human, beats, *shared],
-            stdin=self._keys,
+        self.children["watchdog"] = spawn(
+            ["hardware", "watchdog"],
+            {"wire": to_watchdog.fileno()},
+            [to_watchdog],
+            stderr=subprocess.DEVNULL,
         )
-        spec = {"wire": planner.fileno(), "chain": chain, "limits": limits, "seed": self._seed}
+        arm = {
+            "kind": "simulated",
+            "names": self.chain.joint_names,
+            "low": self.limits.low.tolist(),
+            "high": self.limits.high.tolist(),
+            "goals": self.goals.fileno(),
+            "measured": self._measured.fileno(),
+            "frames": {_CAMERA: (_SIZE, _SIZE, self._frames.fileno())},
+        }
+        self.children["controller"] = spawn(
+            ["hardware", "controller"],
+            controller_spec(
+                chain=self.chain,
+                limits=self.limits,
+                settings=self._settings,
+                rest=None,
+                arm=arm,
+                planner=to_planner,
+                human=human,
+                watchdog=beats,
+                record=self.record,
+                about={},
+                keys=self._keys is not None,
+                dry_run=False,
+            ),
+            [to_planner, human, beats, self.goals, self._measured, self._frames],
+            stdin=subprocess.DEVNULL if self._keys is None else self._keys,
+        )
         if self._moves:
-            self._start("planner", ["robot_wm.cli.rehearsal"], spec, [planner])
+            spec = {
+                "wire": planner.fileno(),
+                "chain": chain_message(self.chain),
+                "limits": limits_message(self.limits),
+                "seed": self._seed,
+            }
+            self.children["planner"] = spawn(["robot_wm.cli.rehearsal"], spec, [planner])
             planner.close()
         self.planner = planner
         for wire in (human, to_planner, beats, to_watchdog):
             wire.close()
         return self
-
-    def _start(
-        self,
-        name: str,
-        words: list[str],
-        spec: Mapping[str, Any],
-        shared: list[Any],
-        stdin: int | None = None,
-    ) -> None:
-        descriptor = os.memfd_create("spec", 0)
-        os.write(descriptor, json.dumps(spec).encode())
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        self.children[name] = subprocess.Popen(
-            [sys.executable, "-m", *words, str(descriptor)],
-            pass_fds=[descriptor, *(item.fileno() for item in shared)],
-            stdin=subprocess.DEVNULL if stdin is None else stdin,
-            stderr=subprocess.DEVNULL if name == "watchdog" else None,
-        )
-        os.close(descriptor)
 
     def _live(self) -> None:
         """The servos, and a camera that shows noise."""

@@ -1,0 +1,91 @@
+"""LeRobot cameras in a process of their own, each picture in shared memory the moment it comes.
+
+A driver that hangs takes nothing with it: its pictures grow old, and the controller holds the arm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hardware.lerobot_arm import decode_config
+from hardware.wire import FrameSlot, Wire
+
+_WAIT_MS = 500.0
+_AGAIN_S = 0.1
+
+
+def show(spec: Mapping[str, Any]) -> int:
+    """Shows what cameras see until whoever started it is gone; the exit code.
+
+    Args:
+        spec: `cameras`, name -> config; `frames`, name -> (height, width, descriptor);
+            `latency_s`, from the light to the driver's hands; `wire`, to say that they are open.
+    """
+    for name in ("SIGINT", "SIGHUP"):  # the human's ways to stop: the controller's to follow
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    wire = Wire.at(spec["wire"])
+    cameras: dict[str, Any] = {}
+    try:
+        for name, settings in spec["cameras"].items():
+            cameras[name] = open_camera(name, settings)
+    except ValueError as error:
+        wire.send({"refused": str(error)[:4000]})
+        return 2
+    end = threading.Event()
+    for name, camera in cameras.items():
+        slot = FrameSlot(*spec["frames"][name])
+        words = (name, camera, slot, float(spec["latency_s"]), end, wire)
+        threading.Thread(target=_watch, args=words, daemon=True).start()
+    wire.send({"ready": sorted(cameras)})
+    while not wire.closed:
+        wire.wait(None)
+        wire.receive()
+    end.set()
+    return 0
+
+
+def _watch(
+    name: str, camera: Any, slot: FrameSlot, latency_s: float, end: threading.Event, wire: Wire
+) -> None:
+    told = False
+    while not end.is_set():
+        try:
+            picture = camera.async_read(timeout_ms=_WAIT_MS)
+            slot.write(np.ascontiguousarray(picture), time.monotonic() - latency_s)
+            told = False
+        except Exception as error:  # noqa: BLE001 - it may come back; until then pictures grow old
+            if not told:
+                wire.send({"trouble": f"camera {name}: {error}"[:1000]})
+            told = True
+            time.sleep(_AGAIN_S)
+
+
+def open_camera(name: str, settings: Mapping[str, Any]) -> Any:
+    """A LeRobot camera by its type and config, connected.
+
+    Raises:
+        ValueError: no such type, a setting that it does not take, or it does not open.
+    """
+    configs = importlib.import_module("lerobot.cameras.configs")
+    for module in ("opencv", "realsense", "zmq"):
+        with contextlib.suppress(ImportError):  # wants a driver that is not installed
+            importlib.import_module(f"lerobot.cameras.{module}")
+    own = dict(settings)
+    config = decode_config(
+        configs.CameraConfig, own.pop("type", None), own, f"robot.cameras.{name}"
+    )
+    make = importlib.import_module("lerobot.cameras.utils").make_cameras_from_configs
+    try:
+        camera = make({name: config})[name]
+        camera.connect()
+    except Exception as error:
+        raise ValueError(f"robot.cameras.{name}: {' '.join(str(error).split())[:400]}") from error
+    return camera

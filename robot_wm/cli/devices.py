@@ -1,0 +1,238 @@
+"""What `robot-wm deploy` and `record-goal` drive: the processes behind an arm and its cameras.
+
+A device starts what it needs, says where its cameras' pictures are, and how the controller opens
+its arm.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from hardware.limits import Limits
+from hardware.simulated import Goals, Measured
+from hardware.spawn import Shared, spawn
+from hardware.wire import FrameSlot, Wire
+from robot_wm.cli.console import say
+from sim_envs.so100_scene import CAMERA, JOINTS
+
+_FIRST_PICTURE_S = 60.0
+_MAX_PIXELS = 4096
+
+
+class Device:
+    """An arm and its cameras.
+
+    Attributes:
+        frames: camera -> where its newest picture is.
+        children: name -> the processes behind them, in the order of their end.
+    """
+
+    def __init__(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        self.frames = {name: FrameSlot(*size) for name, size in sizes.items()}
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self._wire, self._theirs = Wire.pair()
+
+    def places(self) -> dict[str, tuple[int, int, int]]:
+        """camera -> height, width, descriptor: how another process finds its pictures."""
+        return {
+            name: (*slot.shape[:2], slot.fileno())  # type: ignore[misc]
+            for name, slot in self.frames.items()
+        }
+
+    def arm(self, limits: Limits) -> dict[str, Any]:
+        """How the controller opens the arm (hardware.__main__.open_arm)."""
+        raise NotImplementedError
+
+    def shared(self) -> Sequence[Shared]:
+        """What the controller shares with it."""
+        return list(self.frames.values())
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Device:
+        self._start()
+        self._theirs.close()  # so that its end is seen
+        return self
+
+    def wait_ready(self) -> None:
+        """Returns when every camera has shown a picture.
+
+        Raises:
+            ValueError: one that does not open, or shows nothing.
+        """
+        until_s = time.monotonic() + _FIRST_PICTURE_S
+        while True:
+            self.listen()
+            blind = [n for n, slot in self.frames.items() if not math.isfinite(slot.stamp_s())]
+            if not blind:
+                return
+            for name, child in self.children.items():
+                if child.poll() is not None:
+                    self.listen()
+                    raise ValueError(f"the {name} ended with exit code {child.returncode}")
+            if time.monotonic() > until_s:
+                raise ValueError(f"camera {', '.join(blind)} shows nothing")
+            self._wire.wait(0.05)
+
+    def listen(self) -> None:
+        """Tells the human what its processes say.
+
+        Raises:
+            ValueError: one of them refuses.
+        """
+        for message in self._wire.receive():
+            if isinstance(message, dict) and "refused" in message:
+                raise ValueError(message["refused"])
+            if isinstance(message, dict) and "trouble" in message:
+                say(f"  {message['trouble']}")
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Says something to its processes, such as a mishap to try."""
+        self._wire.send(message)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._wire.close()
+        for child in self.children.values():
+            end(child)
+        for slot in self.frames.values():
+            slot.close()
+
+
+class Simulated(Device):
+    """The SO-100 in MuJoCo, in real time, in a process that nobody who drives it can stop."""
+
+    def __init__(self, robot: DictConfig) -> None:
+        size = _size("robot.image_size", robot.image_size)
+        super().__init__({CAMERA: (size, size)})
+        self._robot = robot
+        self._goals, self._measured = Goals(len(JOINTS)), Measured(len(JOINTS))
+
+    def arm(self, limits: Limits) -> dict[str, Any]:
+        return {
+            "kind": "simulated",
+            "names": JOINTS,
+            "low": limits.low.tolist(),
+            "high": limits.high.tolist(),
+            "goals": self._goals.fileno(),
+            "measured": self._measured.fileno(),
+            "frames": self.places(),
+        }
+
+    def shared(self) -> Sequence[Shared]:
+        return [*super().shared(), self._goals, self._measured]
+
+    def _start(self) -> None:
+        (slot,) = self.frames.values()
+        spec = {
+            "seed": self._robot.seed,
+            "image_size": slot.shape[0],
+            "random_look": self._robot.random_look,
+            "camera_hz": self._robot.camera_hz,
+            "goals": self._goals.fileno(),
+            "measured": self._measured.fileno(),
+            "frames": slot.fileno(),
+            "wire": self._theirs.fileno(),
+        }
+        shared = [self._goals, self._measured, slot, self._theirs]
+        self.children["world"] = spawn(["robot_wm.cli.world"], spec, shared)
+
+    def __exit__(self, *what: Any) -> None:
+        super().__exit__(*what)
+        self._goals.close()
+        self._measured.close()
+
+
+class LeRobot(Device):
+    """Any LeRobot robot by its type and config, and its cameras by theirs."""
+
+    def __init__(self, robot: DictConfig) -> None:
+        cameras: Any = OmegaConf.to_container(robot.cameras)
+        if not isinstance(cameras, dict) or not cameras:
+            raise ValueError(
+                "robot.cameras: got none, want such as "
+                "robot.cameras.front={type:opencv,index_or_path:0,width:640,height:480,fps:30}"
+            )
+        sizes = {}
+        for name, own in cameras.items():
+            if not isinstance(own, dict):
+                raise ValueError(f"robot.cameras.{name}: got {own}, want a type and its settings")
+            height, width = (
+                _size(f"robot.cameras.{name}.{side}", own.get(side)) for side in ("height", "width")
+            )
+            sizes[str(name)] = height, width
+        if not 0 <= float(robot.camera_latency_s) < 1:
+            raise ValueError(f"robot.camera_latency_s: got {robot.camera_latency_s}, want 0 to 1 s")
+        super().__init__(sizes)
+        self._robot, self._cameras = robot, cameras
+
+    def arm(self, limits: Limits) -> dict[str, Any]:
+        settings: Any = OmegaConf.to_container(self._robot.config)
+        joints: Any = OmegaConf.to_container(self._robot.joints)
+        for name in ("port", "id"):
+            if self._robot[name] is not None:
+                settings[name] = self._robot[name]
+        return {
+            "kind": "lerobot",
+            "type": self._robot.type,
+            "config": settings,
+            "names": JOINTS,
+            "keys": joints["keys"],
+            "zero": joints["zero"],
+            "rad_per_unit": joints["rad_per_unit"],
+            "low": limits.low.tolist(),
+            "high": limits.high.tolist(),
+            "frames": self.places(),
+        }
+
+    def _start(self) -> None:
+        spec = {
+            "cameras": self._cameras,
+            "latency_s": float(self._robot.camera_latency_s),
+            "frames": self.places(),
+            "wire": self._theirs.fileno(),
+        }
+        shared = [*self.frames.values(), self._theirs]
+        self.children["cameras"] = spawn(["hardware", "cameras"], spec, shared)
+
+
+def open_device(robot: DictConfig) -> Device:
+    """The device that a `robot` group describes; enter it to start its processes.
+
+    Raises:
+        ValueError: none of that kind, or a setting that makes no sense.
+    """
+    kinds = {"simulated": Simulated, "lerobot": LeRobot}
+    if robot.kind not in kinds:
+        raise ValueError(f"robot.kind: got {robot.kind!r}, want {' or '.join(kinds)}")
+    return kinds[robot.kind](robot)
+
+
+def end(child: subprocess.Popen[bytes], timeout_s: float = 10.0) -> None:
+    """Waits for a process that has been told to end, and kills it where it does not."""
+    try:
+        child.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _size(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name}: got {value!r}, want pixels")
+    if not 16 <= value <= _MAX_PIXELS:
+        raise ValueError(f"{name}: got {value}, want 16 to {_MAX_PIXELS} pixels")
+    return int(value)
