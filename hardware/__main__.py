@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware.arm import Arm, ArmError, ArmLimits
+from hardware.arm import Arm, ArmLimits
 from hardware.cameras import show
 from hardware.flight import FlightRecorder, parse_chain
 from hardware.limits import Limits
@@ -42,8 +42,9 @@ def control(spec: Mapping[str, Any]) -> int:
     try:
         arm = open_arm(spec["arm"])
         limits = limits.within(arm.limits().low, arm.limits().high)
-    except (ArmError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a driver raises, the human is told
         human.send({"refused": str(error)[:4000]})
+        Wire.at(spec["watchdog"]).send({"goodbye": "the arm was never driven"})
         return 2
     rest = None if spec["rest"] is None else np.array(spec["rest"], np.float64)
     pilot = Pilot(limits, chain.corners, PilotSettings(**spec["settings"]), rest=rest)
@@ -94,7 +95,9 @@ def open_arm(spec: Mapping[str, Any]) -> Arm:
         from hardware.lerobot_arm import JointMap, connect
 
         joints = JointMap(names, tuple(spec["keys"]), spec["zero"], spec["rad_per_unit"])
-        return connect(spec["type"], spec["config"], joints, low=low, high=high, frames=frames)
+        kind, reply_s = spec["type"], float(spec["reply_s"])
+        robot = spec["config"]
+        return connect(kind, robot, joints, low=low, high=high, frames=frames, reply_s=reply_s)
     raise ValueError(f"arm: got {spec['kind']!r}, want simulated or lerobot")
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib
 import os
 import pkgutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -110,13 +111,28 @@ class LeRobotArm:
 
     def read(self) -> Reading:
         stamp_s = time.monotonic()
-        values = self._try(self._robot.get_observation)
+        values = self._observe()
         try:
             angles = self._joints.angles(values)
         except (ValueError, TypeError) as error:
             raise ArmError(str(error)) from error
         stamps = {name: slot.stamp_s() for name, slot in self._frames.items()}
         return Reading(angles, stamp_s, stamps, self._servo_error())
+
+    def _observe(self) -> Mapping[str, Any]:
+        """All at once; where one reply of many is lost, one by one, so that one is asked again."""
+        bus = getattr(self._robot, "bus", None)
+        if bus is None:
+            return self._try(self._robot.get_observation)
+        try:
+            return self._robot.get_observation()
+        except _BUS_ERRORS:
+            self.num_retries += 1
+        names = [key.removesuffix(".pos") for key in self._joints.keys]
+        return {
+            f"{name}.pos": self._try(functools.partial(bus.read, "Present_Position", name))
+            for name in names
+        }
 
     def write(self, joints: FloatArray) -> None:
         values = self._joints.values(joints)
@@ -181,6 +197,7 @@ def connect(
     low: FloatArray,
     high: FloatArray,
     frames: Mapping[str, FrameSlot],
+    reply_s: float = 0.02,
 ) -> LeRobotArm:
     """A LeRobot robot as an arm that nobody else drives.
 
@@ -190,6 +207,8 @@ def connect(
         low, high: of the model's joints `[J]`, rad; where its calibration has it end sooner, that
             counts.
         frames: camera -> where its newest picture is shown.
+        reply_s: after so long a servo's reply counts as lost; LeRobot's own 50 ms and more are half
+            the age that a reading may have.
 
     Raises:
         ValueError: as `open_robot`, or a joint that it does not have.
@@ -197,7 +216,10 @@ def connect(
     """
     port = settings.get("port")
     lock = None if port is None else DeviceLock(str(port))
+    if not 0 < reply_s < 1:
+        raise ValueError(f"robot.reply_s: got {reply_s}, want more than 0 and less than 1 s")
     robot = open_robot(kind, settings)
+    _hurry(robot, reply_s)
     missing = [key for key in joints.keys if key not in robot.action_features]
     if missing:
         have = ", ".join(robot.action_features)
@@ -242,17 +264,16 @@ def open_robot(kind: str, settings: Mapping[str, Any]) -> Any:
         raise ValueError(f"robot.port: no device {port}")
     config = decode_config(robots.RobotConfig, kind, settings, "robot")
     robot = robots.make_robot_from_config(config)
-    for left in reversed(range(_TRIES)):  # one lost packet of dozens spoils it
-        try:
+    try:
+        with _patient(getattr(robot, "bus", None)):
             _goal_where_it_stands(robot)
             robot.connect(calibrate=False)
-            break
-        except _BUS_ERRORS as error:
-            with contextlib.suppress(Exception):
-                robot.bus.disconnect(False)
-            if not left:
-                raise ArmError(f"{kind}: {' '.join(str(error).split())[:200]}") from error
-    if not robot.is_calibrated:
+            calibrated = robot.is_calibrated
+    except _BUS_ERRORS as error:
+        with contextlib.suppress(Exception):
+            robot.bus.disconnect(False)
+        raise ArmError(f"{kind}: {' '.join(str(error).split())[:200]}") from error
+    if not calibrated:
         raise ValueError(
             f"{kind}: not calibrated, or its motors hold another calibration than the file of id "
             f"{getattr(config, 'id', None)!r}; run lerobot-calibrate first"
@@ -275,6 +296,46 @@ def decode_config(registry: Any, kind: str | None, settings: Mapping[str, Any], 
         return draccus.decode(known[kind], dict(settings))
     except (draccus.utils.DraccusException, ValueError, TypeError) as error:
         raise ValueError(f"{what}: {error}") from error
+
+
+@contextlib.contextmanager
+def _patient(bus: Any) -> Iterator[None]:
+    """Has a bus ask again where a packet is lost: one of the dozens of connecting spoils it all."""
+    names = [name for name in ("ping", "read", "write", "sync_read") if hasattr(bus, name)]
+    for name in names:
+        setattr(bus, name, _again(getattr(bus, name)))
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(bus, name)  # the method of its class again
+
+
+def _again(ask: Callable[..., _T]) -> Callable[..., _T]:
+    def again(*words: Any, num_retry: int = 0, **own: Any) -> _T:
+        for left in reversed(range(_TRIES)):
+            try:
+                return ask(*words, num_retry=max(num_retry, _TRIES), **own)
+            except LookupError:
+                if not left:
+                    raise
+        raise AssertionError
+
+    return again
+
+
+def _hurry(robot: Any, reply_s: float) -> None:
+    """Has a serial bus give a reply up for lost sooner."""
+    port = getattr(getattr(robot, "bus", None), "port_handler", None)
+    begin = getattr(port, "setPacketTimeout", None)
+    if port is None or begin is None:
+        return
+
+    def soon(num_bytes: int) -> None:
+        begin(num_bytes)
+        port.packet_timeout = min(port.packet_timeout, 1000.0 * reply_s)
+
+    port.setPacketTimeout = soon
 
 
 def _goal_where_it_stands(robot: Any) -> None:

@@ -40,6 +40,8 @@ class PilotSettings:
         start_error_rad: a plan from a start farther than this from where the arm stands is refused.
         tracking_error_rad: of a joint behind its command;
         tracking_s: for so long, it is a fault.
+        stuck_rad: a joint whose command moves this far within `tracking_s`,
+        stuck_share: while it moves by less than this share of it, is stuck: a fault.
         max_refused: so many plans refused in a row are a fault.
         parking_s: a way to the rest pose that takes longer is a fault.
         steady_ticks: of the same reading, before it is believed that the arm stands there;
@@ -49,7 +51,7 @@ class PilotSettings:
     max_tick_s: float = 0.1
     max_reading_age_s: float = 0.1
     max_frame_age_s: float = 0.2
-    max_frame_gap_s: float = 0.1
+    max_frame_gap_s: float = 0.15
     max_silence_s: float = 0.1
     wait_warn_s: float = 30.0
     wait_fault_s: float = 60.0
@@ -58,6 +60,8 @@ class PilotSettings:
     start_error_rad: float = 0.05
     tracking_error_rad: float = 0.15
     tracking_s: float = 0.3
+    stuck_rad: float = 0.05
+    stuck_share: float = 0.2
     max_refused: int = 3
     parking_s: float = 30.0
     steady_ticks: int = 10
@@ -153,6 +157,8 @@ class Pilot:
         self._epoch, self._seq, self._num_refused = 0, -1, 0
         self._last_s, self._since_s, self._behind_s = math.nan, 0.0, math.nan
         self._warned, self._at_rest, self._rest_s = False, True, math.nan
+        ticks = math.ceil(self._settings.tracking_s / float(limits.tick_s)) + 1
+        self._followed: deque[FloatArray] = deque(maxlen=ticks)  # [2, J]: commands, and measured
         self._stood: deque[FloatArray] = deque(maxlen=self._settings.steady_ticks)
         self._notes: list[str] = []
         self._seed: FloatArray | None = None
@@ -226,10 +232,10 @@ class Pilot:
         """What is wrong with the arm, its link or the clock; empty where nothing."""
         settings = self._settings
         late, age = now_s - self._last_s, now_s - reading.stamp_s
-        if (late > settings.max_tick_s or late < 0) and self.state is not State.IDLE:
-            return f"a tick took {late * 1000:.0f} ms"
         if reading.fault:
             return reading.fault
+        if (late > settings.max_tick_s or late < 0) and self.state is not State.IDLE:
+            return f"a tick took {late * 1000:.0f} ms"
         if np.shape(reading.joints) != self._limits.low.shape:
             return f"the arm reads {np.shape(reading.joints)} joints"
         if not np.isfinite(reading.joints).all():
@@ -242,7 +248,11 @@ class Pilot:
         """Which joint does not follow its command."""
         if self._governor is None or self.state in (State.IDLE, State.FAULTED):
             self._behind_s = math.nan
+            self._followed.clear()
             return ""
+        stuck = self._stuck(reading)
+        if stuck:
+            return stuck
         error = np.abs(self._governor.joints - reading.joints)
         if error.max() <= self._settings.tracking_error_rad:
             self._behind_s = math.nan
@@ -252,6 +262,20 @@ class Pilot:
         if now_s - self._behind_s < self._settings.tracking_s:
             return ""
         return f"joint {error.argmax()} is {error.max():.2f} rad behind its command"
+
+    def _stuck(self, reading: Reading) -> str:
+        """Which joint stands while its command moves: found sooner than by how far it is behind."""
+        assert self._governor is not None
+        self._followed.append(np.stack((self._governor.joints, reading.joints)))
+        if len(self._followed) < (self._followed.maxlen or 0):
+            return ""
+        asked, came = self._followed[-1] - self._followed[0]
+        stuck = np.abs(asked) >= self._settings.stuck_rad
+        stuck &= came * np.sign(asked) < self._settings.stuck_share * np.abs(asked)
+        if not stuck.any():
+            return ""
+        joint = int(stuck.argmax())
+        return f"joint {joint} is stuck: it came {came[joint]:.2f} of {asked[joint]:.2f} rad"
 
     def fail(self, now_s: float, why: str) -> Turn:
         """A tick in which nothing is known: a fault, and braking."""

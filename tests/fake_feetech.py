@@ -31,12 +31,16 @@ class FakeBus:
     Args:
         angles: where they stand, rad from the middle of their range.
         loss: share of the replies that never come.
+        zeros: ticks at angle 0; the middle of the turn where not given.
+        ranges: calibrated, ticks `[6, 2]`.
     """
 
-    def __init__(self, angles, *, loss=0.0, seed=0):
+    def __init__(self, angles, *, loss=0.0, seed=0, zeros=None, ranges=None):
         self.angles, self.loss = np.array(angles, float), loss
+        self._zeros = np.full(6, 2048) if zeros is None else np.array(zeros)
+        self._ranges = np.array([(0, 4095)] * 5 + [GRIPPER] if ranges is None else ranges)
         self.errors, self.blocked = dict.fromkeys(range(1, 7), 0), set()
-        self.num_packets, self.goals = 0, []
+        self.num_packets, self.num_lost, self.goals = 0, 0, []
         self.late = 0  # replies to come that an empty one, of an earlier question, precedes
         self._rng = np.random.default_rng(seed)
         self._registers = {i: self._servo(i) for i in range(1, 7)}
@@ -55,14 +59,19 @@ class FakeBus:
         registers[0], registers[1] = 3, 10  # firmware
         struct.pack_into("<H", registers, 3, 777)  # model
         registers[5] = number
-        struct.pack_into("<HH", registers, 9, *(GRIPPER if number == 6 else (0, 4095)))
+        struct.pack_into("<HH", registers, 9, *self._ranges[number - 1].tolist())
         registers[62], registers[63] = 120, 35  # 12 V, 35 degrees
         registers[TORQUE] = 1
         struct.pack_into("<H", registers, GOAL, self._ticks(number))
         return registers
 
     def _ticks(self, number):
-        return int(np.clip(round(2048 + self.angles[number - 1] * TICKS), 0, 4095))
+        ticks = self._zeros[number - 1] + self.angles[number - 1] * TICKS
+        return int(np.clip(round(ticks), 0, 4095))
+
+    def _goal(self, number):
+        (goal,) = struct.unpack_from("<H", self._registers[number], GOAL)
+        return (goal - self._zeros[number - 1]) / TICKS
 
     def torque(self):
         """Which servos hold, `[6]`."""
@@ -70,7 +79,8 @@ class FakeBus:
 
     def set_goal(self, number, angle):
         """What a servo was told before anyone connected."""
-        struct.pack_into("<H", self._registers[number], GOAL, round(2048 + angle * TICKS))
+        ticks = round(self._zeros[number - 1] + angle * TICKS)
+        struct.pack_into("<H", self._registers[number], GOAL, ticks)
 
     def unplug(self):
         """The cable is out: nothing is heard, nothing is answered."""
@@ -79,8 +89,7 @@ class FakeBus:
     def _move(self):
         while not self._end.is_set():
             for number, registers in self._registers.items():
-                (goal,) = struct.unpack_from("<H", registers, GOAL)
-                way = (goal - 2048) / TICKS - self.angles[number - 1]
+                way = self._goal(number) - self.angles[number - 1]
                 if registers[TORQUE] and number not in self.blocked:
                     self.angles[number - 1] += np.clip(way, -_SPEED * _STEP_S, _SPEED * _STEP_S)
             time.sleep(_STEP_S)
@@ -135,11 +144,11 @@ class FakeBus:
     def _write(self, number, address, values):
         self._registers[number][address : address + len(values)] = values
         if address == GOAL:
-            (goal,) = struct.unpack_from("<H", self._registers[number], GOAL)
-            self.goals.append((number, (goal - 2048) / TICKS))
+            self.goals.append((number, self._goal(number)))
 
     def _status(self, number, parameters=b""):
         if self._rng.random() < self.loss:
+            self.num_lost += 1
             return b""
         body = bytes([number, len(parameters) + 2, self.errors[number]]) + parameters
         return b"\xff\xff" + body + bytes([~sum(body) & 255])
@@ -151,8 +160,8 @@ class FakeBus:
                 "id": i + 1,
                 "drive_mode": 0,
                 "homing_offset": 0,
-                "range_min": GRIPPER[0] if name == "gripper" else 0,
-                "range_max": GRIPPER[1] if name == "gripper" else 4095,
+                "range_min": int(self._ranges[i, 0]),
+                "range_max": int(self._ranges[i, 1]),
             }
             for i, name in enumerate(MOTORS)
         }

@@ -11,6 +11,7 @@ import pytest
 from fake_feetech import GRIPPER, MOTORS, TICKS, FakeBus
 from lerobot.motors.feetech import feetech
 
+import hardware.lerobot_arm
 from hardware.arm import ArmError
 from hardware.lerobot_arm import DeviceLock, JointMap, LeRobotArm, open_robot
 from sim_envs.so100_scene import JOINTS
@@ -81,7 +82,7 @@ def test_lost_packets_are_asked_for_again(arm, bus):
     bus.loss = 0.02
     for _ in range(150):
         assert np.isfinite(arm.read().joints).all()
-    assert arm.num_retries > 5
+    assert bus.num_lost > 5
 
 
 def test_a_late_reply_in_the_place_of_the_next_is_asked_for_again(arm, bus):
@@ -131,6 +132,29 @@ def test_one_broken_servo_does_not_keep_the_others_from_holding(arm, bus, monkey
     bus.goals.clear()
     arm.hold()
     assert {number for number, _ in bus.goals} == {1, 2, 4, 5, 6}
+
+
+def test_a_joint_that_the_robot_does_not_have_is_named(bus, tmp_path):
+    (tmp_path / "fake.json").write_text(json.dumps(bus.calibration()))
+    joints = joint_map()
+    strange = JointMap(JOINTS, (*joints.keys[:5], "claw.pos"), joints.zero, joints.rad_per_unit)
+    own = {"port": bus.port, "id": "fake", "calibration_dir": tmp_path}
+    with pytest.raises(ValueError, match=r"has no claw.pos, but shoulder_pan.pos"):
+        hardware.lerobot_arm.connect("so101_follower", own, strange, low=LOW, high=HIGH, frames={})
+
+
+def test_the_calibrated_range_is_the_arm_s_whatever_the_model_s(bus, tmp_path):
+    bus._ranges[1] = (1024, 3072)
+    bus._registers[2][9:13] = np.array([1024, 3072], "<u2").tobytes()
+    (tmp_path / "fake.json").write_text(json.dumps(bus.calibration()))
+    own = {"port": bus.port, "id": "fake", "calibration_dir": tmp_path}
+    arm = hardware.lerobot_arm.connect(
+        "so101_follower", own, joint_map(), low=LOW, high=HIGH, frames={}
+    )
+    assert arm.limits().high[1] == pytest.approx(math.pi / 2, abs=0.01)
+    assert arm.limits().low[1] == pytest.approx(-math.pi / 2, abs=0.01)
+    assert arm.limits().high[0] == pytest.approx(3.0)
+    arm.close()
 
 
 def test_mistakes_are_named(bus, tmp_path):

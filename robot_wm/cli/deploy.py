@@ -189,28 +189,29 @@ class Crew:
         return self
 
     def wait_ready(self) -> Mapping[str, Any]:
-        """What the planner says when its model is loaded.
+        """What the planner says when its model is loaded; returns once the arm is read as well.
 
         Raises:
-            ValueError: it refuses, and why.
+            ValueError: one of them refuses, and why.
             DeployError: one of the processes ended.
         """
-        until_s = time.monotonic() + _START_S
+        until_s, ready, read = time.monotonic() + _START_S, None, False
         while time.monotonic() < until_s:
             self._planner.wait(0.2)
-            for message in self._planner.receive():
+            heard = self._controller.receive()
+            read = read or any("state" in message for message in heard)
+            for message in (*self._planner.receive(), *heard):
                 if "refused" in message:
                     raise ValueError(message["refused"])
-                if "ready" in message:
-                    return message["ready"]
-            for message in self._controller.receive():
-                if "refused" in message:
-                    raise ValueError(message["refused"])
+                ready = message.get("ready", ready)
+            if ready is not None and read:
+                return ready
             self.device.listen()
             for name, child in (self._children | self.device.children).items():
                 if child.poll() is not None:
                     raise DeployError(f"the {name} ended with exit code {child.returncode}")
-        raise DeployError(f"the planner was not ready within {_START_S:.0f} s")
+        late = "planner" if ready is None else "arm"
+        raise DeployError(f"the {late} was not ready within {_START_S:.0f} s")
 
     def fly(self) -> dict[str, Any]:
         """Arms, tells how it goes, ends; what became of it."""

@@ -7,6 +7,7 @@ its arm.
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -176,6 +177,8 @@ class LeRobot(Device):
             sizes[str(name)] = height, width
         if not 0 <= float(robot.camera_latency_s) < 1:
             raise ValueError(f"robot.camera_latency_s: got {robot.camera_latency_s}, want 0 to 1 s")
+        if robot.port is not None and not os.path.exists(robot.port):
+            raise ValueError(f"robot.port: no device {robot.port}")
         super().__init__(sizes)
         self._robot, self._cameras = robot, cameras
 
@@ -193,6 +196,7 @@ class LeRobot(Device):
             "keys": joints["keys"],
             "zero": joints["zero"],
             "rad_per_unit": joints["rad_per_unit"],
+            "reply_s": float(self._robot.reply_s),
             "low": limits.low.tolist(),
             "high": limits.high.tolist(),
             "frames": self.places(),
