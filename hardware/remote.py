@@ -70,6 +70,7 @@ class RemoteArm:
         self._looks, self._plans = itertools.count(), itertools.count()
         self._seen: Mapping[str, Any] | None = None
         self._begun_s = 0.0
+        self.joints = np.zeros(0)  # where it stood at the last look [J], rad
 
     @property
     def action_spec(self) -> ActionSpec:
@@ -97,8 +98,8 @@ class RemoteArm:
             if frame is None:
                 raise ArmStoppedError(f"camera {name} has shown nothing")
             images[name] = frame[0]
-        joints = np.array(seen["joints"], np.float64)
-        return Observation(images, self._actions.proprio(joints), oldest_s)
+        self.joints = np.array(seen["joints"], np.float64)
+        return Observation(images, self._actions.proprio(self.joints), oldest_s)
 
     def apply(self, action: FloatArray) -> FloatArray:
         """Sends one action `[A]` as a plan, and waits until the arm stands again.

@@ -48,7 +48,7 @@ def save_checkpoint(
     directory: Path,
     *,
     training: Mapping[str, object] | None = None,
-    extra: Mapping[str, str] | None = None,
+    extra: Mapping[str, str | bytes] | None = None,
 ) -> None:
     """Writes a checkpoint; what stood at `directory` before stays until the new one is whole.
 
@@ -56,7 +56,7 @@ def save_checkpoint(
         model: with an encoder of robot_wm.encoders.
         directory: is created, or replaced if it is a checkpoint.
         training: where the weights come from (dataset, steps, errors): kept, never interpreted.
-        extra: file name -> text to keep beside them, such as the metrics of every step.
+        extra: file name -> text or bytes to keep beside them, such as the metrics of every step.
 
     Raises:
         FileExistsError: `directory` holds something else than a checkpoint.
@@ -89,7 +89,8 @@ def save_checkpoint(
         }
         (scratch / _CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
         for name, text in (extra or {}).items():
-            (scratch / name).write_text(text)
+            content = text.encode() if isinstance(text, str) else text
+            (scratch / name).write_bytes(content)
         files = {path.name: sha256_file(path) for path in sorted(scratch.iterdir())}
         (scratch / _MANIFEST).write_text(json.dumps(files, indent=1) + "\n")
         for path in scratch.iterdir():
@@ -108,6 +109,29 @@ def save_checkpoint(
         sync(directory.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def add_to_checkpoint(directory: Path, name: str, content: bytes) -> None:
+    """Puts a file beside the weights of a checkpoint, or in the place of the one that was there.
+
+    Raises:
+        CheckpointError: not a checkpoint.
+    """
+    manifest = _read_json(directory, _MANIFEST)
+    # First without it: whatever is cut off between, the checkpoint stays one.
+    without = {key: value for key, value in manifest.items() if key != name}
+    _replace(directory / _MANIFEST, json.dumps(without, indent=1).encode() + b"\n")
+    _replace(directory / name, content)
+    without[name] = sha256_file(directory / name)
+    _replace(directory / _MANIFEST, json.dumps(without, indent=1).encode() + b"\n")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch.write_bytes(content)
+    sync(scratch)
+    scratch.replace(path)
+    sync(path.parent)
 
 
 def check_replaceable(directory: Path) -> None:

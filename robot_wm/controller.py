@@ -126,6 +126,11 @@ class MPC:
         return self._plan
 
     @property
+    def action_names(self) -> tuple[str, ...]:
+        """Of its actions, A names."""
+        return self._spec.names
+
+    @property
     def economy(self) -> Economy:
         """Where imagining saves work."""
         return self._economy
@@ -167,6 +172,18 @@ class MPC:
     def energy(self, obs: Observation) -> float:
         """Distance of what is seen to the goal picture that it is after."""
         return self._energy(self._model.embed(obs.images))
+
+    @torch.no_grad()
+    def foresee(self, action: FloatArray) -> tuple[Tensor, float]:
+        """What an action `[A]` from the last look would lead to.
+
+        Returns:
+            The latent `[P, D]` imagined, the mean of them where there are several, and its energy.
+        """
+        actions = torch.tensor(np.asarray(action), dtype=torch.float32)[None, None]
+        latent = self._model.rollout(self._state, actions.to(self._generator.device))[0, 0]
+        latent = latent.mean(0) if latent.ndim == 3 else latent
+        return latent, self._energy(latent)
 
     @torch.no_grad()
     def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:

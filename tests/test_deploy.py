@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robot_wm.cli.main import main
+from robot_wm.data import DataSpec, align, open_dataset
 
 GOAL = Path(__file__).parents[1] / "docs" / "images" / "goal.png"
 
@@ -47,7 +49,8 @@ def gone(pids, timeout_s=20.0):
 
 
 def test_it_moves_toward_the_picture_and_leaves_a_record(tmp_path, capsys):
-    run = deploy(tmp_path)
+    dataset, view = tmp_path / "run", tmp_path / "run.rrd"
+    run = deploy(tmp_path, f"record={dataset}", f"view={view}", "task=wave")
     out, err = run.communicate(timeout=180)
     assert run.returncode == 0, err
     result = json.loads(out.splitlines()[-1])
@@ -56,6 +59,11 @@ def test_it_moves_toward_the_picture_and_leaves_a_record(tmp_path, capsys):
     assert main(["replay", result["record"]]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["mismatches"] == 0 and found["commands"] > 20
+    assert "prediction p = 0." in err and view.stat().st_size > 10_000
+    data = align(open_dataset(dataset), DataSpec(action="recorded", dt_s=0.2))
+    assert data.lengths == (3,) and data.dataset.episode(0).task == "wave"
+    moved = np.diff(data.proprio[0], axis=0)
+    np.testing.assert_allclose(data.actions[0], moved, atol=0.01)
 
 
 def test_a_dry_run_writes_nothing(tmp_path):
@@ -89,6 +97,9 @@ def test_the_end_of_the_human_s_process_is_the_end_of_all(tmp_path, name):
     ("words", "told"),
     [
         (["mode=fast"], "mode: got 'fast'"),
+        (["view=film.mp4"], "view: got 'film.mp4'"),
+        (["robot.kind=toy"], "robot.kind: got 'toy'"),
+        (["robot.image_size=3"], "robot.image_size: got 3"),
         (["num_steps=0"], "num_steps: got 0"),
         (["goal=nowhere.png"], "no file nowhere.png"),
         (["then=[nowhere.png]"], "no file nowhere.png"),

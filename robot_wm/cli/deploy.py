@@ -33,6 +33,7 @@ from hardware.wire import Wire
 from robot_wm.cli.console import finish, output_dir, say
 from robot_wm.cli.devices import Device, end, open_device
 from robot_wm.cli.plan import read_picture
+from robot_wm.cli.view import check_view
 from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _START_S = 120.0  # for a model to load
@@ -59,6 +60,8 @@ def run(config: DictConfig) -> None:
     asks = config.confirm and config.mode == "run"
     if asks and not sys.stdin.isatty():
         raise ValueError("confirm: nobody at a terminal to ask; confirm=false goes without")
+    if config.view is not None:
+        check_view(str(config.view))
     out = output_dir(config.out)
     goals = [str(path) for path in (config.goal, *config.then)]
     for path in goals:
@@ -77,6 +80,8 @@ def run(config: DictConfig) -> None:
         with Crew(config, device, chain, limits, settings, goals, record) as crew:
             ready = crew.wait_ready()
             say(f"ready: {ready['what']}")
+            for note in ready["notes"]:
+                say(f"  {note}")
             if asks:
                 ask_human(limits)
             with single_keys():
@@ -225,7 +230,9 @@ class Crew:
                 if "energy" in message:
                     result["energies"].append(message["energy"])
                     result["decisions"].append(message["decision"])
-                    say(f"  energy {message['energy']:.3f}, {message['decision']}")
+                    p_value = message.get("p_value")
+                    surprise = "" if p_value is None else f", prediction p = {p_value:.3f}"
+                    say(f"  energy {message['energy']:.3f}, {message['decision']}{surprise}")
             for message in self._controller.receive():
                 late_ms = max(late_ms, message["late_ms_p99"])
                 for note in message["notes"]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,14 @@ from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.control import make_controller
+from robot_wm.cli.deployed import DeploymentDataset
+from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.plan import read_picture
+from robot_wm.cli.view import RerunView
+from robot_wm.cli.watch import WatchedEnv, check_views, taken_by
 from robot_wm.controller import MPC
-from robot_wm.runtime import Step, run_episode
+from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
+from robot_wm.runtime import Recorder, Step, run_episode
 from robot_wm.types import ActionSpec, Goal, Observation
 from sim_envs.so100_env import JAW_RADIUS_M, WORKSPACE_HIGH, WORKSPACE_LOW
 
@@ -31,12 +38,13 @@ from sim_envs.so100_env import JAW_RADIUS_M, WORKSPACE_HIGH, WORKSPACE_LOW
 class _Reporter:
     """Tells the human's process how far it is."""
 
-    def __init__(self, wire: Wire, controller: MPC) -> None:
-        self._wire, self._controller = wire, controller
+    def __init__(self, wire: Wire, controller: MPC, env: WatchedEnv) -> None:
+        self._wire, self._controller, self._env = wire, controller, env
 
     def record(self, step: Step) -> None:
         look = self._controller.looks[-1]
-        self._wire.send({"energy": look.energy, "decision": look.decision, "plan_s": step.plan_s})
+        said = {"energy": look.energy, "decision": look.decision, "plan_s": step.plan_s}
+        self._wire.send({**said, "p_value": self._env.p_value})
 
     def finish(self, last: Observation) -> None:
         self._wire.send({"energy": self._controller.energy(last), "decision": "end"})
@@ -53,21 +61,32 @@ def main(words: list[str]) -> int:
     config = OmegaConf.create(spec["config"])
     assert isinstance(config, DictConfig)
     try:
-        env, controller, goals = prepare(spec, config, wire)
+        run = prepare(spec, config, wire)
     except (ValueError, OSError) as error:
         human.send({"refused": str(error)[:4000]})
         return 2
-    human.send({"ready": {"what": f"{config.checkpoint}, {len(goals)} goal picture(s)"}})
+    what = f"{config.checkpoint}, {len(run.goals)} goal picture(s)"
+    human.send({"ready": {"what": what, "notes": run.notes}})
     while not any(isinstance(said, dict) and "begin" in said for said in human.receive()):
         if human.closed:
             return 0
         human.wait(None)
     try:
-        num_steps = config.num_steps * len(goals)
-        recorders = [_Reporter(human, controller)]
-        run_episode(env, controller, goals, num_steps=num_steps, recorders=recorders)
+        with contextlib.ExitStack() as stack:
+            recorders: list[Recorder] = [_Reporter(human, run.controller, run.env)]
+            if run.dataset is not None:
+                recorders.append(stack.enter_context(run.dataset))
+            if run.view is not None:
+                recorders.append(run.view)
+            num_steps = config.num_steps * len(run.goals)
+            run_episode(
+                run.env, run.controller, run.goals, num_steps=num_steps, recorders=recorders
+            )
     except ArmStoppedError:
         return 0
+    except MonitorError as error:
+        wire.send({"failed": str(error)[:2000]})
+        return 1
     except Exception as error:  # noqa: BLE001 - no plan, no memory, no answer: never a clean end
         wire.send({"failed": f"{type(error).__name__}: {error}"[:2000]})
         traceback.print_exc()
@@ -76,15 +95,36 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def prepare(
-    spec: Mapping[str, Any], config: DictConfig, wire: Wire
-) -> tuple[RemoteArm, MPC, list[Goal]]:
-    """The arm to plan for, its controller, and what is wanted.
+@dataclass(frozen=True)
+class Run:
+    """What a deployment consists of.
+
+    Attributes:
+        env: the arm, watched.
+        controller: acts on it.
+        goals: what is wanted.
+        notes: what the human should know before it moves.
+        dataset: where it is recorded, if it is.
+        view: where it is shown, if it is.
+    """
+
+    env: WatchedEnv
+    controller: MPC
+    goals: list[Goal]
+    notes: list[str]
+    dataset: DeploymentDataset | None
+    view: RerunView | None
+
+
+def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
+    """All that must be in order before an arm may move.
 
     Raises:
-        ValueError: a checkpoint for another robot, a picture that does not fit.
+        ValueError: a checkpoint for another robot, a picture that does not fit, or is not normal.
+        OSError: a file that cannot be read or written.
     """
-    model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
+    directory = find_checkpoint(config.checkpoint)
+    model, _ = load_checkpoint(directory)
     model.to(pick_device(config.device))
     check_robot(model.spec.action_spec, model.dt, config.robot)
     actions = ToolActions(
@@ -102,10 +142,46 @@ def prepare(
         )
     env = RemoteArm(wire, frames, actions, control_dt=model.dt)
     controller = make_controller(model, env, config)
-    pictures = [read_picture(Path(path)) for path in spec["goals"]]
-    goals = [Goal(images={model.spec.camera: picture}) for picture in pictures]
-    controller.reset(goals)  # refuses a picture that does not fit
-    return env, controller, goals
+    goals = {path: read_picture(Path(path)) for path in spec["goals"]}
+    for path in goals:
+        camera = taken_by(Path(path))
+        if camera not in (None, model.spec.camera):
+            raise ValueError(
+                f"goal: {path} was taken by camera {camera!r}, the checkpoint sees through "
+                f"{model.spec.camera!r}"
+            )
+    wanted = [Goal(images={model.spec.camera: picture}) for picture in goals.values()]
+    controller.reset(wanted)  # refuses a picture that does not fit
+    own: Any = OmegaConf.to_container(config.monitors)
+    allow = own.pop("allow_strange")
+    known, normal = model.spec.step_energy, load_normal(directory)
+    monitors = Monitors(
+        normal,
+        MonitorSettings(**own),
+        step_energy=None if known is None else known[config.objective.distance],
+    )
+    notes = [] if normal else ["the checkpoint does not know what is normal: robot-wm monitors"]
+    seen = {name: frame[0] for name, slot in frames.items() if (frame := slot.read()) is not None}
+    problems = check_views(monitors, model, seen, goals)
+    if problems and not allow:
+        raise ValueError(f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)")
+    moves = config.mode == "run"
+    watched = WatchedEnv(env, controller, model, monitors, lambda: env.joints, moves=moves)
+    dataset = view = None
+    if config.record is not None:
+        dataset = DeploymentDataset(
+            Path(config.record),
+            dt=model.dt,
+            robot_type=str(config.robot.get("type") or "so100"),
+            cameras={name: (slot.shape[0], slot.shape[1]) for name, slot in frames.items()},
+            state_names=model.spec.state_names,
+            actions=env.action_spec,
+            task=str(config.task),
+        )
+    if config.view is not None:
+        where = str(config.view)
+        view = RerunView(where, controller, model.spec.camera, goals, lambda: watched.p_value)
+    return Run(watched, controller, wanted, [*notes, *problems], dataset, view)
 
 
 def check_robot(spec: ActionSpec, dt: float, robot: DictConfig) -> None:

@@ -14,6 +14,8 @@ COMMANDS = {
     "eval": "measure a checkpoint on a fixed list of episodes",
     "plan": "one run to the pose in a goal picture, with its video",
     "deploy": "drive an arm to the pose in a goal picture",
+    "record-goal": "take goal pictures with the arm's own camera",
+    "monitors": "see what is normal for a checkpoint, on demonstrations: deploy compares with it",
     "replay": "fly a flight record again: robot-wm replay FILE",
     "pretrain": "train an encoder on pictures, and actions where there are any, without labels",
     "probe": "see what can be read off an encoder's tokens, and what their distances mean",
@@ -82,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _file(command: str) -> str:
     """Name of a command's module and of its YAML file."""
-    return command.replace(" ", "_")
+    return command.replace(" ", "_").replace("-", "_")
 
 
 def _failures() -> tuple[type[Exception], ...]:

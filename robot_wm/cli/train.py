@@ -16,8 +16,17 @@ from torch import nn
 from robot_wm.checkpoint import check_replaceable, save_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
-from robot_wm.data import AlignedData, DataSpec, align, encode_dataset, find_state, open_dataset
+from robot_wm.data import (
+    AlignedData,
+    DataSpec,
+    align,
+    encode_dataset,
+    find_state,
+    open_dataset,
+    split_episodes,
+)
 from robot_wm.encoders import Encoder, build_encoder
+from robot_wm.monitors import FILE, fit_normal
 from robot_wm.precision import choose_precision
 from robot_wm.predictor import PredictorConfig
 from robot_wm.training import (
@@ -83,6 +92,8 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
             progress(len(metrics), optimizer.num_steps)
     errors = held_out_error(model, fitting.held_out, horizon=how.held_out_horizon)
     say(held_out_table(errors))
+    split = split_episodes(data.num_episodes, how.holdout, how.seed)
+    normal = fit_normal(model, data, tokens, *split)
     save_checkpoint(
         model,
         out,
@@ -103,6 +114,7 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
         extra={
             "metrics.csv": _csv(metrics),
             "metrics.jsonl": _jsonl(metrics),
+            FILE: normal.to_bytes(),
             "card.md": _card(config, data, encoder, metrics[-1], errors),
         },
     )

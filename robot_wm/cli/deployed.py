@@ -1,0 +1,77 @@
+"""A deployment as a LeRobot dataset, so that what an arm has done becomes what it learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from robot_wm.data import DatasetWriter
+from robot_wm.runtime import Step
+from robot_wm.types import ActionSpec, Observation
+
+
+class DeploymentDataset:
+    """Writes one run as one episode (robot_wm.runtime.Recorder); enter it around the run.
+
+    A run that was cut short is kept as far as it came.
+
+    Args:
+        root: directory to make; may exist if empty.
+        dt: seconds that an action stands for.
+        robot_type: what the dataset calls the robot.
+        cameras: name -> height, width, pixels.
+        state_names: of the proprioception.
+        actions: what was executed.
+        task: what the dataset calls the episode.
+
+    Raises:
+        FileExistsError: `root` holds something already.
+        ValueError: a setting that the format cannot hold.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        dt: float,
+        robot_type: str,
+        cameras: dict[str, tuple[int, int]],
+        state_names: tuple[str, ...],
+        actions: ActionSpec,
+        task: str,
+    ) -> None:
+        fps = round(1 / dt)
+        if abs(fps * dt - 1) > 1e-3:
+            raise ValueError(
+                f"record: steps of {dt:g} s; a LeRobot dataset needs a whole number of frames a "
+                f"second"
+            )
+        self._writer = DatasetWriter(
+            root,
+            fps=fps,
+            robot_type=robot_type,
+            cameras=cameras,
+            state_names=state_names,
+            action_names=actions.names,
+        )
+        self._actions, self._task, self._num_frames = actions, task, 0
+
+    def __enter__(self) -> DeploymentDataset:
+        self._writer.__enter__()
+        return self
+
+    def record(self, step: Step) -> None:
+        self._add(step.observation, step.applied)
+
+    def finish(self, last: Observation) -> None:
+        self._add(last, np.zeros(self._actions.size))  # nothing is done after it
+
+    def _add(self, seen: Observation, applied: np.ndarray) -> None:
+        self._writer.add(seen.images, seen.proprio, applied)
+        self._num_frames += 1
+
+    def __exit__(self, *what: object) -> None:
+        if self._num_frames:
+            self._writer.end_episode(self._task)
+        self._writer.__exit__(*what)  # type: ignore[arg-type]

@@ -1,0 +1,71 @@
+"""`robot-wm monitors`: what is normal on demonstrations, into the checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+
+from robot_wm.checkpoint import add_to_checkpoint, find_checkpoint, load_checkpoint
+from robot_wm.cli.build import pick_device
+from robot_wm.cli.console import Progress, finish
+from robot_wm.cli.train import load_data
+from robot_wm.data import encode_dataset, split_episodes
+from robot_wm.monitors import FILE, Normal, fit_normal
+
+
+def run(config: DictConfig) -> None:
+    """Looks at the demonstrations, writes what it found beside the weights."""
+    directory = find_checkpoint(config.checkpoint)
+    model, saved = load_checkpoint(directory)
+    model.to(pick_device(config.device))
+    data = load_data(config.data)
+    camera = data.camera.rpartition(".")[2]
+    if camera != model.spec.camera or data.action_names != model.spec.action_spec.names:
+        raise ValueError(
+            f"data: camera {camera}, actions {', '.join(data.action_names)}; the checkpoint's are "
+            f"{model.spec.camera} and {', '.join(model.spec.action_spec.names)}"
+        )
+    encoder = model.encoder
+    if isinstance(encoder, nn.Module):
+        encoder.to(model.device)
+    with Progress("encode", "frame") as progress:
+        tokens = encode_dataset(
+            data,
+            lambda frames: encoder(frames.to(model.device)),
+            encoder.image,
+            encoder_fingerprint=encoder.fingerprint.key,
+            cache_dir=Path(config.cache),
+            progress=progress,
+        )
+    fit: dict[str, Any] = saved["training"].get("fit") or {}
+    share, seed = float(fit.get("holdout", 0.1)), int(fit.get("seed", 0))
+    episodes = split_episodes(data.num_episodes, share, seed)
+    normal = fit_normal(model, data, tokens, *episodes, num_frames=config.num_frames)
+    add_to_checkpoint(directory, FILE, normal.to_bytes())
+    finish(summary(normal))
+
+
+def summary(normal: Normal) -> dict[str, float]:
+    """What is normal, in a few numbers."""
+    return {
+        "frames": len(normal.bank),
+        "strangeness_max": float(normal.strangeness[-1]),
+        "view_strangeness_max": float(normal.view_strangeness[-1]),
+        "surprise_median": float(normal.surprise.median()),
+        "surprise_p01": float(normal.surprise.quantile(0.99)),
+    }
+
+
+def load_normal(directory: Path) -> Normal | None:
+    """What is normal for a checkpoint that has been loaded, and so checked; None: not known.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        return None
+    return Normal.from_bytes(path.read_bytes())

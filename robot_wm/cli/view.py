@@ -1,0 +1,77 @@
+"""A run in Rerun: what the camera sees beside the goal picture, and how the energy falls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import rerun as rr
+
+from robot_wm.controller import MPC
+from robot_wm.runtime import Step
+from robot_wm.types import ImageArray, Observation
+
+
+class RerunView:
+    """Shows a run while it happens (robot_wm.runtime.Recorder).
+
+    Args:
+        where: `"rerun"` opens the viewer; a path that ends in `.rrd` gets the recording.
+        controller: whose looks are shown.
+        camera: that it sees through.
+        goals: file -> goal picture.
+        p_value: of the last prediction.
+
+    Raises:
+        ValueError: neither.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        controller: MPC,
+        camera: str,
+        goals: Mapping[str, ImageArray],
+        p_value: Callable[[], float | None],
+    ) -> None:
+        check_view(where)
+        self._controller, self._camera, self._p_value = controller, camera, p_value
+        self._goals, self._goal, self._num_steps = list(goals.values()), -1, 0
+        rr.init("robot_wm")
+        if where == "rerun":
+            rr.spawn()
+        else:
+            Path(where).parent.mkdir(parents=True, exist_ok=True)
+            rr.save(where)
+
+    def record(self, step: Step) -> None:
+        look = self._controller.looks[-1]
+        self._show(step.observation)
+        scalars: dict[str, Any] = {"energy": look.energy, "plan_s": step.plan_s}
+        scalars["prediction_p"] = self._p_value()
+        for name, value in zip(self._controller.action_names, step.applied, strict=True):
+            scalars[f"action/{name}"] = float(value)
+        for name, value in scalars.items():
+            if value is not None:
+                rr.log(name, rr.Scalars(value))
+        rr.log("decision", rr.TextLog(look.decision))
+        if look.goal != self._goal:
+            self._goal = look.goal
+            rr.log("goal", rr.Image(self._goals[look.goal]))
+
+    def finish(self, last: Observation) -> None:
+        self._show(last)
+        rr.log("energy", rr.Scalars(self._controller.energy(last)))
+
+    def _show(self, observation: Observation) -> None:
+        rr.set_time("step", sequence=self._num_steps)
+        self._num_steps += 1
+        for name, image in observation.images.items():
+            rr.log(f"camera/{name}", rr.Image(image))
+
+
+def check_view(where: str) -> None:
+    """Raises ValueError unless it is a way to show a run."""
+    if where != "rerun" and not where.endswith(".rrd"):
+        raise ValueError(f"view: got {where!r}, want rerun or a file that ends in .rrd")

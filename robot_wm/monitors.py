@@ -1,0 +1,323 @@
+"""When the model is wrong: is what it sees, and what became of what it imagined, still normal?
+
+What is normal comes from demonstrations that it was not trained on: how far their frames are from
+the nearest training frame, and how far off one-step predictions are on them. The distances go into
+the checkpoint; deployment asks how unusual its own are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from robot_wm.data import AlignedData, TokenStore, scale_frames
+from robot_wm.types import FloatArray, ImageArray
+from robot_wm.world_model import LatentWorldModel
+
+FILE = "normal.safetensors"
+_WHOLE = 4096  # numbers of a latent that are compared one by one; of larger ones, mean and spread
+_DARK, _FLAT = 12.0, 2.0  # of 255: mean of a black picture, spread of an empty one
+_VIEW = (16, 16)  # pixels
+_STILL_RAD = 0.03  # joints that moved this far are seen by a camera that looks
+
+
+class MonitorError(RuntimeError):
+    """What happens is not what the model knows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Normal:
+    """What a model meets on demonstrations.
+
+    Attributes:
+        bank: features `[N, F]` of training frames.
+        views: the same frames as small pictures `[N, V]`, 0 to 1: an encoder that was trained to
+            look away from what does not matter may take a black picture for one it knows.
+        strangeness: distances of held-out frames to the nearest of the bank, `[M]`, increasing.
+        view_strangeness: likewise of the views.
+        surprise: errors of one-step predictions on held-out episodes, `[K]`, increasing.
+    """
+
+    bank: Tensor
+    views: Tensor
+    strangeness: Tensor
+    view_strangeness: Tensor
+    surprise: Tensor
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            wanted = 2 if name in ("bank", "views") else 1
+            if value.ndim != wanted or not value.numel() or not value.isfinite().all():
+                raise ValueError(f"{FILE}: {name} is {tuple(value.shape)}, or not finite")
+
+    def strange(self, latent: Tensor, image: ImageArray) -> float:
+        """How far a picture is from the training frames: 1 is the farthest held-out one.
+
+        Args:
+            latent: of it `[P, D]`.
+            image: itself, uint8 `[height, width, 3]`.
+        """
+        features = _features(latent[None]).cpu()
+        return max(
+            float(_distances(features, self.bank) / self.strangeness[-1]),
+            float(
+                _distances(_views(image[None]), self.views)
+                / self.view_strangeness[-1].clamp_min(1e-9)
+            ),
+        )
+
+    def p_value(self, error: float) -> float:
+        """Share of demonstrations' predictions that were off by as much, of one more than all."""
+        if not math.isfinite(error):
+            return 0.0
+        at_least = len(self.surprise) - int(torch.searchsorted(self.surprise, error))
+        return (1 + at_least) / (1 + len(self.surprise))
+
+    def to_bytes(self) -> bytes:
+        """As a file of a checkpoint."""
+        own = {name: value.cpu().contiguous() for name, value in vars(self).items()}
+        return save({**own, "views": (own["views"] * 255).round().to(torch.uint8)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Normal:
+        """From a file of a checkpoint.
+
+        Raises:
+            ValueError: it is damaged, or something else.
+        """
+        try:
+            own = load(content)
+            return cls(**{**own, "views": own["views"].float() / 255})
+        except (SafetensorError, TypeError, LookupError, RuntimeError) as error:
+            raise ValueError(f"{FILE}: {error}") from error
+
+
+def prediction_error(predicted: Tensor, seen: Tensor) -> float:
+    """Mean absolute difference of two latents `[P, D]`."""
+    return float((predicted - seen).abs().mean())
+
+
+@torch.no_grad()
+def fit_normal(
+    model: LatentWorldModel,
+    data: AlignedData,
+    tokens: TokenStore,
+    training: Sequence[int],
+    held_out: Sequence[int],
+    *,
+    num_frames: int = 500,
+) -> Normal:
+    """Looks at demonstrations.
+
+    Args:
+        model: trained.
+        data: the demonstrations.
+        tokens: of their frames.
+        training: positions of the episodes that it was trained on.
+        held_out: of others.
+        num_frames: about so many of each.
+
+    Raises:
+        ValueError: a frame does not decode, or the held-out episodes are too short.
+    """
+    bank, views = _known(model, data, tokens, training, num_frames)
+    others, other_views = _known(model, data, tokens, held_out, num_frames)
+    surprise = [
+        _surprises(model, data, tokens, i, math.ceil(num_frames / len(held_out))) for i in held_out
+    ]
+    return Normal(
+        bank,
+        views,
+        _distances(others, bank).sort().values.clamp_min(1e-9),
+        _distances(other_views, views).sort().values.clamp_min(1e-9),
+        torch.cat(surprise).sort().values,
+    )
+
+
+def _known(
+    model: LatentWorldModel,
+    data: AlignedData,
+    tokens: TokenStore,
+    episodes: Sequence[int],
+    num_frames: int,
+) -> tuple[Tensor, Tensor]:
+    """Features `[N, F]` and views `[N, V]` of frames spread over some episodes."""
+    features, views = [], []
+    each = math.ceil(num_frames / len(episodes))
+    for i in episodes:
+        rows = _spread(len(data.indices[i]), each)
+        own = torch.from_numpy(np.array(tokens[i][rows], np.float32)).to(model.device)
+        features.append(_features(model.latents(own)).cpu())
+        episode = data.dataset.episode(data.episodes[i])
+        frames = data.dataset.frames(episode, data.camera, data.indices[i][rows].tolist())
+        views.append(_views(frames))
+    return torch.cat(features), torch.cat(views)
+
+
+def _surprises(
+    model: LatentWorldModel, data: AlignedData, tokens: TokenStore, i: int, num: int
+) -> Tensor:
+    """Errors of one-step predictions in an episode."""
+    context = model.spec.context_frames
+    latents = model.latents(torch.from_numpy(np.array(tokens[i], np.float32)).to(model.device))
+    errors = []
+    for t in _spread(len(latents) - context, num) + context:  # the frame that is predicted
+        past = slice(t - context, t)
+        proprio = torch.from_numpy(np.array(data.proprio[i][past]))[None].to(model.device)
+        actions = torch.from_numpy(np.array(data.actions[i][past]))[None].to(model.device)
+        imagined = model.imagine(latents[None, past], proprio, actions[:, :-1], actions[:, -1:])
+        errors.append(prediction_error(imagined[0, 0], latents[t]))
+    return torch.tensor(errors)
+
+
+def _spread(length: int, num: int) -> np.ndarray:
+    """At most `num` places among `length`, evenly."""
+    return np.unique(np.linspace(0, length - 1, min(num, max(length, 0))).astype(np.int64))
+
+
+def _views(images: ImageArray) -> Tensor:
+    """Pictures `[N, height, width, 3]` small enough to be compared as they are, `[N, V]`."""
+    return torch.from_numpy(scale_frames(images, _VIEW)).flatten(1).float() / 255
+
+
+def _features(latents: Tensor) -> Tensor:
+    """What of latents `[N, P, D]` is compared, `[N, F]`."""
+    if latents[0].numel() <= _WHOLE:
+        return latents.flatten(1)
+    return torch.cat((latents.mean(1), latents.std(1)), dim=1)
+
+
+def _distances(features: Tensor, bank: Tensor) -> Tensor:
+    """Root mean square difference of each `[N, F]` to the nearest of a bank, `[N]`."""
+    far = torch.cdist(features, bank.to(features), compute_mode="donot_use_mm_for_euclid_dist")
+    return far.min(1).values / math.sqrt(features.shape[1])
+
+
+@dataclass(frozen=True)
+class MonitorSettings:
+    """When what happens is no longer normal.
+
+    Attributes:
+        strange: a picture this many times as far from the training frames as the farthest held-out
+            one is refused.
+        surprise_p: a prediction off by as much as this share of the demonstrations' is a surprise.
+        surprises: so many in a row stop the arm.
+        progress_looks: over so many plans,
+        progress_share: less than this share of the promised drop in energy stops the arm,
+        progress_steps: where the promise was worth this many of the training data's steps.
+    """
+
+    strange: float = 1.5
+    surprise_p: float = 0.01
+    surprises: int = 3
+    progress_looks: int = 6
+    progress_share: float = 0.1
+    progress_steps: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not 0 < value < math.inf:
+                raise ValueError(f"monitors.{name}: got {value}, want a number above zero")
+
+
+class Monitors:
+    """Watches a run; every method raises MonitorError with what is not normal.
+
+    Args:
+        normal: of the checkpoint; None: only what needs no demonstrations is watched.
+        settings: when to speak.
+        step_energy: what a step of the training data is worth; None: progress is not watched.
+    """
+
+    def __init__(
+        self, normal: Normal | None, settings: MonitorSettings, *, step_energy: float | None
+    ) -> None:
+        self._normal, self._settings, self._step_energy = normal, settings, step_energy
+        self._num_surprises = 0
+        self._promised: list[tuple[float, float]] = []
+        self._seen: tuple[ImageArray, FloatArray] | None = None
+
+    def look(self, what: str, latent: Tensor, image: ImageArray) -> float | None:
+        """How strange a picture is (`Normal.strange`).
+
+        Args:
+            what: names the picture.
+            latent: of it `[P, D]`.
+            image: itself, uint8 `[height, width, 3]`.
+        """
+        if self._normal is None:
+            return None
+        ratio = self._normal.strange(latent, image)
+        if not ratio <= self._settings.strange:
+            raise MonitorError(
+                f"{what} is unlike the training pictures: {ratio:.1f} times as far from them as "
+                f"any held-out one (allowed: {self._settings.strange:g})"
+            )
+        return ratio
+
+    def picture(self, name: str, image: ImageArray) -> None:
+        """A camera that is black or sees nothing.
+
+        Args:
+            name: of it.
+            image: what it shows, uint8 `[height, width, 3]`.
+        """
+        if image.mean() < _DARK or image.std() < _FLAT:
+            raise MonitorError(
+                f"camera {name} shows nothing: brightness {image.mean():.0f}, spread "
+                f"{image.std():.1f} of 255"
+            )
+
+    def camera(self, name: str, image: ImageArray, joints: FloatArray) -> None:
+        """A camera that shows nothing, or the same though the arm has moved since the last look.
+
+        Args:
+            name: of it.
+            image: what it shows, uint8 `[height, width, 3]`.
+            joints: where the arm stands `[J]`, rad.
+        """
+        self.picture(name, image)
+        if self._seen is not None:
+            moved = float(np.abs(joints - self._seen[1]).max())
+            if moved > _STILL_RAD and np.array_equal(image, self._seen[0]):
+                raise MonitorError(
+                    f"camera {name} is frozen: the same picture after a joint moved {moved:.2f} rad"
+                )
+        self._seen = image, np.array(joints)
+
+    def predicted(self, predicted: Tensor, seen: Tensor) -> float | None:
+        """The p-value of a prediction's error, once its action was executed."""
+        if self._normal is None:
+            return None
+        error = prediction_error(predicted, seen)
+        p_value = self._normal.p_value(error)
+        surprised = p_value <= self._settings.surprise_p
+        self._num_surprises = self._num_surprises + 1 if surprised else 0
+        if self._num_surprises >= self._settings.surprises:
+            raise MonitorError(
+                f"what it sees is not what it imagined, {self._num_surprises} times in a row: "
+                f"error {error:.3f}, p = {p_value:.4f} against demonstrations"
+            )
+        return p_value
+
+    def progress(self, promised: float, real: float) -> None:
+        """Energy drops: the one that a plan's first action promised, and the one that came."""
+        looks = self._settings.progress_looks
+        self._promised = [*self._promised, (promised, real)][-looks:]
+        if len(self._promised) < looks or self._step_energy is None:
+            return
+        promise, came = (sum(drop) for drop in zip(*self._promised, strict=True))
+        if promise < self._settings.progress_steps * self._step_energy:
+            return
+        if came < self._settings.progress_share * promise:
+            raise MonitorError(
+                f"no progress: {looks} plans promised an energy drop of {promise:.3f}, "
+                f"{came:.3f} came"
+            )

@@ -1,0 +1,201 @@
+"""What deploy takes for normal: pictures, cameras, predictions, progress, by the shipped model."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from robot_wm.checkpoint import CheckpointError, add_to_checkpoint, find_checkpoint, load_checkpoint
+from robot_wm.cli.build import build_simulation
+from robot_wm.cli.config import load_config
+from robot_wm.cli.control import make_controller
+from robot_wm.cli.main import main
+from robot_wm.cli.monitors import load_normal
+from robot_wm.cli.record_goal import save_goal
+from robot_wm.cli.watch import WatchedEnv, check_views, taken_by
+from robot_wm.monitors import FILE, MonitorError, Monitors, MonitorSettings, Normal
+from robot_wm.runtime import run_episode
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    directory = find_checkpoint("so100_reach")
+    return load_checkpoint(directory)[0], load_normal(directory)
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    simulation = build_simulation(load_config("eval", ["checkpoint=so100_reach"]).env)
+    yield simulation
+    simulation.env.close()
+
+
+def monitors(shipped, **settings):
+    model, normal = shipped
+    return Monitors(normal, MonitorSettings(**settings), step_energy=model.spec.step_energy["l2"])
+
+
+def watched(shipped, simulation, env=None, **settings):
+    model, _ = shipped
+    controller = make_controller(model, simulation.env, load_config("eval", ["checkpoint=x"]))
+    judge = monitors(shipped, **settings)
+    joints = simulation.env.joints
+    return WatchedEnv(env or simulation.env, controller, model, judge, joints), controller
+
+
+class Liar:
+    """An arm that says it did what was asked, and did a part of it."""
+
+    def __init__(self, env, share):
+        self._env, self._share = env, share
+        self.action_spec, self.control_dt = env.action_spec, env.control_dt
+
+    def observe(self):
+        return self._env.observe()
+
+    def apply(self, action):
+        self._env.apply(action * self._share)
+        return action
+
+    def stop(self):
+        self._env.stop()
+
+
+def test_nothing_is_said_of_a_run_that_goes_well(shipped, simulation):
+    seen = []
+    for episode in simulation.episodes("dev", 3):
+        goal = simulation.task.start(episode)
+        env, controller = watched(shipped, simulation)
+        now = simulation.env.observe().images
+        assert check_views(monitors(shipped), shipped[0], now, {"goal": goal.images["front"]}) == []
+
+        class Keep:
+            def record(self, step, env=env):
+                seen.append(env.p_value)
+
+            def finish(self, last):
+                pass
+
+        run_episode(env, controller, goal, num_steps=simulation.num_steps, recorders=[Keep()])
+    values = [value for value in seen if value is not None]
+    assert len(values) == 3 * (simulation.num_steps - 1)
+    assert np.mean(np.array(values) < 0.05) < 0.2
+
+
+def test_an_arm_that_does_not_do_as_it_says_is_stopped_within_four_looks(shipped, simulation):
+    goal = simulation.task.start(simulation.episodes("dev", 1)[0])
+    env, controller = watched(shipped, simulation, Liar(simulation.env, 0.0))
+    with pytest.raises(MonitorError, match="not what it imagined, 3 times in a row"):
+        run_episode(env, controller, goal, num_steps=simulation.num_steps)
+    assert len(controller.looks) <= 4
+
+
+def test_progress_is_missed_where_surprise_is_not_watched(shipped, simulation):
+    goal = simulation.task.start(simulation.episodes("dev", 1)[0])
+    env, controller = watched(shipped, simulation, Liar(simulation.env, 0.0), surprises=99)
+    with pytest.raises(MonitorError, match="no progress: 6 plans promised"):
+        run_episode(env, controller, goal, num_steps=simulation.num_steps)
+
+
+@pytest.mark.parametrize("what", ["mirrored", "upside down", "BGR", "dark", "noise", "white"])
+def test_a_picture_that_no_demonstration_shows_is_told(shipped, simulation, what):
+    simulation.env.reset(0)
+    image = simulation.env.observe().images["front"]
+    noise = np.random.default_rng(0).integers(0, 256, image.shape, np.uint8)
+    strange = {
+        "mirrored": image[:, ::-1],
+        "upside down": image[::-1],
+        "BGR": image[..., ::-1],
+        "dark": image // 2,
+        "noise": noise,
+        "white": np.clip(image.astype(int) // 64 + 250, 0, 255).astype(np.uint8),
+    }[what]
+    strange = np.ascontiguousarray(strange)
+    found = check_views(
+        monitors(shipped, strange=1.4), shipped[0], {"front": image}, {what: strange}
+    )
+    assert len(found) == 1 and what in found[0] and "unlike the training pictures" in found[0]
+
+
+def test_swapped_black_and_frozen_cameras_are_told(shipped, simulation):
+    simulation.env.reset(0)
+    image = simulation.env.observe().images["front"]
+    wrist = np.random.default_rng(0).integers(0, 256, image.shape, np.uint8)
+    found = check_views(monitors(shipped), shipped[0], {"front": wrist, "wrist": image}, {})
+    assert "unlike the training pictures" in found[0] and "are they swapped?" in found[1]
+    found = check_views(monitors(shipped), shipped[0], {"front": image, "wrist": image // 64}, {})
+    assert len(found) == 1 and found[0].startswith("camera wrist shows nothing")
+    judge = monitors(shipped)
+    judge.camera("front", image, np.zeros(6))
+    judge.camera("front", image, np.full(6, 0.01))
+    judge.camera("front", image + 1, np.full(6, 0.5))
+    with pytest.raises(MonitorError, match="camera front is frozen"):
+        judge.camera("front", image + 1, np.full(6, 0.6))
+
+
+def test_p_values_count_from_the_far_end():
+    own = {name: torch.ones((2, 3)) for name in ("bank", "views")}
+    distances = torch.linspace(0.01, 1, 99)
+    names = ("strangeness", "view_strangeness", "surprise")
+    normal = Normal(**own, **{name: distances.clone() for name in names})
+    assert normal.p_value(2.0) == pytest.approx(0.01)
+    assert normal.p_value(0.0) == 1.0
+    assert normal.p_value(0.505) == pytest.approx(0.5, abs=0.02)
+    assert normal.p_value(float("nan")) == 0.0
+    again = Normal.from_bytes(normal.to_bytes())
+    assert torch.equal(again.surprise, normal.surprise) and torch.equal(again.views, normal.views)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no", b"\x00" * 64])
+def test_a_damaged_file_is_told(damage):
+    with pytest.raises(ValueError, match=FILE):
+        Normal.from_bytes(damage)
+
+
+@pytest.mark.parametrize("own", [{"strange": 0}, {"surprise_p": -1}, {"surprises": True}])
+def test_settings_that_make_no_sense_are_refused(own):
+    with pytest.raises(ValueError, match="monitors"):
+        MonitorSettings(**own)
+
+
+def test_a_file_is_added_to_a_checkpoint_and_checked_with_it(tmp_path, shipped):
+    directory = tmp_path / "ckpt"
+    shutil.copytree(find_checkpoint("so100_reach"), directory)
+    add_to_checkpoint(directory, FILE, shipped[1].to_bytes())
+    load_checkpoint(directory)
+    (directory / FILE).write_bytes(b"changed")
+    with pytest.raises(CheckpointError, match="changed or damaged"):
+        load_checkpoint(directory)
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        add_to_checkpoint(tmp_path, FILE, b"")
+
+
+def test_goal_pictures_are_recorded_and_know_their_camera(tmp_path, capsys):
+    out = tmp_path / "goals" / "goal.png"
+    words = ["record-goal", "confirm=false", "checkpoint=so100_reach", f"out={out}"]
+    assert main([*words, "num_pictures=2"]) == 0
+    paths = sorted(out.parent.iterdir())
+    assert [path.name for path in paths] == ["goal-1.png", "goal-2.png"]
+    assert taken_by(paths[0]) == "front"
+    told = capsys.readouterr().err
+    assert "times as far from the training pictures" in told
+    for more, message in (
+        (["num_pictures=2"], "is there already"),
+        (["num_pictures=0"], "num_pictures: got 0"),
+        (["camera=wrist"], "camera: got 'wrist', want one of front"),
+        (["out=goal.jpg"], "want a .png"),
+        (["confirm=true"], "nobody at a terminal"),
+    ):
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_goal_of_another_camera_or_of_another_world_is_refused(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    save_goal(tmp_path / "wrist.png", rng.integers(0, 256, (128, 128, 3), np.uint8), "wrist")
+    save_goal(tmp_path / "odd.png", rng.integers(0, 256, (128, 128, 3), np.uint8), "front")
+    words = ["deploy", "checkpoint=so100_reach", "confirm=false", f"out={tmp_path / 'out'}"]
+    for name, told in (("wrist", "was taken by camera 'wrist'"), ("odd", "unlike the training")):
+        assert main([*words, f"goal={tmp_path / name}.png"]) == 2
+        assert told in capsys.readouterr().err
