@@ -49,7 +49,7 @@ wheel: $(STAMP) ## build dist/robot_wm-*.whl
 
 clean: ## remove .venv, build output and caches; outputs/ stays
 	@rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	find robot_wm sim_envs hardware scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find robot_wm sim_envs hardware plugins scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 FORCE:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,11 +15,23 @@ from robot_wm.controller import MPC
 from robot_wm.imagination import Economy
 from robot_wm.objectives import Objective, region_weights
 from robot_wm.precision import choose_precision
-from robot_wm.types import ActionSpec, Env
+from robot_wm.types import ActionSpec
 from robot_wm.world_model import LatentWorldModel
 
 
-def make_controller(model: LatentWorldModel, env: Env, config: DictConfig) -> MPC:
+class Controlled(Protocol):
+    """What a controller is made for: as much as it needs to know of an Env."""
+
+    @property
+    def action_spec(self) -> ActionSpec: ...
+
+    @property
+    def control_dt(self) -> float:
+        """Seconds from one action to the next."""
+        ...
+
+
+def make_controller(model: LatentWorldModel, env: Controlled, config: DictConfig) -> MPC:
     """The model's MPC for a robot, as `planner`, `objective` and `controller` say.
 
     Raises:
@@ -78,7 +90,7 @@ def make_economy(config: DictConfig, model: LatentWorldModel) -> Economy:
     return economy
 
 
-def legal_actions(model: LatentWorldModel, env: Env, limits: dict[str, Any]) -> ActionSpec:
+def legal_actions(model: LatentWorldModel, env: Controlled, limits: dict[str, Any]) -> ActionSpec:
     """What the robot can do, the training data knows, and the user allows.
 
     Raises:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hardware.actions import ToolActions
 from hardware.flight import parse_chain
+from hardware.kinematics import Chain
 from hardware.remote import ArmStoppedError, RemoteArm
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
@@ -127,14 +128,7 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     model, _ = load_checkpoint(directory)
     model.to(pick_device(config.device))
     check_robot(model.spec.action_spec, model.dt, config.robot)
-    actions = ToolActions(
-        parse_chain(spec["chain"]),
-        model.spec.action_spec,
-        low=WORKSPACE_LOW,
-        high=WORKSPACE_HIGH,
-        jaw_radius_m=JAW_RADIUS_M,
-        posture=None if config.robot.posture is None else np.array(config.robot.posture, float),
-    )
+    actions = tool_actions(parse_chain(spec["chain"]), model.spec.action_spec, config.robot)
     frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
     if model.spec.camera not in frames:
         raise ValueError(
@@ -182,6 +176,18 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
         where = str(config.view)
         view = RerunView(where, controller, model.spec.camera, goals, lambda: watched.p_value)
     return Run(watched, controller, wanted, [*notes, *problems], dataset, view)
+
+
+def tool_actions(chain: Chain, spec: ActionSpec, robot: DictConfig) -> ToolActions:
+    """How the actions of a policy for the SO-100 move a robot's joints."""
+    return ToolActions(
+        chain,
+        spec,
+        low=WORKSPACE_LOW,
+        high=WORKSPACE_HIGH,
+        jaw_radius_m=JAW_RADIUS_M,
+        posture=None if robot.posture is None else np.array(robot.posture, float),
+    )
 
 
 def check_robot(spec: ActionSpec, dt: float, robot: DictConfig) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from hardware.lerobot_arm import JointMap
 from hardware.limits import Limits
 from hardware.simulated import Goals, Measured
 from hardware.spawn import Shared, spawn
@@ -223,6 +224,16 @@ def open_device(robot: DictConfig) -> Device:
     if robot.kind not in kinds:
         raise ValueError(f"robot.kind: got {robot.kind!r}, want {' or '.join(kinds)}")
     return kinds[robot.kind](robot)
+
+
+def joint_map(robot: DictConfig) -> JointMap:
+    """How the joints of a LeRobot robot, as a `robot` group has them, become the model's.
+
+    Raises:
+        ValueError: not a key, a zero and a unit for each.
+    """
+    own: Any = OmegaConf.to_container(robot.joints)
+    return JointMap(JOINTS, tuple(own["keys"]), own["zero"], own["rad_per_unit"])
 
 
 def end(child: subprocess.Popen[bytes], timeout_s: float = 10.0) -> None:

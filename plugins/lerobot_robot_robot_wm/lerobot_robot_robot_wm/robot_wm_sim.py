@@ -1,0 +1,131 @@
+"""The simulated SO-100, driven as an SO-101 is: the same names, degrees and percent.
+
+Its time is the wall clock's: it moves on whenever it is asked for something, behind the governor
+that drives the real arm, and holds its last goal for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from lerobot.robots.robot import Robot
+from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
+
+from hardware.governor import Governor
+from hardware.mjcf import load_chain
+from lerobot_robot_robot_wm.config_robot_wm_sim import RobotWMSimConfig
+from robot_wm.cli.config import compose_config
+from robot_wm.cli.deploy import make_limits
+from robot_wm.cli.devices import joint_map
+from robot_wm.types import FloatArray, check_counts
+from sim_envs.so100_env import SO100Env
+from sim_envs.so100_scene import CAMERA, EE_SITE, JOINTS, so100_scene
+
+_LATEST_S = 0.5
+
+
+class RobotWMSim(Robot):
+    """An SO-100 that LeRobot drives by joint goals (lerobot.robots.Robot).
+
+    Args:
+        config: where it stands, and how it looks.
+
+    Raises:
+        ValueError: a setting that makes no sense.
+    """
+
+    config_class = RobotWMSimConfig
+    name = "robot_wm_sim"
+
+    def __init__(self, config: RobotWMSimConfig) -> None:
+        check_counts(image_size=config.image_size)
+        check_counts(0, seed=config.seed)
+        super().__init__(config)
+        self.config = config
+        self.cameras = {CAMERA: None}  # LeRobot counts them
+        self._joints = joint_map(compose_config("deploy", ["robot=lerobot"]).robot)
+        self._env: SO100Env | None = None
+
+    @property
+    def observation_features(self) -> dict[str, Any]:
+        size = self.config.image_size
+        return {**self.action_features, CAMERA: (size, size, 3)}
+
+    @property
+    def action_features(self) -> dict[str, type]:
+        return dict.fromkeys(self._joints.keys, float)
+
+    @property
+    def is_connected(self) -> bool:
+        return self._env is not None
+
+    @property
+    def is_calibrated(self) -> bool:
+        return True
+
+    def calibrate(self) -> None:
+        """Nothing: the model is the arm."""
+
+    def configure(self) -> None:
+        """Nothing."""
+
+    @check_if_already_connected
+    def connect(self, calibrate: bool = True) -> None:
+        """Builds the scene and lets its time begin."""
+        chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+        limits = make_limits(compose_config("deploy", ["robot=sim"]).robot.limits, chain)
+        env = SO100Env(image_size=self.config.image_size, random_look=self.config.random_look)
+        env.reset(self.config.seed)
+        self._governor = Governor(limits, chain.corners, env.joints())
+        self._tick_s = float(limits.tick_s)
+        self._substeps = round(self._tick_s / env.physics.timestep_s)
+        self._target: FloatArray | None = None
+        self._env, self._simulated_s = env, time.monotonic()
+
+    @check_if_not_connected
+    def get_observation(self) -> dict[str, Any]:
+        """Joints by name, in LeRobot's units, and the camera's picture, uint8 `[size, size, 3]`."""
+        env = self._catch_up()
+        return {**self._joints.values(env.joints()), **env.observe().images}
+
+    @check_if_not_connected
+    def send_action(self, action: Mapping[str, Any]) -> dict[str, float]:
+        """Sets the goal of its joints; the governor decides how it gets there, and whether.
+
+        Returns:
+            What its servos were last told, by name.
+
+        Raises:
+            ValueError: a joint is missing, or a goal is not a finite number; the arm goes on to the
+                last goal.
+        """
+        missing = [key for key in self.action_features if key not in action]
+        if missing:
+            raise ValueError(f"action: got no {', '.join(missing)}")
+        target = self._joints.angles(action)
+        if not np.isfinite(target).all():
+            raise ValueError(f"action: got {dict(action)}, want finite numbers")
+        self._catch_up()
+        self._target = target
+        return self._joints.values(self._governor.joints)
+
+    def _catch_up(self) -> SO100Env:
+        """Moves on to now, tick by tick."""
+        assert self._env is not None
+        now_s, physics = time.monotonic(), self._env.physics
+        # A machine that is too slow lets the simulated time fall behind, rather than leap.
+        self._simulated_s = max(self._simulated_s, now_s - _LATEST_S)
+        while self._simulated_s + self._tick_s <= now_s:
+            physics.data.ctrl[:] = self._governor.step(self._target).joints
+            physics.step(self._substeps)
+            self._simulated_s += self._tick_s
+        return self._env
+
+    @check_if_not_connected
+    def disconnect(self) -> None:
+        assert self._env is not None
+        self._env.close()
+        self._env = None
