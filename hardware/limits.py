@@ -8,6 +8,7 @@ import numpy as np
 
 from robot_wm.types import FloatArray
 
+EDGE_RAD = 0.01
 _POSITIVE = ("max_speed", "max_acceleration", "tip_speed", "max_jump", "tick_s")
 _MAX_STOP_TICKS = 1000
 _SIZES = {"tip_speed": (), "max_jump": (), "tick_s": (), "box_low": (3,), "box_high": (3,)}
@@ -73,3 +74,12 @@ class Limits:
         if np.shape(low) != self.low.shape or np.shape(high) != self.high.shape:
             raise ValueError(f"low: the arm has {len(low)} joints, want {len(self.low)}")
         return replace(self, low=np.maximum(low, self.low), high=np.minimum(high, self.high))
+
+    def seat(self, joints: FloatArray) -> FloatArray:
+        """Where an arm that was measured at joints `[J]`, rad, is taken to stand.
+
+        At an end of its range it is measured a little beyond: up to EDGE_RAD that is the end.
+        """
+        inside = np.clip(joints, self.low, self.high)
+        at_edge = np.abs(joints - inside) <= EDGE_RAD
+        return np.where(at_edge, inside, joints)

@@ -302,9 +302,10 @@ class Pilot:
         governor = self._governor
         if governor is None or not self._steady():
             return
-        away = np.abs(governor.joints - reading.joints).max()
-        if away > self._settings.start_error_rad and not governor.problem(reading.joints):
-            self._seed = np.array(reading.joints, np.float64)
+        seat = self._limits.seat(reading.joints)
+        away = np.abs(governor.joints - seat).max()
+        if away > self._settings.start_error_rad and not governor.problem(seat):
+            self._seed = seat
             self._governor = Governor(self._limits, self._corners, self._seed)
             self._notes.append(f"goal set {away:.2f} rad back to where the arm stands")
 
@@ -314,10 +315,10 @@ class Pilot:
             wrong = "the arm has not come to rest"
         if not wrong:
             try:
-                self._governor = Governor(self._limits, self._corners, reading.joints)
-                self._seed = np.array(reading.joints, np.float64)
+                self._seed = self._limits.seat(reading.joints)
+                self._governor = Governor(self._limits, self._corners, self._seed)
             except ValueError as error:
-                wrong = str(error)
+                self._seed, wrong = None, str(error)
         if wrong:
             self._notes.append(f"not armed: {wrong}")
             return

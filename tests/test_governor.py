@@ -126,3 +126,17 @@ def test_every_line_of_it_is_needed(number):
 
 def test_the_checks_are_the_ones_that_are_run():
     assert len(governor_checks.CHECKS) >= 8
+
+
+def test_a_device_s_own_ends_narrow_the_limits():
+    own = limits().within(np.array([-1.0, -5.0]), np.array([9.0, 0.5]))
+    assert own.low.tolist() == [-1.0, -1.0] and own.high.tolist() == [1.5, 0.5]
+    with pytest.raises(ValueError, match="low: the arm has 3 joints"):
+        limits().within(np.zeros(3), np.ones(3))
+    with pytest.raises(ValueError, match="low: got"):
+        limits().within(np.array([2.0, 0.0]), np.array([3.0, 1.0]))
+
+
+def test_brakes_too_weak_to_stop_within_reason_are_refused():
+    with pytest.raises(ValueError, match="max_acceleration: a stop takes"):
+        limits(max_acceleration=[1e-3, 1.0])

@@ -454,6 +454,25 @@ def test_what_only_the_pilot_knows_is_not_said_from_outside():
         assert "not for others to say" in desk.pilot.reason
 
 
+def test_a_target_that_the_governor_refuses_is_a_fault():
+    desk = Desk().running()
+    desk.pilot._motion.target = lambda *_: np.array([math.nan, 0.0])
+    turn = desk.tick()
+    assert turn.state is State.FAULTED and "refused a target" in turn.reason
+    desk.tick(num=60)
+    assert desk.stands() and np.isfinite(desk.written).all()
+
+
+def test_an_arm_at_the_end_of_its_range_is_armed_though_measured_a_hair_beyond():
+    desk = Desk()
+    desk.joints = np.array([-2.004, 0.3])
+    turn = desk.arm()
+    assert turn.state is State.ARMED and turn.seed.tolist() == [-2.0, 0.3]
+    desk = Desk()
+    desk.joints = np.array([-2.02, 0.3])
+    assert desk.arm().state is State.IDLE and "joint 0 is at -2.020" in desk.notes[-1]
+
+
 def test_settings_that_make_no_sense_are_refused():
     for change in ({"max_tick_s": 0}, {"wait_fault_s": math.nan}, {"tracking_s": -1.0}):
         with pytest.raises(ValueError, match=next(iter(change))):

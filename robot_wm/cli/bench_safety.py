@@ -24,6 +24,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hardware.flight import FlightRecorder, replay
+from hardware.governor import Governor
 from hardware.kinematics import Chain
 from hardware.limits import Limits
 from hardware.mjcf import load_chain
@@ -31,10 +32,13 @@ from hardware.pilot import Pilot, PilotSettings, PlannerLife, Reading
 from hardware.plans import JointPlan
 from hardware.states import Event, State
 from hardware.verify import violations
+from robot_wm.checkpoint import find_checkpoint, load_checkpoint
+from robot_wm.cli.config import groups, load_config
 from robot_wm.cli.console import Progress, finish, output_dir, say
+from robot_wm.cli.control import make_controller
 from robot_wm.cli.deploy import make_limits
 from robot_wm.cli.rehearsal import Rehearsal, legal_pose
-from robot_wm.types import FloatArray
+from robot_wm.types import ActionSpec, FloatArray, Goal, Observation, PlanningError
 from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _FULL = {"sequences": 10_000, "stops": 50, "kills": 100, "jitter_s": 60.0}
@@ -60,6 +64,8 @@ def run(config: DictConfig) -> None:
         settings: Any = OmegaConf.to_container(config.robot.settings)
         bench = Bench(chain, limits, rest, work, int(config.seed), settings)
         figures = bench.faults(int(counts["sequences"]), int(config.ticks))
+        figures["nan_motion"] += bench.broken_models(int(config.seed))
+        figures |= bench.governor()
         figures |= bench.refusals()
         figures |= bench.stops(int(counts["stops"]))
         figures |= bench.kills(int(counts["kills"]))
@@ -90,6 +96,14 @@ def run(config: DictConfig) -> None:
 
 class SafetyError(RuntimeError):
     """A promise does not hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    """As much of an arm as a controller must know."""
+
+    action_spec: ActionSpec
+    control_dt: float
 
 
 @dataclass
@@ -188,6 +202,51 @@ class Bench:
             return good, True
         bad = illegal_plans(good, self.limits)
         return bad[rng.integers(len(bad))], False
+
+    def broken_models(self, seed: int) -> int:
+        """Actions that planners take behind a model that imagines NaN: all of it, or one number."""
+        model, _ = load_checkpoint(find_checkpoint("so100_reach"))
+        spec = model.spec
+        rng = np.random.default_rng(seed)
+        image = rng.integers(0, 256, (spec.image_height, spec.image_width, 3), np.uint8)
+        seen = Observation({spec.camera: image}, np.zeros(len(spec.state_names)), 0.0)
+        arm = _Planned(spec.action_spec, model.dt)
+        weights = list(model.predictor.parameters())
+        moved, num = 0, 0
+        planners = groups()["planner"]
+        for planner, broken in itertools.product(planners, (weights, weights[-1:])):
+            before = [weight.detach().clone() for weight in broken]
+            for weight in broken:
+                weight.view(-1)[: len(weight) if broken is weights else 1] = math.nan
+            config = load_config(
+                "deploy", [f"planner={planner}", "checkpoint=so100_reach", "goal=any.png"]
+            )
+            controller = make_controller(model, arm, config)
+            controller.reset(Goal(images={spec.camera: image[::-1].copy()}))
+            num += 1
+            try:
+                moved += int(bool(np.any(controller.act(seen, None) != spec.action_spec.rest)))
+            except PlanningError:
+                pass
+            for weight, value in zip(broken, before, strict=True):
+                weight.copy_(value)
+        say(f"models that imagine NaN behind {num} planners: {moved} took an action")
+        return moved
+
+    def governor(self, num: int = 2000) -> dict[str, Any]:
+        """How long a step takes while it is pushed against every limit."""
+        rng, took_s, wish = np.random.default_rng(self.seed), [], self.rest
+        governor = Governor(self.limits, self.chain.corners, self.rest)
+        for tick in range(num):
+            if tick % 25 == 0:
+                wish = rng.uniform(self.limits.low, self.limits.high)
+            begin_s = time.perf_counter()
+            near = governor.joints + np.clip(wish - governor.joints, -0.9, 0.9)
+            governor.step(near)
+            took_s.append(time.perf_counter() - begin_s)
+        median_ms, p99_ms = (1000 * float(np.quantile(took_s, q)) for q in (0.5, 0.99))
+        say(f"governor: {median_ms:.2f} ms a step, median of {num} (p99 {p99_ms:.2f} ms)")
+        return {"governor_ms_median": median_ms, "governor_ms_p99": p99_ms}
 
     def refusals(self) -> dict[str, Any]:
         """Every reason not to arm, and plans that may not run, tried one by one."""

@@ -68,7 +68,7 @@ def govern(env: SO100Env, config: DictConfig) -> None:
     limits = Limits(low=low, high=high, **settings)
 
     def begin(joints: FloatArray) -> Callable[[FloatArray], FloatArray]:
-        governor = Governor(limits, chain.corners, joints)
+        governor = Governor(limits, chain.corners, limits.seat(joints))
         return lambda target: governor.step(target).joints
 
     env.govern(begin, tick_s=settings["tick_s"])

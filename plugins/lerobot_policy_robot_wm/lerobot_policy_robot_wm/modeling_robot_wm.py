@@ -154,7 +154,8 @@ class RobotWMPolicy(PreTrainedPolicy):
         governor = self._governor
         # A blocked arm must not be pushed ever harder: where it does not follow, it begins anew.
         if governor is None or not np.abs(governor.joints - joints).max() < _LEASH_RAD:
-            governor = Governor(self._limits, self._chain.corners, joints)
+            seat = self._limits.seat(joints)
+            governor = Governor(self._limits, self._chain.corners, seat)
         begin, start = self._start, governor.joints
         applied = None if begin is None else self._actions.moved(begin, start)
         proprio = self._actions.proprio(joints)

@@ -79,7 +79,7 @@ class RobotWMSim(Robot):
         limits = make_limits(compose_config("deploy", ["robot=sim"]).robot.limits, chain)
         env = SO100Env(image_size=self.config.image_size, random_look=self.config.random_look)
         env.reset(self.config.seed)
-        self._governor = Governor(limits, chain.corners, env.joints())
+        self._governor = Governor(limits, chain.corners, limits.seat(env.joints()))
         self._tick_s = float(limits.tick_s)
         self._substeps = round(self._tick_s / env.physics.timestep_s)
         self._target: FloatArray | None = None
