@@ -62,6 +62,7 @@ def control(spec: Mapping[str, Any]) -> int:
         tick_s=spec["limits"]["tick_s"],
         recorder=recorder,
         dry_run=spec["dry_run"],
+        park=spec["park"],
     )
     lower_niceness()
     gc.collect()
@@ -71,7 +72,7 @@ def control(spec: Mapping[str, Any]) -> int:
         controller.run()
     finally:
         recorder.close()
-        arm.close()
+        arm.close(relax=pilot.parked)
     return 1 if controller.broken else 0
 
 

@@ -64,6 +64,6 @@ class Arm(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Lets go of it: it goes on holding, its torque on. Never raises."""
+    def close(self, *, relax: bool = False) -> None:
+        """Lets go of it: it goes on holding, its torque on, unless it may relax. Never raises."""
         ...

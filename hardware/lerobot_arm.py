@@ -152,11 +152,14 @@ class LeRobotArm:
             except Exception:  # noqa: BLE001 - the stop path: the next motor
                 continue
 
-    def close(self) -> None:
-        """Leaves the robot as it is, holding its last goal, its torque on. Never raises."""
+    def close(self, *, relax: bool = False) -> None:
+        """Leaves the robot holding its last goal, its torque on, unless it may relax. Never raises.
+
+        A driver whose config does not say whether to drop torque does as it does.
+        """
         config = getattr(self._robot, "config", None)
         if hasattr(config, "disable_torque_on_disconnect"):
-            config.disable_torque_on_disconnect = False  # type: ignore[union-attr]
+            config.disable_torque_on_disconnect = relax  # type: ignore[union-attr]
         try:
             self._robot.disconnect()
         except Exception:  # noqa: BLE001 - the stop path: it is left as it is

@@ -160,6 +160,7 @@ class Pilot:
         ticks = math.ceil(self._settings.tracking_s / float(limits.tick_s)) + 1
         self._followed: deque[FloatArray] = deque(maxlen=ticks)  # [2, J]: commands, and measured
         self._stood: deque[FloatArray] = deque(maxlen=self._settings.steady_ticks)
+        self.parked = False  # it stands in its rest pose, by a human's command
         self._notes: list[str] = []
         self._seed: FloatArray | None = None
 
@@ -338,6 +339,7 @@ class Pilot:
             self._notes.append(f"{before.value} -> {after.value}: {reason or event.value}")
         if after is not before:
             self._motion, self._warned, self._since_s = None, False, now_s
+            self.parked = event is Event.PARKED
 
     def _consider(self, message: Mapping[str, Any], now_s: float, reading: Reading) -> None:
         """Takes a plan, or says why not."""

@@ -82,6 +82,7 @@ class Controller:
         tick_s: from one command to the next.
         recorder: is shown every tick.
         dry_run: everything but writing to the arm.
+        park: goes to the rest pose once the planner is done.
     """
 
     def __init__(
@@ -93,9 +94,11 @@ class Controller:
         tick_s: float,
         recorder: FlightRecorder | None = None,
         dry_run: bool = False,
+        park: bool = False,
     ) -> None:
         self._arm, self._pilot, self._wires = arm, pilot, wires
         self._tick_s, self._recorder, self._dry_run = tick_s, recorder, dry_run
+        self._park = park
         self._heard_s = _NEVER
         self._look: dict[str, Any] | None = None
         self._rest_s = _NEVER
@@ -120,7 +123,8 @@ class Controller:
                 late_s = time.monotonic() - due_s
                 turn = self._safe_tick(said, late_s)
                 stood_s = time.monotonic() - self._rest_s
-                if self._ending and turn.at_rest and (self.broken or stood_s > STAND_S):
+                over = self._ending and turn.at_rest and turn.state is not State.PARKING
+                if over and (self.broken or stood_s > STAND_S):
                     break
                 due_s += self._tick_s
                 if late_s > self._tick_s:  # a late tick is not made up for
@@ -216,6 +220,8 @@ class Controller:
             elif "done" in message:
                 self._ending = f"done: {message['done']!s:.200}"
                 events.append((Event.STOP, self._ending))
+                if self._park:
+                    events.append((Event.PARK, self._ending))
         for message in self._wires.human.receive():
             event = _HUMAN.get(message.get("event", "")) if isinstance(message, dict) else None
             if event is not None and (event is Event.STOP or not self._ending):
@@ -231,13 +237,15 @@ class Controller:
         return events, plans
 
     def _end(self, events: list[tuple[Event, str]], why: str) -> None:
-        if not self._ending:
-            self._ending = why
+        if not self._ending or self._pilot.state is State.PARKING:
             events.append((Event.STOP, why))
+        self._ending = self._ending or why
 
     def _pressed(self) -> list[bytes]:
         keys = self._wires.keys
-        if keys is None or self._ending or not self._pilot.epoch:
+        if keys is None or not self._pilot.epoch:
+            return []
+        if self._ending and self._pilot.state is not State.PARKING:
             return []
         ready, _, _ = select.select([keys], [], [], 0)
         return [os.read(keys, 1)] if ready else []

@@ -120,8 +120,8 @@ class SimulatedArm:
     def hold(self) -> None:
         """Nothing: it holds its last goal, and every goal is near."""
 
-    def close(self) -> None:
-        """Nothing: the simulation goes on."""
+    def close(self, *, relax: bool = False) -> None:
+        """Nothing: the simulation goes on, and holds."""
 
 
 def wait_for_life(measured: Measured, *, timeout_s: float) -> None:

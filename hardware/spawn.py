@@ -73,6 +73,7 @@ def controller_spec(
     about: Mapping[str, Any],
     keys: bool,
     dry_run: bool,
+    park: bool = False,
 ) -> dict[str, Any]:
     """The controller's task (hardware.__main__.control)."""
     return {
@@ -88,4 +89,5 @@ def controller_spec(
         "about": dict(about),
         "keys": keys,
         "dry_run": dry_run,
+        "park": park,
     }

@@ -66,6 +66,16 @@ def test_it_moves_toward_the_picture_and_leaves_a_record(tmp_path, capsys):
     np.testing.assert_allclose(data.actions[0], moved, atol=0.01)
 
 
+def test_once_done_it_parks_where_that_was_asked_for(tmp_path):
+    run = deploy(tmp_path, "park=true", "num_steps=1")
+    out, err = run.communicate(timeout=180)
+    assert run.returncode == 0, err
+    result = json.loads(out.splitlines()[-1])
+    last = json.loads(Path(result["record"]).read_text().splitlines()[-1])
+    assert last["state"] == "idle"
+    np.testing.assert_allclose(last["joints"], [0.0, -2.0, 1.7, 1.2, 0.0, 0.3], atol=0.05)
+
+
 def test_a_dry_run_writes_nothing(tmp_path):
     run = deploy(tmp_path, "mode=dry-run")
     out, err = run.communicate(timeout=180)
@@ -97,6 +107,7 @@ def test_the_end_of_the_human_s_process_is_the_end_of_all(tmp_path, name):
     ("words", "told"),
     [
         (["mode=fast"], "mode: got 'fast'"),
+        (["park=true", "robot=lerobot"], "park: robot.rest is not given"),
         (["view=film.mp4"], "view: got 'film.mp4'"),
         (["robot.kind=toy"], "robot.kind: got 'toy'"),
         (["robot.image_size=3"], "robot.image_size: got 3"),

@@ -118,6 +118,12 @@ def test_holding_and_leaving_keep_torque_and_place(arm, bus):
     assert all(bus.torque()) and np.abs(there - POSE).max() < 0.7
 
 
+def test_torque_goes_only_where_it_may_relax(bus, tmp_path):
+    arm = connect(bus, tmp_path / "cal")
+    arm.close(relax=True)
+    assert not any(bus.torque())
+
+
 def test_one_broken_servo_does_not_keep_the_others_from_holding(arm, bus, monkeypatch):
     def broken(*_, **__):
         raise ConnectionError("no status packet")

@@ -57,6 +57,8 @@ def run(config: DictConfig) -> None:
         raise ValueError(f"mode: got {config.mode!r}, want run or dry-run")
     if config.num_steps < 1:
         raise ValueError(f"num_steps: got {config.num_steps}, want at least 1")
+    if config.park and config.robot.rest is None:
+        raise ValueError("park: robot.rest is not given: the joints where it may go limp")
     asks = config.confirm and config.mode == "run"
     if asks and not sys.stdin.isatty():
         raise ValueError("confirm: nobody at a terminal to ask; confirm=false goes without")
@@ -173,6 +175,7 @@ class Crew:
                 about={"config": about},
                 keys=tty,
                 dry_run=config.mode == "dry-run",
+                park=config.park,
             ),
             [to_planner, human, beats, *device.shared()],
             stdin=None if tty else subprocess.DEVNULL,
