@@ -5,6 +5,7 @@ What they are to do comes as JSON on a descriptor, from whoever started them.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -21,7 +22,7 @@ from hardware.cameras import show
 from hardware.flight import FlightRecorder, parse_chain
 from hardware.limits import Limits
 from hardware.pilot import Pilot, PilotSettings
-from hardware.process import Controller, Wires, lower_niceness
+from hardware.process import Controller, Wires, lower_niceness, signals
 from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
 from hardware.watchdog import watch
 from hardware.wire import FrameSlot, Wire
@@ -37,46 +38,46 @@ def main(words: list[str]) -> int:
 
 def control(spec: Mapping[str, Any]) -> int:
     """The controller, until it is told to end; 2 where the arm cannot be driven."""
-    chain, limits = parse_chain(spec["chain"]), Limits(**spec["limits"])
-    human = Wire.at(spec["human"])
-    try:
-        arm = open_arm(spec["arm"])
-        limits = limits.within(arm.limits().low, arm.limits().high)
-    except Exception as error:  # noqa: BLE001 - whatever a driver raises, the human is told
-        human.send({"refused": str(error)[:4000]})
-        Wire.at(spec["watchdog"]).send({"goodbye": "the arm was never driven"})
-        return 2
-    rest = None if spec["rest"] is None else np.array(spec["rest"], np.float64)
-    pilot = Pilot(limits, chain.corners, PilotSettings(**spec["settings"]), rest=rest)
-    recorder = FlightRecorder(Path(spec["record"]), limits, chain, spec["about"])
-    wires = Wires(
-        planner=Wire.at(spec["planner"]),
-        human=human,
-        watchdog=Wire.at(spec["watchdog"]),
-        keys=sys.stdin.fileno() if spec["keys"] else None,
-    )
-    controller = Controller(
-        arm,
-        pilot,
-        wires,
-        tick_s=spec["limits"]["tick_s"],
-        recorder=recorder,
-        dry_run=spec["dry_run"],
-        park=spec["park"],
-    )
-    lower_niceness()
-    gc.collect()
-    gc.freeze()
-    gc.disable()  # nothing here makes cycles, and a collection takes longer than a tick may
-    try:
-        controller.run()
-    finally:
-        recorder.close()
-        arm.close(relax=pilot.parked)
-    return 1 if controller.broken else 0
+    human, beats, said = Wire.at(spec["human"]), Wire.at(spec["watchdog"]), []
+    planner = Wire.at(spec["planner"])
+    with signals(said), contextlib.ExitStack() as stack:
+        try:
+            chain, limits = parse_chain(spec["chain"]), Limits(**spec["limits"])
+            arm = open_arm(spec["arm"], dry_run=spec["dry_run"])
+            relax: list[bool] = []
+            stack.callback(lambda: arm.close(relax=any(relax)))
+            own = arm.limits()
+            limits = limits.within(own.low, own.high)
+            rest = None if spec["rest"] is None else np.array(spec["rest"], np.float64)
+            settings = PilotSettings(**spec["settings"])
+            pilot = Pilot(limits, chain.corners, settings, rest=rest)
+            recorder = FlightRecorder(Path(spec["record"]), limits, chain, spec["about"])
+            stack.callback(recorder.close)
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises, the human is told
+            human.send({"refused": (str(error) or repr(error))[:4000]})
+            beats.send({"goodbye": "the arm was never driven"})
+            return 2
+        human.send({"ready": {"low": limits.low.tolist(), "high": limits.high.tolist()}})
+        keys = sys.stdin.fileno() if spec["keys"] else None
+        controller = Controller(
+            arm,
+            pilot,
+            Wires(planner=planner, human=human, watchdog=beats, keys=keys),
+            tick_s=spec["limits"]["tick_s"],
+            recorder=recorder,
+            dry_run=spec["dry_run"],
+            park=spec["park"],
+        )
+        lower_niceness()
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # nothing here makes cycles, and a collection takes longer than a tick may
+        controller.run(said)
+        relax.append(pilot.parked and not spec["dry_run"] and not controller.broken)
+        return 1 if controller.broken else 0
 
 
-def open_arm(spec: Mapping[str, Any]) -> Arm:
+def open_arm(spec: Mapping[str, Any], *, dry_run: bool = False) -> Arm:
     """The device that a spec describes.
 
     Raises:
@@ -96,9 +97,16 @@ def open_arm(spec: Mapping[str, Any]) -> Arm:
         from hardware.lerobot_arm import JointMap, connect
 
         joints = JointMap(names, tuple(spec["keys"]), spec["zero"], spec["rad_per_unit"])
-        kind, reply_s = spec["type"], float(spec["reply_s"])
-        robot = spec["config"]
-        return connect(kind, robot, joints, low=low, high=high, frames=frames, reply_s=reply_s)
+        return connect(
+            spec["type"],
+            spec["config"],
+            joints,
+            low=low,
+            high=high,
+            frames=frames,
+            reply_s=float(spec["reply_s"]),
+            dry_run=dry_run,
+        )
     raise ValueError(f"arm: got {spec['kind']!r}, want simulated or lerobot")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from hardware.kinematics import Chain, inverse
 from robot_wm.types import ActionSpec, FloatArray
@@ -56,6 +57,72 @@ class ToolActions:
     def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
         """The action `[4]` that leads from commanded joints `[J]` to others."""
         return self.proprio(after) - self.proprio(before)
+
+
+class PoseActions:
+    """Steps of the tool's pose and of the gripper, as V-JEPA 2-AC and DROID have them: seven.
+
+    `(dx, dy, dz, turn about x, y, z, d_gripper)`: m, extrinsic xyz Euler angles of the rotation
+    from the old pose to the new one, rad, and 0 (open) to 1 (closed), base frame. Position and
+    rotation are sought together by damped least squares; what an arm of fewer than six joints
+    cannot turn, it comes near to (arXiv 2506.09985).
+
+    Args:
+        chain: the arm; its last joint is the jaw, open at the end of its range.
+        spec: the policy's actions, 7 of them.
+        low, high: where the tool stays `[3]`, m.
+        rotation_weight: metres that a radian is worth where both cannot be had.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        spec: ActionSpec,
+        *,
+        low: FloatArray,
+        high: FloatArray,
+        rotation_weight: float = 0.02,
+    ) -> None:
+        if spec.size != 7:
+            raise ValueError(f"actions: got {spec.size} ({', '.join(spec.names)}), want 7")
+        self._chain, self._spec, self._weight = chain, spec, rotation_weight
+        self._low, self._high = np.array(low, np.float64), np.array(high, np.float64)
+        self._shut, self._open = chain.joint_range[-1]
+
+    @property
+    def spec(self) -> ActionSpec:
+        return self._spec
+
+    def proprio(self, joints: FloatArray) -> FloatArray:
+        """The tool's x, y, z, roll, pitch, yaw and the gripper `[7]`; m, rad, 0 to 1."""
+        pose = self._chain.tool(joints)
+        angles = Rotation.from_matrix(pose[:3, :3]).as_euler("xyz")
+        shut = (self._open - joints[-1]) / (self._open - self._shut)
+        return np.concatenate((pose[:3, 3], angles, [np.clip(shut, 0, 1)]))
+
+    def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
+        """Joint targets `[1, J]`, rad, of one action `[7]` from commanded joints `[J]`."""
+        action, pose = self._spec.clip(action), self._chain.tool(joints)
+        wish = np.clip(pose[:3, 3] + action[:3], self._low, self._high)
+        turn = Rotation.from_euler("xyz", action[3:6]).as_matrix()
+        target, _, _ = inverse(
+            self._chain,
+            wish,
+            joints,
+            rotation=turn @ pose[:3, :3],
+            rotation_weight=self._weight,
+        )
+        shut = np.clip(self.proprio(joints)[6] + action[6], 0, 1)
+        jaw = self._open - shut * (self._open - self._shut)
+        target[-1] = np.clip(jaw, self._shut, self._open)
+        return target[None]
+
+    def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """The action `[7]` that leads from commanded joints `[J]` to others."""
+        old, new = self._chain.tool(before), self._chain.tool(after)
+        turn = Rotation.from_matrix(new[:3, :3] @ old[:3, :3].T).as_euler("xyz")
+        change = self.proprio(after) - self.proprio(before)
+        return np.concatenate((change[:3], turn, change[6:]))
 
 
 class JointActions:

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from hardware.lerobot_arm import decode_config
+from hardware.process import lower_niceness
 from hardware.wire import FrameSlot, Wire
 
 _WAIT_MS = 500.0
 _AGAIN_S = 0.1
+_REOPEN = 5
 
 
 def show(spec: Mapping[str, Any]) -> int:
@@ -31,6 +33,7 @@ def show(spec: Mapping[str, Any]) -> int:
     """
     for name in ("SIGINT", "SIGHUP"):  # the human's ways to stop: the controller's to follow
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    lower_niceness()  # a picture that waits for the processor would be stamped too late
     wire = Wire.at(spec["wire"])
     cameras: dict[str, Any] = {}
     try:
@@ -55,17 +58,29 @@ def show(spec: Mapping[str, Any]) -> int:
 def _watch(
     name: str, camera: Any, slot: FrameSlot, latency_s: float, end: threading.Event, wire: Wire
 ) -> None:
-    told = False
+    failed = 0
     while not end.is_set():
         try:
             picture = camera.async_read(timeout_ms=_WAIT_MS)
-            slot.write(np.ascontiguousarray(picture), time.monotonic() - latency_s)
-            told = False
+            slot.write(np.ascontiguousarray(picture), _taken_s(camera) - latency_s)
+            failed = 0
         except Exception as error:  # noqa: BLE001 - it may come back; until then pictures grow old
-            if not told:
+            failed += 1
+            if failed == 1:
                 wire.send({"trouble": f"camera {name}: {error}"[:1000]})
-            told = True
+            if failed % _REOPEN == 0:  # a driver's own thread does not come back by itself
+                with contextlib.suppress(Exception):
+                    camera.disconnect()
+                with contextlib.suppress(Exception):
+                    camera.connect()
             time.sleep(_AGAIN_S)
+
+
+def _taken_s(camera: Any) -> float:
+    """When the driver got its newest picture, on the clock of all stamps."""
+    now_s = time.monotonic()
+    stamp_s = getattr(camera, "latest_timestamp", None)  # perf_counter: the same clock on Linux
+    return stamp_s if isinstance(stamp_s, float) and now_s - 10 < stamp_s <= now_s else now_s
 
 
 def open_camera(name: str, settings: Mapping[str, Any]) -> Any:

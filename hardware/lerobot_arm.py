@@ -8,11 +8,13 @@ the arm stands, one process drives a port, and leaving never raises and never dr
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import importlib
 import os
 import pkgutil
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +29,8 @@ from robot_wm.types import FloatArray
 
 _TRIES = 3  # of a bus that loses 2 % of its packets, one in 125,000 goes on to fail
 # LookupError: a driver that takes a late reply to an earlier question for the answer to this one
-_BUS_ERRORS = (OSError, RuntimeError, LookupError)
+_BUS_ERRORS = (OSError, RuntimeError, LookupError, termios.error)
+_UNIT_ERROR = 0.1  # of how far a joint goes
 _ERROR_BITS = ("voltage", "angle", "temperature", "current", "?", "overload")
 _T = TypeVar("_T")
 
@@ -127,6 +130,7 @@ class LeRobotArm:
         try:
             return self._robot.get_observation()
         except _BUS_ERRORS:
+            _free(bus)
             self.num_retries += 1
         names = [key.removesuffix(".pos") for key in self._joints.keys]
         return {
@@ -172,6 +176,7 @@ class LeRobotArm:
             try:
                 return act()
             except _BUS_ERRORS as error:
+                _free(getattr(self._robot, "bus", None))
                 if not left:
                     raise ArmError(" ".join(str(error).split())[:200]) from error
                 self.num_retries += 1
@@ -201,6 +206,7 @@ def connect(
     high: FloatArray,
     frames: Mapping[str, FrameSlot],
     reply_s: float = 0.02,
+    dry_run: bool = False,
 ) -> LeRobotArm:
     """A LeRobot robot as an arm that nobody else drives.
 
@@ -212,24 +218,47 @@ def connect(
         frames: camera -> where its newest picture is shown.
         reply_s: after so long a servo's reply counts as lost; LeRobot's own 50 ms and more are half
             the age that a reading may have.
+        dry_run: writes nothing: its torque stays as it is.
 
     Raises:
-        ValueError: as `open_robot`, or a joint that it does not have.
+        ValueError: as `open_robot`, a joint that it does not have, or units that are not its own.
         ArmError: it does not answer, or another process drives it.
     """
     port = settings.get("port")
-    lock = None if port is None else DeviceLock(str(port))
-    if not 0 < reply_s < 1:
-        raise ValueError(f"robot.reply_s: got {reply_s}, want more than 0 and less than 1 s")
-    robot = open_robot(kind, settings)
-    _hurry(robot, reply_s)
-    missing = [key for key in joints.keys if key not in robot.action_features]
-    if missing:
-        have = ", ".join(robot.action_features)
-        raise ValueError(f"robot.joints.keys: {kind} has no {', '.join(missing)}, but {have}")
-    ends = np.array([joints.angles(values) for values in _ends(robot, joints)])
+    with contextlib.ExitStack() as stack:  # let go of where it cannot be driven
+        lock = None
+        if port is not None:
+            lock = DeviceLock(str(port))
+            stack.callback(lock.close)
+        robot = open_robot(kind, settings, reply_s=reply_s, dry_run=dry_run)
+        stack.callback(robot.bus.disconnect, False)
+        missing = [key for key in joints.keys if key not in robot.action_features]
+        if missing:
+            have = ", ".join(robot.action_features)
+            raise ValueError(f"robot.joints.keys: {kind} has no {', '.join(missing)}, but {have}")
+        ends = np.array([joints.angles(values) for values in _ends(robot, joints)])
+        _check_units(robot.bus, joints, np.ptp(ends, axis=0))
+        if not dry_run:
+            _take_hold(robot)
+        stack.pop_all()
     low, high = np.maximum(low, ends.min(0)), np.minimum(high, ends.max(0))
     return LeRobotArm(robot, joints, low=low, high=high, frames=frames, lock=lock)
+
+
+def _check_units(bus: Any, joints: JointMap, spans: FloatArray) -> None:
+    """Raises ValueError where calibrated ticks and the map do not agree on how far a joint goes."""
+    for key, unit, span in zip(joints.keys, joints.rad_per_unit, spans, strict=True):
+        name = key.removesuffix(".pos")
+        calibration = (getattr(bus, "calibration", None) or {}).get(name)
+        if calibration is None:
+            continue
+        ticks = bus.model_resolution_table[bus.motors[name].model]
+        turn = abs(calibration.range_max - calibration.range_min) * 2 * np.pi / ticks
+        if not abs(span - turn) <= _UNIT_ERROR * turn:
+            raise ValueError(
+                f"robot.joints.rad_per_unit: {key} goes {span:.2f} rad by it, {turn:.2f} by its "
+                f"calibration; want {unit * turn / span:.5g}, or other units of the robot"
+            )
 
 
 def _ends(robot: Any, joints: JointMap) -> list[dict[str, float]]:
@@ -250,13 +279,23 @@ def _ends(robot: Any, joints: JointMap) -> list[dict[str, float]]:
     return found
 
 
-def open_robot(kind: str, settings: Mapping[str, Any]) -> Any:
-    """A LeRobot robot by its type and config, connected, its goal where it stands.
+def open_robot(
+    kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02, dry_run: bool = False
+) -> Any:
+    """A LeRobot robot by its type and config, connected and calibrated; its torque is as it was.
 
     Raises:
         ValueError: no such type, a setting that it does not take, or a robot without calibration.
         ArmError: it does not answer.
     """
+    if not 0 < reply_s < 1:
+        raise ValueError(f"robot.reply_s: got {reply_s}, want more than 0 and less than 1 s")
+    for name in ("cameras", "max_relative_target"):
+        if settings.get(name):
+            raise ValueError(
+                f"robot.config.{name}: not taken: robot.cameras are opened apart from the arm, and "
+                f"what reaches it is what its governor returned"
+            )
     robots = importlib.import_module("lerobot.robots")
     for module in pkgutil.iter_modules(robots.__path__):
         if module.ispkg:
@@ -266,22 +305,84 @@ def open_robot(kind: str, settings: Mapping[str, Any]) -> Any:
     if port is not None and not os.path.exists(str(port)):
         raise ValueError(f"robot.port: no device {port}")
     config = decode_config(robots.RobotConfig, kind, settings, "robot")
+    if hasattr(config, "disable_torque_on_disconnect"):
+        config.disable_torque_on_disconnect = False  # its destructor disconnects, whatever happens
     robot = robots.make_robot_from_config(config)
+    bus = getattr(robot, "bus", None)
+    if bus is None or not hasattr(bus, "sync_write"):
+        raise ValueError(f"robot.type: {kind} has no motor bus of its own, and is not driven")
+    _hurry(robot, reply_s)
     try:
-        with _patient(getattr(robot, "bus", None)):
-            _goal_where_it_stands(robot)
-            robot.connect(calibrate=False)
+        with _patient(bus):
+            _connect(bus)
             calibrated = robot.is_calibrated
     except _BUS_ERRORS as error:
+        _free(bus)
         with contextlib.suppress(Exception):
-            robot.bus.disconnect(False)
+            bus.disconnect(False)
         raise ArmError(f"{kind}: {' '.join(str(error).split())[:200]}") from error
     if not calibrated:
+        bus.disconnect(False)
         raise ValueError(
             f"{kind}: not calibrated, or its motors hold another calibration than the file of id "
             f"{getattr(config, 'id', None)!r}; run lerobot-calibrate first"
         )
     return robot
+
+
+def _connect(bus: Any) -> None:
+    """Opens a bus; its handshake has dozens of packets, and one that is lost spoils it."""
+    for left in reversed(range(2 * _TRIES)):
+        try:
+            bus.connect()
+            break
+        except _BUS_ERRORS:
+            _free(bus)
+            with contextlib.suppress(Exception):
+                bus.port_handler.closePort()
+            if not left:
+                raise
+    serial = getattr(bus.port_handler, "ser", None)
+    if serial is not None:  # LeRobot's own tools do not ask whether somebody has it open
+        fcntl.ioctl(serial.fileno(), termios.TIOCEXCL)
+
+
+def _take_hold(robot: Any) -> None:
+    """Turns torque on with every goal where its motor stands; an arm that holds is never let go.
+
+    LeRobot's `configure` turns torque off and on again: what a limp arm does not mind makes one
+    that holds fall and spring back.
+    """
+    bus = robot.bus
+    try:
+        with _patient(bus):
+            holds = any(bus.sync_read("Torque_Enable", normalize=False).values())
+            if holds:
+                bus.torque_disabled = contextlib.nullcontext
+            try:
+                _goal_where_it_stands(bus)
+                robot.configure()
+            finally:
+                if holds:
+                    del bus.torque_disabled
+            _goal_where_it_stands(bus)
+            bus.enable_torque(num_retry=_TRIES)
+    except _BUS_ERRORS as error:
+        _free(bus)
+        raise ArmError(f"its torque: {' '.join(str(error).split())[:200]}") from error
+
+
+def _goal_where_it_stands(bus: Any) -> None:
+    """A servo's old goal may be far away."""
+    present = bus.sync_read("Present_Position", normalize=False)
+    bus.sync_write("Goal_Position", present, normalize=False, num_retry=_TRIES)
+
+
+def _free(bus: Any) -> None:
+    """A driver that was interrupted in a packet takes its port for busy for ever."""
+    port = getattr(bus, "port_handler", None)
+    if hasattr(port, "is_using"):
+        port.is_using = False  # type: ignore[union-attr]
 
 
 def decode_config(registry: Any, kind: str | None, settings: Mapping[str, Any], what: str) -> Any:
@@ -304,7 +405,8 @@ def decode_config(registry: Any, kind: str | None, settings: Mapping[str, Any], 
 @contextlib.contextmanager
 def _patient(bus: Any) -> Iterator[None]:
     """Has a bus ask again where a packet is lost: one of the dozens of connecting spoils it all."""
-    names = [name for name in ("ping", "read", "write", "sync_read") if hasattr(bus, name)]
+    asked = ("ping", "read", "_read", "write", "sync_read")
+    names = [name for name in asked if hasattr(bus, name)]
     for name in names:
         setattr(bus, name, _again(getattr(bus, name)))
     try:
@@ -341,19 +443,6 @@ def _hurry(robot: Any, reply_s: float) -> None:
     port.setPacketTimeout = soon
 
 
-def _goal_where_it_stands(robot: Any) -> None:
-    """Before connecting turns torque on: a servo's old goal may be far away."""
-    bus = getattr(robot, "bus", None)
-    if bus is None or not hasattr(bus, "sync_write"):
-        return
-    bus.connect()
-    try:
-        present = bus.sync_read("Present_Position", normalize=False, num_retry=_TRIES)
-        bus.sync_write("Goal_Position", present, normalize=False, num_retry=_TRIES)
-    finally:
-        bus.disconnect(False)
-
-
 class DeviceLock:
     """Keeps a second controller off a port: held until it is closed, or its process dies.
 
@@ -369,7 +458,10 @@ class DeviceLock:
         try:
             self._descriptor = os.open(port, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
         except OSError as error:
-            raise ValueError(f"port: {error}") from error
+            if error.errno == errno.EBUSY:
+                raise ArmError(f"{port}: another process drives it") from None
+            hint = "; is your user in the group dialout?" if error.errno == errno.EACCES else ""
+            raise ValueError(f"robot.port: {error}{hint}") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -377,4 +469,7 @@ class DeviceLock:
             raise ArmError(f"{port}: another process drives it") from None
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Lets others have it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1

@@ -69,8 +69,11 @@ class PilotSettings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, bool) or not 0 < value < math.inf:
-                raise ValueError(f"{name}: got {value}, want a number above zero")
+            whole = name in ("steady_ticks", "max_refused")
+            kinds = (int,) if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+                number = "whole number" if whole else "number"
+                raise ValueError(f"{name}: got {value!r}, want a {number} above zero")
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +163,7 @@ class Pilot:
         ticks = math.ceil(self._settings.tracking_s / float(limits.tick_s)) + 1
         self._followed: deque[FloatArray] = deque(maxlen=ticks)  # [2, J]: commands, and measured
         self._stood: deque[FloatArray] = deque(maxlen=self._settings.steady_ticks)
+        self._told_blind = False
         self.parked = False  # it stands in its rest pose, by a human's command
         self._notes: list[str] = []
         self._seed: FloatArray | None = None
@@ -399,6 +403,13 @@ class Pilot:
                 return f"camera {camera} shows nothing new for {now_s - stamp_s:.2f} s"
         return ""
 
+    def _tell_blind(self, now_s: float, reading: Reading) -> None:
+        """Says once that a camera has nothing to show, while a plan is waited for."""
+        blind = self._blind(now_s, reading)
+        if blind and not self._told_blind:
+            self._notes.append(blind)
+        self._told_blind = bool(blind)
+
     def _target(self, now_s: float, reading: Reading, planner: PlannerLife) -> FloatArray | None:
         """Where to go in this tick; None: brake, and hold."""
         settings, state = self._settings, self.state
@@ -408,24 +419,28 @@ class Pilot:
         waited = now_s - self._since_s
         if state in (State.ARMED, State.HOLDING):
             if waited > settings.wait_fault_s:
-                self._on(Event.FAULT, now_s, f"no plan for {waited:.0f} s")
+                blind = self._blind(now_s, reading)
+                self._on(Event.FAULT, now_s, blind or f"no plan for {waited:.0f} s")
             elif waited > settings.wait_warn_s and not self._warned:
                 self._warned = True
                 self._notes.append(f"no plan for {waited:.0f} s")
+            self._tell_blind(now_s, reading)
             return None
         governor = self._governor
         if governor is None:
             return None
         if state is State.PARKING:
             assert self._rest is not None
-            if np.abs(governor.joints - self._rest).max() < 1e-3:
+            there = np.abs(governor.joints - self._rest).max() < 1e-3
+            near = np.abs(reading.joints - self._rest).max() <= settings.start_error_rad
+            if there and near:  # seen to be there: it may go limp
                 self._on(Event.PARKED, now_s)
                 return None
             if waited > settings.parking_s:
                 self._on(Event.FAULT, now_s, f"parking takes longer than {waited:.0f} s")
                 return None
-            near = _NEAR * self._limits.max_jump
-            return governor.joints + np.clip(self._rest - governor.joints, -near, near)
+            step = _NEAR * self._limits.max_jump
+            return governor.joints + np.clip(self._rest - governor.joints, -step, step)
         if state is not State.RUNNING:
             return None
         silence = now_s - planner.heard_s

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware.arm import Arm, ArmError
+from hardware.arm import Arm
 from hardware.flight import FlightRecorder
 from hardware.pilot import Pilot, PlannerLife, Reading, Turn
 from hardware.states import Event, State
@@ -109,14 +109,18 @@ class Controller:
         self.broken = ""
         self._written: FloatArray | None = None
         self._fault = ""
+        self._joints: list[float] = []  # as last read
         self._undelivered = False  # the last command did not get through
 
-    def run(self) -> str:
+    def run(self, said: list[str] | None = None) -> str:
         """Ticks until it is told to end and the arm is at rest; why it ended.
 
         The arm is left holding where it is, with its torque on.
+
+        Args:
+            said: signals that have come already, by name.
         """
-        said: list[str] = []
+        said = [] if said is None else said
         with signals(said):
             due_s = time.monotonic()
             while True:
@@ -153,7 +157,7 @@ class Controller:
                 self._arm.write(turn.command)
                 self._undelivered = False
         with contextlib.suppress(Exception):
-            self._wires.watchdog.send({"t": time.monotonic()})
+            self._beat(time.monotonic(), turn)
             self._wires.human.send(self._status(turn))
         return turn
 
@@ -161,6 +165,7 @@ class Controller:
         self._num_ticks += 1
         self._late_s.append(late_s)
         reading = self._read()
+        self._joints = reading.joints.tolist() if np.isfinite(reading.joints).all() else []
         events, plans = self._hear(said)
         now_s = time.monotonic()  # now: all that was read and heard is older
         life = PlannerLife(not self._wires.planner.closed, self._heard_s)
@@ -170,22 +175,25 @@ class Controller:
             try:
                 self._arm.write(turn.command)
                 self._undelivered = False
-            except ArmError as error:
+            except Exception as error:  # noqa: BLE001 - whatever a driver raises is a fault
                 self._fault = f"the arm did not take a command: {error}"
         self._written = turn.command
         if self._recorder is not None:
             self._recorder.write(now_s, reading, turn, late_s=late_s)
         self._rest_s = self._rest_s if turn.at_rest else now_s
         self._answer(now_s, reading, turn)
-        self._wires.watchdog.send({"t": now_s})
+        self._beat(now_s, turn)
         if turn.notes or self._num_ticks % STATUS_EVERY == 0:
             self._wires.human.send(self._status(turn))
         return turn
 
+    def _beat(self, now_s: float, turn: Turn) -> None:
+        self._wires.watchdog.send({"t": now_s, "armed": turn.state is not State.IDLE})
+
     def _read(self) -> Reading:
         try:
             reading = self._arm.read()
-        except ArmError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises is a fault
             why = f"the arm does not answer: {error}"
             return Reading(np.zeros(0), time.monotonic(), fault=why)
         self._wires.watchdog.receive()  # it says nothing, but its end shows
@@ -278,6 +286,7 @@ class Controller:
     def _status(self, turn: Turn) -> dict[str, Any]:
         now_s = time.monotonic()
         return {
+            "joints": self._joints,
             "state": turn.state.value,
             "reason": turn.reason[:500],
             "notes": [note[:500] for note in turn.notes[:20]],

@@ -34,7 +34,9 @@ def watch(wire: Wire, hold: Callable[[], None], alarm: Callable[[str], None]) ->
         if any(isinstance(message, dict) and "goodbye" in message for message in messages):
             return True
         if messages:
-            begun, silent, heard_s = True, False, time.monotonic()
+            # An arm that was never armed is not driven: a controller that is still loading is slow.
+            begun = any(isinstance(m, dict) and m.get("armed") for m in messages[-1:])
+            silent, heard_s = False, time.monotonic()
         if wire.closed:
             _act("the controller is gone", hold, alarm)
             return False

@@ -42,6 +42,7 @@ class Wire:
     @classmethod
     def at(cls, descriptor: int) -> Wire:
         """The end that another process made."""
+        os.set_inheritable(descriptor, False)  # whatever is started here does not keep it open
         return cls(socket.socket(fileno=descriptor))
 
     def fileno(self) -> int:
@@ -115,6 +116,7 @@ class Slot:
             os.ftruncate(descriptor, size)
         if os.fstat(descriptor).st_size != size:
             raise ValueError(f"shared memory: {os.fstat(descriptor).st_size} bytes, want {size}")
+        os.set_inheritable(descriptor, False)
         self._descriptor, self._num_bytes = descriptor, num_bytes
         self._memory = mmap.mmap(descriptor, size)
         # Eight bytes at once: a counter that is written byte by byte can be read half written.

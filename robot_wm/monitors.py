@@ -73,6 +73,19 @@ class Normal:
             ),
         )
 
+    def check(self, model: LatentWorldModel) -> None:
+        """Raises ValueError unless it is of a model's kind."""
+        shape = model.predictor.config
+        whole = shape.num_tokens * shape.token_dim
+        wanted = {
+            "bank": whole if whole <= _WHOLE else 2 * shape.token_dim,
+            "views": 3 * _VIEW[0] * _VIEW[1],
+        }
+        for name, size in wanted.items():
+            if getattr(self, name).shape[1] != size:
+                have = getattr(self, name).shape[1]
+                raise ValueError(f"{FILE}: {name} of {have} numbers, want {size}")
+
     def p_value(self, error: float) -> float:
         """Share of demonstrations' predictions that were off by as much, of one more than all."""
         if not math.isfinite(error):
@@ -223,8 +236,13 @@ class MonitorSettings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, bool) or not 0 < value < math.inf:
-                raise ValueError(f"monitors.{name}: got {value}, want a number above zero")
+            whole = name in ("surprises", "progress_looks")
+            kinds = (int,) if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+                number = "whole number" if whole else "number"
+                raise ValueError(f"monitors.{name}: got {value!r}, want a {number} above zero")
+        if self.surprise_p > 1:
+            raise ValueError(f"monitors.surprise_p: got {self.surprise_p}, want at most 1")
 
 
 class Monitors:

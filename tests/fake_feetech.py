@@ -41,6 +41,7 @@ class FakeBus:
         self._ranges = np.array([(0, 4095)] * 5 + [GRIPPER] if ranges is None else ranges)
         self.errors, self.blocked = dict.fromkeys(range(1, 7), 0), set()
         self.num_packets, self.num_lost, self.goals = 0, 0, []
+        self.watch = lambda: None  # after every write
         self.late = 0  # replies to come that an empty one, of an earlier question, precedes
         self._rng = np.random.default_rng(seed)
         self._registers = {i: self._servo(i) for i in range(1, 7)}
@@ -143,6 +144,7 @@ class FakeBus:
 
     def _write(self, number, address, values):
         self._registers[number][address : address + len(values)] = values
+        self.watch()
         if address == GOAL:
             self.goals.append((number, self._goal(number)))
 
@@ -167,6 +169,7 @@ class FakeBus:
         }
 
     def close(self):
-        self._end.set()
-        os.close(self._host)
-        os.close(self._device)
+        if not self._end.is_set():
+            self._end.set()
+            os.close(self._host)
+            os.close(self._device)

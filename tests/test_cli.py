@@ -591,7 +591,7 @@ def test_a_phone_picture_is_turned_upright(tmp_path):
 
 
 def test_the_configs_of_every_command_are_there():
-    assert {f"{name.replace(' ', '_')}.yaml" for name in COMMANDS} <= {
+    assert {f"{name.replace(' ', '_').replace('-', '_')}.yaml" for name in COMMANDS} <= {
         p.name for p in config_dir().glob("*.yaml")
     }
 
@@ -609,3 +609,17 @@ def test_pipeline_from_pictures_to_motion_in_a_fresh_process(work, goal, tmp_pat
     assert result.returncode == 0, result.stderr
     assert "energy_end" in json.loads(result.stdout.splitlines()[-1])
     assert (tmp_path / "run" / "plan.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "objective.token_weights={_target_: builtins.print, _args_: [PWNED]}",
+        "objective.token_weights=[{_target_: builtins.print}]",
+        "robot.config={a: {_target_: builtins.print}}",
+        "planner={_target_: builtins.print}",
+    ],
+)
+def test_words_name_nothing_to_run(word):
+    with pytest.raises(ValueError, match="_target_|planner"):
+        load_config("deploy", ["checkpoint=x", "goal=y", "robot=lerobot", word])

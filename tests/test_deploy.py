@@ -11,8 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hardware.mjcf import load_chain
+from robot_wm.cli.config import load_config
+from robot_wm.cli.deploy_planner import make_actions
 from robot_wm.cli.main import main
 from robot_wm.data import DataSpec, align, open_dataset
+from robot_wm.types import ActionSpec
+from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 GOAL = Path(__file__).parents[1] / "docs" / "images" / "goal.png"
 
@@ -148,3 +153,17 @@ def test_the_safety_bench_ends_with_its_figures(capsys):
         assert figures[name] == 0
     assert figures["commands"] > 300 and figures["overtravel_ticks_max"] <= 1
     assert figures["stop_s_max"] < 2 and figures["tick_jitter_ms_p99"] < 1000
+
+
+def test_the_model_s_wishes_stay_inside_the_box_that_the_human_gave():
+    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    spec = ActionSpec(("x", "y", "z", "g"), -np.ones(4), np.ones(4), ("",) * 4)
+    words = ["checkpoint=x", "goal=y", "robot.limits.box_high=[0.45, 0.1, 0.45]"]
+    robot = load_config("deploy", words).robot
+    actions = make_actions(chain, spec, robot)
+    posture = np.array(robot.posture)
+    target = actions.targets(posture, np.array([0.0, 0.5, 0.0, 0.0]))[-1]
+    assert chain.tool(target)[1, 3] == pytest.approx(0.08, abs=2e-3)
+    words[-1] = "robot.limits.box_high=[0.16, 0.35, 0.45]"
+    with pytest.raises(ValueError, match="leaves nothing"):
+        make_actions(chain, spec, load_config("deploy", words).robot)

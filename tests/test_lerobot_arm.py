@@ -13,7 +13,7 @@ from lerobot.motors.feetech import feetech
 
 import hardware.lerobot_arm
 from hardware.arm import ArmError
-from hardware.lerobot_arm import DeviceLock, JointMap, LeRobotArm, open_robot
+from hardware.lerobot_arm import DeviceLock, JointMap, open_robot
 from sim_envs.so100_scene import JOINTS
 
 LOW, HIGH = np.full(6, -3.0), np.full(6, 3.0)
@@ -42,11 +42,20 @@ def bus(monkeypatch):
     bus.close()
 
 
-def connect(bus, folder, **settings):
+def connect(bus, folder, *, joints=None, dry_run=False, low=LOW, high=HIGH, **settings):
     folder.mkdir(exist_ok=True)
     (folder / "fake.json").write_text(json.dumps(bus.calibration()))
     own = {"port": bus.port, "id": "fake", "calibration_dir": folder, **settings}
-    return LeRobotArm(open_robot("so101_follower", own), joint_map(), low=LOW, high=HIGH)
+    return hardware.lerobot_arm.connect(
+        "so101_follower",
+        own,
+        joints or joint_map(),
+        low=low,
+        high=high,
+        frames={},
+        reply_s=0.2,
+        dry_run=dry_run,
+    )
 
 
 @pytest.fixture
@@ -141,25 +150,80 @@ def test_one_broken_servo_does_not_keep_the_others_from_holding(arm, bus, monkey
 
 
 def test_a_joint_that_the_robot_does_not_have_is_named(bus, tmp_path):
-    (tmp_path / "fake.json").write_text(json.dumps(bus.calibration()))
-    joints = joint_map()
-    strange = JointMap(JOINTS, (*joints.keys[:5], "claw.pos"), joints.zero, joints.rad_per_unit)
-    own = {"port": bus.port, "id": "fake", "calibration_dir": tmp_path}
+    own = joint_map()
+    strange = JointMap(JOINTS, (*own.keys[:5], "claw.pos"), own.zero, own.rad_per_unit)
     with pytest.raises(ValueError, match=r"has no claw.pos, but shoulder_pan.pos"):
-        hardware.lerobot_arm.connect("so101_follower", own, strange, low=LOW, high=HIGH, frames={})
+        connect(bus, tmp_path, joints=strange)
+    assert all(bus.torque())  # an arm that holds is not let go for a slip of the pen
+    connect(bus, tmp_path).close()  # nor its port kept
 
 
 def test_the_calibrated_range_is_the_arm_s_whatever_the_model_s(bus, tmp_path):
     bus._ranges[1] = (1024, 3072)
     bus._registers[2][9:13] = np.array([1024, 3072], "<u2").tobytes()
-    (tmp_path / "fake.json").write_text(json.dumps(bus.calibration()))
-    own = {"port": bus.port, "id": "fake", "calibration_dir": tmp_path}
-    arm = hardware.lerobot_arm.connect(
-        "so101_follower", own, joint_map(), low=LOW, high=HIGH, frames={}
-    )
+    arm = connect(bus, tmp_path)
     assert arm.limits().high[1] == pytest.approx(math.pi / 2, abs=0.01)
     assert arm.limits().low[1] == pytest.approx(-math.pi / 2, abs=0.01)
     assert arm.limits().high[0] == pytest.approx(3.0)
+    arm.close()
+
+
+def test_units_that_are_not_the_robot_s_are_refused(bus, tmp_path):
+    with pytest.raises(ValueError, match=r"rad_per_unit: shoulder_pan.pos goes 3.49 rad by it, 6"):
+        connect(bus, tmp_path, use_degrees=False)
+    own = joint_map()
+    wide = JointMap(JOINTS, own.keys, own.zero, own.rad_per_unit * [1, 1, 1, 1, 1, 1.5])
+    with pytest.raises(ValueError, match=r"gripper.pos goes 3.30 rad by it, 2.20"):
+        connect(bus, tmp_path, joints=wide)
+
+
+@pytest.mark.parametrize("own", [{"max_relative_target": 5}, {"cameras": {"front": {}}}])
+def test_settings_that_would_come_between_governor_and_arm_are_refused(bus, tmp_path, own):
+    with pytest.raises(ValueError, match=f"robot.config.{next(iter(own))}: not taken"):
+        connect(bus, tmp_path, **own)
+
+
+def test_an_arm_that_holds_is_never_let_go_and_a_limp_one_is_caught_where_it_is(bus, tmp_path):
+    lowest = []
+    bus.watch = lambda: lowest.append(min(bus.torque()))
+    connect(bus, tmp_path).close()
+    assert min(lowest) == 1 and all(bus.torque())
+    for registers in bus._registers.values():
+        registers[40] = 0
+    arm = connect(bus, tmp_path)
+    time.sleep(0.2)
+    assert all(bus.torque())
+    np.testing.assert_allclose(bus.angles, POSE, atol=3e-3)
+    arm.close()
+
+
+def test_a_dry_run_leaves_torque_as_it_was(bus, tmp_path):
+    for torque in (0, 1):
+        for registers in bus._registers.values():
+            registers[40] = torque
+        arm = connect(bus, tmp_path, dry_run=True)
+        assert np.isfinite(arm.read().joints).all()
+        arm.close()
+        assert set(bus.torque()) == {bool(torque)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_connects_though_packets_are_lost(tmp_path, seed, monkeypatch):
+    bus = FakeBus(POSE, loss=0.02, seed=seed)
+    connect(bus, tmp_path).close()
+    assert all(bus.torque())
+    bus.close()
+
+
+def test_a_cable_that_is_really_out_is_an_error_and_nothing_else(bus, tmp_path):
+    arm = connect(bus, tmp_path)
+    bus.close()
+    for _ in range(3):
+        with pytest.raises(ArmError):
+            arm.read()
+        with pytest.raises(ArmError):
+            arm.write(POSE)
+    arm.hold()
     arm.close()
 
 

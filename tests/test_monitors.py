@@ -21,7 +21,8 @@ from robot_wm.runtime import run_episode
 @pytest.fixture(scope="module")
 def shipped():
     directory = find_checkpoint("so100_reach")
-    return load_checkpoint(directory)[0], load_normal(directory)
+    model, _ = load_checkpoint(directory)
+    return model, load_normal(directory, model)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,24 @@ def test_a_damaged_file_is_told(damage):
         Normal.from_bytes(damage)
 
 
-@pytest.mark.parametrize("own", [{"strange": 0}, {"surprise_p": -1}, {"surprises": True}])
+def test_another_model_s_file_is_told(shipped):
+    model, normal = shipped
+    other = Normal(**{**vars(normal), "bank": normal.bank[:, :5]})
+    with pytest.raises(ValueError, match="bank of 5 numbers, want 32"):
+        other.check(model)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"strange": 0},
+        {"surprise_p": -1},
+        {"surprise_p": 5.0},
+        {"surprises": True},
+        {"surprises": 2.5},
+        {"strange": "x"},
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(own):
     with pytest.raises(ValueError, match="monitors"):
         MonitorSettings(**own)

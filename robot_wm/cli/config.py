@@ -68,6 +68,7 @@ def load_config(command: str, words: Sequence[str]) -> DictConfig:
     if ordinary != choices:
         _drop_strangers(config, base, compose_config(command, ordinary))
     OmegaConf.set_struct(config, True)
+    _check_targets(config, base, "")
     _check_kinds(config, base, "")
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -143,6 +144,28 @@ def _is_open(key: str, known: Any) -> bool:
             return known == {}
         known = known[name]
     return known == {}
+
+
+def _check_targets(config: Any, base: Any, name: str) -> None:
+    """Keys that hydra itself reads, such as `_target_`, are the library's, wherever they stand."""
+    if config == base:
+        return
+    if isinstance(config, ListConfig):
+        for i in range(len(config)):
+            if not OmegaConf.is_missing(config, i):
+                _check_targets(config[i], None, f"{name}[{i}]")
+        return
+    if not isinstance(config, DictConfig):
+        return
+    for key in config:
+        if OmegaConf.is_missing(config, key):
+            continue
+        known = isinstance(base, DictConfig) and key in base.keys()
+        old = base[key] if known and not OmegaConf.is_missing(base, key) else None
+        where = f"{name}.{key}" if name else str(key)
+        if str(key).startswith("_") and config[key] != old:
+            raise UsageError(f"unknown override {where!r}: {key} is not for words")
+        _check_targets(config[key], old, where)
 
 
 def _check_kinds(config: DictConfig, base: DictConfig, prefix: str) -> None:

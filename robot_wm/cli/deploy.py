@@ -14,7 +14,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,8 @@ from robot_wm.cli.view import check_view
 from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _START_S = 120.0  # for a model to load
+_END_S = 10.0
+_RECORD_S = 60.0  # a plan to its end, and a video to the disk
 _SETTLE_S = 10.0  # for an arm to come to rest before it is armed
 
 
@@ -80,9 +82,9 @@ def run(config: DictConfig) -> None:
     with open_device(config.robot) as device:
         device.wait_ready()
         with Crew(config, device, chain, limits, settings, goals, record) as crew:
-            ready = crew.wait_ready()
-            say(f"ready: {ready['what']}")
-            for note in ready["notes"]:
+            what, *notes = crew.wait_ready()
+            say(f"ready: {what}")
+            for note in notes:
                 say(f"  {note}")
             if asks:
                 ask_human(limits)
@@ -152,11 +154,12 @@ class Crew:
 
     def __enter__(self) -> Crew:
         config, device, tty = self.config, self.device, sys.stdin.isatty()
+        arm = device.arm(self.limits)
+        rest = None if config.robot.rest is None else list(config.robot.rest)
         self._controller, human = Wire.pair()
-        self._planner, planner_says = Wire.pair()
-        planner, to_planner = Wire.pair()
+        self._planner, self._planner_says = Wire.pair()
+        self._steers, steered = Wire.pair()
         beats, to_watchdog = Wire.pair()
-        about = OmegaConf.to_yaml(config, resolve=True)
         self._children["watchdog"] = spawn(
             ["hardware", "watchdog"], {"wire": to_watchdog.fileno()}, [to_watchdog]
         )
@@ -166,60 +169,82 @@ class Crew:
                 chain=self.chain,
                 limits=self.limits,
                 settings=self.settings,
-                rest=None if config.robot.rest is None else list(config.robot.rest),
-                arm=device.arm(self.limits),
-                planner=to_planner,
+                rest=rest,
+                arm=arm,
+                planner=steered,
                 human=human,
                 watchdog=beats,
                 record=self.record,
-                about={"config": about},
+                about={"config": OmegaConf.to_yaml(config, resolve=True)},
                 keys=tty,
                 dry_run=config.mode == "dry-run",
                 park=config.park,
             ),
-            [to_planner, human, beats, *device.shared()],
+            [steered, human, beats, *device.shared()],
             stdin=None if tty else subprocess.DEVNULL,
         )
-        self._children["planner"] = spawn(
-            ["robot_wm.cli.deploy_planner"],
-            {
-                "config": about,
-                "chain": chain_message(self.chain),
-                "goals": list(self.goals),
-                "frames": device.places(),
-                "wire": planner.fileno(),
-                "human": planner_says.fileno(),
-            },
-            [planner, planner_says, *device.frames.values()],
-        )
-        for wire in (human, planner, to_planner, beats, to_watchdog, planner_says):
+        for wire in (human, steered, beats, to_watchdog):
             wire.close()  # so that an end is seen when the process that holds it dies
         return self
 
-    def wait_ready(self) -> Mapping[str, Any]:
-        """What the planner says when its model is loaded; returns once the arm is read as well.
+    def wait_ready(self) -> list[str]:
+        """Returns once the arm is read and the model loaded; what the human should know.
 
         Raises:
             ValueError: one of them refuses, and why.
             DeployError: one of the processes ended.
         """
-        until_s, ready, read = time.monotonic() + _START_S, None, False
+        own = self._wait(self._controller, "arm", "ready")
+        joints = np.array(self._wait(self._controller, "arm", "joints"))
+        stands = ", ".join(
+            f"{name} {angle:.2f}" for name, angle in zip(JOINTS, joints, strict=False)
+        )
+        notes = [f"the arm stands at {stands} rad"]
+        if len(joints) == len(JOINTS):
+            x, y, z = self.chain.tool(joints)[:3, 3]
+            notes.append(f"its tool at x {x:.3f}, y {y:.3f}, z {z:.3f} m from its base")
+        self._children["planner"] = spawn(
+            ["robot_wm.cli.deploy_planner"],
+            {
+                "config": OmegaConf.to_yaml(self.config, resolve=True),
+                # What the device itself can do: a target beyond would be refused.
+                "chain": {
+                    **chain_message(self.chain),
+                    "joint_range": np.stack((own["low"], own["high"]), axis=1).tolist(),
+                },
+                "goals": list(self.goals),
+                "frames": self.device.places(),
+                "wire": self._steers.fileno(),
+                "human": self._planner_says.fileno(),
+            },
+            [self._steers, self._planner_says, *self.device.frames.values()],
+        )
+        self._steers.close()
+        self._planner_says.close()
+        ready = self._wait(self._planner, "planner", "ready")
+        return [str(ready["what"]), *notes, *ready["notes"]]
+
+    def _wait(self, wire: Wire, name: str, what: str) -> Any:
+        """The first message about something."""
+        until_s = time.monotonic() + _START_S
         while time.monotonic() < until_s:
-            self._planner.wait(0.2)
-            heard = self._controller.receive()
-            read = read or any("state" in message for message in heard)
-            for message in (*self._planner.receive(), *heard):
+            wire.wait(0.2)
+            for message in wire.receive():
                 if "refused" in message:
                     raise ValueError(message["refused"])
-                ready = message.get("ready", ready)
-            if ready is not None and read:
-                return ready
-            self.device.listen()
-            for name, child in (self._children | self.device.children).items():
-                if child.poll() is not None:
-                    raise DeployError(f"the {name} ended with exit code {child.returncode}")
-        late = "planner" if ready is None else "arm"
-        raise DeployError(f"the {late} was not ready within {_START_S:.0f} s")
+                if what in message:
+                    return message[what]
+            if wire is not self._controller:
+                self._controller.receive()
+            self._check()
+        raise DeployError(f"the {name} was not ready within {_START_S:.0f} s")
+
+    def _check(self) -> None:
+        """Raises DeployError where a process has ended that should not have."""
+        self.device.listen()
+        for name, child in (self._children | self.device.children).items():
+            if child.poll() is not None:
+                raise DeployError(f"the {name} ended with exit code {child.returncode}")
 
     def fly(self) -> dict[str, Any]:
         """Arms, tells how it goes, ends; what became of it."""
@@ -229,6 +254,8 @@ class Crew:
         late_ms, refused, rest_until_s = 0.0, "", time.monotonic() + _SETTLE_S
         while not result["ended"]:
             self._controller.wait(0.1)
+            for name in self.device.tell():
+                say(f"  {name}")
             for message in self._planner.receive():
                 if "energy" in message:
                     result["energies"].append(message["energy"])
@@ -262,7 +289,11 @@ class Crew:
 
     def __exit__(self, *_: object) -> None:
         self._controller.send({"end": "the human's process ends"})
-        for name in ("controller", "watchdog", "planner"):
-            end(self._children[name])
+        for wire in (self._steers, self._planner_says):
+            wire.close()
+        for name, child in self._children.items():
+            if name == "planner" and self.config.record is not None and child.poll() is None:
+                say("  the run is being recorded: a moment")
+            end(child, _RECORD_S if name == "planner" and self.config.record else _END_S)
         self._controller.close()
         self._planner.close()

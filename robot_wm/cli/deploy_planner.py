@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from hardware.actions import ToolActions
+from hardware.actions import JointActions, PoseActions, ToolActions
 from hardware.flight import parse_chain
 from hardware.kinematics import Chain
-from hardware.remote import ArmStoppedError, RemoteArm
+from hardware.remote import Actions, ArmStoppedError, RemoteArm
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
@@ -34,6 +34,8 @@ from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
 from robot_wm.runtime import Recorder, Step, run_episode
 from robot_wm.types import ActionSpec, Goal, Observation
 from sim_envs.so100_env import JAW_RADIUS_M, WORKSPACE_HIGH, WORKSPACE_LOW
+
+_TOOL_MARGIN_M = 0.02  # of the tool in a box that every corner of the gripper has to stay in
 
 
 class _Reporter:
@@ -128,7 +130,7 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     model, _ = load_checkpoint(directory)
     model.to(pick_device(config.device))
     check_robot(model.spec.action_spec, model.dt, config.robot)
-    actions = tool_actions(parse_chain(spec["chain"]), model.spec.action_spec, config.robot)
+    actions = make_actions(parse_chain(spec["chain"]), model.spec.action_spec, config.robot)
     frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
     if model.spec.camera not in frames:
         raise ValueError(
@@ -148,7 +150,7 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     controller.reset(wanted)  # refuses a picture that does not fit
     own: Any = OmegaConf.to_container(config.monitors)
     allow = own.pop("allow_strange")
-    known, normal = model.spec.step_energy, load_normal(directory)
+    known, normal = model.spec.step_energy, load_normal(directory, model)
     monitors = Monitors(
         normal,
         MonitorSettings(**own),
@@ -178,13 +180,30 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     return Run(watched, controller, wanted, [*notes, *problems], dataset, view)
 
 
-def tool_actions(chain: Chain, spec: ActionSpec, robot: DictConfig) -> ToolActions:
-    """How the actions of a policy for the SO-100 move a robot's joints."""
+def make_actions(chain: Chain, spec: ActionSpec, robot: DictConfig) -> Actions:
+    """How a policy's actions move a robot's joints: 4 are steps of the tool, 7 of its pose, and one
+    for each joint steps of the joints.
+
+    Raises:
+        ValueError: any other number.
+    """
+    low, high = WORKSPACE_LOW.copy(), WORKSPACE_HIGH.copy()
+    low[:3] = np.maximum(low[:3], np.array(robot.limits.box_low) + _TOOL_MARGIN_M)
+    high[:3] = np.minimum(high[:3], np.array(robot.limits.box_high) - _TOOL_MARGIN_M)
+    if not (low[:3] < high[:3]).all():
+        raise ValueError(
+            f"robot.limits: the box leaves nothing of where the model plans, {WORKSPACE_LOW[:3]} "
+            f"to {WORKSPACE_HIGH[:3]} m"
+        )
+    if spec.size == 7:
+        return PoseActions(chain, spec, low=low[:3], high=high[:3])
+    if spec.size == chain.num_joints:
+        return JointActions(spec, low=chain.joint_range[:, 0], high=chain.joint_range[:, 1])
     return ToolActions(
         chain,
         spec,
-        low=WORKSPACE_LOW,
-        high=WORKSPACE_HIGH,
+        low=low,
+        high=high,
         jaw_radius_m=JAW_RADIUS_M,
         posture=None if robot.posture is None else np.array(robot.posture, float),
     )

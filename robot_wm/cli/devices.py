@@ -41,6 +41,7 @@ class Device:
         self.frames = {name: FrameSlot(*size) for name, size in sizes.items()}
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self._wire, self._theirs = Wire.pair()
+        self._ended: set[str] = set()
 
     def places(self) -> dict[str, tuple[int, int, int]]:
         """camera -> height, width, descriptor: how another process finds its pictures."""
@@ -96,6 +97,19 @@ class Device:
                 raise ValueError(message["refused"])
             if isinstance(message, dict) and "trouble" in message:
                 say(f"  {message['trouble']}")
+
+    def tell(self) -> list[str]:
+        """What its processes have said since, and which of them has ended."""
+        told = [
+            str(message["trouble"])
+            for message in self._wire.receive()
+            if isinstance(message, dict) and "trouble" in message
+        ]
+        for name, child in self.children.items():
+            if child.poll() is not None and name not in self._ended:
+                self._ended.add(name)
+                told.append(f"the process of the {name} ended with exit code {child.returncode}")
+        return told
 
     def send(self, message: dict[str, Any]) -> None:
         """Says something to its processes, such as a mishap to try."""
@@ -180,6 +194,7 @@ class LeRobot(Device):
             raise ValueError(f"robot.camera_latency_s: got {robot.camera_latency_s}, want 0 to 1 s")
         if robot.port is not None and not os.path.exists(robot.port):
             raise ValueError(f"robot.port: no device {robot.port}")
+        joint_map(robot)  # complains now
         super().__init__(sizes)
         self._robot, self._cameras = robot, cameras
 

@@ -14,6 +14,7 @@ from robot_wm.cli.console import Progress, finish
 from robot_wm.cli.train import load_data
 from robot_wm.data import encode_dataset, split_episodes
 from robot_wm.monitors import FILE, Normal, fit_normal
+from robot_wm.world_model import LatentWorldModel
 
 
 def run(config: DictConfig) -> None:
@@ -59,13 +60,15 @@ def summary(normal: Normal) -> dict[str, float]:
     }
 
 
-def load_normal(directory: Path) -> Normal | None:
-    """What is normal for a checkpoint that has been loaded, and so checked; None: not known.
+def load_normal(directory: Path, model: LatentWorldModel) -> Normal | None:
+    """What is normal for the model of a checkpoint; None: not known.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or another model's.
     """
     path = directory / FILE
     if not path.is_file():
         return None
-    return Normal.from_bytes(path.read_bytes())
+    normal = Normal.from_bytes(path.read_bytes())
+    normal.check(model)
+    return normal

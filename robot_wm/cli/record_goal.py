@@ -83,7 +83,7 @@ def _judge(checkpoint: str | None, camera: str) -> Callable[[ImageArray], str]:
         return lambda picture: _problem(monitors, camera, picture)
     directory = find_checkpoint(checkpoint)
     model, _ = load_checkpoint(directory)
-    normal = load_normal(directory)
+    normal = load_normal(directory, model)
     if model.spec.camera != camera:
         raise ValueError(f"camera: got {camera}, the checkpoint sees through {model.spec.camera}")
 

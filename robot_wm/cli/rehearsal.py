@@ -152,7 +152,7 @@ class Rehearsal:
 
     def listen(self) -> list[dict[str, Any]]:
         """What the controller has said since the last call."""
-        new = self.human.receive()
+        new = [message for message in self.human.receive() if "state" in message]
         self.said += new
         return new
 

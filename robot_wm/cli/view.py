@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ class RerunView:
         p_value: of the last prediction.
 
     Raises:
-        ValueError: neither.
+        ValueError: neither, or a viewer that does not start.
     """
 
     def __init__(
@@ -40,7 +42,13 @@ class RerunView:
         self._goals, self._goal, self._num_steps = list(goals.values()), -1, 0
         rr.init("robot_wm")
         if where == "rerun":
-            rr.spawn()
+            # The viewer lies beside this Python, which may have been called by its path.
+            beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+            os.environ["PATH"] = beside
+            try:
+                rr.spawn()
+            except RuntimeError as error:
+                raise ValueError(f"view: {error}") from error
         else:
             Path(where).parent.mkdir(parents=True, exist_ok=True)
             rr.save(where)

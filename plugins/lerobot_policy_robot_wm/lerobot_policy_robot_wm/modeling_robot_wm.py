@@ -30,7 +30,7 @@ from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import load_config
 from robot_wm.cli.control import make_controller
 from robot_wm.cli.deploy import make_limits
-from robot_wm.cli.deploy_planner import check_robot, tool_actions
+from robot_wm.cli.deploy_planner import check_robot, make_actions
 from robot_wm.cli.devices import joint_map
 from robot_wm.cli.plan import read_picture
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
@@ -91,7 +91,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         limits = make_limits(settings.robot.limits, self._chain)
         self._limits = replace(limits, tick_s=1 / dataset_meta.fps)
         self._period = math.ceil(model.dt * dataset_meta.fps - 1e-6)  # calls
-        self._actions = tool_actions(self._chain, model.spec.action_spec, settings.robot)
+        self._actions = make_actions(self._chain, model.spec.action_spec, settings.robot)
         arm = _Arm(self._actions.spec, model.dt)
         self._controller = make_controller(model, arm, settings)
         self._camera = model.spec.camera
@@ -192,9 +192,20 @@ def read_settings(config: RobotWMConfig, goal: str) -> DictConfig:
 
     Raises:
         UsageError: an override that it does not take.
+        ValueError: limits wider than those that ship.
     """
     own = [f"checkpoint={config.checkpoint}", f"goal={goal}", *config.overrides]
-    return load_config("deploy", ["robot=lerobot", *own])
+    settings = load_config("deploy", ["robot=lerobot", *own])
+    # A policy's directory may be a stranger's: it may narrow what an arm does, not widen it.
+    widest = load_config("deploy", ["robot=sim", "checkpoint=any", "goal=any"]).robot.limits
+    for name in widest:
+        have, most = np.array(settings.robot.limits[name]), np.array(widest[name])
+        if not ((have >= most) if name in ("box_low", "tick_s") else (have <= most)).all():
+            raise ValueError(
+                f"policy.overrides: robot.limits.{name}={have.tolist()}, want it no wider than "
+                f"{most.tolist()}"
+            )
+    return settings
 
 
 def _names(features: Mapping[str, Any], key: str, wanted: tuple[str, ...]) -> list[str]:
