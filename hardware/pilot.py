@@ -161,6 +161,7 @@ class Pilot:
         self._last_s, self._since_s, self._behind_s = math.nan, 0.0, math.nan
         self._warned, self._at_rest, self._rest_s = False, True, math.nan
         ticks = math.ceil(self._settings.tracking_s / float(limits.tick_s)) + 1
+        self._followed_s = -math.inf
         self._followed: deque[FloatArray] = deque(maxlen=ticks)  # [2, J]: commands, and measured
         self._stood: deque[FloatArray] = deque(maxlen=self._settings.steady_ticks)
         self._told_blind = False
@@ -271,6 +272,9 @@ class Pilot:
     def _stuck(self, reading: Reading) -> str:
         """Which joint stands while its command moves: found sooner than by how far it is behind."""
         assert self._governor is not None
+        if reading.stamp_s <= self._followed_s:
+            return ""  # an old reading stands by itself
+        self._followed_s = reading.stamp_s
         self._followed.append(np.stack((self._governor.joints, reading.joints)))
         if len(self._followed) < (self._followed.maxlen or 0):
             return ""

@@ -6,6 +6,7 @@ instruction was (Feetech's protocol 0, as in the STS3215 manual).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import struct
@@ -135,8 +136,9 @@ class FakeBus:
         if self.late and instruction == READ:
             self.late -= 1
             reply = self._status(number) + reply
-        if reply:
-            os.write(self._host, reply)
+        if reply and not self._end.is_set():
+            with contextlib.suppress(OSError):  # nobody is there any more
+                os.write(self._host, reply)
 
     def _read(self, number, address, size):
         struct.pack_into("<H", self._registers[number], PRESENT, self._ticks(number))
