@@ -430,7 +430,7 @@ def _again(ask: Callable[..., _T]) -> Callable[..., _T]:
 
 
 def _hurry(robot: Any, reply_s: float) -> None:
-    """Has a serial bus give a reply up for lost sooner."""
+    """Has a serial bus give a reply up for lost sooner, and not take it for the next one's."""
     port = getattr(getattr(robot, "bus", None), "port_handler", None)
     begin = getattr(port, "setPacketTimeout", None)
     if port is None or begin is None:
@@ -441,6 +441,14 @@ def _hurry(robot: Any, reply_s: float) -> None:
         port.packet_timeout = min(port.packet_timeout, 1000.0 * reply_s)
 
     port.setPacketTimeout = soon
+    clear = port.clearPort
+
+    def clear_both() -> None:  # the driver's own waits for what is sent; what came late stays
+        clear()
+        port.ser.reset_input_buffer()
+
+    if hasattr(port, "ser"):
+        port.clearPort = clear_both
 
 
 class DeviceLock:

@@ -43,6 +43,7 @@ class FakeBus:
         self.errors, self.blocked = dict.fromkeys(range(1, 7), 0), set()
         self.num_packets, self.num_lost, self.goals = 0, 0, []
         self.watch = lambda: None  # after every write
+        self.delayed, self.delay_s = 0, 0.3  # replies to come that come so late
         self.late = 0  # replies to come that an empty one, of an earlier question, precedes
         self._rng = np.random.default_rng(seed)
         self._registers = {i: self._servo(i) for i in range(1, 7)}
@@ -136,7 +137,14 @@ class FakeBus:
         if self.late and instruction == READ:
             self.late -= 1
             reply = self._status(number) + reply
-        if reply and not self._end.is_set():
+        if reply and self.delayed and instruction in (READ, SYNC_READ):
+            self.delayed -= 1
+            threading.Timer(self.delay_s, self._send, [reply]).start()
+        elif reply:
+            self._send(reply)
+
+    def _send(self, reply):
+        if not self._end.is_set():
             with contextlib.suppress(OSError):  # nobody is there any more
                 os.write(self._host, reply)
 

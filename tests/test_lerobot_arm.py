@@ -101,6 +101,17 @@ def test_a_late_reply_in_the_place_of_the_next_is_asked_for_again(arm, bus):
     assert bus.late == 0 and arm.num_retries > 0
 
 
+def test_what_comes_too_late_is_not_taken_for_what_is_asked_next(arm, bus):
+    for _ in range(3):
+        bus.delayed = 1
+        np.testing.assert_allclose(arm.read().joints, POSE, atol=3e-3)
+        time.sleep(0.35)  # now it lies there
+        tries = arm.num_retries
+        for _ in range(6):
+            np.testing.assert_allclose(arm.read().joints, POSE, atol=3e-3)
+        assert arm.num_retries == tries
+
+
 def test_a_servo_s_error_is_told_within_a_round(arm, bus):
     bus.errors[3] = 0x20
     faults = {arm.read().fault for _ in range(6)}

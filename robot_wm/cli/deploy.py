@@ -229,6 +229,7 @@ class Crew:
         until_s = time.monotonic() + _START_S
         while time.monotonic() < until_s:
             wire.wait(0.2)
+            ended = self._ended()  # before what it has said last is read
             for message in wire.receive():
                 if "refused" in message:
                     raise ValueError(message["refused"])
@@ -236,15 +237,17 @@ class Crew:
                     return message[what]
             if wire is not self._controller:
                 self._controller.receive()
-            self._check()
+            self.device.listen()
+            if ended:
+                raise DeployError(ended)
         raise DeployError(f"the {name} was not ready within {_START_S:.0f} s")
 
-    def _check(self) -> None:
-        """Raises DeployError where a process has ended that should not have."""
-        self.device.listen()
+    def _ended(self) -> str:
+        """Which process has ended that should not have; empty where none."""
         for name, child in (self._children | self.device.children).items():
-            if child.poll() is not None:
-                raise DeployError(f"the {name} ended with exit code {child.returncode}")
+            if child.poll() is not None and name != "watchdog":  # it goes with the controller
+                return f"the {name} ended with exit code {child.returncode}"
+        return ""
 
     def fly(self) -> dict[str, Any]:
         """Arms, tells how it goes, ends; what became of it."""
