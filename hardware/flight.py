@@ -48,6 +48,7 @@ class FlightRecorder:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self._num_ticks = 0
         self._line(
             {
                 "format": FORMAT,
@@ -86,6 +87,7 @@ class FlightRecorder:
         if reading.fault:
             line["fault"] = reading.fault
         self._line(line)
+        self._num_ticks += 1
 
     def _line(self, values: Mapping[str, Any]) -> None:
         text = (json.dumps(values) + "\n").encode()
@@ -93,9 +95,12 @@ class FlightRecorder:
             text = text[os.write(self._file, text) :]
 
     def close(self) -> None:
-        """Brings it to the disk."""
-        os.fsync(self._file)
-        os.close(self._file)
+        """Says that it is whole, and brings it to the disk."""
+        try:
+            self._line({"end": self._num_ticks})
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Replay:
         num_mismatches: commands that are not, bit for bit, what the governor says again.
         largest_rad: the largest difference.
         faults: reasons, in order.
-        cut: the last line is not whole: the process died while it wrote.
+        cut: it does not say that it is whole: its process died, or its end was lost.
     """
 
     num_ticks: int
@@ -134,14 +139,22 @@ def replay(path: Path) -> Replay:
         limits, chain = Limits(**header["limits"]), parse_chain(header["chain"])
         governor: Governor | None = None
         ticks = commands = mismatches = 0
-        moving = False
+        moving = whole = False
         largest, faults = 0.0, []
         for line in lines:
+            if whole:
+                raise ValueError("it goes on after its end")
+            if "end" in line:
+                whole = line["end"] == ticks
+                if not whole:
+                    raise ValueError(f"it has {ticks} ticks, and ends after {line['end']}")
+                continue
             ticks += 1
             if line["state"] == "faulted" and faults[-1:] != [line["reason"]]:
                 faults.append(str(line["reason"]))
             if "seed" in line:
-                if line["seed"] != line["joints"] or moving:
+                seat = limits.seat(np.array(line["joints"], np.float64))
+                if line["seed"] != seat.tolist() or moving:
                     raise ValueError(f"tick {ticks}: a governor began where the arm did not stand")
                 governor = Governor(limits, chain.corners, np.array(line["seed"], np.float64))
             if line["command"] is None:
@@ -161,7 +174,7 @@ def replay(path: Path) -> Replay:
         raise ValueError(f"{path}: empty, not a flight record") from None
     except _MISFITS as error:
         raise ValueError(f"{path}: not a flight record, or damaged: {error!r:.120}") from error
-    return Replay(ticks, commands, mismatches, largest, tuple(faults), bool(cut))
+    return Replay(ticks, commands, mismatches, largest, tuple(faults), bool(cut) or not whole)
 
 
 def _lines(path: Path) -> tuple[Iterator[dict[str, Any]], list[bool]]:

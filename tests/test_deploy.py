@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -22,14 +24,18 @@ from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 GOAL = Path(__file__).parents[1] / "docs" / "images" / "goal.png"
 
 
+# Patient, for a machine that is busy with other tests.
+PATIENT = (
+    "robot.settings={max_tick_s: 3.0, max_reading_age_s: 2.0, max_frame_gap_s: 2.0, "
+    "max_silence_s: 2.0, max_frame_age_s: 2.0, tracking_s: 5.0}"
+)
+
+
 def deploy(out, *words):
     command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
     command += ["deploy", "checkpoint=so100_reach", f"goal={GOAL}", f"out={out}", "num_steps=2"]
-    # Patient, for a machine that is busy with other tests.
-    patient = "robot.settings={max_tick_s: 3.0, max_reading_age_s: 2.0, max_frame_gap_s: 2.0, "
-    patient += "max_silence_s: 2.0, max_frame_age_s: 2.0, tracking_s: 5.0}"
     return subprocess.Popen(
-        [*command, patient, "confirm=false", *words],
+        [*command, PATIENT, "confirm=false", *words],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -76,7 +82,7 @@ def test_once_done_it_parks_where_that_was_asked_for(tmp_path):
     out, err = run.communicate(timeout=180)
     assert run.returncode == 0, err
     result = json.loads(out.splitlines()[-1])
-    last = json.loads(Path(result["record"]).read_text().splitlines()[-1])
+    last = json.loads(Path(result["record"]).read_text().splitlines()[-2])
     assert last["state"] == "idle"
     np.testing.assert_allclose(last["joints"], [0.0, -2.0, 1.7, 1.2, 0.0, 0.3], atol=0.05)
 
@@ -106,6 +112,36 @@ def test_the_end_of_the_human_s_process_is_the_end_of_all(tmp_path, name):
     assert gone(children)
     (record,) = tmp_path.glob("flight-*.jsonl")
     assert main(["replay", str(record)]) == 0
+
+
+def test_at_a_terminal_it_asks_shows_how_it_goes_and_any_key_stops_it(tmp_path):
+    """As a human has it: yes, and then a key without Enter."""
+    host, terminal = pty.openpty()
+    command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
+    command += ["deploy", "checkpoint=so100_reach", f"goal={GOAL}", f"out={tmp_path}"]
+    run = subprocess.Popen(
+        [*command, PATIENT, "num_steps=500", "controller.arrival=0"],
+        stdin=terminal, stdout=subprocess.PIPE, stderr=terminal, text=True, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    seen = ""
+
+    def read_until(text, timeout_s=120.0):
+        nonlocal seen
+        until_s = time.monotonic() + timeout_s
+        while text not in seen:
+            assert select.select([host], [], [], max(0.0, until_s - time.monotonic()))[0], seen
+            seen += os.read(host, 4096).decode(errors="replace")
+
+    read_until("a hand on its power switch")
+    os.write(host, b"yes\n")
+    read_until("holding -> running")
+    read_until("ms late (p99), last fault: none")
+    os.write(host, b" ")
+    read_until("key; flight record")
+    out, _ = run.communicate(timeout=60)
+    assert json.loads(out.splitlines()[-1])["ended"] == "key" and run.returncode == 1
+    os.close(host)
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,31 @@ def test_a_line_that_is_cut_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     found = replay(path)
     assert found.cut and found.num_ticks == 79 and found.num_mismatches == 0
+
+
+def test_a_record_that_lost_its_end_is_told(tmp_path):
+    path = tmp_path / "run.jsonl"
+    fly(path, num=80)
+    assert not replay(path).cut
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-5]))
+    found = replay(path)
+    assert found.cut and found.num_ticks == 76
+    path.write_text("".join([*lines[:-5], lines[-1]]))
+    with pytest.raises(ValueError, match="76 ticks, and ends after 80"):
+        replay(path)
+
+
+def test_an_arm_at_the_end_of_its_range_flies_again(tmp_path):
+    own, chain = limits(low=[0.0, -1.0]), arm()
+    pilot = Pilot(own, chain.corners)
+    recorder = FlightRecorder(tmp_path / "run.jsonl", own, chain)
+    for tick in range(30):
+        now_s = 10 + tick * 0.02
+        reading = Reading(np.array([-0.004, 0.1]), now_s, {"front": now_s})
+        events = [(Event.ARM, "")] if tick == 15 else []
+        turn = pilot.tick(now_s, reading, PlannerLife(True, now_s), events=events)
+        recorder.write(now_s, reading, turn)
+    recorder.close()
+    found = replay(tmp_path / "run.jsonl")
+    assert found.num_commands == 15 and found.num_mismatches == 0

@@ -37,7 +37,9 @@ def deploy(arm, out, *words):
 
 def ticks(out):
     (record,) = out.glob("flight-*.jsonl")
-    return [json.loads(line) for line in record.read_text().splitlines()[1:]]
+    lines = [json.loads(line) for line in record.read_text().splitlines()[1:]]
+    assert lines[-1] == {"end": len(lines) - 1}
+    return lines[:-1]
 
 
 @pytest.mark.parametrize("loss", [0.02, pytest.param(0.0, marks=pytest.mark.slow)])

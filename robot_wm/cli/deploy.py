@@ -8,13 +8,14 @@ belongs to the controller (hardware.process); the model thinks in a process of i
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +140,37 @@ def ask_human(limits: Limits) -> None:
         raise ValueError("not armed: the answer was not yes")
 
 
+class Live:
+    """The last line of a terminal: how it goes now. Nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._on = sys.stderr.isatty()
+        self._energy, self._fault = "", "none"
+
+    def say(self, text: str) -> None:
+        """A line above it, that stays."""
+        self._write("")
+        say(text)
+
+    def note(self, *, energy: float | None = None, fault: str = "") -> None:
+        """What to show from now on."""
+        self._energy = self._energy if energy is None else f"energy {energy:.3f}, "
+        self._fault = fault or self._fault
+
+    def show(self, status: Mapping[str, Any]) -> None:
+        """Shows what the controller has said."""
+        age = status["plan_age_s"]
+        plan = "no plan yet" if age is None else f"plan {age:.1f} s old"
+        late = f"ticks {status['late_ms_p99']:.1f} ms late (p99)"
+        self._write(f"{status['state']}: {self._energy}{plan}, {late}, last fault: {self._fault}")
+
+    def _write(self, text: str) -> None:
+        if self._on:
+            width = shutil.get_terminal_size().columns - 1
+            line = text[:width]
+            print(f"\r{line:{width}}\r{line}", end="", file=sys.stderr, flush=True)
+
+
 @dataclass
 class Crew:
     """The processes of a run beside the device's own: watchdog, controller and planner."""
@@ -255,21 +287,24 @@ class Crew:
         self._controller.send({"event": "arm"})
         result: dict[str, Any] = {"ended": "", "fault": "", "energies": [], "decisions": []}
         late_ms, refused, rest_until_s = 0.0, "", time.monotonic() + _SETTLE_S
+        live = Live()
         while not result["ended"]:
             self._controller.wait(0.1)
-            for name in self.device.tell():
-                say(f"  {name}")
+            for told in self.device.tell():
+                live.say(f"  {told}")
             for message in self._planner.receive():
                 if "energy" in message:
                     result["energies"].append(message["energy"])
                     result["decisions"].append(message["decision"])
                     p_value = message.get("p_value")
                     surprise = "" if p_value is None else f", prediction p = {p_value:.3f}"
-                    say(f"  energy {message['energy']:.3f}, {message['decision']}{surprise}")
+                    energy = message["energy"]
+                    live.note(energy=energy)
+                    live.say(f"  energy {energy:.3f}, {message['decision']}{surprise}")
             for message in self._controller.receive():
                 late_ms = max(late_ms, message["late_ms_p99"])
                 for note in message["notes"]:
-                    say(f"  {note}")
+                    live.say(f"  {note}")
                     if note.startswith("not armed"):
                         if "come to rest" in note and time.monotonic() < rest_until_s:
                             time.sleep(0.3)  # it may still settle
@@ -278,11 +313,14 @@ class Crew:
                             refused = note
                 if message["state"] == "faulted" and not result["fault"]:
                     result["fault"] = message["reason"]
+                    live.note(fault=message["reason"])
                     self._controller.send({"end": "fault"})
                 if refused:
                     self._controller.send({"end": refused})
+                live.show(message)
                 if "ended" in message:
                     result["ended"] = message["ended"]
+                    live.say("")
             if self._controller.closed and not result["ended"]:
                 result["ended"] = result["fault"] = "the controller died"
         if refused:
