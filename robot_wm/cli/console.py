@@ -59,6 +59,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def ask(text: str) -> str:
+    """Asks the human on stderr: stdout is for the result."""
+    print(text, end="", file=sys.stderr, flush=True)
+    return input()
+
+
 def finish(figures: Mapping[str, object]) -> None:
     """The last line of every command that measures: one line of strict JSON on stdout."""
     print(json.dumps(figures, allow_nan=False), flush=True)

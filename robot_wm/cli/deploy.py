@@ -31,7 +31,7 @@ from hardware.mjcf import load_chain
 from hardware.pilot import PilotSettings
 from hardware.spawn import controller_spec, spawn
 from hardware.wire import Wire
-from robot_wm.cli.console import finish, output_dir, say
+from robot_wm.cli.console import ask, finish, output_dir, say
 from robot_wm.cli.devices import Device, end, open_device
 from robot_wm.cli.plan import read_picture
 from robot_wm.cli.view import check_view
@@ -136,7 +136,7 @@ def ask_human(limits: Limits) -> None:
         f"The arm is going to move, its tip at up to {float(limits.tip_speed):g} m/s. Keep people "
         f"out of its reach and a hand on its power switch. Any key stops it."
     )
-    if input("Type yes to arm: ").strip().lower() != "yes":
+    if ask("Type yes to arm: ").strip().lower() != "yes":
         raise ValueError("not armed: the answer was not yes")
 
 

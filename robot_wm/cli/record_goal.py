@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from hardware.wire import FrameSlot
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.console import finish, replacing, say
+from robot_wm.cli.console import ask, finish, replacing, say
 from robot_wm.cli.devices import open_device
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.watch import CAMERA_TAG
@@ -44,12 +44,12 @@ def run(config: DictConfig) -> None:
         while len(taken) < len(paths):
             path = paths[len(taken)]
             if config.confirm:
-                input(f"{path}: put everything as you want it, then press Enter. ")
+                ask(f"{path}: put everything as you want it, then press Enter. ")
             picture = fresh_picture(device.frames[camera])
             told = judge(picture)
             save_goal(path, picture, camera)
             say(f"{path}: {picture.shape[1]} x {picture.shape[0]}, camera {camera}{told}")
-            if config.confirm and input("Look at it. Keep it? [Y/n] ").strip().lower() == "n":
+            if config.confirm and ask("Look at it. Keep it? [Y/n] ").strip().lower() == "n":
                 path.unlink()
                 continue
             taken.append(str(path))
