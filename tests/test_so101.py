@@ -55,6 +55,7 @@ def test_it_reaches_the_goal_picture_though_packets_are_lost(arm, tmp_path, loss
     assert main(["replay", result["record"]]) == 0
 
 
+@pytest.mark.slow  # and half a second is measured: not beside other tests
 @pytest.mark.parametrize(
     ("mishap", "told"),
     [
