@@ -20,6 +20,7 @@ import numpy as np
 from hardware.arm import Arm, ArmLimits
 from hardware.cameras import show
 from hardware.flight import FlightRecorder, parse_chain
+from hardware.lerobot_arm import JointMap, connect
 from hardware.limits import Limits
 from hardware.pilot import Pilot, PilotSettings
 from hardware.process import Controller, Wires, lower_niceness, signals
@@ -93,9 +94,6 @@ def open_arm(spec: Mapping[str, Any], *, dry_run: bool = False) -> Arm:
         goals = Goals(len(names), spec["goals"])
         return SimulatedArm(ArmLimits(names, low, high), goals, measured, frames)
     if spec["kind"] == "lerobot":
-        # Not above: LeRobot takes seconds to import, and simulations do without it.
-        from hardware.lerobot_arm import JointMap, connect
-
         joints = JointMap(names, tuple(spec["keys"]), spec["zero"], spec["rad_per_unit"])
         return connect(
             spec["type"],

@@ -230,7 +230,7 @@ def connect(
         if port is not None:
             lock = DeviceLock(str(port))
             stack.callback(lock.close)
-        robot = open_robot(kind, settings, reply_s=reply_s, dry_run=dry_run)
+        robot = open_robot(kind, settings, reply_s=reply_s)
         stack.callback(robot.bus.disconnect, False)
         missing = [key for key in joints.keys if key not in robot.action_features]
         if missing:
@@ -279,9 +279,7 @@ def _ends(robot: Any, joints: JointMap) -> list[dict[str, float]]:
     return found
 
 
-def open_robot(
-    kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02, dry_run: bool = False
-) -> Any:
+def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02) -> Any:
     """A LeRobot robot by its type and config, connected and calibrated; its torque is as it was.
 
     Raises:

@@ -56,6 +56,9 @@ class Normal:
             wanted = 2 if name in ("bank", "views") else 1
             if value.ndim != wanted or not value.numel() or not value.isfinite().all():
                 raise ValueError(f"{FILE}: {name} is {tuple(value.shape)}, or not finite")
+        for name in ("strangeness", "view_strangeness"):
+            if not getattr(self, name)[-1] > 0:  # is divided by: 0 / 0 would pass for familiar
+                raise ValueError(f"{FILE}: {name} ends at {float(getattr(self, name)[-1])}")
 
     def strange(self, latent: Tensor, image: ImageArray) -> float:
         """How far a picture is from the training frames: 1 is the farthest held-out one.
@@ -67,10 +70,7 @@ class Normal:
         features = _features(latent[None]).cpu()
         return max(
             float(_distances(features, self.bank) / self.strangeness[-1]),
-            float(
-                _distances(_views(image[None]), self.views)
-                / self.view_strangeness[-1].clamp_min(1e-9)
-            ),
+            float(_distances(_views(image[None]), self.views) / self.view_strangeness[-1]),
         )
 
     def check(self, model: LatentWorldModel) -> None:

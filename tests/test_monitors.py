@@ -148,6 +148,12 @@ def test_p_values_count_from_the_far_end():
     assert torch.equal(again.surprise, normal.surprise) and torch.equal(again.views, normal.views)
 
 
+def test_a_file_that_would_take_anything_for_familiar_is_told(shipped):
+    own = {**vars(shipped[1]), "view_strangeness": torch.zeros(3)}
+    with pytest.raises(ValueError, match="view_strangeness ends at 0"):
+        Normal(**own)
+
+
 @pytest.mark.parametrize("damage", [b"", b"no", b"\x00" * 64])
 def test_a_damaged_file_is_told(damage):
     with pytest.raises(ValueError, match=FILE):

@@ -93,7 +93,15 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     errors = held_out_error(model, fitting.held_out, horizon=how.held_out_horizon)
     say(held_out_table(errors))
     split = split_episodes(data.num_episodes, how.holdout, how.seed)
-    normal = fit_normal(model, data, tokens, *split)
+    extra: dict[str, str | bytes] = {
+        "metrics.csv": _csv(metrics),
+        "metrics.jsonl": _jsonl(metrics),
+        "card.md": _card(config, data, encoder, metrics[-1], errors),
+    }
+    try:
+        extra[FILE] = fit_normal(model, data, tokens, *split).to_bytes()
+    except (ValueError, OSError) as error:  # the weights are worth keeping all the same
+        say(f"warning: deploy will not know what is normal: {error}")
     save_checkpoint(
         model,
         out,
@@ -111,12 +119,7 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
             "git_sha": git_sha(),
             "held_out_error": errors,
         },
-        extra={
-            "metrics.csv": _csv(metrics),
-            "metrics.jsonl": _jsonl(metrics),
-            FILE: normal.to_bytes(),
-            "card.md": _card(config, data, encoder, metrics[-1], errors),
-        },
+        extra=extra,
     )
     say(f"checkpoint: {out}")
     return TrainingRun(metrics, errors)

@@ -79,6 +79,8 @@ class WatchedEnv:
 
     def apply(self, action: FloatArray) -> FloatArray:
         applied = self._env.apply(action)
+        if not self._moves:
+            return applied
         expected, energy = self._controller.foresee(applied)
         promised = self._controller.looks[-1].energy - energy
         self._expected = expected, promised, self._controller.goal_index
