@@ -6,6 +6,7 @@ It owns the arm and the pilot. It imports numpy alone; what plans, shows or watc
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -27,7 +28,7 @@ from robot_wm.types import FloatArray
 
 STATUS_EVERY = 10  # ticks
 SETTLE_S = 0.1  # from the command's rest to a picture that counts: the arm swings, cameras lag
-STAND_S = 0.3  # at rest before it leaves: after a fault, the goal comes back to where the arm is
+STAND_S = 0.3  # at rest, and told to end: meanwhile a fault's goal comes back to where the arm is
 _NEVER = -1e9
 _HUMAN = {"arm": Event.ARM, "stop": Event.STOP, "park": Event.PARK, "reset": Event.RESET}
 
@@ -123,12 +124,13 @@ class Controller:
         said = [] if said is None else said
         with signals(said):
             due_s = time.monotonic()
+            over_s = math.inf
             while True:
                 late_s = time.monotonic() - due_s
                 turn = self._safe_tick(said, late_s)
-                stood_s = time.monotonic() - self._rest_s
                 over = self._ending and turn.at_rest and turn.state is not State.PARKING
-                if over and (self.broken or stood_s > STAND_S):
+                over_s = min(over_s, time.monotonic()) if over else math.inf
+                if over and (self.broken or time.monotonic() - over_s > STAND_S):
                     break
                 due_s += self._tick_s
                 if late_s > self._tick_s:  # a late tick is not made up for

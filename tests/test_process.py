@@ -151,6 +151,41 @@ def test_no_signal_is_lost_whenever_it_comes(chain, rehearsal):
     assert controller.run() == "SIGTERM"
 
 
+def test_it_does_not_leave_an_arm_pushing_at_what_blocked_it(chain, rehearsal):
+    """Told to end in the tick of the fault, it stays until the goal is where the arm stands."""
+    limits = rehearsal().limits
+    pushed = HOME + [0.2, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+    class Desk:
+        frames = {}
+        num_reads = 0
+        goal = HOME
+
+        def read(self):
+            self.num_reads += 1
+            if self.num_reads == 30:
+                human.send({"event": "arm"})
+            if self.num_reads == 40:
+                human.send({"end": "fault"})
+                return Reading(pushed, time.monotonic(), fault="overload")
+            return Reading(HOME if self.num_reads < 40 else pushed, time.monotonic())
+
+        def write(self, joints):
+            self.goal = joints
+
+        def hold(self):
+            pass
+
+    human, end = Wire.pair()
+    planner, other = Wire.pair()
+    watchdog, beats = Wire.pair()
+    desk, pilot = Desk(), Pilot(limits, chain.corners)
+    controller = Controller(desk, pilot, Wires(other, end, beats), tick_s=0.002)
+    assert not watchdog.closed and not planner.closed
+    assert controller.run() == "fault" and "overload" in pilot.reason
+    np.testing.assert_allclose(desk.goal, pushed, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["controller", "watchdog", "planner"])
 def test_who_is_killed_moves_nothing_more(rehearsal, name):
     with rehearsal() as run:

@@ -228,13 +228,15 @@ class Crew:
         """
         own = self._wait(self._controller, "arm", "ready")
         joints = np.array(self._wait(self._controller, "arm", "joints"))
-        stands = ", ".join(
-            f"{name} {angle:.2f}" for name, angle in zip(JOINTS, joints, strict=False)
-        )
-        notes = [f"the arm stands at {stands} rad"]
+        notes = ["where the arm stands could not be read yet"]
         if len(joints) == len(JOINTS):
+            angles = zip(JOINTS, joints, strict=True)
+            stands = ", ".join(f"{name} {angle:.2f}" for name, angle in angles)
             x, y, z = self.chain.tool(joints)[:3, 3]
-            notes.append(f"its tool at x {x:.3f}, y {y:.3f}, z {z:.3f} m from its base")
+            notes = [
+                f"the arm stands at {stands} rad",
+                f"its tool at x {x:.3f}, y {y:.3f}, z {z:.3f} m from its base",
+            ]
         self._children["planner"] = spawn(
             ["robot_wm.cli.deploy_planner"],
             {

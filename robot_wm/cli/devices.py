@@ -111,10 +111,6 @@ class Device:
                 told.append(f"the process of the {name} ended with exit code {child.returncode}")
         return told
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Says something to its processes, such as a mishap to try."""
-        self._wire.send(message)
-
     def __exit__(
         self,
         kind: type[BaseException] | None,

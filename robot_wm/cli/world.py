@@ -48,22 +48,12 @@ def live(
     *,
     camera_hz: float,
 ) -> None:
-    """Keeps up with the clock; what comes on the wire are mishaps to try.
-
-    `{"freeze": true}` stops the camera; `{"block": JOINT}` holds a joint where it is.
-    """
+    """Keeps up with the clock until the wire's other end is gone."""
     physics: Physics = env.physics
-    qpos, dofs = physics.joint_indices(JOINTS)
+    qpos, _ = physics.joint_indices(JOINTS)
     begin_s, simulated_s, picture_s = time.monotonic(), 0.0, 0.0
-    frozen, blocked = False, None
     while not wire.closed:
-        for message in wire.receive():
-            frozen = message.get("freeze", frozen)
-            if "block" in message:
-                number = message["block"]
-                blocked = (
-                    None if number is None else (number, float(physics.data.qpos[qpos[number]]))
-                )
+        wire.receive()  # nothing is said on it, but its end shows
         goal = goals.read()
         if goal is not None:
             physics.data.ctrl[:] = goal
@@ -73,11 +63,8 @@ def live(
         while simulated_s < now_s:
             physics.step(1)
             simulated_s += physics.timestep_s
-            if blocked is not None:
-                physics.data.qpos[qpos[blocked[0]]] = blocked[1]
-                physics.data.qvel[dofs[blocked[0]]] = 0.0
         measured.write(physics.data.qpos[qpos], time.monotonic())
-        if now_s >= picture_s and not frozen:
+        if now_s >= picture_s:
             picture_s = max(picture_s + 1 / camera_hz, now_s)
             taken_s = time.monotonic()
             size = frames.shape[0]
