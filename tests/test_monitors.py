@@ -12,8 +12,9 @@ from robot_wm.cli.config import load_config
 from robot_wm.cli.control import make_controller
 from robot_wm.cli.main import main
 from robot_wm.cli.monitors import load_normal
+from robot_wm.cli.pictures import taken_by
 from robot_wm.cli.record_goal import save_goal
-from robot_wm.cli.watch import WatchedEnv, check_views, taken_by
+from robot_wm.cli.watch import WatchedEnv, check_views
 from robot_wm.monitors import FILE, MonitorError, Monitors, MonitorSettings, Normal
 from robot_wm.runtime import run_episode
 

@@ -33,8 +33,7 @@ from hardware.spawn import controller_spec, spawn
 from hardware.wire import Wire
 from robot_wm.cli.console import ask, finish, output_dir, say
 from robot_wm.cli.devices import Device, end, open_device
-from robot_wm.cli.plan import read_picture
-from robot_wm.cli.view import check_view
+from robot_wm.cli.pictures import read_picture
 from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _START_S = 120.0  # for a model to load
@@ -65,8 +64,8 @@ def run(config: DictConfig) -> None:
     asks = config.confirm and config.mode == "run"
     if asks and not sys.stdin.isatty():
         raise ValueError("confirm: nobody at a terminal to ask; confirm=false goes without")
-    if config.view is not None:
-        check_view(str(config.view))
+    if config.view is not None and config.view != "rerun" and not str(config.view).endswith(".rrd"):
+        raise ValueError(f"view: got {config.view!r}, want rerun or a file that ends in .rrd")
     out = output_dir(config.out)
     goals = [str(path) for path in (config.goal, *config.then)]
     for path in goals:

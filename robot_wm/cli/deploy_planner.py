@@ -26,9 +26,8 @@ from robot_wm.cli.build import pick_device
 from robot_wm.cli.control import make_controller
 from robot_wm.cli.deployed import DeploymentDataset
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.plan import read_picture
-from robot_wm.cli.view import RerunView
-from robot_wm.cli.watch import WatchedEnv, check_views, taken_by
+from robot_wm.cli.pictures import read_picture, taken_by
+from robot_wm.cli.watch import WatchedEnv, check_views
 from robot_wm.controller import MPC
 from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
 from robot_wm.runtime import Recorder, Step, run_episode
@@ -116,7 +115,7 @@ class Run:
     goals: list[Goal]
     notes: list[str]
     dataset: DeploymentDataset | None
-    view: RerunView | None
+    view: Recorder | None
 
 
 def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
@@ -175,6 +174,8 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
             task=str(config.task),
         )
     if config.view is not None:
+        from robot_wm.cli.view import RerunView  # Rerun takes a second to load
+
         where = str(config.view)
         view = RerunView(where, controller, model.spec.camera, goals, lambda: watched.p_value)
     return Run(watched, controller, wanted, [*notes, *problems], dataset, view)

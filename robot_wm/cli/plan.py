@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation, pick_device
 from robot_wm.cli.console import finish, output_dir, replacing, say
 from robot_wm.cli.control import make_controller
+from robot_wm.cli.pictures import read_picture
 from robot_wm.controller import MPC
 from robot_wm.evaluation import plan_seconds
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
-from robot_wm.types import Goal, ImageArray, Observation
+from robot_wm.types import Goal, Observation
 
 
 class _Tape:
@@ -86,23 +86,3 @@ def run(config: DictConfig) -> None:
             "video": str(video),
         }
     )
-
-
-def read_picture(path: Path) -> ImageArray:
-    """A picture file as uint8 RGB.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a picture.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"goal: no file {path}")
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr"):
-                raise ValueError(f"goal: {path} has pixels of mode {image.mode}, want 8-bit colour")
-            upright = ImageOps.exif_transpose(image).convert("RGBA")
-            white = Image.new("RGBA", upright.size, "white")  # under what is transparent
-            return np.array(Image.alpha_composite(white, upright).convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise ValueError(f"goal: {path} is not a picture that can be read") from error

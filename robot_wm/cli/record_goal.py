@@ -19,7 +19,7 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.console import ask, finish, replacing, say
 from robot_wm.cli.devices import open_device
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.watch import CAMERA_TAG
+from robot_wm.cli.pictures import CAMERA_TAG
 from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
 from robot_wm.types import ImageArray
 

@@ -26,7 +26,7 @@ class RerunView:
         p_value: of the last prediction.
 
     Raises:
-        ValueError: neither, or a viewer that does not start.
+        ValueError: the viewer does not start.
     """
 
     def __init__(
@@ -37,7 +37,6 @@ class RerunView:
         goals: Mapping[str, ImageArray],
         p_value: Callable[[], float | None],
     ) -> None:
-        check_view(where)
         self._controller, self._camera, self._p_value = controller, camera, p_value
         self._goals, self._goal, self._num_steps = list(goals.values()), -1, 0
         rr.init("robot_wm")
@@ -77,9 +76,3 @@ class RerunView:
         self._num_steps += 1
         for name, image in observation.images.items():
             rr.log(f"camera/{name}", rr.Image(image))
-
-
-def check_view(where: str) -> None:
-    """Raises ValueError unless it is a way to show a run."""
-    if where != "rerun" and not where.endswith(".rrd"):
-        raise ValueError(f"view: got {where!r}, want rerun or a file that ends in .rrd")

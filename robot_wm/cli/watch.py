@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from robot_wm.controller import MPC
 from robot_wm.monitors import MonitorError, Monitors
 from robot_wm.types import ActionSpec, Env, FloatArray, ImageArray, Observation
 from robot_wm.world_model import LatentWorldModel
-
-CAMERA_TAG = "camera"  # of a PNG: the camera that took it
 
 
 class WatchedEnv:
@@ -135,10 +131,3 @@ def _swapped(
     except (MonitorError, ValueError):
         return []
     return [f"camera {other} sees what {camera} should: are they swapped?"]
-
-
-def taken_by(path: Path) -> str | None:
-    """The camera that a goal picture of `robot-wm record-goal` was taken with; None: not said."""
-    with Image.open(path) as picture:
-        text = picture.info.get(CAMERA_TAG)
-    return text if isinstance(text, str) else None

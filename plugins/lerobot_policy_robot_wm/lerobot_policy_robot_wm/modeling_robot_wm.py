@@ -32,7 +32,7 @@ from robot_wm.cli.control import make_controller
 from robot_wm.cli.deploy import make_limits
 from robot_wm.cli.deploy_planner import check_robot, make_actions
 from robot_wm.cli.devices import joint_map
-from robot_wm.cli.plan import read_picture
+from robot_wm.cli.pictures import read_picture
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
 from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
