@@ -48,7 +48,7 @@ class FlightRecorder:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        self._num_ticks = 0
+        self._num_ticks, self._torn = 0, False
         self._line(
             {
                 "format": FORMAT,
@@ -91,8 +91,12 @@ class FlightRecorder:
 
     def _line(self, values: Mapping[str, Any]) -> None:
         text = (json.dumps(values) + "\n").encode()
+        if self._torn:
+            raise OSError("a line of the flight record was not written whole: it ends there")
+        self._torn = True
         while text:
             text = text[os.write(self._file, text) :]
+        self._torn = False
 
     def close(self) -> None:
         """Says that it is whole, and brings it to the disk."""

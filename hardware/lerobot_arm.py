@@ -103,6 +103,7 @@ class LeRobotArm:
         self._limits = ArmLimits(joints.names, np.array(low), np.array(high))
         self._frames = dict(frames or {})
         self._ask = 0
+        self._complaints: dict[str, str] = {}  # of each servo, when it was last asked
         self.num_retries = 0
 
     @property
@@ -183,7 +184,7 @@ class LeRobotArm:
         raise AssertionError
 
     def _servo_error(self) -> str:
-        """What one motor in turn says is wrong with it: no read and no write would tell."""
+        """What is wrong with a motor, of which one in turn is asked: no read and no write tells."""
         bus = getattr(self._robot, "bus", None)
         handler, port = getattr(bus, "packet_handler", None), getattr(bus, "port_handler", None)
         if bus is None or handler is None or port is None or not hasattr(handler, "ping"):
@@ -191,10 +192,11 @@ class LeRobotArm:
         name = list(bus.motors)[self._ask % len(bus.motors)]
         self._ask += 1
         _, comm, error = self._try(lambda: handler.ping(port, bus.motors[name].id))
-        if comm != 0 or not error:  # a lost packet: the next turn will tell
-            return ""
-        bits = [word for i, word in enumerate(_ERROR_BITS) if error >> i & 1]
-        return f"servo {name}: {', '.join(bits) or hex(error)}"
+        if comm == 0:  # else a lost packet: the next turn will tell
+            bits = [word for i, word in enumerate(_ERROR_BITS) if error >> i & 1]
+            told = f"servo {name}: {', '.join(bits) or hex(error)}"
+            self._complaints[name] = told if error else ""
+        return next(filter(None, self._complaints.values()), "")
 
 
 def connect(

@@ -164,7 +164,7 @@ class Pilot:
         self._followed_s = -math.inf
         self._followed: deque[FloatArray] = deque(maxlen=ticks)  # [2, J]: commands, and measured
         self._stood: deque[FloatArray] = deque(maxlen=self._settings.steady_ticks)
-        self._told_blind = False
+        self._told_blind, self._relaxed = False, False
         self.parked = False  # it stands in its rest pose, by a human's command
         self._notes: list[str] = []
         self._seed: FloatArray | None = None
@@ -203,7 +203,8 @@ class Pilot:
         """
         self._notes, self._seed = [], None
         wrong = self._wrong(now_s, reading, planner)
-        self._stood.append(np.array(reading.joints) if not wrong else np.full(1, np.nan))
+        seen = not self._unread(now_s, reading)
+        self._stood.append(np.array(reading.joints) if seen else np.full(1, np.nan))
         if wrong and self.state not in (State.IDLE, State.FAULTED):
             self._on(Event.FAULT, now_s, wrong)
         for event, why in events:
@@ -219,7 +220,7 @@ class Pilot:
                 self._notes.append(f"not reset: {wrong}")
         for message in plans[-1:]:
             self._consider(message, now_s, reading)
-        if self.state is State.FAULTED and self._at_rest and not wrong:
+        if self.state in (State.IDLE, State.FAULTED) and self._at_rest and not self._relaxed:
             self._relax(reading)
         target = self._target(now_s, reading, planner)
         self._last_s = now_s
@@ -237,18 +238,23 @@ class Pilot:
     def _wrong(self, now_s: float, reading: Reading, planner: PlannerLife) -> str:
         """What is wrong with the arm, its link or the clock; empty where nothing."""
         settings = self._settings
-        late, age = now_s - self._last_s, now_s - reading.stamp_s
+        late = now_s - self._last_s
         if reading.fault:
             return reading.fault
         if (late > settings.max_tick_s or late < 0) and self.state is not State.IDLE:
             return f"a tick took {late * 1000:.0f} ms"
+        return self._unread(now_s, reading) or self._behind(now_s, reading)
+
+    def _unread(self, now_s: float, reading: Reading) -> str:
+        """Why it is not known where the arm stands; empty where it is."""
+        age = now_s - reading.stamp_s
         if np.shape(reading.joints) != self._limits.low.shape:
             return f"the arm reads {np.shape(reading.joints)} joints"
         if not np.isfinite(reading.joints).all():
             return "the arm reads joints that are not finite"
-        if not -1e-3 <= age <= settings.max_reading_age_s:
+        if not -1e-3 <= age <= self._settings.max_reading_age_s:
             return f"the joints were read {age * 1000:.0f} ms ago"
-        return self._behind(now_s, reading)
+        return ""
 
     def _behind(self, now_s: float, reading: Reading) -> str:
         """Which joint does not follow its command."""
@@ -307,7 +313,10 @@ class Pilot:
         return bool((np.ptp(np.stack(self._stood), axis=0) <= self._settings.steady_rad).all())
 
     def _relax(self, reading: Reading) -> None:
-        """After a fault, the goal becomes where the arm stands: what blocked it may give way."""
+        """After a stop, the goal becomes where the arm stands: what blocked it may give way.
+
+        Once: an arm that sinks under a load is not followed down.
+        """
         governor = self._governor
         if governor is None or not self._steady():
             return
@@ -316,6 +325,7 @@ class Pilot:
         if away > self._settings.start_error_rad and not governor.problem(seat):
             self._seed = seat
             self._governor = Governor(self._limits, self._corners, self._seed)
+            self._relaxed = True
             self._notes.append(f"goal set {away:.2f} rad back to where the arm stands")
 
     def _arm(self, now_s: float, reading: Reading, planner: PlannerLife, wrong: str) -> None:
@@ -347,6 +357,7 @@ class Pilot:
             self._notes.append(f"{before.value} -> {after.value}: {reason or event.value}")
         if after is not before:
             self._motion, self._warned, self._since_s = None, False, now_s
+            self._relaxed = False
             self.parked = event is Event.PARKED
 
     def _consider(self, message: Mapping[str, Any], now_s: float, reading: Reading) -> None:

@@ -29,6 +29,7 @@ from robot_wm.types import FloatArray
 STATUS_EVERY = 10  # ticks
 SETTLE_S = 0.1  # from the command's rest to a picture that counts: the arm swings, cameras lag
 STAND_S = 0.3  # at rest, and told to end: meanwhile a fault's goal comes back to where the arm is
+SLEEP_S = 0.1  # more of it between two ticks is a fault
 _NEVER = -1e9
 _HUMAN = {"arm": Event.ARM, "stop": Event.STOP, "park": Event.PARK, "reset": Event.RESET}
 
@@ -112,6 +113,7 @@ class Controller:
         self._fault = ""
         self._joints: list[float] = []  # as last read
         self._undelivered = False  # the last command did not get through
+        self._asleep_s = asleep_s()
 
     def run(self, said: list[str] | None = None) -> str:
         """Ticks until it is told to end and the arm is at rest; why it ended.
@@ -126,15 +128,16 @@ class Controller:
             due_s = time.monotonic()
             over_s = math.inf
             while True:
-                late_s = time.monotonic() - due_s
+                begun_s = time.monotonic()
+                late_s = begun_s - due_s
                 turn = self._safe_tick(said, late_s)
                 over = self._ending and turn.at_rest and turn.state is not State.PARKING
                 over_s = min(over_s, time.monotonic()) if over else math.inf
                 if over and (self.broken or time.monotonic() - over_s > STAND_S):
                     break
                 due_s += self._tick_s
-                if late_s > self._tick_s:  # a late tick is not made up for
-                    due_s = time.monotonic()
+                if late_s > self._tick_s / 2:  # a late tick is not made up for
+                    due_s = begun_s + self._tick_s
                 time.sleep(max(0.0, due_s - time.monotonic()))
             if self._undelivered and not self._dry_run:
                 self._arm.hold()
@@ -158,6 +161,11 @@ class Controller:
             with contextlib.suppress(Exception):
                 self._arm.write(turn.command)
                 self._undelivered = False
+        if self._recorder is not None:
+            now_s = time.monotonic()
+            with contextlib.suppress(Exception):
+                unread = Reading(np.zeros(0), now_s, fault=self.broken)
+                self._recorder.write(now_s, unread, turn, late_s=late_s)
         with contextlib.suppress(Exception):
             self._beat(time.monotonic(), turn)
             self._wires.human.send(self._status(turn))
@@ -201,6 +209,7 @@ class Controller:
         self._wires.watchdog.receive()  # it says nothing, but its end shows
         if self._wires.watchdog.closed:
             self._fault = self._fault or "the watchdog is gone"
+        self._fault = self._fault or self._slept()
         if self._fault and not reading.fault:
             reading = Reading(reading.joints, reading.stamp_s, reading.frames_s, self._fault)
             self._fault = ""
@@ -208,6 +217,12 @@ class Controller:
             # The arm does as it was never told.
             reading = Reading(self._written, reading.stamp_s, reading.frames_s, reading.fault)
         return reading
+
+    def _slept(self) -> str:
+        """Whether the computer slept, while the clock of all stamps and deadlines stood still."""
+        before_s, self._asleep_s = self._asleep_s, asleep_s()
+        away_s = self._asleep_s - before_s
+        return f"the computer slept for {away_s:.0f} s" if away_s > SLEEP_S else ""
 
     def _hear(self, said: list[str]) -> tuple[list[tuple[Event, str]], list[Mapping[str, Any]]]:
         """What the human and the planner want."""
@@ -233,7 +248,7 @@ class Controller:
                 if self._park:
                     events.append((Event.PARK, self._ending))
         for message in self._wires.human.receive():
-            event = _HUMAN.get(message.get("event", "")) if isinstance(message, dict) else None
+            event = _HUMAN.get(str(message.get("event"))) if isinstance(message, dict) else None
             if event is not None and (event is Event.STOP or not self._ending):
                 events.append((event, "asked for"))
             if isinstance(message, dict) and "end" in message:
@@ -247,8 +262,7 @@ class Controller:
         return events, plans
 
     def _end(self, events: list[tuple[Event, str]], why: str) -> None:
-        if not self._ending or self._pilot.state is State.PARKING:
-            events.append((Event.STOP, why))
+        events.append((Event.STOP, why))  # whatever is under way already, it stops
         self._ending = self._ending or why
 
     def _pressed(self) -> list[bytes]:
@@ -296,6 +310,11 @@ class Controller:
             "late_ms_p99": 1000 * float(np.quantile(self._late_s, 0.99)),
             "ticks": self._num_ticks,
         }
+
+
+def asleep_s() -> float:
+    """How long this computer has slept since it started, s."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
 
 def lower_niceness(raise_priority: Callable[[int], int] = os.nice) -> None:

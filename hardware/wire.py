@@ -79,6 +79,8 @@ class Wire:
                 text = self._end.recv(MAX_BYTES + 1)
             except BlockingIOError:
                 break
+            except ConnectionResetError:  # it went with something unread: what it said comes next
+                continue
             except OSError:
                 self.closed = True
                 break

@@ -1,5 +1,6 @@
 """Flight records: every tick, and the same commands when it is flown again."""
 
+import contextlib
 import json
 import math
 import os
@@ -149,6 +150,30 @@ def test_a_line_that_is_cut_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     found = replay(path)
     assert found.cut and found.num_ticks == 79 and found.num_mismatches == 0
+
+
+def test_nothing_follows_a_line_that_the_disk_did_not_take(tmp_path, monkeypatch):
+    own, chain = limits(tip_speed=0.5), arm()
+    path, now_s, joints = tmp_path / "run.jsonl", 5.0, np.array([0.3, 0.2])
+    pilot, recorder = Pilot(own, chain.corners), FlightRecorder(path, own, chain)
+    write = os.write
+    for i in range(10):
+        now_s += TICK_S
+        reading = Reading(joints, now_s)
+        turn = pilot.tick(now_s, reading, PlannerLife(True, now_s))
+        with monkeypatch.context() as patch:
+            if i == 5:
+                patch.setattr(os, "write", lambda file, text: write(file, text[:9]) and full())
+            with contextlib.nullcontext() if i < 5 else pytest.raises(OSError, match="disk|whole"):
+                recorder.write(now_s, reading, turn)
+    with pytest.raises(OSError, match="whole"):
+        recorder.close()
+    found = replay(path)
+    assert found.num_ticks == 5 and found.cut
+
+
+def full():
+    raise OSError("the disk is full")
 
 
 def test_a_record_that_lost_its_end_is_told(tmp_path):

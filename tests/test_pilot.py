@@ -389,6 +389,36 @@ def test_after_a_blocked_joint_the_goal_comes_back_to_the_arm():
     np.testing.assert_allclose(desk.joints, stuck, atol=1e-8)  # nothing springs
 
 
+def test_a_servo_that_complains_does_not_keep_the_goal_away():
+    """Overload is what a servo says of something in its way."""
+    desk = Desk().running(num=1)
+    stuck = desk.joints.copy()
+    for i in range(60):
+        desk.reading = {"joints": stuck, "fault": "servo 1: overload" if i > 10 else ""}
+        turn = desk.tick()
+    np.testing.assert_allclose(desk.joints, stuck, atol=1e-8)
+    assert turn.state is State.FAULTED and any("set" in note for note in desk.notes)
+
+
+def test_a_human_s_stop_does_not_leave_it_pushing():
+    desk = Desk().running(num=1)
+    desk.reading = {"joints": desk.joints.copy()}
+    desk.tick(num=10)
+    assert desk.tick(Event.STOP).state is State.IDLE
+    desk.tick(num=30)
+    np.testing.assert_allclose(desk.joints, desk.reading["joints"], atol=1e-8)
+
+
+def test_an_arm_that_sinks_under_its_load_is_not_followed_down():
+    desk = Desk().running()
+    desk.tick(Event.FAULT)
+    desk.tick(num=20)
+    for _ in range(40):  # it stands a little below whatever it is told
+        desk.reading = {"joints": desk.joints - [0.1, 0.0]}
+        desk.tick(num=20)
+    assert sum("goal set" in note for note in desk.notes) == 1
+
+
 def test_a_plan_from_before_the_last_move_is_refused():
     desk = Desk()
     desk.arm()

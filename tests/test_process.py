@@ -1,5 +1,6 @@
 """The controller's process: how it stops, for whom, and that nothing else can move the arm."""
 
+import json
 import os
 import signal
 import time
@@ -7,10 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from hardware.flight import replay
+import hardware.process
+from hardware.flight import FlightRecorder, replay
 from hardware.limits import Limits
 from hardware.mjcf import load_chain
 from hardware.pilot import Pilot, Reading
+from hardware.plans import JointPlan
 from hardware.process import Controller, Wires
 from hardware.verify import violations
 from hardware.wire import Wire
@@ -116,74 +119,154 @@ def test_a_camera_that_freezes_holds_it_and_it_goes_on(rehearsal):
         run.wait_moving()
 
 
-def test_no_signal_is_lost_whenever_it_comes(chain, rehearsal):
+class Desk:
+    """An arm in this process, that does as its tests say in each of its ticks."""
+
+    frames = {}
+
+    def __init__(self, chain, limits, **words):
+        self.joints, self.goal, self.num_reads, self.fault = HOME, HOME, 0, ""
+        self.pilot = Pilot(limits, chain.corners, rest=HOME + 0.1)
+        self.human, human = Wire.pair()
+        self.planner, planner = Wire.pair()
+        self._watchdog, watchdog = Wire.pair()
+        wires = Wires(planner, human, watchdog)
+        self.controller = Controller(self, self.pilot, wires, **{"tick_s": 0.002, **words})
+
+    def read(self):
+        self.num_reads += 1
+        self.each()
+        return Reading(self.joints, time.monotonic(), fault=self.fault)
+
+    def each(self):
+        """Arms it in tick 30."""
+        if self.num_reads == 30:
+            self.human.send({"event": "arm"})
+        if self.num_reads > 2000:
+            self.human.send({"end": "nothing ended it"})
+
+    def write(self, joints):
+        self.goal = joints
+
+    def hold(self):
+        pass
+
+    def plan(self, joints):
+        """Has the planner send a way there."""
+        now_s = time.monotonic()
+        plan = JointPlan(self.pilot.epoch, 0, now_s, now_s, self.joints, joints[None], now_s + 5)
+        self.planner.send({"plan": plan.message()})
+
+
+@pytest.fixture
+def desk(chain, rehearsal):
+    """Makes a `Desk` whose ticks do something."""
+
+    def make(each, kind=Desk, **words):
+        desk = kind(chain, rehearsal().limits, **words)
+        arm = desk.each
+        desk.each = lambda: (arm(), each(desk))
+        return desk
+
+    return make
+
+
+def test_no_signal_is_lost_whenever_it_comes(desk):
     """One that comes while a tick is under way counts in the next."""
-    limits = rehearsal().limits
 
-    class Desk:
-        frames = {}
+    class Busy(Desk):
         num = 0
-
-        num_reads = 0
-
-        def read(self):
-            self.num_reads += 1
-            if self.num_reads == 30:
-                human.send({"event": "arm"})
-            if self.num_reads > 2000:
-                human.send({"end": "it was lost"})
-            return Reading(HOME, time.monotonic())
 
         def write(self, joints):
             self.num += 1
             if self.num == 5:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        def hold(self):
-            pass
-
-    human, end = Wire.pair()
-    planner, other = Wire.pair()
-    watchdog, beats = Wire.pair()
-    pilot = Pilot(limits, chain.corners)
-    controller = Controller(Desk(), pilot, Wires(other, end, beats), tick_s=0.002)
-    assert not watchdog.closed
-    assert controller.run() == "SIGTERM"
+    arm = desk(lambda _: None, Busy)
+    assert arm.controller.run() == "SIGTERM"
 
 
-def test_it_does_not_leave_an_arm_pushing_at_what_blocked_it(chain, rehearsal):
+def test_it_does_not_leave_an_arm_pushing_at_what_blocked_it(desk):
     """Told to end in the tick of the fault, it stays until the goal is where the arm stands."""
-    limits = rehearsal().limits
     pushed = HOME + [0.2, 0.0, 0.0, 0.0, 0.0, 0.0]
 
-    class Desk:
-        frames = {}
-        num_reads = 0
-        goal = HOME
+    def each(arm):
+        arm.fault = "overload" if arm.num_reads == 40 else ""
+        if arm.num_reads == 40:
+            arm.human.send({"end": "fault"})
+            arm.joints = pushed
 
-        def read(self):
-            self.num_reads += 1
-            if self.num_reads == 30:
-                human.send({"event": "arm"})
-            if self.num_reads == 40:
-                human.send({"end": "fault"})
-                return Reading(pushed, time.monotonic(), fault="overload")
-            return Reading(HOME if self.num_reads < 40 else pushed, time.monotonic())
+    arm = desk(each)
+    assert arm.controller.run() == "fault" and "overload" in arm.pilot.reason
+    np.testing.assert_allclose(arm.goal, pushed, atol=1e-6)
 
+
+def test_a_computer_that_slept_is_a_fault(desk, monkeypatch):
+    """All stamps and deadlines stood still meanwhile; whoever is at the arm now did not."""
+    asleep_s = hardware.process.asleep_s
+
+    def each(arm):
+        if arm.num_reads == 40:
+            monkeypatch.setattr(hardware.process, "asleep_s", lambda: asleep_s() + 3600)
+        if arm.num_reads == 45:
+            arm.human.send({"end": "asked for"})
+
+    arm = desk(each)
+    arm.controller.run()
+    assert arm.pilot.reason == "the computer slept for 3600 s"
+
+
+def test_a_stop_in_the_tick_in_which_the_planner_is_done_is_not_lost(desk):
+    def each(arm):
+        arm.joints = arm.goal
+        if arm.num_reads == 40:
+            arm.planner.send({"done": "the run is over"})
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    arm = desk(each, park=True)
+    assert "done" in arm.controller.run()
+    assert not arm.pilot.parked  # and its torque stays
+    np.testing.assert_allclose(arm.goal, HOME, atol=0.02)
+
+
+def test_what_is_written_after_the_controller_broke_is_in_the_record(desk, chain, tmp_path):
+    path = tmp_path / "broken.jsonl"
+    there = HOME + [0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+    def each(arm):
+        arm.joints = arm.goal
+        if arm.num_reads == 60:
+            arm.plan(there)
+        if arm.num_reads == 80:
+            assert arm.pilot.state.value == "running"
+            arm.human.receive = None  # what its status goes to is no wire any more
+            arm.controller._hear = None
+
+    arm = desk(each)
+    recorder = FlightRecorder(path, arm.pilot._limits, chain)
+    arm.controller._recorder = recorder
+    assert "the controller broke" in arm.controller.run()
+    recorder.close()
+    found = replay(path)
+    assert found.num_mismatches == 0 and not found.cut and "broke" in found.faults[0]
+    last = json.loads(path.read_text().splitlines()[-2])
+    assert last["command"] == arm.goal.tolist() and not np.array_equal(arm.goal, there)
+
+
+def test_a_late_tick_is_not_made_up_for(desk):
+    written = []
+
+    class Slow(Desk):
         def write(self, joints):
-            self.goal = joints
+            written.append(time.monotonic())
+            if len(written) == 5:
+                time.sleep(0.09)
+            if len(written) == 10:
+                self.human.send({"end": "asked for"})
 
-        def hold(self):
-            pass
-
-    human, end = Wire.pair()
-    planner, other = Wire.pair()
-    watchdog, beats = Wire.pair()
-    desk, pilot = Desk(), Pilot(limits, chain.corners)
-    controller = Controller(desk, pilot, Wires(other, end, beats), tick_s=0.002)
-    assert not watchdog.closed and not planner.closed
-    assert controller.run() == "fault" and "overload" in pilot.reason
-    np.testing.assert_allclose(desk.goal, pushed, atol=1e-6)
+    arm = desk(lambda _: None, Slow, tick_s=0.02)
+    arm.controller.run()
+    assert written[5] - written[4] > 0.08 and written[6] - written[5] > 0.018
 
 
 @pytest.mark.parametrize("name", ["controller", "watchdog", "planner"])
@@ -240,8 +323,6 @@ def test_commands_keep_the_limits_at_every_tick(rehearsal):
     with rehearsal() as run:
         run.arm()
         time.sleep(2.0)
-    import json
-
     lines = [json.loads(line) for line in run.record.read_text().splitlines()][1:-1]
     commands = [line["command"] for line in lines if line["command"] is not None]
     start = next(line["seed"] for line in lines if "seed" in line)

@@ -70,6 +70,14 @@ def test_what_was_said_before_the_end_is_heard_after_it():
     assert other.receive() == [{"last": 1}]
 
 
+def test_what_was_said_is_heard_though_its_end_left_something_unread():
+    one, other = Wire.pair()
+    other.send({"never": "read"})
+    one.send({"last": 1})
+    one.close()
+    assert other.receive() == [{"last": 1}] and other.closed
+
+
 def test_a_flood_comes_in_parts():
     one, other = Wire.pair()
     for i in range(100):

@@ -284,6 +284,9 @@ class Crew:
 
     def fly(self) -> dict[str, Any]:
         """Arms, tells how it goes, ends; what became of it."""
+        heard = []
+        while more := self._controller.receive():  # it may not be able to say more than waits here
+            heard += more
         self._planner.send({"begin": True})
         self._controller.send({"event": "arm"})
         result: dict[str, Any] = {"ended": "", "fault": "", "energies": [], "decisions": []}
@@ -302,7 +305,9 @@ class Crew:
                     energy = message["energy"]
                     live.note(energy=energy)
                     live.say(f"  energy {energy:.3f}, {message['decision']}{surprise}")
-            for message in self._controller.receive():
+            heard += self._controller.receive()
+            while heard:
+                message = heard.pop(0)
                 late_ms = max(late_ms, message["late_ms_p99"])
                 for note in message["notes"]:
                     live.say(f"  {note}")
