@@ -20,7 +20,8 @@ import numpy as np
 from hardware.arm import Arm, ArmLimits
 from hardware.cameras import show
 from hardware.flight import FlightRecorder, parse_chain
-from hardware.lerobot_arm import JointMap, connect
+from hardware.joints import JointMap
+from hardware.lerobot_arm import connect
 from hardware.limits import Limits
 from hardware.pilot import Pilot, PilotSettings
 from hardware.process import Controller, Wires, lower_niceness, signals

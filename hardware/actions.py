@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from hardware.joints import JointMap
 from hardware.kinematics import Chain, inverse
 from robot_wm.types import ActionSpec, FloatArray
 
@@ -126,30 +127,42 @@ class PoseActions:
 
 
 class JointActions:
-    """Steps of the joints themselves, rad.
+    """Steps of the joints themselves: rad, or in a device's own units.
 
     Args:
         spec: the policy's actions, one per joint.
         low, high: of the joints `[J]`, rad.
+        joints: the device's, where actions and proprioception are in its units, as in datasets
+            that LeRobot has recorded; its keys in the order of the actions.
     """
 
-    def __init__(self, spec: ActionSpec, *, low: FloatArray, high: FloatArray) -> None:
+    def __init__(
+        self,
+        spec: ActionSpec,
+        *,
+        low: FloatArray,
+        high: FloatArray,
+        joints: JointMap | None = None,
+    ) -> None:
         if spec.size != len(low):
             raise ValueError(f"actions: got {spec.size} ({', '.join(spec.names)}), want {len(low)}")
         self._spec, self._low, self._high = spec, low, high
+        self._unit = np.ones(spec.size) if joints is None else joints.rad_per_unit
+        self._zero = np.zeros(spec.size) if joints is None else joints.zero
 
     @property
     def spec(self) -> ActionSpec:
         return self._spec
 
     def proprio(self, joints: FloatArray) -> FloatArray:
-        """The joints `[J]`, rad."""
-        return np.array(joints, np.float64)
+        """The joints `[J]`, in the units of the actions."""
+        return np.asarray(joints, np.float64) / self._unit + self._zero
 
     def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
         """Joint targets `[1, J]`, rad, of one action `[J]` from commanded joints `[J]`."""
-        return np.clip(joints + self._spec.clip(action), self._low, self._high)[None]
+        step = self._spec.clip(action) * self._unit
+        return np.clip(joints + step, self._low, self._high)[None]
 
     def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
         """The action `[J]` that leads from commanded joints `[J]` to others."""
-        return np.asarray(after, np.float64) - before
+        return (np.asarray(after, np.float64) - before) / self._unit

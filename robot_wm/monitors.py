@@ -93,6 +93,11 @@ class Normal:
         at_least = len(self.surprise) - int(torch.searchsorted(self.surprise, error))
         return (1 + at_least) / (1 + len(self.surprise))
 
+    @property
+    def least_p(self) -> float:
+        """The smallest p-value that so many predictions can tell."""
+        return 1 / (1 + len(self.surprise))
+
     def to_bytes(self) -> bytes:
         """As a file of a checkpoint."""
         own = {name: value.cpu().contiguous() for name, value in vars(self).items()}
@@ -308,6 +313,8 @@ class Monitors:
                 raise MonitorError(
                     f"camera {name} is frozen: the same picture after a joint moved {moved:.2f} rad"
                 )
+            if np.array_equal(image, self._seen[0]):
+                return  # small steps add up
         self._seen = image, np.array(joints)
 
     def predicted(self, predicted: Tensor, seen: Tensor) -> float | None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hardware.actions import JointActions, PoseActions, ToolActions
+from hardware.joints import JointMap
 from hardware.mjcf import load_chain
 from robot_wm.poses import integrate_poses
 from robot_wm.types import ActionSpec
@@ -95,6 +96,22 @@ def test_joint_steps_are_added_within_limits():
     np.testing.assert_allclose(actions.moved(POSE, target), step)
     np.testing.assert_allclose(actions.proprio(POSE), POSE)
     assert (actions.targets(high, np.full(6, 0.5))[-1] == high).all()
+
+
+def test_joint_steps_in_a_device_s_units_are_its_own():
+    """Degrees, with a zero elsewhere, and one joint that turns the other way."""
+    low, high = CHAIN.joint_range.T
+    keys = tuple(f"{name}.pos" for name in JOINTS)
+    unit = np.full(6, np.pi / 180) * [1, -1, 1, 1, 1, 1]
+    joints = JointMap(JOINTS, keys, np.array([0.0, 84.0, -90, 5, 0, 9]), unit)
+    actions = JointActions(spec(6, 20.0), low=low, high=high, joints=joints)
+    step = np.array([2.0, 3.0, -4.0, 0, 0, 1.0])
+    target = actions.targets(POSE, step)[-1]
+    np.testing.assert_allclose(np.degrees(target - POSE), step * [1, -1, 1, 1, 1, 1])
+    np.testing.assert_allclose(actions.moved(POSE, target), step)
+    before, after = (np.array(list(joints.values(angles).values())) for angles in (POSE, target))
+    np.testing.assert_allclose(actions.proprio(POSE), before)
+    np.testing.assert_allclose(after - before, step)
 
 
 @pytest.mark.parametrize("bad", [np.full(4, np.nan), np.zeros(3)])

@@ -15,7 +15,8 @@ import pytest
 
 from hardware.mjcf import load_chain
 from robot_wm.cli.config import load_config
-from robot_wm.cli.deploy_planner import make_actions
+from robot_wm.cli.console import ask
+from robot_wm.cli.deploy_planner import check_robot, make_actions
 from robot_wm.cli.main import main
 from robot_wm.data import DataSpec, align, open_dataset
 from robot_wm.types import ActionSpec
@@ -150,6 +151,7 @@ def test_at_a_terminal_it_asks_shows_how_it_goes_and_any_key_stops_it(tmp_path):
         (["mode=fast"], "mode: got 'fast'"),
         (["park=true", "robot=lerobot"], "park: robot.rest is not given"),
         (["view=film.mp4"], "view: got 'film.mp4'"),
+        (["mode=dry-run", "record=run"], "a dry run moves nothing"),
         (["robot.kind=toy"], "robot.kind: got 'toy'"),
         (["robot.image_size=3"], "robot.image_size: got 3"),
         (["num_steps=0"], "num_steps: got 0"),
@@ -170,6 +172,23 @@ def test_a_mistake_is_one_line(tmp_path, capsys, monkeypatch, words, told):
     assert main(["deploy", *known, *words]) == 2
     err = capsys.readouterr().err
     assert told in err and err.splitlines()[-1].startswith("robot-wm deploy: ")
+
+
+def test_a_recording_is_not_overwritten(tmp_path, capsys):
+    view = tmp_path / "run.rrd"
+    view.write_text("of yesterday")
+    words = [f"goal={GOAL}", "checkpoint=so100_reach", "confirm=false", f"out={tmp_path / 'o'}"]
+    assert main(["deploy", *words, f"view={view}"]) == 2
+    assert "run.rrd exists" in capsys.readouterr().err and view.read_text() == "of yesterday"
+
+
+def test_the_end_of_the_input_is_no_answer(monkeypatch, capsys):
+    def gone():
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", gone)
+    with pytest.raises(ValueError, match="nobody answers"):
+        ask("Type yes: ")
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "README.md"])
@@ -203,3 +222,38 @@ def test_the_model_s_wishes_stay_inside_the_box_that_the_human_gave():
     words[-1] = "robot.limits.box_high=[0.16, 0.35, 0.45]"
     with pytest.raises(ValueError, match="leaves nothing"):
         make_actions(chain, spec, load_config("deploy", words).robot)
+
+
+def joint_spec(names):
+    return ActionSpec(tuple(names), -np.full(6, 20.0), np.full(6, 20.0), ("",) * 6)
+
+
+def test_a_policy_of_the_device_s_own_joints_speaks_its_units():
+    """As one that was trained on what LeRobot records with an SO-101: degrees and percent."""
+    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    robot = load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y"]).robot
+    spec = joint_spec(robot.joints["keys"])
+    check_robot(spec, 0.2, robot)
+    actions = make_actions(chain, spec, robot)
+    posture = np.array(robot.posture)
+    np.testing.assert_allclose(actions.proprio(posture)[2], np.degrees(1.7) - 90, atol=0.01)
+    target = actions.targets(posture, np.array([2.0, 0, 0, 0, 0, 0]))[-1]
+    np.testing.assert_allclose(np.degrees(target - posture), [2.0, 0, 0, 0, 0, 0], atol=1e-3)
+
+
+def test_joints_in_units_that_nobody_names_are_refused():
+    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    names = [f"main_{name}" for name in JOINTS]
+    own = ["robot=lerobot", "checkpoint=x", "goal=y"]
+    with pytest.raises(ValueError, match="made for another robot"):
+        check_robot(joint_spec(names), 0.2, load_config("deploy", own).robot)
+    own += [f"robot.action_names=[{','.join(names)}]"]
+    robot = load_config("deploy", own).robot
+    check_robot(joint_spec(names), 0.2, robot)
+    with pytest.raises(ValueError, match=r"neither robot\.joints\.keys nor"):
+        make_actions(chain, joint_spec(names), robot)
+    robot = load_config("deploy", [*own, f"robot.action_units=[{','.join(['rad'] * 6)}]"]).robot
+    step = np.array([0.1, 0, 0, 0, 0, 0])
+    posture = np.array(robot.posture)
+    target = make_actions(chain, joint_spec(names), robot).targets(posture, step)[-1]
+    np.testing.assert_allclose(target - posture, step, atol=1e-9)

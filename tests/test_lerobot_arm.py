@@ -13,7 +13,8 @@ from lerobot.motors.feetech import feetech
 
 import hardware.lerobot_arm
 from hardware.arm import ArmError
-from hardware.lerobot_arm import DeviceLock, JointMap, open_robot
+from hardware.joints import JointMap
+from hardware.lerobot_arm import DeviceLock, open_robot
 from sim_envs.so100_scene import JOINTS
 
 pytestmark = pytest.mark.alone  # the servos are a thread, which has to answer in time

@@ -134,6 +134,10 @@ def test_swapped_black_and_frozen_cameras_are_told(shipped, simulation):
     judge.camera("front", image + 1, np.full(6, 0.5))
     with pytest.raises(MonitorError, match="camera front is frozen"):
         judge.camera("front", image + 1, np.full(6, 0.6))
+    judge = monitors(shipped)
+    with pytest.raises(MonitorError, match="camera front is frozen"):
+        for angle in (0.0, 0.02, 0.04):  # small steps add up
+            judge.camera("front", image, np.full(6, angle))
 
 
 def test_p_values_count_from_the_far_end():
@@ -147,6 +151,11 @@ def test_p_values_count_from_the_far_end():
     assert normal.p_value(float("nan")) == 0.0
     again = Normal.from_bytes(normal.to_bytes())
     assert torch.equal(again.surprise, normal.surprise) and torch.equal(again.views, normal.views)
+
+
+def test_what_ships_is_not_looked_at_anew(capsys):
+    assert main(["monitors", "checkpoint=so100_reach", "data=anywhere"]) == 2
+    assert "ships with robot_wm" in capsys.readouterr().err
 
 
 def test_a_file_that_would_take_anything_for_familiar_is_told(shipped):

@@ -107,7 +107,7 @@ def test_lerobot_record_reaches_a_picture(site, policy_dir, goal, tmp_path):
         f"--policy.path={policy_dir}", f"--policy.goal_image={path}", "--policy.device=cpu",
         "--dataset.repo_id=me/eval_reach", f"--dataset.root={tmp_path / 'set'}",
         f"--dataset.fps={FPS}", "--dataset.single_task=reach", "--dataset.num_episodes=1",
-        "--dataset.episode_time_s=5", "--dataset.push_to_hub=false", "--dataset.vcodec=h264",
+        "--dataset.episode_time_s=8", "--dataset.push_to_hub=false", "--dataset.vcodec=h264",
         "--display_data=false", "--play_sounds=false",
     ]  # fmt: skip
     python_path = os.pathsep.join((str(site), *filter(None, [os.environ.get("PYTHONPATH")])))
@@ -188,6 +188,9 @@ def test_a_policy_governs_what_it_asks_for(make_policy, goal, robot):
             policy.reset()
             policy.select_action({"observation.state": state, "observation.images.top": picture})
     assert asked.isfinite().all() and torch.equal(again[0], asked[0])
+    # Before it looks again it stands, for as long as a picture may be old.
+    stands = (asked.diff(dim=0) == 0).all(dim=1).tolist()
+    assert any(all(stands[i : i + 3]) for i in range(len(stands) - 3))
     one_call = np.degrees(1.5) / FPS + 1e-3
     steps = torch.cat((state, asked)).diff(dim=0).abs()[:, 1:].amax(1)
     away = (asked - state).abs()[:, 1:].amax(1)

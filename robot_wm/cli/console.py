@@ -60,9 +60,16 @@ def say(text: str) -> None:
 
 
 def ask(text: str) -> str:
-    """Asks the human on stderr: stdout is for the result."""
+    """Asks the human on stderr: stdout is for the result.
+
+    Raises:
+        ValueError: the input has ended (Ctrl-D).
+    """
     print(text, end="", file=sys.stderr, flush=True)
-    return input()
+    try:
+        return input()
+    except EOFError:
+        raise ValueError("nobody answers: the input has ended") from None
 
 
 def finish(figures: Mapping[str, object]) -> None:

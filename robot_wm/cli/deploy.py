@@ -66,6 +66,10 @@ def run(config: DictConfig) -> None:
         raise ValueError("confirm: nobody at a terminal to ask; confirm=false goes without")
     if config.view is not None and config.view != "rerun" and not str(config.view).endswith(".rrd"):
         raise ValueError(f"view: got {config.view!r}, want rerun or a file that ends in .rrd")
+    if config.view is not None and config.view != "rerun" and Path(config.view).exists():
+        raise ValueError(f"view: {config.view} exists: name a new file")
+    if config.record is not None and config.mode != "run":
+        raise ValueError("record: a dry run moves nothing, and would teach that nothing moves")
     out = output_dir(config.out)
     goals = [str(path) for path in (config.goal, *config.then)]
     for path in goals:
@@ -227,15 +231,14 @@ class Crew:
         """
         own = self._wait(self._controller, "arm", "ready")
         joints = np.array(self._wait(self._controller, "arm", "joints"))
-        notes = ["where the arm stands could not be read yet"]
-        if len(joints) == len(JOINTS):
+        if len(joints) == len(JOINTS):  # said before the model has a say: signs, zeros to check
             angles = zip(JOINTS, joints, strict=True)
             stands = ", ".join(f"{name} {angle:.2f}" for name, angle in angles)
             x, y, z = self.chain.tool(joints)[:3, 3]
-            notes = [
-                f"the arm stands at {stands} rad",
-                f"its tool at x {x:.3f}, y {y:.3f}, z {z:.3f} m from its base",
-            ]
+            say(f"the arm stands at {stands} rad")
+            say(f"  its tool at x {x:.3f}, y {y:.3f}, z {z:.3f} m from its base")
+        else:
+            say("where the arm stands could not be read yet")
         self._children["planner"] = spawn(
             ["robot_wm.cli.deploy_planner"],
             {
@@ -255,7 +258,7 @@ class Crew:
         self._steers.close()
         self._planner_says.close()
         ready = self._wait(self._planner, "planner", "ready")
-        return [str(ready["what"]), *notes, *ready["notes"]]
+        return [str(ready["what"]), *ready["notes"]]
 
     def _wait(self, wire: Wire, name: str, what: str) -> Any:
         """The first message about something."""

@@ -25,6 +25,7 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.control import make_controller
 from robot_wm.cli.deployed import DeploymentDataset
+from robot_wm.cli.devices import joint_map
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture, taken_by
 from robot_wm.cli.watch import WatchedEnv, check_views
@@ -160,6 +161,11 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     problems = check_views(monitors, model, seen, goals)
     if problems and not allow:
         raise ValueError(f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)")
+    if normal and normal.least_p > config.monitors.surprise_p:
+        notes.append(
+            f"too few held-out frames: no prediction's p-value can be below {normal.least_p:.3f}, "
+            f"and monitors.surprise_p is {config.monitors.surprise_p:g}"
+        )
     moves = config.mode == "run"
     watched = WatchedEnv(env, controller, model, monitors, lambda: env.joints, moves=moves)
     dataset = view = None
@@ -183,10 +189,11 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
 
 def make_actions(chain: Chain, spec: ActionSpec, robot: DictConfig) -> Actions:
     """How a policy's actions move a robot's joints: 4 are steps of the tool, 7 of its pose, and one
-    for each joint steps of the joints.
+    for each joint steps of the joints: in the device's own units where they are named as it names
+    them, as in the datasets that LeRobot records on it.
 
     Raises:
-        ValueError: any other number.
+        ValueError: any other number, or joints whose units are not known.
     """
     low, high = WORKSPACE_LOW.copy(), WORKSPACE_HIGH.copy()
     low[:3] = np.maximum(low[:3], np.array(robot.limits.box_low) + _TOOL_MARGIN_M)
@@ -199,7 +206,14 @@ def make_actions(chain: Chain, spec: ActionSpec, robot: DictConfig) -> Actions:
     if spec.size == 7:
         return PoseActions(chain, spec, low=low[:3], high=high[:3])
     if spec.size == chain.num_joints:
-        return JointActions(spec, low=chain.joint_range[:, 0], high=chain.joint_range[:, 1])
+        joints = joint_map(robot) if _of_device(spec, robot) else None
+        if joints is None and set(robot.action_units) != {"rad"}:
+            raise ValueError(
+                f"checkpoint: its actions, {', '.join(spec.names)}, are neither robot.joints.keys "
+                f"nor, by robot.action_units, rad"
+            )
+        low, high = chain.joint_range.T
+        return JointActions(spec, low=low, high=high, joints=joints)
     return ToolActions(
         chain,
         spec,
@@ -211,12 +225,13 @@ def make_actions(chain: Chain, spec: ActionSpec, robot: DictConfig) -> Actions:
 
 
 def check_robot(spec: ActionSpec, dt: float, robot: DictConfig) -> None:
-    """Raises ValueError unless a policy's actions are those of the robot."""
+    """Raises ValueError unless a policy's actions are those of the robot, or of its own joints."""
+    own = _of_device(spec, robot)
     for what, have, want in (
         ("actions", spec.names, tuple(robot.action_names)),
         ("units", spec.units, tuple(robot.action_units)),
     ):
-        if any(have) and have != want:  # datasets name no units
+        if any(have) and have != want and not own:  # datasets name no units
             raise ValueError(
                 f"checkpoint: made for another robot: {what} {', '.join(have)}, this one's are "
                 f"{', '.join(want)}"
@@ -226,6 +241,12 @@ def check_robot(spec: ActionSpec, dt: float, robot: DictConfig) -> None:
             f"checkpoint: made for another control rate: steps of {dt:g} s, this robot's are "
             f"{1 / robot.control_hz:g} s"
         )
+
+
+def _of_device(spec: ActionSpec, robot: DictConfig) -> bool:
+    """Whether a policy's actions are the device's joints, in its units."""
+    joints = robot.get("joints")
+    return joints is not None and spec.names == tuple(joints["keys"])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from robot_wm.types import ActionSpec, Observation
 class DeploymentDataset:
     """Writes one run as one episode (robot_wm.runtime.Recorder); enter it around the run.
 
-    A run that was cut short is kept as far as it came.
+    A run that was cut short is kept as far as it came, if it came to a second picture.
 
     Args:
         root: directory to make; may exist if empty.
@@ -72,6 +72,6 @@ class DeploymentDataset:
         self._num_frames += 1
 
     def __exit__(self, *what: object) -> None:
-        if self._num_frames:
+        if self._num_frames > 1:  # an action, and what came of it
             self._writer.end_episode(self._task)
         self._writer.__exit__(*what)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from hardware.lerobot_arm import JointMap
+from hardware.joints import JointMap
 from hardware.limits import Limits
 from hardware.simulated import Goals, Measured
 from hardware.spawn import Shared, spawn

@@ -13,6 +13,7 @@ from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import Progress, finish
 from robot_wm.cli.train import load_data
 from robot_wm.data import encode_dataset, split_episodes
+from robot_wm.encoders import WEIGHTS_DIR
 from robot_wm.monitors import FILE, Normal, fit_normal
 from robot_wm.world_model import LatentWorldModel
 
@@ -20,6 +21,10 @@ from robot_wm.world_model import LatentWorldModel
 def run(config: DictConfig) -> None:
     """Looks at the demonstrations, writes what it found beside the weights."""
     directory = find_checkpoint(config.checkpoint)
+    if directory.resolve().is_relative_to(WEIGHTS_DIR.resolve()):
+        raise ValueError(
+            f"checkpoint: {config.checkpoint} ships with robot_wm: copy {directory} first"
+        )
     model, saved = load_checkpoint(directory)
     model.to(pick_device(config.device))
     data = load_data(config.data)
@@ -29,6 +34,11 @@ def run(config: DictConfig) -> None:
             f"data: camera {camera}, actions {', '.join(data.action_names)}; the checkpoint's are "
             f"{model.spec.camera} and {', '.join(model.spec.action_spec.names)}"
         )
+    if abs(data.dt_s - model.dt) > 1e-3:
+        raise ValueError(f"data: steps of {data.dt_s:g} s, the checkpoint's are {model.dt:g} s")
+    learned = (saved["training"].get("data") or {}).get("action", config.data.action)
+    if learned != config.data.action:
+        raise ValueError(f"data.action: got {config.data.action}, the checkpoint's is {learned}")
     encoder = model.encoder
     if isinstance(encoder, nn.Module):
         encoder.to(model.device)
@@ -56,6 +66,7 @@ def summary(normal: Normal) -> dict[str, float]:
         "strangeness_max": float(normal.strangeness[-1]),
         "view_strangeness_max": float(normal.view_strangeness[-1]),
         "surprise_median": float(normal.surprise.median()),
+        "surprise_p_least": normal.least_p,
         "surprise_p01": float(normal.surprise.quantile(0.99)),
     }
 

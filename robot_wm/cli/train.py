@@ -109,6 +109,7 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
             "data": {
                 # A checkpoint travels: where its data lay on this machine is nobody's business.
                 "source": source_name(str(data.dataset.source)),
+                "action": str(config.data.action),
                 "content_hash": data.dataset.content_hash,
                 "episodes": data.num_episodes,
                 "dropped": [str(finding) for finding in data.dropped],

@@ -2,8 +2,9 @@
 
 Every call is one tick of a governor, so the joints asked for are as legal as `robot-wm deploy`'s:
 the way to a planned step is spread over as many calls as the limits want, at least the
-checkpoint's own period, and then it looks and plans again. Calls are counted, not timed: LeRobot
-waits for a plan, and while it is late the arm holds rather than leaps.
+checkpoint's own period; then it stands until a picture shows it standing, looks and plans again.
+Calls are counted, not timed: LeRobot waits for a plan, and while it is late the arm holds rather
+than leaps.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import numpy as np
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from hardware.governor import Governor
 from hardware.mjcf import load_chain
+from hardware.process import SETTLE_S
 from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
@@ -32,12 +34,14 @@ from robot_wm.cli.control import make_controller
 from robot_wm.cli.deploy import make_limits
 from robot_wm.cli.deploy_planner import check_robot, make_actions
 from robot_wm.cli.devices import joint_map
+from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture
+from robot_wm.cli.watch import check_views
+from robot_wm.monitors import Monitors, MonitorSettings
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
 from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
-_ARRIVED_RAD = 1e-3
-_LATEST = 5  # periods that one step may take
+_LATEST = 15  # periods that one step may take; then it brakes, and looks
 _LEASH_RAD = 0.3
 _LEAST_HZ = 10
 
@@ -81,7 +85,8 @@ class RobotWMPolicy(PreTrainedPolicy):
                 f"the next goal as fast as it can, so goals must lie close together"
             )
         settings = read_settings(config, config.goal_image)
-        model, _ = load_checkpoint(find_checkpoint(settings.checkpoint))
+        directory = find_checkpoint(settings.checkpoint)
+        model, _ = load_checkpoint(directory)
         model.to(pick_device(str(config.device)))
         check_robot(model.spec.action_spec, model.dt, settings.robot)
         self._chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
@@ -91,12 +96,20 @@ class RobotWMPolicy(PreTrainedPolicy):
         limits = make_limits(settings.robot.limits, self._chain)
         self._limits = replace(limits, tick_s=1 / dataset_meta.fps)
         self._period = math.ceil(model.dt * dataset_meta.fps - 1e-6)  # calls
+        settle_s = SETTLE_S + float(settings.robot.camera_latency_s)
+        self._settle = math.ceil(settle_s * dataset_meta.fps - 1e-6)  # calls
         self._actions = make_actions(self._chain, model.spec.action_spec, settings.robot)
         arm = _Arm(self._actions.spec, model.dt)
         self._controller = make_controller(model, arm, settings)
         self._camera = model.spec.camera
-        pictures = [read_picture(Path(path)) for path in (settings.goal, *settings.then)]
-        self._goals = [Goal(images={self._camera: picture}) for picture in pictures]
+        paths = (str(settings.goal), *settings.then)
+        self._pictures = {path: read_picture(Path(path)) for path in paths}
+        self._goals = [Goal(images={self._camera: picture}) for picture in self._pictures.values()]
+        own: Any = OmegaConf.to_container(settings.monitors)
+        self._allow_strange = bool(own.pop("allow_strange"))
+        normal = load_normal(directory, model)
+        self._monitors = Monitors(normal, MonitorSettings(**own), step_energy=None)
+        self._model = model
         self.reset()  # refuses a picture that does not fit
 
     @classmethod
@@ -122,7 +135,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         self._governor: Governor | None = None
         self._start: FloatArray | None = None  # commanded joints at the last look
         self._target: FloatArray = np.zeros(0)
-        self._calls = 0
+        self._calls = self._rested = 0  # since the last look; of them, the last ones at rest
 
     def select_action(self, batch: dict[str, Tensor]) -> Tensor:
         """The joints to ask for now `[1, J]`, in the robot's units and the order of its actions.
@@ -132,26 +145,34 @@ class RobotWMPolicy(PreTrainedPolicy):
                 `observation.images.CAMERA` `[1, 3, height, width]` in 0 to 1.
 
         Raises:
-            ValueError: a picture that is missing or does not fit, numbers that are not finite, or
-                an arm that stands where it may not.
+            ValueError: a picture that is missing, does not fit or, in an episode's first call, is
+                unlike the demonstrations'; numbers that are not finite; or an arm that stands
+                where it may not.
             PlanningError: no plan that the planner can stand behind.
         """
         with torch.inference_mode(False):  # LeRobot's; planners may want gradients
-            if self._governor is None or self._done(self._governor):
+            over = self._calls >= self._period and self._rested >= self._settle
+            if self._governor is None or over:
                 state = batch[OBS_STATE][0].cpu().tolist()
                 joints = self._joints.angles(dict(zip(self._state_names, state, strict=True)))
                 self._governor = self._look(joints, self._picture(batch))
             self._calls += 1
-            command = self._joints.values(self._governor.step(self._target).joints)
-            return torch.tensor([[command[name] for name in self._action_names]])
-
-    def _done(self, governor: Governor) -> bool:
-        arrived = np.abs(governor.joints - self._target).max() < _ARRIVED_RAD
-        return self._calls >= self._period * (1 if arrived else _LATEST)
+            late = self._calls > self._period * _LATEST
+            command = self._governor.step(None if late else self._target)
+            self._rested = 0 if command.speed.any() else self._rested + 1
+            joints = self._joints.values(command.joints)
+            return torch.tensor([[joints[name] for name in self._action_names]])
 
     def _look(self, joints: FloatArray, picture: ImageArray) -> Governor:
         """Plans the next step from measured joints `[J]`, rad; who governs the way there."""
         governor = self._governor
+        if governor is None and not self._allow_strange:
+            seen = {self._camera: picture}
+            problems = check_views(self._monitors, self._model, seen, self._pictures)
+            if problems:
+                raise ValueError(
+                    f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)"
+                )
         # A blocked arm must not be pushed ever harder: where it does not follow, it begins anew.
         if governor is None or not np.abs(governor.joints - joints).max() < _LEASH_RAD:
             seat = self._limits.seat(joints)
@@ -161,7 +182,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         proprio = self._actions.proprio(joints)
         seen = Observation({self._camera: picture}, proprio, time.monotonic())
         action = self._controller.act(seen, applied)
-        self._start, self._calls = start, 0
+        self._start, self._calls, self._rested = start, 0, 0
         self._target = self._actions.targets(start, action)[-1]
         return governor
 
