@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,18 +18,15 @@ def _locked(path: Path, how: int) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def _machine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """Shared by all tests but those that want it alone."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent  # the workers' own are beside each other in it
-    alone = request.node.get_closest_marker("alone") is not None
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Holds what all tests share around each, its fixtures too, but those that want it alone."""
+    if not hasattr(item.config, "workerinput"):  # no worker: it is alone
+        return (yield)
+    folder = Path(item.config.option.basetemp).parent  # the workers' own are beside each other
+    how = fcntl.LOCK_SH if item.get_closest_marker("alone") is None else fcntl.LOCK_EX
     with contextlib.ExitStack() as stack:
         # Whoever waits to be alone keeps the door shut: others do not slip in before it for ever.
         with _locked(folder / "door", fcntl.LOCK_EX):
-            room = _locked(folder / "room", fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-            stack.enter_context(room)
-        yield
+            stack.enter_context(_locked(folder / "room", how))
+        return (yield)

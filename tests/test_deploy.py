@@ -233,7 +233,10 @@ def test_a_policy_of_the_device_s_own_joints_speaks_its_units():
     chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
     robot = load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y"]).robot
     spec = joint_spec(robot.joints["keys"])
-    check_robot(spec, 0.2, robot)
+    check_robot(spec, 0.2, robot, "state_delta")
+    for learned in ("recorded", None):
+        with pytest.raises(ValueError, match="what LeRobot records are goals"):
+            check_robot(spec, 0.2, robot, learned)
     actions = make_actions(chain, spec, robot)
     posture = np.array(robot.posture)
     np.testing.assert_allclose(actions.proprio(posture)[2], np.degrees(1.7) - 90, atol=0.01)
@@ -246,10 +249,10 @@ def test_joints_in_units_that_nobody_names_are_refused():
     names = [f"main_{name}" for name in JOINTS]
     own = ["robot=lerobot", "checkpoint=x", "goal=y"]
     with pytest.raises(ValueError, match="made for another robot"):
-        check_robot(joint_spec(names), 0.2, load_config("deploy", own).robot)
+        check_robot(joint_spec(names), 0.2, load_config("deploy", own).robot, None)
     own += [f"robot.action_names=[{','.join(names)}]"]
     robot = load_config("deploy", own).robot
-    check_robot(joint_spec(names), 0.2, robot)
+    check_robot(joint_spec(names), 0.2, robot, None)
     with pytest.raises(ValueError, match=r"neither robot\.joints\.keys nor"):
         make_actions(chain, joint_spec(names), robot)
     robot = load_config("deploy", [*own, f"robot.action_units=[{','.join(['rad'] * 6)}]"]).robot

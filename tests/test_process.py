@@ -239,7 +239,6 @@ def test_what_is_written_after_the_controller_broke_is_in_the_record(desk, chain
             arm.plan(there)
         if arm.num_reads == 80:
             assert arm.pilot.state.value == "running"
-            arm.human.receive = None  # what its status goes to is no wire any more
             arm.controller._hear = None
 
     arm = desk(each)

@@ -127,9 +127,9 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
         OSError: a file that cannot be read or written.
     """
     directory = find_checkpoint(config.checkpoint)
-    model, _ = load_checkpoint(directory)
+    model, saved = load_checkpoint(directory)
     model.to(pick_device(config.device))
-    check_robot(model.spec.action_spec, model.dt, config.robot)
+    check_robot(model.spec.action_spec, model.dt, config.robot, learned_actions(saved))
     actions = make_actions(parse_chain(spec["chain"]), model.spec.action_spec, config.robot)
     frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
     if model.spec.camera not in frames:
@@ -146,7 +146,7 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
                 f"goal: {path} was taken by camera {camera!r}, the checkpoint sees through "
                 f"{model.spec.camera!r}"
             )
-    wanted = [Goal(images={model.spec.camera: picture}) for picture in goals.values()]
+    wanted = [Goal(images={model.spec.camera: goals[path]}) for path in spec["goals"]]
     controller.reset(wanted)  # refuses a picture that does not fit
     own: Any = OmegaConf.to_container(config.monitors)
     allow = own.pop("allow_strange")
@@ -224,9 +224,28 @@ def make_actions(chain: Chain, spec: ActionSpec, robot: DictConfig) -> Actions:
     )
 
 
-def check_robot(spec: ActionSpec, dt: float, robot: DictConfig) -> None:
-    """Raises ValueError unless a policy's actions are those of the robot, or of its own joints."""
+def learned_actions(saved: Mapping[str, Any]) -> str | None:
+    """What the actions of a checkpoint are, of its config.json: `data.action` as it was trained;
+    None: not said.
+    """
+    return (saved["training"].get("data") or {}).get("action")
+
+
+def check_robot(spec: ActionSpec, dt: float, robot: DictConfig, learned: str | None) -> None:
+    """Raises ValueError unless a policy's actions are those of the robot, or of its own joints.
+
+    Args:
+        spec: of the policy's actions.
+        dt: seconds that one of them stands for.
+        robot: the group.
+        learned: what they are (`learned_actions`).
+    """
     own = _of_device(spec, robot)
+    if own and learned != "state_delta":
+        raise ValueError(
+            f"checkpoint: trained with data.action={learned or '?'}: LeRobot records goals; "
+            f"want steps, data.action=state_delta"
+        )
     for what, have, want in (
         ("actions", spec.names, tuple(robot.action_names)),
         ("units", spec.units, tuple(robot.action_units)),

@@ -32,7 +32,7 @@ from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import load_config
 from robot_wm.cli.control import make_controller
 from robot_wm.cli.deploy import make_limits
-from robot_wm.cli.deploy_planner import check_robot, make_actions
+from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actions
 from robot_wm.cli.devices import joint_map
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture
@@ -41,6 +41,7 @@ from robot_wm.monitors import Monitors, MonitorSettings
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
 from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
+_REST = 1e-6  # rad/s
 _LATEST = 15  # periods that one step may take; then it brakes, and looks
 _LEASH_RAD = 0.3
 _LEAST_HZ = 10
@@ -86,9 +87,9 @@ class RobotWMPolicy(PreTrainedPolicy):
             )
         settings = read_settings(config, config.goal_image)
         directory = find_checkpoint(settings.checkpoint)
-        model, _ = load_checkpoint(directory)
+        model, saved = load_checkpoint(directory)
         model.to(pick_device(str(config.device)))
-        check_robot(model.spec.action_spec, model.dt, settings.robot)
+        check_robot(model.spec.action_spec, model.dt, settings.robot, learned_actions(saved))
         self._chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
         self._joints = joint_map(settings.robot)
         self._state_names = _names(dataset_meta.features, OBS_STATE, self._joints.keys)
@@ -104,7 +105,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         self._camera = model.spec.camera
         paths = (str(settings.goal), *settings.then)
         self._pictures = {path: read_picture(Path(path)) for path in paths}
-        self._goals = [Goal(images={self._camera: picture}) for picture in self._pictures.values()]
+        self._goals = [Goal(images={self._camera: self._pictures[path]}) for path in paths]
         own: Any = OmegaConf.to_container(settings.monitors)
         self._allow_strange = bool(own.pop("allow_strange"))
         normal = load_normal(directory, model)
@@ -159,7 +160,8 @@ class RobotWMPolicy(PreTrainedPolicy):
             self._calls += 1
             late = self._calls > self._period * _LATEST
             command = self._governor.step(None if late else self._target)
-            self._rested = 0 if command.speed.any() else self._rested + 1
+            moves = np.abs(command.speed).max() > _REST  # rounding keeps some on their way for ever
+            self._rested = 0 if moves else self._rested + 1
             joints = self._joints.values(command.joints)
             return torch.tensor([[joints[name] for name in self._action_names]])
 
