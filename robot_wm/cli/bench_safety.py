@@ -116,6 +116,7 @@ class Bench:
     work: Path
     seed: int
     settings: dict[str, float]
+    _num_moves: int = 0
 
     def faults(self, num_sequences: int, num_ticks: int) -> dict[str, Any]:
         """Random faults, plans and nonsense; every command judged."""
@@ -306,7 +307,8 @@ class Bench:
 
     def _rehearse(self, name: str, **words: Any) -> Rehearsal:
         path = self.work / f"{name}-{time.monotonic_ns()}.jsonl"
-        words = {"settings": self.settings, "seed": self.seed, **words}
+        self._num_moves += 1  # each run moves otherwise
+        words = {"settings": self.settings, "seed": self.seed + self._num_moves, **words}
         return Rehearsal(self.chain, self.limits, self.rest, path, **words)
 
     def stops(self, num: int) -> dict[str, Any]:
