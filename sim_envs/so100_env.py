@@ -275,11 +275,15 @@ class SO100Env:
         self._at_rest()
 
     def stop(self) -> None:
-        """Commands the measured pose, which brakes and holds the arm."""
-        self._joints = self.joints()
-        self._physics.data.ctrl[:] = self._joints
-        self._target = self.proprio()
-        self._at_rest()
+        """Brakes and holds the arm: at the measured pose, or as its governor lets it."""
+        if self._begin is None:
+            self._joints = self.joints()
+            self._physics.data.ctrl[:] = self._joints
+            self._target = self.proprio()
+            return
+        self._joints = self._drive(self._joints)
+        opening = self._joints[5] * JAW_RADIUS_M
+        self._target = np.append(self._kinematics.position(self._joints), opening)
 
     def close(self) -> None:
         self._physics.close()

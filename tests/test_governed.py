@@ -64,6 +64,19 @@ def test_it_arrives_where_the_ungoverned_arm_does():
     np.testing.assert_allclose(free.proprio(), governed.proprio(), atol=6e-3)
 
 
+@pytest.mark.parametrize("seed", [12, 70])
+def test_it_stops_as_its_governor_lets_it(seed):
+    """Where it was measured may be a hair below the box: nothing that it may be sent to."""
+    env = simulation().env
+    rng = np.random.default_rng(seed)
+    env.reset(seed)
+    for _ in range(5):
+        env.apply(rng.uniform(-0.05, 0.05, 4))
+        before = env.physics.data.ctrl.copy()
+        env.stop()
+        np.testing.assert_allclose(env.physics.data.ctrl, before, atol=0.05)
+
+
 def test_limits_that_do_not_fit_are_told():
     with pytest.raises(ValueError, match="tip_speed"):
         simulation("env.governor.tip_speed=-1")
