@@ -1,8 +1,11 @@
 """The controller's process: how it stops, for whom, and that nothing else can move the arm."""
 
+import ctypes
 import json
 import os
+import platform
 import signal
+import struct
 import time
 
 import numpy as np
@@ -328,3 +331,25 @@ def test_commands_keep_the_limits_at_every_tick(rehearsal):
     assert len(commands) > 80
     found = violations(run.limits, run.chain.corners, np.array([start, *commands]))
     assert not any(found.values())
+
+
+def test_who_may_not_go_first_goes_on_without():
+    def refuse(_):
+        raise PermissionError
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    hardware.process.lower_niceness(refuse)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+def test_the_controller_is_let_in_at_once(rehearsal):
+    """With short turns, not at the end of somebody else's."""
+    release = tuple(int(part) for part in platform.release().split(".")[:2])
+    if platform.machine() != "x86_64" or release < (6, 12):
+        pytest.skip("Linux gives no process a slice of its own before 6.12")
+    with rehearsal() as run:
+        run.wait("idle")
+        seen = ctypes.create_string_buffer(48)
+        pid = run.children["controller"].pid
+        assert ctypes.CDLL(None).syscall(315, pid, seen, 48, 0) == 0  # sched_getattr
+        assert struct.unpack("IIQiIQQQ", seen.raw)[5] == 100_000

@@ -6,6 +6,7 @@ Stops, kills and jitter are of real processes on servos that follow their last g
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -44,6 +45,7 @@ from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 _FULL = {"sequences": 10_000, "stops": 50, "kills": 100, "jitter_s": 60.0}
 _REPLAYED = 20  # every so many sequences
 _STANDS = PilotSettings().steady_ticks
+_TRIES = 3  # to have a rehearsed arm move
 _WATCHED_S = 0.8  # after a stop: what moves later counts
 
 
@@ -70,6 +72,7 @@ def run(config: DictConfig) -> None:
         figures |= bench.stops(int(counts["stops"]))
         figures |= bench.kills(int(counts["kills"]))
         figures |= bench.jitter(float(counts["jitter_s"]))
+        figures["rehearsals_begun_anew"] = bench.num_begun_anew
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if out is not None:
@@ -116,6 +119,7 @@ class Bench:
     work: Path
     seed: int
     settings: dict[str, float]
+    num_begun_anew: int = 0
     _num_moves: int = 0
 
     def faults(self, num_sequences: int, num_ticks: int) -> dict[str, Any]:
@@ -311,6 +315,27 @@ class Bench:
         words = {"settings": self.settings, "seed": self.seed + self._num_moves, **words}
         return Rehearsal(self.chain, self.limits, self.rest, path, **words)
 
+    @contextlib.contextmanager
+    def _moving(self, name: str, *, into_s: float = 0.1, **words: Any) -> Iterator[Rehearsal]:
+        """A rehearsal whose arm is on its way.
+
+        Its servos are a thread of this process: where the machine does not let it run for longer
+        than a reading may be old, the arm faults, as it should, and the rehearsal begins anew.
+        """
+        for left in reversed(range(_TRIES)):
+            with self._rehearse(name, **words) as run:
+                try:
+                    run.arm()
+                    run.wait_moving(into_s=into_s)
+                except TimeoutError as error:
+                    if not left:
+                        raise
+                    say(f"begun anew: {error}")
+                    self.num_begun_anew += 1
+                    continue
+                yield run
+                return
+
     def stops(self, num: int) -> dict[str, Any]:
         """Seconds from what stops the arm to its rest, the longest of all."""
         kinds: dict[str, Callable[[Rehearsal], object]] = {
@@ -329,9 +354,7 @@ class Bench:
             for i, name in itertools.product(range(num), [*kinds, "key"]):
                 reading, writing = os.pipe()
                 words = {"keys": reading} if name == "key" else {}
-                with self._rehearse("stop", **words) as run:
-                    run.arm()
-                    run.wait_moving(into_s=rng.uniform(0.05, 0.4))
+                with self._moving("stop", into_s=rng.uniform(0.05, 0.4), **words) as run:
                     begin_s = time.monotonic()
                     if name == "key":
                         os.write(writing, b" ")
@@ -354,9 +377,7 @@ class Bench:
         for name in ("controller", "planner", "watchdog"):
             worst[name] = 0
             for _ in range(num):
-                with self._rehearse("kill") as run:
-                    run.arm()
-                    run.wait_moving()
+                with self._moving("kill") as run:
                     before = run.num_goals()
                     killed_s = run.kill(name)
                     time.sleep(0.3)
@@ -380,8 +401,6 @@ class Bench:
             with self._rehearse("jitter") as run:
                 run.arm()
                 time.sleep(seconds)
-                run.human.send({"event": "stop"})
-                run.wait("idle")
             late_s = [line["late"] for line in _ticks(run.record)][25:]
         finally:
             for process in busy:
