@@ -78,6 +78,14 @@ def test_it_moves_toward_the_picture_and_leaves_a_record(tmp_path, capsys):
     np.testing.assert_allclose(data.actions[0], moved, atol=0.01)
 
 
+def test_a_picture_may_be_wanted_twice(tmp_path):
+    view = tmp_path / "run.rrd"
+    run = deploy(tmp_path, f"then=[{GOAL}]", "controller.timeout_steps=1", f"view={view}")
+    out, err = run.communicate(timeout=180)
+    assert run.returncode == 0, err
+    assert "given up" in json.loads(out.splitlines()[-1])["decisions"]  # and went on to the next
+
+
 def test_once_done_it_parks_where_that_was_asked_for(tmp_path):
     run = deploy(tmp_path, "park=true", "num_steps=1")
     out, err = run.communicate(timeout=180)

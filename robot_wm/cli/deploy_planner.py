@@ -182,8 +182,8 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     if config.view is not None:
         from robot_wm.cli.view import RerunView  # Rerun takes a second to load
 
-        where = str(config.view)
-        view = RerunView(where, controller, model.spec.camera, goals, lambda: watched.p_value)
+        where, pictures = str(config.view), [goals[path] for path in spec["goals"]]
+        view = RerunView(where, controller, model.spec.camera, pictures, lambda: watched.p_value)
     return Run(watched, controller, wanted, [*notes, *problems], dataset, view)
 
 

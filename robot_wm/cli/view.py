@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class RerunView:
         where: `"rerun"` opens the viewer; a path that ends in `.rrd` gets the recording.
         controller: whose looks are shown.
         camera: that it sees through.
-        goals: file -> goal picture.
+        goals: pictures, in the order in which they are wanted.
         p_value: of the last prediction.
 
     Raises:
@@ -34,11 +34,11 @@ class RerunView:
         where: str,
         controller: MPC,
         camera: str,
-        goals: Mapping[str, ImageArray],
+        goals: Sequence[ImageArray],
         p_value: Callable[[], float | None],
     ) -> None:
         self._controller, self._camera, self._p_value = controller, camera, p_value
-        self._goals, self._goal, self._num_steps = list(goals.values()), -1, 0
+        self._goals, self._goal, self._num_steps = list(goals), -1, 0
         rr.init("robot_wm")
         if where == "rerun":
             # The viewer lies beside this Python, which may have been called by its path.
