@@ -169,6 +169,20 @@ def test_an_arm_that_lags_is_not_stuck():
     assert desk.pilot.state is State.HOLDING and np.allclose(desk.joints, FAR, atol=1e-3)
 
 
+def test_an_arm_whose_readings_are_lost_for_some_ticks_is_not_stuck():
+    desk = Desk(own=limits(max_acceleration=[16.0, 24.0]))
+    desk.arm()
+    desk.tick(num=40)  # it stands for longer than is looked back
+    measured = desk.joints.copy()
+    desk.tick(plans=[desk.plan()])
+    for tick in range(200):
+        measured = measured + (desk.joints - measured) * TICK_S / 0.06
+        if tick % 5 == 0:
+            desk.reading = {"joints": measured, "stamp_s": desk.now_s + TICK_S}
+        desk.tick()
+    assert desk.pilot.state is State.HOLDING and np.allclose(desk.joints, FAR, atol=1e-3)
+
+
 def test_a_joint_that_does_not_follow_is_a_fault_within_half_a_second():
     desk = Desk().running(num=1)
     stuck, begin = desk.joints.copy(), desk.now_s
