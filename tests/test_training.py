@@ -81,7 +81,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_windows(w
 
 def weights_after(world, num_steps=4, model=None, **config):
     model = model or make_model()
-    rows = list(train(model, world(range(32)), TrainConfig(num_steps=num_steps, **config)))
+    settings = TrainConfig(**{"num_steps": num_steps, "precision": "float32", **config})
+    rows = list(train(model, world(range(32)), settings))
     return torch.cat([p.flatten() for p in model.predictor.parameters()]), rows
 
 
