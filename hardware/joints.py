@@ -46,7 +46,11 @@ class JointMap:
         missing = [key for key in self.keys if key not in values]
         if missing:
             raise ValueError(f"joints: the robot reports no {', '.join(missing)}")
-        return (np.array([values[key] for key in self.keys], float) - self.zero) * self.rad_per_unit
+        return self.to_angles(np.array([values[key] for key in self.keys], float))
+
+    def to_angles(self, values: FloatArray) -> FloatArray:
+        """The device's values `[..., J]`, in the order of its keys, to angles `[..., J]`, rad."""
+        return (values - self.zero) * self.rad_per_unit
 
     def values(self, angles: FloatArray) -> dict[str, float]:
         """Angles `[J]`, rad, to the device's values by key."""

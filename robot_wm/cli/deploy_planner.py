@@ -28,6 +28,7 @@ from robot_wm.cli.deployed import DeploymentDataset
 from robot_wm.cli.devices import joint_map
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture, taken_by
+from robot_wm.cli.tool import LearnedJoints, learned_joints
 from robot_wm.cli.watch import WatchedEnv, check_views
 from robot_wm.controller import MPC
 from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
@@ -129,8 +130,10 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     directory = find_checkpoint(config.checkpoint)
     model, saved = load_checkpoint(directory)
     model.to(pick_device(config.device))
-    check_robot(model.spec.action_spec, model.dt, config.robot, learned_actions(saved))
-    actions = make_actions(parse_chain(spec["chain"]), model.spec.action_spec, config.robot)
+    learned = learned_joints(saved)
+    check_robot(model.spec.action_spec, model.dt, config.robot, learned_actions(saved), learned)
+    chain = parse_chain(spec["chain"])
+    actions = make_actions(chain, model.spec.action_spec, config.robot, learned)
     frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
     if model.spec.camera not in frames:
         raise ValueError(
@@ -187,10 +190,19 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     return Run(watched, controller, wanted, [*notes, *problems], dataset, view)
 
 
-def make_actions(chain: Chain, spec: ActionSpec, robot: DictConfig) -> Actions:
+def make_actions(
+    chain: Chain, spec: ActionSpec, robot: DictConfig, learned: LearnedJoints | None = None
+) -> Actions:
     """How a policy's actions move a robot's joints: 4 are steps of the tool, 7 of its pose, and one
     for each joint steps of the joints: in the device's own units where they are named as it names
     them, as in the datasets that LeRobot records on it.
+
+    Args:
+        chain: the arm.
+        spec: of the policy's actions.
+        robot: the group.
+        learned: the joints that it learned from, if it did: then the tool is held as they held
+            it, else as `robot.posture` does.
 
     Raises:
         ValueError: any other number, or joints whose units are not known.
@@ -214,13 +226,14 @@ def make_actions(chain: Chain, spec: ActionSpec, robot: DictConfig) -> Actions:
             )
         low, high = chain.joint_range.T
         return JointActions(spec, low=low, high=high, joints=joints)
+    posture = robot.posture if learned is None else learned.posture
     return ToolActions(
         chain,
         spec,
         low=low,
         high=high,
         jaw_radius_m=JAW_RADIUS_M,
-        posture=None if robot.posture is None else np.array(robot.posture, float),
+        posture=None if posture is None else np.array(posture, float),
     )
 
 
@@ -231,21 +244,36 @@ def learned_actions(saved: Mapping[str, Any]) -> str | None:
     return (saved["training"].get("data") or {}).get("action")
 
 
-def check_robot(spec: ActionSpec, dt: float, robot: DictConfig, learned: str | None) -> None:
+def check_robot(
+    spec: ActionSpec,
+    dt: float,
+    robot: DictConfig,
+    actions: str | None,
+    learned: LearnedJoints | None = None,
+) -> None:
     """Raises ValueError unless a policy's actions are those of the robot, or of its own joints.
 
     Args:
         spec: of the policy's actions.
         dt: seconds that one of them stands for.
         robot: the group.
-        learned: what they are (`learned_actions`).
+        actions: what they are (`learned_actions`).
+        learned: the joints that it learned them from, if it did.
     """
     own = _of_device(spec, robot)
-    if own and learned != "state_delta":
+    if own and actions != "state_delta":
         raise ValueError(
-            f"checkpoint: trained with data.action={learned or '?'}: LeRobot records goals; "
+            f"checkpoint: trained with data.action={actions or '?'}: LeRobot records goals; "
             f"want steps, data.action=state_delta"
         )
+    if learned is not None and robot.get("joints") is not None:
+        for key in ("keys", "zero", "rad_per_unit"):
+            both = learned.joints, joint_map(robot)
+            had, has = (np.asarray(getattr(joints, key)).tolist() for joints in both)
+            if had != has:
+                raise ValueError(
+                    f"checkpoint: trained with robot.joints.{key}={had}, this robot's is {has}"
+                )
     for what, have, want in (
         ("actions", spec.names, tuple(robot.action_names)),
         ("units", spec.units, tuple(robot.action_units)),

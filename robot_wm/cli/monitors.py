@@ -11,6 +11,7 @@ from torch import nn
 from robot_wm.checkpoint import add_to_checkpoint, find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import Progress, finish
+from robot_wm.cli.tool import learned_joints, view_of
 from robot_wm.cli.train import load_data
 from robot_wm.data import encode_dataset, split_episodes
 from robot_wm.encoders import WEIGHTS_DIR
@@ -27,7 +28,9 @@ def run(config: DictConfig) -> None:
         )
     model, saved = load_checkpoint(directory)
     model.to(pick_device(config.device))
-    data = load_data(config.data)
+    learned = learned_joints(saved)
+    view = None if learned is None else view_of(learned.joints, model.spec.state_names)
+    data = load_data(config.data, view=view)
     camera = data.camera.rpartition(".")[2]
     if camera != model.spec.camera or data.action_names != model.spec.action_spec.names:
         raise ValueError(
@@ -36,9 +39,9 @@ def run(config: DictConfig) -> None:
         )
     if abs(data.dt_s - model.dt) > 1e-3:
         raise ValueError(f"data: steps of {data.dt_s:g} s, the checkpoint's are {model.dt:g} s")
-    learned = (saved["training"].get("data") or {}).get("action", config.data.action)
-    if learned != config.data.action:
-        raise ValueError(f"data.action: got {config.data.action}, the checkpoint's is {learned}")
+    action = (saved["training"].get("data") or {}).get("action", config.data.action)
+    if action != config.data.action:
+        raise ValueError(f"data.action: got {config.data.action}, the checkpoint's is {action}")
     encoder = model.encoder
     if isinstance(encoder, nn.Module):
         encoder.to(model.device)

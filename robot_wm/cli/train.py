@@ -19,6 +19,7 @@ from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir,
 from robot_wm.data import (
     AlignedData,
     DataSpec,
+    StateView,
     align,
     encode_dataset,
     find_state,
@@ -64,7 +65,14 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     encoder = build_encoder(**settings["encoder"])
     if isinstance(encoder, nn.Module):
         encoder.to(device)
-    data = load_data(config.data)
+    learned: dict[str, Any] = {}
+    if config.robot is None:
+        data = load_data(config.data)
+    else:
+        from robot_wm.cli.tool import joint_record, tool_view  # MuJoCo takes a second to load
+
+        data = load_data(config.data, view=tool_view(config.robot, str(config.data.action)))
+        learned = {"joints": joint_record(data, config.robot)}
     with Progress("encode", "frame") as progress:
         tokens = encode_dataset(
             data,
@@ -110,6 +118,7 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
                 # A checkpoint travels: where its data lay on this machine is nobody's business.
                 "source": source_name(str(data.dataset.source)),
                 "action": str(config.data.action),
+                **learned,
                 "content_hash": data.dataset.content_hash,
                 "episodes": data.num_episodes,
                 "dropped": [str(finding) for finding in data.dropped],
@@ -126,12 +135,15 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     return TrainingRun(metrics, errors)
 
 
-def load_data(config: DictConfig, *, also: str | None = None) -> AlignedData:
+def load_data(
+    config: DictConfig, *, also: str | None = None, view: StateView | None = None
+) -> AlignedData:
     """Opens, checks and samples the dataset of a `data` group, saying what was found.
 
     Args:
         config: the group.
         also: a column to take into the state, where the dataset has it and no state is asked for.
+        view: what to take the state for.
 
     Raises:
         ValueError: not a dataset, or one that cannot be used.
@@ -143,10 +155,11 @@ def load_data(config: DictConfig, *, also: str | None = None) -> AlignedData:
     if also and state is None and also in dataset.features:
         state = "+".join((*find_state(dataset, None), also))
     spec = DataSpec(config.camera, state, config.action, float(config.dt_s))
-    data = align(dataset, spec, drop_corrupt=config.drop_corrupt)
+    data = align(dataset, spec, drop_corrupt=config.drop_corrupt, view=view)
+    seen = "" if view is None else f" as {', '.join(view.names)}"
     say(
         f"data: {data.num_episodes} episodes of {dataset.source}, camera {data.camera}, state "
-        f"{data.state}, every {data.dt_s:g} s"
+        f"{data.state}{seen}, every {data.dt_s:g} s"
     )
     for warning in data.warnings:
         say(f"warning: {warning}")
@@ -198,6 +211,7 @@ def _card(
     table = "".join(f"| {name} | {text} |\n" for name, text in facts.items())
     told: Any = OmegaConf.to_container(config, resolve=True)
     told = {key: told[key] for key in told if key not in ("out", "cache", "device", "data")}
+    told["robot"] = None if config.robot is None else str(config.robot.name)
     if told["encoder"].get("weights"):
         told["encoder"]["weights"] = Path(told["encoder"]["weights"]).name
     settings = OmegaConf.to_yaml(OmegaConf.create(told))

@@ -1,6 +1,13 @@
 """LeRobot v3 datasets: written, read, checked, sampled in physical time, encoded once; videos."""
 
-from robot_wm.data.alignment import ActionMode, AlignedData, DataSpec, Finding, align
+from robot_wm.data.alignment import (
+    ActionMode,
+    AlignedData,
+    DataSpec,
+    Finding,
+    StateView,
+    align,
+)
 from robot_wm.data.clips import Clips
 from robot_wm.data.dataset import Dataset, Episode, Feature
 from robot_wm.data.folder import FolderFrames, load_video_folder
@@ -23,6 +30,7 @@ __all__ = [
     "Feature",
     "Finding",
     "FolderFrames",
+    "StateView",
     "TokenStore",
     "WindowSampler",
     "align",

@@ -7,7 +7,7 @@ episode is refused, or dropped and counted; nothing is put in its place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -58,6 +58,21 @@ class DataSpec:
             raise ValueError(f"action: got {self.action!r}, want one of {get_args(ActionMode)}")
         if not (np.isfinite(self.dt_s) and self.dt_s > 0):
             raise ValueError(f"dt_s: got {self.dt_s}, want seconds above zero")
+
+
+@dataclass(frozen=True)
+class StateView:
+    """A state seen as another, such as an arm's joints as the pose of its tool.
+
+    Attributes:
+        needs: names of the N numbers that it is made of, in this order.
+        names: of the Q numbers that come of them.
+        of: `[T, N]` to `[T, Q]`, float64; a ValueError where the numbers cannot be what they say.
+    """
+
+    needs: tuple[str, ...]
+    names: tuple[str, ...]
+    of: Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -131,7 +146,13 @@ class _DamagedError(ValueError):
     """Why an episode cannot be used."""
 
 
-def align(dataset: Dataset, spec: DataSpec, *, drop_corrupt: bool = False) -> AlignedData:
+def align(
+    dataset: Dataset,
+    spec: DataSpec,
+    *,
+    drop_corrupt: bool = False,
+    view: StateView | None = None,
+) -> AlignedData:
     """Samples every episode on the model's clock, and checks it.
 
     Frames are taken by their timestamps, the nearest to each multiple of the step.
@@ -141,16 +162,28 @@ def align(dataset: Dataset, spec: DataSpec, *, drop_corrupt: bool = False) -> Al
         spec: what to take.
         drop_corrupt: leave damaged episodes out (they are counted in `dropped`), rather than
             refuse the dataset.
+        view: what to take the state for; actions are then its steps.
 
     Raises:
         ValueError: a key that is not there, a step that the dataset's rate does not allow,
-            damaged episodes, or none left.
+            damaged episodes, or none left; a state without what the view needs.
     """
     camera, state = find_camera(dataset, spec.camera), find_state(dataset, spec.state)
     stride = _stride(dataset, spec)
     if spec.action == "recorded" and "action" not in dataset.features:
         raise ValueError(f"{dataset.source}: no action column; it has {sorted(dataset.features)}")
     proprio_names = tuple(n for key in state for n in dim_names(dataset, key))
+    if view is not None:
+        missing = [name for name in view.needs if name not in proprio_names]
+        if missing:
+            raise ValueError(
+                f"{dataset.source}: the state has no {', '.join(missing)}; it has "
+                f"{', '.join(proprio_names)}"
+            )
+        if spec.action == "recorded":
+            raise ValueError("action: 'recorded' is of the state as it was recorded, want a delta")
+    look = None if view is None else _look(view, proprio_names)
+    proprio_names = proprio_names if view is None else view.names
     if spec.action == "pose_delta" and len(proprio_names) != len(POSE_NAMES):
         raise ValueError(
             f"action: 'pose_delta' needs a state of {', '.join(POSE_NAMES)}, got "
@@ -165,7 +198,7 @@ def align(dataset: Dataset, spec: DataSpec, *, drop_corrupt: bool = False) -> Al
             findings.append(Finding(index, "data", str(error)))
             continue
         try:
-            kept.append((index, *_sample(dataset, episode, spec, camera, state, stride)))
+            kept.append((index, *_sample(dataset, episode, spec, camera, state, stride, look)))
         except _DamagedError as error:
             file = episode.file.relative_to(dataset.root).as_posix()
             findings.append(Finding(index, file, str(error)))
@@ -226,6 +259,7 @@ def _sample(
     camera: str,
     state: Sequence[str],
     stride: int,
+    look: Callable[[FloatArray], FloatArray] | None,
 ) -> tuple[np.ndarray, FloatArray, FloatArray, FloatArray]:
     """Rows `[T]`, timestamps `[T]`, proprio `[T, Q]` and actions `[T-1, A]` of one episode."""
     times_s, period_s = episode.timestamps_s, 1 / dataset.fps
@@ -247,6 +281,11 @@ def _sample(
     if num_steps < 2 or (np.diff(indices) <= 0).any():
         raise _DamagedError(f"{rows} rows give {num_steps} frame(s) at dt_s={spec.dt_s}, want 2")
     sampled = proprio[indices]
+    if look is not None:
+        try:
+            sampled = look(sampled)
+        except ValueError as error:
+            raise _DamagedError(str(error)) from error
     if spec.action == "state_delta":
         actions = np.diff(sampled, axis=0)
     elif spec.action == "pose_delta":
@@ -261,6 +300,12 @@ def _sample(
     else:
         actions = _values(dataset, episode, "action")[indices[:-1]]
     return indices, times_s[indices], sampled.astype(np.float32), actions.astype(np.float32)
+
+
+def _look(view: StateView, names: Sequence[str]) -> Callable[[FloatArray], FloatArray]:
+    """The view of a state whose numbers have these names, `[T, names]` to `[T, Q]`."""
+    order = [names.index(name) for name in view.needs]
+    return lambda values: view.of(values[:, order])
 
 
 def _check_clock(times_s: FloatArray, period_s: float) -> None:

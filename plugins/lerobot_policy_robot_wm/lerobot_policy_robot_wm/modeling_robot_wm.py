@@ -36,6 +36,7 @@ from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actio
 from robot_wm.cli.devices import joint_map
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture
+from robot_wm.cli.tool import learned_joints
 from robot_wm.cli.watch import check_views
 from robot_wm.monitors import Monitors, MonitorSettings
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
@@ -89,7 +90,8 @@ class RobotWMPolicy(PreTrainedPolicy):
         directory = find_checkpoint(settings.checkpoint)
         model, saved = load_checkpoint(directory)
         model.to(pick_device(str(config.device)))
-        check_robot(model.spec.action_spec, model.dt, settings.robot, learned_actions(saved))
+        spec, learned = model.spec.action_spec, learned_joints(saved)
+        check_robot(spec, model.dt, settings.robot, learned_actions(saved), learned)
         self._chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
         self._joints = joint_map(settings.robot)
         self._state_names = _names(dataset_meta.features, OBS_STATE, self._joints.keys)
@@ -99,7 +101,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         self._period = math.ceil(model.dt * dataset_meta.fps - 1e-6)  # calls
         settle_s = SETTLE_S + float(settings.robot.camera_latency_s)
         self._settle = math.ceil(settle_s * dataset_meta.fps - 1e-6)  # calls
-        self._actions = make_actions(self._chain, model.spec.action_spec, settings.robot)
+        self._actions = make_actions(self._chain, spec, settings.robot, learned)
         arm = _Arm(self._actions.spec, model.dt)
         self._controller = make_controller(model, arm, settings)
         self._camera = model.spec.camera

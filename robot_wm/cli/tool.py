@@ -1,0 +1,128 @@
+"""Datasets of joints, as LeRobot records them, seen as the pose of the arm's tool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from hardware.actions import PoseActions, ToolActions
+from hardware.joints import JointMap
+from hardware.mjcf import load_chain
+from robot_wm.cli.devices import joint_map
+from robot_wm.data import AlignedData, StateView, align
+from robot_wm.types import ActionSpec, FloatArray
+from sim_envs.so100_env import JAW_RADIUS_M, WORKSPACE_HIGH, WORKSPACE_LOW
+from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
+
+_BEYOND_RAD = 0.3  # a joint's range, as another arm's of the same kind may be measured
+
+
+def tool_view(robot: DictConfig, action: str) -> StateView:
+    """A robot's joints as its tool, as `deploy` computes it: named by `robot.action_names`.
+
+    Args:
+        robot: the group.
+        action: of the data (`DataSpec`).
+
+    Raises:
+        ValueError: a robot whose datasets are of no joints, names that are not 4 or 7, or another
+            action than steps of those.
+    """
+    if robot.get("joints") is None:
+        raise ValueError(f"robot: {robot.name} has no joints of its own; want one such as lerobot")
+    view = view_of(joint_map(robot), tuple(robot.action_names))
+    want = "pose_delta" if len(view.names) == 7 else "state_delta"
+    if action != want:
+        raise ValueError(f"data.action: got {action}, want {want} of {', '.join(view.names)}")
+    return view
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedJoints:
+    """The joints that a policy of the tool learned from.
+
+    Attributes:
+        joints: how they became angles.
+        posture: a typical frame's `[J]`, rad: it shows how the tool was held.
+    """
+
+    joints: JointMap
+    posture: FloatArray
+
+
+def learned_joints(saved: Mapping[str, Any]) -> LearnedJoints | None:
+    """What a checkpoint's config.json says of the joints it learned from; None: of none.
+
+    Raises:
+        ValueError: it says nonsense.
+    """
+    own = (saved["training"].get("data") or {}).get("joints")
+    if own is None:
+        return None
+    try:
+        joints = JointMap(JOINTS, tuple(own["keys"]), own["zero"], own["rad_per_unit"])
+        posture = np.array(own["posture"], np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"checkpoint: the joints in its config.json: {error!r}") from error
+    if posture.shape != (len(JOINTS),) or not np.isfinite(posture).all():
+        raise ValueError(f"checkpoint: the joints in its config.json: posture {posture}")
+    return LearnedJoints(joints, posture)
+
+
+def view_of(joints: JointMap, names: tuple[str, ...]) -> StateView:
+    """4 names: the tool's x, y, z and the jaw's opening, m; 7: its pose, and the gripper 0 to 1.
+
+    Raises:
+        ValueError: any other number of names.
+    """
+    size = len(names)
+    if size not in (4, 7):
+        raise ValueError(f"robot.action_names: got {size}, want 4 (of the tool) or 7 (of its pose)")
+    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    spec = ActionSpec(names, -np.ones(size), np.ones(size), ("",) * size)
+    if size == 7:
+        actions = PoseActions(chain, spec, low=WORKSPACE_LOW[:3], high=WORKSPACE_HIGH[:3])
+    else:
+        actions = ToolActions(
+            chain, spec, low=WORKSPACE_LOW, high=WORKSPACE_HIGH, jaw_radius_m=JAW_RADIUS_M
+        )
+    low, high = chain.joint_range.T
+
+    def of(values: FloatArray) -> FloatArray:
+        angles = joints.to_angles(values)  # [T, J]
+        beyond = np.maximum(low - angles.min(0), angles.max(0) - high)
+        worst = int(beyond.argmax())
+        if beyond[worst] > _BEYOND_RAD:
+            raise ValueError(
+                f"{joints.keys[worst]} runs from {angles[:, worst].min():.2f} to "
+                f"{angles[:, worst].max():.2f} rad by robot.joints, the arm's from "
+                f"{low[worst]:.2f} to {high[worst]:.2f}: other units, zeros or signs?"
+            )
+        return np.stack([actions.proprio(joint) for joint in angles])
+
+    return StateView(joints.keys, names, of)
+
+
+def joint_record(data: AlignedData, robot: DictConfig) -> dict[str, Any]:
+    """What a checkpoint keeps of the joints that it learned from.
+
+    Returns:
+        `keys`, `zero` and `rad_per_unit`, of `robot.joints`; `posture`: the angles, rad, of the
+        frame nearest the median of all, which show how the tool was held.
+    """
+    joints = joint_map(robot)
+    spec = replace(data.spec, action="state_delta")
+    recorded = align(data.dataset, spec, drop_corrupt=True)
+    order = [recorded.proprio_names.index(key) for key in joints.keys]
+    angles = joints.to_angles(np.concatenate(recorded.proprio)[:, order].astype(np.float64))
+    nearest = np.abs(angles - np.median(angles, axis=0)).sum(axis=1).argmin()
+    return {
+        "keys": list(joints.keys),
+        "zero": joints.zero.tolist(),
+        "rad_per_unit": joints.rad_per_unit.tolist(),
+        "posture": angles[nearest].tolist(),
+    }
