@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import rerun as rr
+import rerun.blueprint as rrb
 
 from robot_wm.controller import MPC
 from robot_wm.runtime import Step
@@ -51,6 +52,7 @@ class RerunView:
         else:
             Path(where).parent.mkdir(parents=True, exist_ok=True)
             rr.save(where)
+        rr.send_blueprint(_layout(camera))
 
     def record(self, step: Step) -> None:
         look = self._controller.looks[-1]
@@ -76,3 +78,24 @@ class RerunView:
         self._num_steps += 1
         for name, image in observation.images.items():
             rr.log(f"camera/{name}", rr.Image(image))
+
+
+def _layout(camera: str) -> rrb.Blueprint:
+    """What is seen beside what is wanted; below, whether it comes closer and as imagined."""
+    return rrb.Blueprint(
+        rrb.Vertical(
+            rrb.Horizontal(
+                rrb.Spatial2DView(origin=f"camera/{camera}", name=camera),
+                rrb.Spatial2DView(origin="goal", name="goal"),
+                rrb.TextLogView(origin="decision", name="decisions"),
+            ),
+            rrb.Horizontal(
+                rrb.TimeSeriesView(origin="energy", name="energy"),
+                rrb.TimeSeriesView(origin="prediction_p", name="p of the prediction"),
+                rrb.TimeSeriesView(origin="action", name="action"),
+                rrb.TimeSeriesView(origin="plan_s", name="seconds to plan"),
+            ),
+            row_shares=[3, 2],
+        ),
+        collapse_panels=True,
+    )
