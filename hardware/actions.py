@@ -10,11 +10,17 @@ from hardware.kinematics import Chain, inverse
 from robot_wm.types import ActionSpec, FloatArray
 
 
+def _within(here: FloatArray, wish: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
+    """A wish inside the box; where it stands outside, no farther: nothing draws it back in."""
+    return np.clip(wish, np.minimum(low, here), np.maximum(high, here))
+
+
 class ToolActions:
     """Steps of the tool and of the jaw: `(dx, dy, dz, d_opening)`, m, base frame.
 
-    The wish is kept inside a box and resolved by damped least squares, with the tool tilted as in
-    the training data as far as that goes; where it cannot be reached, the joints go near.
+    The wish is kept inside a box, or no farther from it than the tool is, and resolved by damped
+    least squares, with the tool tilted as in the training data as far as that goes; where it cannot
+    be reached, the joints go near.
 
     Args:
         chain: the arm; its last joint is the jaw.
@@ -50,7 +56,8 @@ class ToolActions:
 
     def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
         """Joint targets `[1, J]`, rad, of one action `[4]` from commanded joints `[J]`."""
-        wish = np.clip(self.proprio(joints) + self._spec.clip(action), self._low, self._high)
+        here = self.proprio(joints)
+        wish = _within(here, here + self._spec.clip(action), self._low, self._high)
         target, _, _ = inverse(self._chain, wish[:3], joints, like=self._posture)
         target[-1] = np.clip(wish[3] / self._jaw_radius_m, *self._chain.joint_range[-1])
         return target[None]
@@ -104,7 +111,7 @@ class PoseActions:
     def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
         """Joint targets `[1, J]`, rad, of one action `[7]` from commanded joints `[J]`."""
         action, pose = self._spec.clip(action), self._chain.tool(joints)
-        wish = np.clip(pose[:3, 3] + action[:3], self._low, self._high)
+        wish = _within(pose[:3, 3], pose[:3, 3] + action[:3], self._low, self._high)
         turn = Rotation.from_euler("xyz", action[3:6]).as_matrix()
         target, _, _ = inverse(
             self._chain,

@@ -1,6 +1,7 @@
 """Demonstrations in joints, as LeRobot records them, learned as steps of the tool."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from robot_wm.cli import main
 from robot_wm.cli.config import load_config
 from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actions
 from robot_wm.cli.devices import joint_map
-from robot_wm.cli.tool import learned_joints, tool_view
+from robot_wm.cli.tool import joint_record, learned_joints, tool_view
 from robot_wm.data import DatasetWriter, DataSpec, align, open_dataset
 from sim_envs.so100_env import SO100Env
 from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
@@ -27,6 +28,8 @@ def robot(*words):
 
 KEYS = joint_map(robot()).keys
 GOOD = {"keys": KEYS, "zero": [0.0] * 6, "rad_per_unit": [1.0] * 6, "posture": [0.0] * 6}
+GOOD |= {"low": [0.0] * 4, "high": [1.0] * 4}
+SHORT = ["encoder=pixels", "optimizer.num_steps=2", "fit.holdout=0.5", "fit.held_out_horizon=2"]
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +48,24 @@ def moved():
     return joints, tool
 
 
-@pytest.fixture(scope="module")
-def recorded(moved, tmp_path_factory):
-    """The same as LeRobot records it: degrees and percent, in an order of its own."""
-    root, rng = tmp_path_factory.mktemp("tool") / "data", np.random.default_rng(1)
-    joints = joint_map(robot())
+def write(root, episodes, robot_type="so101_follower"):
+    """Joints, rad, as LeRobot records them: degrees and percent, in an order of its own."""
+    rng, joints = np.random.default_rng(1), joint_map(robot())
     with DatasetWriter(
-        root, fps=5, robot_type="so101_follower", cameras={"front": (64, 64)},
+        root, fps=5, robot_type=robot_type, cameras={"front": (64, 64)},
         state_names=KEYS[::-1], action_names=KEYS[::-1],
     ) as writer:  # fmt: skip
-        for episode in moved[0]:
+        for episode in episodes:
             for angles in episode:
                 state = [joints.values(angles)[key] for key in KEYS[::-1]]
                 writer.add({"front": rng.integers(0, 255, (64, 64, 3), np.uint8)}, state, state)
             writer.end_episode("reach")
     return root
+
+
+@pytest.fixture(scope="module")
+def recorded(moved, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("tool") / "data", moved[0])
 
 
 def test_joints_are_seen_as_where_the_tool_is(recorded, moved):
@@ -85,7 +91,7 @@ def test_joints_are_seen_as_the_pose_of_the_tool(recorded, moved):
         ([], "recorded", "data.action: got recorded, want state_delta of ee.x"),
         ([], "pose_delta", "want state_delta"),
         (POSE_WORDS, "state_delta", "want pose_delta of x, y, z"),
-        (["robot.action_names=[x,y]"], "state_delta", "robot.action_names: got 2, want 4"),
+        (["robot.action_names=[x,y]"], "state_delta", r"robot\.action_names: got .*, want 4"),
     ],
 )
 def test_what_cannot_be_seen_so_is_refused(words, action, told):
@@ -106,17 +112,19 @@ def test_a_dataset_of_something_else_is_refused(recorded):
 def test_angles_that_the_arm_does_not_have_are_refused(recorded):
     words = ["robot.joints.rad_per_unit=[0.0174533,0.0174533,-0.0174533,0.0174533,0.0174533,0.022]"]
     view = tool_view(robot(*words), "state_delta")
-    with pytest.raises(ValueError, match=r"2 of 2 episodes are damaged.*elbow_flex\.pos runs from"):
-        align(open_dataset(recorded), DataSpec(), view=view)
+    with pytest.raises(ValueError, match=r"episode 0: elbow_flex\.pos runs from .*units, zeros"):
+        # Not an episode's damage: no other one would be right.
+        align(open_dataset(recorded), DataSpec(), view=view, drop_corrupt=True)
 
 
 def test_a_policy_of_the_tool_is_learned_from_joints(recorded, moved, tmp_path, capsys):
     out, cache = tmp_path / "out", f"cache={tmp_path / 'cache'}"
-    words = [f"data={recorded}", "encoder=pixels", cache]
-    short = ["optimizer.num_steps=2", "fit.holdout=0.5", "fit.held_out_horizon=2"]
-    assert main(["train", *words, *short, "robot=lerobot", f"out={out}"]) == 0
-    assert "as ee.x, ee.y, ee.z, gripper" in capsys.readouterr().err
-    assert "robot: lerobot" in (out / "card.md").read_text()
+    words = [f"data={recorded}", cache]
+    assert main(["train", *words, *SHORT, "robot=lerobot", f"out={out}"]) == 0
+    err = capsys.readouterr().err
+    assert "as ee.x, ee.y, ee.z, gripper" in err and "the tool is at ee.x 0." in err
+    assert "warning: the dataset is of" not in err and "robot.limits" not in err
+    assert "name: lerobot" in (card := (out / "card.md").read_text()) and "84.27" in card
     model, saved = load_checkpoint(out)
     spec, learned = model.spec.action_spec, learned_joints(saved)
     check_robot(spec, model.dt, robot(), learned_actions(saved), learned)
@@ -136,6 +144,74 @@ def test_a_policy_of_the_tool_is_learned_from_joints(recorded, moved, tmp_path, 
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["frames"] > 0
 
 
+def test_nothing_draws_a_tool_into_the_box_that_it_was_not_in(moved, tmp_path, capsys):
+    """Demonstrations far above where the simulation's are: the policy stays where they were."""
+    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    high = moved[0] + np.array([0.0, 0.0, -0.6, 0.0, 0.0, 1.2])
+    assert (np.array([chain.tool(joints)[2, 3] for joints in high[0]]) > 0.2).any()
+    data, out = write(tmp_path / "data", high, "koch_follower"), tmp_path / "out"
+    words = [f"data={data}", f"out={out}", f"cache={tmp_path}", *SHORT, "robot=lerobot"]
+    assert main(["train", *words, "robot.limits.box_high=[0.45,0.35,0.2]"]) == 0
+    err = capsys.readouterr().err
+    assert "the dataset is of a koch_follower" in err
+    assert "% of the frames the tool is outside the box of robot.limits" in err
+    model, saved = load_checkpoint(out)
+    for learned in (learned_joints(saved), None):  # what it knows, and the simulation's box
+        actions = make_actions(chain, model.spec.action_spec, robot(), learned)
+        for joints in high.reshape(-1, 6)[::5]:
+            stay = actions.targets(joints, np.zeros(4))[-1]
+            np.testing.assert_allclose(actions.moved(joints, stay), 0, atol=2e-3)
+    ends = [actions.proprio(joints) for joints in high.reshape(-1, 6)]
+    known = learned_joints(saved)
+    np.testing.assert_allclose(known.low, np.min(ends, 0), atol=1e-3)
+    np.testing.assert_allclose(known.high, np.max(ends, 0), atol=1e-3)
+
+
+def test_how_the_tool_was_held_is_of_the_episodes_that_were_learned(moved, tmp_path):
+    good, bad = moved[0][:1], moved[0][1:] + np.array([0, 0, 0, -0.9, 0, 0])
+    data = write(tmp_path / "data", [*bad, *bad, *bad, *good])
+    aligned = align(open_dataset(data), DataSpec(), view=tool_view(robot(), "state_delta"))
+    kept = replace(aligned, episodes=(3,), proprio=aligned.proprio[3:])
+    away = np.abs(good[0] - joint_record(kept, robot())["posture"]).max(1)
+    assert away.min() < 1e-3
+
+
+def test_what_is_of_the_tool_already_is_left_alone(tmp_path, recorded, capsys):
+    names = ("ee.x", "ee.y", "ee.z", "gripper")
+    root, rng = tmp_path / "data", np.random.default_rng(2)
+    with DatasetWriter(
+        root, fps=5, robot_type="so101_follower", cameras={"front": (64, 64)},
+        state_names=names, action_names=names,
+    ) as writer:  # fmt: skip
+        for _ in range(2):
+            for _ in range(8):
+                values = rng.uniform(0.1, 0.2, 4)
+                writer.add({"front": np.zeros((64, 64, 3), np.uint8)}, values, values)
+            writer.end_episode("reach")
+    view = tool_view(robot(), "state_delta")
+    seen, plain = (align(open_dataset(root), DataSpec(), view=v) for v in (view, None))
+    np.testing.assert_array_equal(seen.proprio, plain.proprio)
+    words = [f"data={root}", f"out={tmp_path / 'out'}", *SHORT, "robot=lerobot"]
+    assert main(["train", *words]) == 2
+    assert "is of the tool already; leave robot out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data=rendered"], "rendered clips are for pretrain"),
+        (["robot.action_names=[1,2,3,3]"], "robot.action_names: got"),
+        (["robot.joints.zero=[{a: 1},0,0,0,0,0]"], "robot.joints: "),
+        (["data.state=action+observation.state"], "or more than one"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(recorded, tmp_path, capsys, words, told):
+    own = [f"data={recorded}", f"out={tmp_path / 'out'}", "encoder=pixels", "robot=lerobot"]
+    own = own[1:] if words == ["data=rendered"] else own
+    assert main(["train", *own, *words]) == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "joints",
     [
@@ -145,6 +221,7 @@ def test_a_policy_of_the_tool_is_learned_from_joints(recorded, moved, tmp_path, 
         {**GOOD, "zero": ["a"] * 6},
         {**GOOD, "rad_per_unit": [0.0] * 6},
         {**GOOD, "posture": [0.0] * 5},
+        {**GOOD, "low": [0.0] * 3},
         {**GOOD, "posture": [float("nan")] * 6},
     ],
 )

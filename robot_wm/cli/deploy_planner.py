@@ -201,19 +201,21 @@ def make_actions(
         chain: the arm.
         spec: of the policy's actions.
         robot: the group.
-        learned: the joints that it learned from, if it did: then the tool is held as they held
-            it, else as `robot.posture` does.
+        learned: the joints that it learned from, if it did: then the tool stays where it was,
+            and is held as it was, else as in simulation and as `robot.posture` shows.
 
     Raises:
         ValueError: any other number, or joints whose units are not known.
     """
     low, high = WORKSPACE_LOW.copy(), WORKSPACE_HIGH.copy()
+    if learned is not None:
+        low, high = learned.low.copy(), learned.high.copy()
     low[:3] = np.maximum(low[:3], np.array(robot.limits.box_low) + _TOOL_MARGIN_M)
     high[:3] = np.minimum(high[:3], np.array(robot.limits.box_high) - _TOOL_MARGIN_M)
     if not (low[:3] < high[:3]).all():
         raise ValueError(
-            f"robot.limits: the box leaves nothing of where the model plans, {WORKSPACE_LOW[:3]} "
-            f"to {WORKSPACE_HIGH[:3]} m"
+            f"robot.limits: the box leaves nothing of where the model plans, "
+            f"{low[:3].round(3)} to {high[:3].round(3)} m are left"
         )
     if spec.size == 7:
         return PoseActions(chain, spec, low=low[:3], high=high[:3])

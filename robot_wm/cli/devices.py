@@ -244,7 +244,10 @@ def joint_map(robot: DictConfig) -> JointMap:
         ValueError: not a key, a zero and a unit for each.
     """
     own: Any = OmegaConf.to_container(robot.joints)
-    return JointMap(JOINTS, tuple(own["keys"]), own["zero"], own["rad_per_unit"])
+    try:
+        return JointMap(JOINTS, tuple(own["keys"]), own["zero"], own["rad_per_unit"])
+    except TypeError as error:
+        raise ValueError(f"robot.joints: {error}") from error
 
 
 def end(child: subprocess.Popen[bytes], timeout_s: float = 10.0) -> None:

@@ -34,7 +34,7 @@ def tool_view(robot: DictConfig, action: str) -> StateView:
     """
     if robot.get("joints") is None:
         raise ValueError(f"robot: {robot.name} has no joints of its own; want one such as lerobot")
-    view = view_of(joint_map(robot), tuple(robot.action_names))
+    view = view_of(joint_map(robot), tuple(str(name) for name in robot.action_names))
     want = "pose_delta" if len(view.names) == 7 else "state_delta"
     if action != want:
         raise ValueError(f"data.action: got {action}, want {want} of {', '.join(view.names)}")
@@ -48,10 +48,13 @@ class LearnedJoints:
     Attributes:
         joints: how they became angles.
         posture: a typical frame's `[J]`, rad: it shows how the tool was held.
+        low, high: between which the tool was `[4]` or `[7]`, as the policy's state has it.
     """
 
     joints: JointMap
     posture: FloatArray
+    low: FloatArray
+    high: FloatArray
 
 
 def learned_joints(saved: Mapping[str, Any]) -> LearnedJoints | None:
@@ -65,12 +68,13 @@ def learned_joints(saved: Mapping[str, Any]) -> LearnedJoints | None:
         return None
     try:
         joints = JointMap(JOINTS, tuple(own["keys"]), own["zero"], own["rad_per_unit"])
-        posture = np.array(own["posture"], np.float64)
+        posture, low, high = (np.array(own[k], np.float64) for k in ("posture", "low", "high"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint: the joints in its config.json: {error!r}") from error
-    if posture.shape != (len(JOINTS),) or not np.isfinite(posture).all():
-        raise ValueError(f"checkpoint: the joints in its config.json: posture {posture}")
-    return LearnedJoints(joints, posture)
+    sizes = posture.shape == (len(JOINTS),) and low.shape == high.shape and low.size in (4, 7)
+    if not sizes or not all(np.isfinite(v).all() for v in (posture, low, high)):
+        raise ValueError(f"checkpoint: the joints in its config.json: {own}")
+    return LearnedJoints(joints, posture, low, high)
 
 
 def view_of(joints: JointMap, names: tuple[str, ...]) -> StateView:
@@ -80,8 +84,8 @@ def view_of(joints: JointMap, names: tuple[str, ...]) -> StateView:
         ValueError: any other number of names.
     """
     size = len(names)
-    if size not in (4, 7):
-        raise ValueError(f"robot.action_names: got {size}, want 4 (of the tool) or 7 (of its pose)")
+    if size not in (4, 7) or len(set(names)) != size:
+        raise ValueError(f"robot.action_names: got {names}, want 4 (the tool) or 7 (its pose)")
     chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
     spec = ActionSpec(names, -np.ones(size), np.ones(size), ("",) * size)
     if size == 7:
@@ -111,18 +115,45 @@ def joint_record(data: AlignedData, robot: DictConfig) -> dict[str, Any]:
     """What a checkpoint keeps of the joints that it learned from.
 
     Returns:
-        `keys`, `zero` and `rad_per_unit`, of `robot.joints`; `posture`: the angles, rad, of the
-        frame nearest the median of all, which show how the tool was held.
+        `keys`, `zero` and `rad_per_unit`, of `robot.joints`; `low` and `high`, between which the
+        tool was; `posture`: the angles, rad, of the frame nearest the median of all, which show
+        how the tool was held.
+
+    Raises:
+        ValueError: the dataset has no joints, but the tool itself.
     """
     joints = joint_map(robot)
     spec = replace(data.spec, action="state_delta")
     recorded = align(data.dataset, spec, drop_corrupt=True)
+    if recorded.proprio_names == data.proprio_names:
+        raise ValueError(f"robot: {data.dataset.source} is of the tool already; leave robot out")
     order = [recorded.proprio_names.index(key) for key in joints.keys]
-    angles = joints.to_angles(np.concatenate(recorded.proprio)[:, order].astype(np.float64))
+    kept = [recorded.proprio[recorded.episodes.index(episode)] for episode in data.episodes]
+    angles = joints.to_angles(np.concatenate(kept)[:, order].astype(np.float64))
     nearest = np.abs(angles - np.median(angles, axis=0)).sum(axis=1).argmin()
+    tool = np.concatenate(data.proprio).astype(np.float64)
     return {
         "keys": list(joints.keys),
         "zero": joints.zero.tolist(),
         "rad_per_unit": joints.rad_per_unit.tolist(),
+        "low": tool.min(0).tolist(),
+        "high": tool.max(0).tolist(),
         "posture": angles[nearest].tolist(),
     }
+
+
+def oddities(data: AlignedData, robot: DictConfig) -> list[str]:
+    """What speaks against a dataset's being of this arm, as `robot.joints` has it, in words."""
+    found = []
+    kind = str(data.dataset.robot_type or robot.type)
+    if kind != robot.type and not kind.startswith(("so100", "so101", "so_")):
+        found.append(f"the dataset is of a {kind}, and is seen as an SO-100's")
+    tool = np.concatenate(data.proprio)[:, :3]
+    outside = (tool < np.array(robot.limits.box_low)) | (tool > np.array(robot.limits.box_high))
+    share = outside.any(axis=1).mean()
+    if share > 0:
+        found.append(
+            f"in {share:.0%} of the frames the tool is outside the box of robot.limits: other "
+            f"units, zeros or signs than robot.joints says, or a box that is too small"
+        )
+    return found

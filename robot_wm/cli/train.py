@@ -66,13 +66,23 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     if isinstance(encoder, nn.Module):
         encoder.to(device)
     learned: dict[str, Any] = {}
-    if config.robot is None:
+    if config.robot is None or "source" not in config.data:
         data = load_data(config.data)
     else:
-        from robot_wm.cli.tool import joint_record, tool_view  # MuJoCo takes a second to load
+        from robot_wm.cli.tool import joint_record, oddities, tool_view  # MuJoCo takes a second
 
         data = load_data(config.data, view=tool_view(config.robot, str(config.data.action)))
         learned = {"joints": joint_record(data, config.robot)}
+        low, high = (learned["joints"][key] for key in ("low", "high"))
+        say(
+            "the tool is at "
+            + ", ".join(
+                f"{name} {a:.3f} to {b:.3f}"
+                for name, a, b in zip(data.proprio_names, low, high, strict=True)
+            )
+        )
+        for oddity in oddities(data, config.robot):
+            say(f"warning: {oddity}")
     with Progress("encode", "frame") as progress:
         tokens = encode_dataset(
             data,
@@ -211,7 +221,8 @@ def _card(
     table = "".join(f"| {name} | {text} |\n" for name, text in facts.items())
     told: Any = OmegaConf.to_container(config, resolve=True)
     told = {key: told[key] for key in told if key not in ("out", "cache", "device", "data")}
-    told["robot"] = None if config.robot is None else str(config.robot.name)
+    if config.robot is not None:  # its port and cameras make no difference
+        told["robot"] = {key: told["robot"][key] for key in ("name", "joints", "action_names")}
     if told["encoder"].get("weights"):
         told["encoder"]["weights"] = Path(told["encoder"]["weights"]).name
     settings = OmegaConf.to_yaml(OmegaConf.create(told))

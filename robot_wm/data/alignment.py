@@ -162,7 +162,7 @@ def align(
         spec: what to take.
         drop_corrupt: leave damaged episodes out (they are counted in `dropped`), rather than
             refuse the dataset.
-        view: what to take the state for; actions are then its steps.
+        view: what to take the state for, unless it is that already; actions are then its steps.
 
     Raises:
         ValueError: a key that is not there, a step that the dataset's rate does not allow,
@@ -173,12 +173,14 @@ def align(
     if spec.action == "recorded" and "action" not in dataset.features:
         raise ValueError(f"{dataset.source}: no action column; it has {sorted(dataset.features)}")
     proprio_names = tuple(n for key in state for n in dim_names(dataset, key))
+    if view is not None and proprio_names == view.names:
+        view = None  # it was recorded so
     if view is not None:
-        missing = [name for name in view.needs if name not in proprio_names]
+        missing = [name for name in view.needs if proprio_names.count(name) != 1]
         if missing:
             raise ValueError(
-                f"{dataset.source}: the state has no {', '.join(missing)}; it has "
-                f"{', '.join(proprio_names)}"
+                f"{dataset.source}: the state has no {', '.join(missing)}, or more than one; it "
+                f"has {', '.join(proprio_names)}"
             )
         if spec.action == "recorded":
             raise ValueError("action: 'recorded' is of the state as it was recorded, want a delta")
@@ -284,8 +286,8 @@ def _sample(
     if look is not None:
         try:
             sampled = look(sampled)
-        except ValueError as error:
-            raise _DamagedError(str(error)) from error
+        except ValueError as error:  # not an episode's damage: the view is one for all of them
+            raise ValueError(f"{dataset.source}: episode {episode.index}: {error}") from error
     if spec.action == "state_delta":
         actions = np.diff(sampled, axis=0)
     elif spec.action == "pose_delta":
