@@ -19,6 +19,8 @@ from robot_wm.types import (
     FloatArray,
     Goal,
     Observation,
+    Outcome,
+    OutcomeKind,
     Plan,
     PlanningError,
     check_counts,
@@ -35,14 +37,15 @@ class Look:
         energy: of what it saw: its distance to the goal picture, in the objective's terms.
         decision: `"plan"`: the first action of a new plan; `"continue"`: the next of the last one;
             `"hold"`: nothing, for no plan is better than that by the margin; `"arrived"`: nothing,
-            the last goal is reached; `"given up"`: nothing, the last goal's time is over.
+            the last goal is reached; `"stalled"`: nothing, the last goal comes no nearer;
+            `"out of time"`: nothing, the last goal's time is over.
         plan_cost: what the plan was predicted to cost, where there was one.
         rest_cost: what doing nothing was predicted to cost.
     """
 
     goal: int
     energy: float
-    decision: Literal["plan", "continue", "hold", "arrived", "given up"]
+    decision: Literal["plan", "continue", "hold", "arrived", "stalled", "out of time"]
     plan_cost: float | None = None
     rest_cost: float | None = None
 
@@ -66,7 +69,12 @@ class MPC:
         execute_steps: actions of a plan that are executed before the next one.
         margin: energy by which a plan must beat doing nothing; otherwise nothing is done.
         arrival: a goal is reached where the energy is no higher than this; None: never.
-        arrival_looks: for so many looks in a row.
+        arrival_looks: for so many looks in a row, and where it no longer falls.
+        progress: energy by which a look must be lower than every look before it to count as nearer.
+        patience: looks in a row that come no nearer, after which the goal counts as stalled; None:
+            it never does. A look that is farther off than most of them is not where it stops:
+            plans that lead to and fro end on the near side.
+        step_energy: mean energy of a step of the training data, for the `Outcome`; None: unknown.
         timeout_steps: looks that are spent on one goal at most; None: without end.
         economy: where imagining saves work.
 
@@ -87,18 +95,23 @@ class MPC:
         margin: float = 0.0,
         arrival: float | None = None,
         arrival_looks: int = 2,
+        progress: float = 0.0,
+        patience: int | None = 4,
+        step_energy: float | None = None,
         timeout_steps: int | None = None,
         economy: Economy | None = None,
     ) -> None:
         check_counts(execute_steps=execute_steps, arrival_looks=arrival_looks)
-        if timeout_steps is not None:
-            check_counts(timeout_steps=timeout_steps)
+        for name, count in (("timeout_steps", timeout_steps), ("patience", patience)):
+            if count is not None:
+                check_counts(**{name: count})
         if execute_steps > planner.horizon:
             raise ValueError(
                 f"execute_steps: got {execute_steps}, want at most the planner's horizon, "
                 f"{planner.horizon}"
             )
-        for name, energy in (("margin", margin), ("arrival", arrival)):
+        energies = {"margin": margin, "arrival": arrival, "progress": progress}
+        for name, energy in energies.items():
             if energy is not None and not 0 <= energy < math.inf:
                 raise ValueError(f"{name}: got {energy}, want an energy of 0 or more")
         self._model = model
@@ -110,12 +123,15 @@ class MPC:
         self._execute_steps = execute_steps
         self._margin, self._arrival = margin, arrival
         self._arrival_looks, self._timeout_steps = arrival_looks, timeout_steps
+        self._least_progress, self._patience = progress, patience
+        self._step_energy = step_energy
         economy = economy or Economy()
         # What a planner keeps must be exact.
         at_least = max(economy.at_least, getattr(planner, "num_elites", 1))
         self._economy = replace(economy, at_least=at_least)
         self._trusted: Economy | None = None
         self._objectives: list[Objective] = []
+        self.outcomes: list[Outcome] = []  # of the goals that it has left behind
         self._plan: Plan | None = None
         self._goal = 0
         self.looks: list[Look] = []
@@ -143,7 +159,8 @@ class MPC:
     @property
     def moves_on(self) -> bool:
         """Whether it ever goes on from one goal to the next."""
-        return self._arrival is not None or self._timeout_steps is not None
+        ends = (self._arrival, self._patience, self._timeout_steps)
+        return any(end is not None for end in ends)
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
         """Begins an episode: the goals' latents are computed here, once.
@@ -163,10 +180,23 @@ class MPC:
         self._objectives = objectives
         self._state = self._model.initial()
         self._plan, self._executed = None, 0
-        self._goal, self._num_near, self._num_looks = 0, 0, 0
-        self._over: Literal["arrived", "given up"] | None = None
+        self._begin_goal(0)
+        self._over: OutcomeKind | None = None
         self._trusted = None  # looked at once an episode
+        self.outcomes = []
         self.looks = []
+
+    def outcome(self, last: Observation) -> Outcome:
+        """How the way to the goal that it is after ended, with what is seen at the end.
+
+        The last look counts like those before it, but that nothing can come after it: being near
+        enough once is enough.
+        """
+        energy = self.energy(last)
+        kind = self._over
+        if kind is None:
+            kind = "arrived" if self._is_near(energy) else "out of time"
+        return Outcome(kind, energy, self._step_energy, self._goal)
 
     @torch.no_grad()
     def energy(self, obs: Observation) -> float:
@@ -247,22 +277,46 @@ class MPC:
         return self._spec.rest
 
     def _progress(self, latent: Tensor, energy: float) -> float:
-        """Moves on to the next goal where this one is reached or its time over.
+        """Moves on to the next goal where this one is reached, comes no nearer or has no time left.
 
         Returns the energy toward the goal that it is after from now on.
         """
-        near = self._arrival is not None and energy <= self._arrival
-        self._num_near = self._num_near + 1 if near else 0
-        arrived = self._num_near >= self._arrival_looks
-        late = self._timeout_steps is not None and self._num_looks >= self._timeout_steps
-        if not (arrived or late):
+        kind = self._end_of_goal(energy)
+        if kind is None:
             return energy
         if self._goal + 1 == len(self._objectives):
-            self._over = "arrived" if arrived else "given up"
+            self._over = kind
             return energy
-        self._goal, self._num_near, self._num_looks = self._goal + 1, 0, 0
+        self.outcomes.append(Outcome(kind, energy, self._step_energy, self._goal))
+        self._begin_goal(self._goal + 1)
         self._plan, self._executed = None, 0
         return self._energy(latent)
+
+    def _begin_goal(self, goal: int) -> None:
+        self._goal, self._num_looks = goal, 0
+        self._num_near = self._num_no_nearer = 0  # of the last looks, in a row
+        self._least = math.inf  # energy since the goal is wanted
+        self._recent: list[float] = []  # energies of the last looks, as many as `patience` asks for
+
+    def _end_of_goal(self, energy: float) -> OutcomeKind | None:
+        """Takes one more look's energy into account; how the way to this goal ends, if it does."""
+        near, first = self._is_near(energy), self._least == math.inf
+        nearer = energy < self._least - self._least_progress
+        self._least = min(self._least, energy)
+        self._num_near = self._num_near + 1 if near else 0
+        self._num_no_nearer = 0 if nearer else self._num_no_nearer + 1
+        if self._num_near >= self._arrival_looks and (first or not nearer):
+            return "arrived"
+        if self._patience is not None:
+            self._recent = [*self._recent, energy][-self._patience - 1 :]
+            stalled = self._num_no_nearer >= self._patience
+            if stalled and energy <= float(np.median(self._recent)):
+                return "arrived" if near else "stalled"
+        late = self._timeout_steps is not None and self._num_looks >= self._timeout_steps
+        return "out of time" if late else None
+
+    def _is_near(self, energy: float) -> bool:
+        return self._arrival is not None and energy <= self._arrival
 
     def _energy(self, latent: Tensor) -> float:
         energy = float(self._objectives[self._goal].energy(latent))

@@ -23,6 +23,7 @@ from robot_wm.types import (
     Goal,
     ImageArray,
     Observation,
+    Outcome,
     Plan,
     PlanningError,
     Task,
@@ -157,6 +158,27 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, object]:
     }
 
 
+def count_outcomes(
+    results: Sequence[EpisodeResult], outcomes: Sequence[Outcome | None]
+) -> dict[str, dict[str, int]]:
+    """How the controller says that the episodes ended, beside what the judge knows.
+
+    Args:
+        results: of the judge.
+        outcomes: of the controller, episode by episode; None where it found no plan.
+
+    Returns:
+        Kind of outcome -> `n` episodes that ended so, and `success`: how many of them succeeded.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for result, outcome in zip(results, outcomes, strict=True):
+        kind = outcome.kind if outcome else "no plan"
+        count = counts.setdefault(kind, {"n": 0, "success": 0})
+        count["n"] += 1
+        count["success"] += result.success_final
+    return counts
+
+
 def plan_seconds(seconds: Sequence[float]) -> dict[str, float]:
     """Median and 95th percentile of what plans took, s; zeros where there was none."""
     if not len(seconds):
@@ -249,7 +271,8 @@ class LatentOracle(MPC):
         seed: int = 0,
     ) -> None:
         future = _TrueFuture(task, model)
-        super().__init__(future, planner, make_objective, action_spec, seed=seed)
+        # A ceiling is given its whole time.
+        super().__init__(future, planner, make_objective, action_spec, seed=seed, patience=None)
 
 
 class _TrueFuture:

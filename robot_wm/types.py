@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating]
 ImageArray = NDArray[np.uint8]
+OutcomeKind = Literal["arrived", "stalled", "out of time"]
 
 
 def check_counts(low: int = 1, **values: object) -> None:
@@ -233,6 +234,43 @@ class Plan:
     cost: float
     elites: FloatArray | None = None
     info: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the way to a goal ended, judged by what is seen alone.
+
+    Attributes:
+        kind: `"arrived"`: what is seen is near enough to the goal picture, and comes no nearer;
+            `"stalled"`: it is not, and yet comes no nearer; `"out of time"`: the steps were used
+            up before either.
+        energy: distance of what is seen at the end to the goal picture, as the objective measures
+            it.
+        step_energy: the same distance between a picture of the training data and the next, on
+            average; None where the checkpoint does not know it.
+        goal: number of the goal picture, from 0.
+    """
+
+    kind: OutcomeKind
+    energy: float
+    step_energy: float | None = None
+    goal: int = 0
+
+    @property
+    def steps_left(self) -> float | None:
+        """The energy in steps of the training data; None where nobody knows what one is worth."""
+        return self.energy / self.step_energy if self.step_energy else None
+
+    def __str__(self) -> str:
+        left = f"energy {self.energy:.3f} is left"
+        if self.steps_left is not None:
+            left += f", {self.steps_left:.2g} times what a step of the demonstrations changes"
+        said = {
+            "arrived": "arrived at the goal",
+            "stalled": "stalled: this is as near as it gets",
+            "out of time": "out of time before it arrived",
+        }
+        return f"{said[self.kind]}; {left}"
 
 
 class PlanningError(RuntimeError):

@@ -1,6 +1,9 @@
 """Draws docs/images/reach.png (start, goal picture, end) and docs/images/goal.png.
 
-usage: python scripts/readme_picture.py CHECKPOINT [SEED]
+The start is the one of `robot-wm plan` and `robot-wm deploy`, and the cube stays where it is: the
+goal picture is one that they reach.
+
+usage: python scripts/readme_picture.py [CHECKPOINT] [SEED of the goal's pose]
 """
 
 from __future__ import annotations
@@ -11,35 +14,46 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from robot_wm.checkpoint import load_checkpoint
-from robot_wm.controller import MPC
-from robot_wm.objectives import GoalEnergy
-from robot_wm.planners import CEM
+from robot_wm.checkpoint import find_checkpoint, load_checkpoint
+from robot_wm.cli.config import load_config
+from robot_wm.cli.control import make_controller
+from robot_wm.cli.record_goal import save_goal
 from robot_wm.runtime import run_episode
+from robot_wm.types import FloatArray, Goal
 from sim_envs.so100_env import SO100Env
-from sim_envs.so100_reach import ReachTask, reach_episode
+from sim_envs.so100_reach import reach_episode
 
 SIZE_PX = 360
+START_SEED = 0  # of `robot-wm plan`'s default
+
+
+def picture_of(env: SO100Env, pose: FloatArray) -> np.ndarray:
+    """What the camera sees with the arm at a pose `[4]`, m, and the cube where the start has it."""
+    env.reset(START_SEED)
+    env.place(pose)
+    picture = env.observe().images["front"]
+    env.reset(START_SEED)
+    return picture
 
 
 def main() -> None:
     """Runs one episode and draws three large pictures of it."""
-    model, _ = load_checkpoint(Path(sys.argv[1]))
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 8_000_001
-    env = SO100Env()
-    task = ReachTask(env)
-    bounds = env.action_spec.within(model.spec.action_spec)
-    goal = task.start(reach_episode(seed))
-    large = SO100Env(image_size=SIZE_PX)
-    pictures = [ReachTask(large).start(reach_episode(seed)).images["front"]]
-    pictures.insert(0, large.observe().images["front"])
-    run_episode(env, MPC(model, CEM(), GoalEnergy, bounds), goal, num_steps=20)
+    checkpoint = sys.argv[1] if len(sys.argv) > 1 else "so100_reach"
+    pose = np.array(reach_episode(int(sys.argv[2]) if len(sys.argv) > 2 else 8_000_001)["goal"])
+    model, _ = load_checkpoint(find_checkpoint(checkpoint))
+    env, large = SO100Env(), SO100Env(image_size=SIZE_PX)
+    goal = picture_of(env, pose)
+    pictures = [large.reset(START_SEED).images["front"], picture_of(large, pose)]
+    controller = make_controller(model, env, load_config("eval", [f"checkpoint={checkpoint}"]))
+    last = run_episode(env, controller, Goal({"front": goal}), num_steps=20)
+    print(controller.outcome(last))
     large.restore(env.snapshot())
     pictures.append(large.observe().images["front"])
+    away_cm = 100 * float(np.linalg.norm(env.proprio()[:3] - pose[:3]))
 
     sheet = Image.new("RGB", (3 * SIZE_PX + 40, SIZE_PX + 44), "white")
     font = ImageFont.load_default(18)
-    labels = ("start", "goal picture", f"after 20 actions: {task.distance_m() * 100:.1f} cm away")
+    labels = ("start", "goal picture", f"after 20 actions: {away_cm:.1f} cm away")
     for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         x = 10 + i * (SIZE_PX + 10)
         sheet.paste(Image.fromarray(np.asarray(picture)), (x, 34))
@@ -47,7 +61,7 @@ def main() -> None:
     out = Path(__file__).parents[1] / "docs" / "images" / "reach.png"
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, optimize=True)
-    Image.fromarray(np.asarray(goal.images["front"])).save(out.with_name("goal.png"))
+    save_goal(out.with_name("goal.png"), goal, "front")
     print(out)
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def goal(tmp_path):
 
 def plan(work, goal, out, *more):
     words = ["plan", "experiment=debug", f"checkpoint={work / 'ckpt'}", f"goal={goal}"]
-    return [*words, f"out={out}", "env.num_steps=2", *more]
+    return [*words, f"out={out}", "env.num_steps=2", "monitors.allow_strange=true", *more]
 
 
 def test_plan_runs_to_a_picture_and_leaves_a_video(work, goal, tmp_path, capsys):
@@ -157,6 +158,27 @@ def test_bench_planner_compares_what_planners_find(capsys, tmp_path):
         assert word.split("=")[0].split(".")[-1] in line
 
 
+def test_plan_refuses_a_goal_unlike_anything_seen(work, goal, tmp_path, capsys):
+    words = plan(work, goal, tmp_path / "run", "checkpoint=so100_reach", "env.num_steps=1")
+    line = refused(capsys, *words, "monitors.allow_strange=false")
+    assert str(goal) in line and "unlike the training pictures" in line
+    assert "monitors.allow_strange=true" in line and not (tmp_path / "run").exists()
+    code, _, err = run(capsys, *words)
+    assert code == 0 and "unlike the training pictures" in err
+
+
+def test_a_plan_says_how_it_ended(work, tmp_path, capsys):
+    goal = Path(__file__).parents[1] / "docs" / "images" / "goal.png"
+    words = plan(work, goal, tmp_path, "checkpoint=so100_reach", "monitors.allow_strange=false")
+    for num_steps, kind in ((2, "out of time"), (10, "arrived")):
+        code, out, err = run(capsys, *words, f"env.num_steps={num_steps}")
+        assert code == 0, err
+        figures = json.loads(out.splitlines()[-1])
+        assert figures["outcome"]["kind"] == kind
+        assert figures["outcome"]["energy"] == figures["energy_end"]
+        assert figures["outcome"]["step_energy"] > 0 and kind in err.splitlines()[-1]
+
+
 def test_a_plan_through_several_goals_moves_on(work, goal, tmp_path, capsys):
     then = f"then=[{goal},{goal}]"
     words = plan(work, goal, tmp_path / "three", then, "controller.timeout_steps=1")
@@ -164,8 +186,13 @@ def test_a_plan_through_several_goals_moves_on(work, goal, tmp_path, capsys):
     assert code == 0, err
     figures = json.loads(out.splitlines()[-1])
     assert figures["goals"] == [0, 1, 2, 2, 2, 2] and len(figures["energies"]) == 6
-    assert set(figures["decisions"]) <= {"plan", "hold", "arrived", "given up"}
-    line = refused(capsys, *plan(work, goal, tmp_path / "no", then, "controller.arrival=0"))
+    assert set(figures["decisions"]) <= {"plan", "hold", "arrived", "out of time"}
+    assert [outcome["goal"] for outcome in figures["outcomes"]] == [0, 1, 2]
+    assert figures["outcome"] == figures["outcomes"][-1]
+    assert {outcome["kind"] for outcome in figures["outcomes"]} == {"out of time"}
+    assert err.count("out of time") == 3
+    never = ["controller.arrival=0", "controller.patience=0"]
+    line = refused(capsys, *plan(work, goal, tmp_path / "no", then, *never))
     assert "timeout_steps" in line
 
 
@@ -516,10 +543,8 @@ def test_a_public_encoder_trains_and_plans(work, goal, capsys, tmp_path):
         f"cache={tmp_path / 'cache'}", *words,
     )  # fmt: skip
     assert code == 0 and "encoder 4 x 1024" in err, err
-    code, out, err = run(
-        capsys, "plan", "experiment=debug", f"checkpoint={tmp_path / 'c'}", f"goal={goal}",
-        f"out={tmp_path / 'plan'}",
-    )  # fmt: skip
+    words = plan(work, goal, tmp_path / "plan", f"checkpoint={tmp_path / 'c'}")
+    code, out, err = run(capsys, *words)
     assert code == 0 and (tmp_path / "plan" / "plan.mp4").exists(), err
 
 
@@ -600,8 +625,7 @@ def test_pipeline_from_pictures_to_motion_in_a_fresh_process(work, goal, tmp_pat
     """Dataset, a few training steps, checkpoint; then plan where the dataset is gone."""
     lonely = tmp_path / "ckpt"
     shutil.copytree(work / "ckpt", lonely)
-    words = ["plan", "experiment=debug", f"checkpoint={lonely}", f"goal={goal}", "env.num_steps=2"]
-    words.append(f"out={tmp_path / 'run'}")
+    words = plan(work, goal, tmp_path / "run", f"checkpoint={lonely}")
     script = "import sys; from robot_wm.cli import main; sys.exit(main(sys.argv[1:]))"
     result = subprocess.run(
         [sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=tmp_path

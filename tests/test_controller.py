@@ -168,7 +168,117 @@ def test_a_goal_that_cannot_be_reached_is_left_when_its_time_is_over():
     assert stuck.looks[-1].decision == "arrived"
     stuck.reset(far)
     drive(stuck, env, 5)
-    assert [look.decision for look in stuck.looks] == ["hold"] * 3 + ["given up"] * 2
+    assert [look.decision for look in stuck.looks] == ["hold"] * 3 + ["out of time"] * 2
+
+
+class Blocked(PointEnv):
+    """Something keeps it where it is."""
+
+    def apply(self, action):
+        return np.zeros(2)
+
+
+def test_where_plans_promise_and_nothing_comes_it_holds_and_says_so():
+    env = Blocked()
+    controller = mpc(patience=3, step_energy=0.01)
+    controller.reset(ahead(env, steps=5))
+    actions = drive(controller, env, 6)
+    decisions = [look.decision for look in controller.looks]
+    assert decisions == ["plan"] * 3 + ["stalled"] * 3
+    assert all(np.array_equal(action, SPEC.rest) for action in actions[3:])
+    outcome = controller.outcome(env.observe())
+    assert (outcome.kind, outcome.goal) == ("stalled", 0)
+    assert outcome.energy == controller.looks[0].energy
+    assert outcome.steps_left == pytest.approx(outcome.energy / 0.01)
+
+
+def test_what_still_comes_nearer_is_not_stalled_however_slowly():
+    env = PointEnv()
+    goal = ahead(env, steps=5)
+    slow = mpc(planner=Fixed([[0.005, 0.0]]), patience=2)
+    slow.reset(goal)
+    drive(slow, env, 30)  # a pixel is six steps: a look is the same picture as the last
+    assert slow.looks[-1].decision == "stalled"
+    env.reset(0)
+    slow = mpc(planner=Fixed([[0.005, 0.0]]), patience=8)
+    slow.reset(goal)
+    drive(slow, env, 30)
+    assert {look.decision for look in slow.looks} == {"plan"}
+    assert slow.outcome(env.observe()).kind == "out of time"
+
+
+def test_to_and_fro_ends_on_the_near_side():
+    class Bounces(PointEnv):
+        """Whatever it is told, it goes three steps on and three back."""
+
+        way = 0.3
+
+        def apply(self, action):
+            self.position, self.way = self.position + (self.way, 0.0), -self.way
+            return np.zeros(2)
+
+    for first in (0.3, -0.3):
+        env = Bounces()
+        env.way = first
+        controller = mpc(patience=4)
+        controller.reset(ahead(env, steps=1))
+        for _ in range(12):
+            action = controller.act(env.observe(), None)
+            if controller.looks[-1].decision == "stalled":
+                break
+            env.apply(action)
+        energies = [look.energy for look in controller.looks]
+        assert controller.looks[-1].decision == "stalled"
+        assert energies[-1] == min(energies) < max(energies)
+
+
+def test_a_goal_that_stalls_is_left_for_the_next():
+    env = Blocked()
+    far, here = ahead(env, steps=5), ahead(env, steps=0)
+    controller = mpc(patience=2, arrival=1e-3)
+    controller.reset([far, here])
+    drive(controller, env, 6)
+    assert [outcome.kind for outcome in controller.outcomes] == ["stalled"]
+    assert controller.outcome(env.observe()).kind == "arrived"
+    controller.reset(here)
+    assert controller.outcomes == []
+
+
+def test_without_patience_it_never_stalls():
+    env = Blocked()
+    controller = mpc(patience=None)
+    controller.reset(ahead(env, steps=5))
+    drive(controller, env, 12)
+    assert {look.decision for look in controller.looks} == {"plan"}
+    assert controller.outcome(env.observe()).kind == "out of time"
+
+
+def test_who_is_near_at_the_last_look_has_arrived():
+    env = PointEnv()
+    controller = mpc(arrival=2e-3, arrival_looks=3)
+    controller.reset(ahead(env, steps=2))
+    drive(controller, env, 2)
+    assert controller.looks[-1].decision == "plan"
+    assert controller.outcome(env.observe()).kind == "arrived"
+    blind = mpc(arrival=None)
+    blind.reset(ahead(env, steps=2))
+    drive(blind, env, 2)
+    assert blind.outcome(env.observe()).kind == "out of time"
+    assert blind.outcome(env.observe()).steps_left is None
+
+
+def test_near_is_not_yet_arrived_while_it_comes_nearer():
+    env = PointEnv()
+    controller = mpc(planner=Fixed([[0.05, 0.0]]), arrival=1.0, arrival_looks=1, progress=1e-4)
+    controller.reset(ahead(env, steps=2))
+    drive(controller, env, 1)
+    assert controller.looks[0].decision == "arrived"  # near at the first look, and nothing before
+    controller = mpc(planner=Fixed([[0.05, 0.0]]), arrival=1.0, arrival_looks=2, progress=1e-4)
+    controller.reset(ahead(env, steps=2))
+    drive(controller, env, 8)
+    decisions = [look.decision for look in controller.looks]
+    energies = [look.energy for look in controller.looks]
+    assert decisions[-1] == "arrived" and energies[-1] < 1e-2 < energies[1]
 
 
 def test_energies_fall_on_the_way():
@@ -190,6 +300,9 @@ def test_energies_fall_on_the_way():
         {"arrival": float("inf")},
         {"arrival_looks": 0},
         {"timeout_steps": 0},
+        {"patience": 0},
+        {"progress": float("nan")},
+        {"progress": -0.1},
     ],
     ids=str,
 )

@@ -68,6 +68,8 @@ def test_it_moves_toward_the_picture_and_leaves_a_record(tmp_path, capsys):
     result = json.loads(out.splitlines()[-1])
     assert result["fault"] == "" and result["decisions"] == ["plan", "plan", "end"]
     assert result["energies"][-1] < 0.8 * result["energies"][0]
+    assert result["outcome"]["kind"] == "out of time"
+    assert result["outcome"]["energy"] == result["energies"][-1]
     assert main(["replay", result["record"]]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["mismatches"] == 0 and found["commands"] > 20
@@ -83,7 +85,10 @@ def test_a_picture_may_be_wanted_twice(tmp_path):
     run = deploy(tmp_path, f"then=[{GOAL}]", "controller.timeout_steps=1", f"view={view}")
     out, err = run.communicate(timeout=180)
     assert run.returncode == 0, err
-    assert "given up" in json.loads(out.splitlines()[-1])["decisions"]  # and went on to the next
+    result = json.loads(out.splitlines()[-1])
+    assert "out of time" in result["decisions"]  # and went on to the next
+    assert [outcome["kind"] for outcome in result["outcomes"]] == ["out of time"] * 2
+    assert "goal 2 of 2: out of time" in err
 
 
 def test_once_done_it_parks_where_that_was_asked_for(tmp_path):
@@ -97,10 +102,13 @@ def test_once_done_it_parks_where_that_was_asked_for(tmp_path):
 
 
 def test_a_dry_run_writes_nothing(tmp_path):
-    run = deploy(tmp_path, "mode=dry-run")
+    run = deploy(tmp_path, "mode=dry-run", "controller.patience=1", "num_steps=3")
     out, err = run.communicate(timeout=180)
     assert run.returncode == 0, err
-    energies = json.loads(out.splitlines()[-1])["energies"]
+    result = json.loads(out.splitlines()[-1])
+    energies = result["energies"]
+    # Nothing comes nearer where nothing may move: that is no way for it to end.
+    assert result["decisions"] == ["plan"] * 3 + ["end"] and result["outcome"] is None
     assert "nothing was written" in err
     assert max(energies) - min(energies) < 0.02 * energies[0]  # the arm stood
 

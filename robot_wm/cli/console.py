@@ -8,11 +8,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
+
+from robot_wm.types import Outcome
 
 
 class Progress:
@@ -57,6 +59,17 @@ class Progress:
 def say(text: str) -> None:
     """A line for the person at the terminal."""
     print(text, file=sys.stderr, flush=True)
+
+
+def say_outcomes(outcomes: Sequence[Outcome], num_goals: int) -> None:
+    """How it ended, a line for each goal picture that was wanted until the end came.
+
+    Args:
+        outcomes: in the order of the goals.
+        num_goals: that were given.
+    """
+    for outcome in outcomes:
+        say(f"goal {outcome.goal + 1} of {num_goals}: {outcome}" if num_goals > 1 else f"{outcome}")
 
 
 def ask(text: str) -> str:

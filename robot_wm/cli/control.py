@@ -66,6 +66,9 @@ def make_controller(model: LatentWorldModel, env: Controlled, config: DictConfig
         margin=_energy(model, config, "margin") or 0.0,
         arrival=_energy(model, config, "arrival") or None,
         arrival_looks=settings["arrival_looks"],
+        progress=_energy(model, config, "progress") or 0.0,
+        patience=settings["patience"] or None,
+        step_energy=_step_energy(model, config),
         timeout_steps=settings["timeout_steps"],
         economy=economy,
     )
@@ -128,11 +131,19 @@ def make_objective(model: LatentWorldModel, config: DictConfig) -> Callable[[Ten
 
 def _energy(model: LatentWorldModel, config: DictConfig, name: str) -> float | None:
     """A setting in units of the training data's steps, in those of the objective."""
-    share, known = config.controller[name], model.spec.step_energy
+    share, known = config.controller[name], _step_energy(model, config)
     if share is None or not share:
         return share
-    if known is None:  # of a checkpoint from before steps were measured, or of Meta's release
+    if known is None:
         if name == "margin":
             raise ValueError("controller.margin: the checkpoint does not know what a step is worth")
         return None
-    return share * known[config.objective.distance]
+    return share * known
+
+
+def _step_energy(model: LatentWorldModel, config: DictConfig) -> float | None:
+    """Mean energy of a step of the training data; None of a checkpoint from before steps were
+    measured, or of Meta's release.
+    """
+    known = model.spec.step_energy
+    return None if known is None else known[config.objective.distance]

@@ -31,9 +31,10 @@ from hardware.mjcf import load_chain
 from hardware.pilot import PilotSettings
 from hardware.spawn import controller_spec, spawn
 from hardware.wire import Wire
-from robot_wm.cli.console import ask, finish, output_dir, say
+from robot_wm.cli.console import ask, finish, output_dir, say, say_outcomes
 from robot_wm.cli.devices import Device, end, open_device
 from robot_wm.cli.pictures import read_picture
+from robot_wm.types import Outcome
 from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _START_S = 120.0  # for a model to load
@@ -97,6 +98,8 @@ def run(config: DictConfig) -> None:
     say(f"{result['ended']}; flight record: {record}")
     if config.mode == "dry-run":
         say("dry run: nothing was written to the robot")
+    else:
+        say_outcomes([Outcome(**outcome) for outcome in result["outcomes"]], len(goals))
     finish({**result, "record": str(record)})
     if result["fault"] or not result["ended"].startswith("done"):
         raise DeployError(result["fault"] or f"stopped: {result['ended']}")
@@ -292,22 +295,21 @@ class Crew:
             heard += more
         self._planner.send({"begin": True})
         self._controller.send({"event": "arm"})
-        result: dict[str, Any] = {"ended": "", "fault": "", "energies": [], "decisions": []}
+        result: dict[str, Any] = {
+            "ended": "",
+            "fault": "",
+            "energies": [],
+            "decisions": [],
+            "outcome": None,
+            "outcomes": [],
+        }
         late_ms, refused, rest_until_s = 0.0, "", time.monotonic() + _SETTLE_S
         live = Live()
         while not result["ended"]:
             self._controller.wait(0.1)
             for told in self.device.tell():
                 live.say(f"  {told}")
-            for message in self._planner.receive():
-                if "energy" in message:
-                    result["energies"].append(message["energy"])
-                    result["decisions"].append(message["decision"])
-                    p_value = message.get("p_value")
-                    surprise = "" if p_value is None else f", prediction p = {p_value:.3f}"
-                    energy = message["energy"]
-                    live.note(energy=energy)
-                    live.say(f"  energy {energy:.3f}, {message['decision']}{surprise}")
+            self._hear_planner(result, live)
             heard += self._controller.receive()
             while heard:
                 message = heard.pop(0)
@@ -332,10 +334,25 @@ class Crew:
                     live.say("")
             if self._controller.closed and not result["ended"]:
                 result["ended"] = result["fault"] = "the controller died"
+        self._hear_planner(result, live)  # it may have said its last just before the end
         if refused:
             raise ValueError(refused)
         result["tick_late_ms_p99"] = late_ms
         return result
+
+    def _hear_planner(self, result: dict[str, Any], live: Live) -> None:
+        """Adds what the planner has said since to the result, and shows it."""
+        for message in self._planner.receive():
+            if "outcomes" in message and self.config.mode == "run":  # a dry run goes nowhere
+                result["outcomes"] = message["outcomes"]
+                result["outcome"] = message["outcomes"][-1]
+            if "energy" in message:
+                energy, p_value = message["energy"], message.get("p_value")
+                result["energies"].append(energy)
+                result["decisions"].append(message["decision"])
+                surprise = "" if p_value is None else f", prediction p = {p_value:.3f}"
+                live.note(energy=energy)
+                live.say(f"  energy {energy:.3f}, {message['decision']}{surprise}")
 
     def __exit__(self, *_: object) -> None:
         self._controller.send({"end": "the human's process ends"})

@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from robot_wm.cli.devices import joint_map
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture, taken_by
 from robot_wm.cli.tool import LearnedJoints, learned_joints
-from robot_wm.cli.watch import WatchedEnv, check_views
+from robot_wm.cli.watch import WatchedEnv, refuse_strange
 from robot_wm.controller import MPC
 from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
 from robot_wm.runtime import Recorder, Step, run_episode
@@ -51,7 +51,9 @@ class _Reporter:
         self._wire.send({**said, "p_value": self._env.p_value})
 
     def finish(self, last: Observation) -> None:
-        self._wire.send({"energy": self._controller.energy(last), "decision": "end"})
+        outcomes = [*self._controller.outcomes, self._controller.outcome(last)]
+        self._wire.send({"energy": outcomes[-1].energy, "decision": "end"})
+        self._wire.send({"outcomes": [asdict(outcome) for outcome in outcomes]})
 
 
 def main(words: list[str]) -> int:
@@ -140,6 +142,9 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
             f"checkpoint: it sees through {model.spec.camera!r}, the robot has {', '.join(frames)}"
         )
     env = RemoteArm(wire, frames, actions, control_dt=model.dt)
+    moves = config.mode == "run"
+    if not moves:  # then nothing comes nearer, and it would soon stop planning
+        config.controller.patience = 0
     controller = make_controller(model, env, config)
     goals = {path: read_picture(Path(path)) for path in spec["goals"]}
     for path in goals:
@@ -161,15 +166,12 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     )
     notes = [] if normal else ["the checkpoint does not know what is normal: robot-wm monitors"]
     seen = {name: frame[0] for name, slot in frames.items() if (frame := slot.read()) is not None}
-    problems = check_views(monitors, model, seen, goals)
-    if problems and not allow:
-        raise ValueError(f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)")
+    problems = refuse_strange(monitors, model, seen, goals, allow=allow)
     if normal and normal.least_p > config.monitors.surprise_p:
         notes.append(
             f"too few held-out frames: no prediction's p-value can be below {normal.least_p:.3f}, "
             f"and monitors.surprise_p is {config.monitors.surprise_p:g}"
         )
-    moves = config.mode == "run"
     watched = WatchedEnv(env, controller, model, monitors, lambda: env.joints, moves=moves)
     dataset = view = None
     if config.record is not None:

@@ -22,13 +22,14 @@ from robot_wm.evaluation import (
     RandomController,
     StateOracle,
     ZeroController,
+    count_outcomes,
     evaluate,
     plan_seconds,
     summarize,
 )
 from robot_wm.report import EpisodeVideo, Landscape, Report, write_report
 from robot_wm.runtime import Recorder, Step
-from robot_wm.types import Controller, FloatArray, Goal, ImageArray, Observation
+from robot_wm.types import Controller, FloatArray, Goal, ImageArray, Observation, Outcome
 from robot_wm.world_model import LatentWorldModel
 
 FLOORS = ("random", "zero")
@@ -42,6 +43,7 @@ class Evaluation:
     tasks: dict[str, Any]
     curves: dict[str, FloatArray]
     energies: list[list[float]]
+    outcomes: list[str]
     episodes: list[int]
     success_m: float
     landscapes: list[Landscape]
@@ -73,16 +75,16 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     episodes = simulation.episodes(str(config.split), config.num_episodes)
 
     films: list[_Film] = []
-    energies: list[list[float]] = []
-    plan_s: list[float] = []
+    seen: list[_Looks] = []
 
     def watch(index: int, goal: Goal) -> Recorder:
-        energies.append([])
-        if index >= config.num_videos:
-            return _Looks(controller, energies[-1], plan_s)
-        title = f"{simulation.name}, episode {episodes[index]['seed']}"
-        films.append(_Film(model, simulation, config, goal, title))
-        return _Looks(controller, energies[-1], plan_s, films[-1])
+        film = None
+        if index < config.num_videos:
+            title = f"{simulation.name}, episode {episodes[index]['seed']}"
+            film = _Film(model, simulation, config, goal, title)
+            films.append(film)
+        seen.append(_Looks(controller, film))
+        return seen[-1]
 
     def measure(
         name: str, method: Controller, recorder: RecorderFactory | None = None
@@ -108,8 +110,11 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
         others["random"] = measure("random floor", RandomController(bounds, seed=config.seed))
     if "zero" in config.floors:
         others["zero"] = measure("zero floor", ZeroController(spec))
+    outcomes = [looks.outcome for looks in seen]
+    plan_s = [seconds for looks in seen for seconds in looks.plan_s]
     figures: dict[str, Any] = {
         **summarize(ours),
+        "outcomes": count_outcomes(ours, outcomes),
         "floors": {name: summarize(results) for name, results in others.items()},
         "plan_s": plan_seconds(plan_s),
     }
@@ -136,7 +141,8 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
             name: np.array([result.distances_m for result in results])
             for name, results in curves.items()
         },
-        energies=energies,
+        energies=[looks.energies for looks in seen],
+        outcomes=[outcome.kind if outcome else "no plan" for outcome in outcomes],
         episodes=[result.seed for result in ours],
         success_m=task.success_m,
         landscapes=[film.landscape for film in films if film.landscape][:2],
@@ -146,27 +152,26 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
 
 
 class _Looks:
-    """Notes the energy of every look and what every plan took, and lets a film see them, too."""
+    """Notes the energy of every look, what every plan took and how the episode ended, and lets a
+    film see it, too.
+    """
 
-    def __init__(
-        self,
-        controller: MPC,
-        energies: list[float],
-        plan_s: list[float],
-        film: Recorder | None = None,
-    ) -> None:
+    def __init__(self, controller: MPC, film: Recorder | None = None) -> None:
         self._controller, self._film = controller, film
-        self._energies, self._plan_s = energies, plan_s
+        self.energies: list[float] = []
+        self.plan_s: list[float] = []
+        self.outcome: Outcome | None = None  # stays None where no plan was found
 
     def record(self, step: Step) -> None:
         look = self._controller.looks[-1]
-        self._energies.append(look.energy)
+        self.energies.append(look.energy)
         if look.planned:
-            self._plan_s.append(step.plan_s)
+            self.plan_s.append(step.plan_s)
         if self._film:
             self._film.record(step)
 
     def finish(self, last: Observation) -> None:
+        self.outcome = self._controller.outcome(last)
         if self._film:
             self._film.finish(last)
 
@@ -252,6 +257,7 @@ def to_report(
         tasks=evaluation.tasks,
         distance_curves=evaluation.curves,
         energies=evaluation.energies,
+        outcomes=evaluation.outcomes,
         episodes=evaluation.episodes,
         success_m=evaluation.success_m,
         landscapes=evaluation.landscapes,
@@ -272,6 +278,11 @@ def table(tasks: Mapping[str, Any]) -> str:
                 f"{name:24}{row['success_final']:8.1%}{f'{low:.1%} to {high:.1%}':>18}"
                 f"{row['success_any']:8.1%}{row['final_distance_m_median'] * 100:7.1f} cm"
             )
+        said = [
+            f"{kind} {count['n']} ({count['success']} within the goal's distance)"
+            for kind, count in figures["outcomes"].items()
+        ]
+        lines.append(f"how the model says they ended: {', '.join(said)}")
         seconds = figures["plan_s"]
         lines.append(
             f"a plan takes {seconds['median']:.3f} s (median), {seconds['p95']:.3f} s (p95)"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation, pick_device
-from robot_wm.cli.console import finish, output_dir, replacing, say
+from robot_wm.cli.console import finish, output_dir, replacing, say, say_outcomes
 from robot_wm.cli.control import make_controller
+from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture
+from robot_wm.cli.watch import refuse_strange
 from robot_wm.controller import MPC
 from robot_wm.evaluation import plan_seconds
+from robot_wm.monitors import Monitors, MonitorSettings
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import Goal, Observation
@@ -35,9 +40,10 @@ class _Tape:
 
 
 def run(config: DictConfig) -> None:
-    """Runs, writes `plan.mp4`, prints how the energy went."""
+    """Runs, writes `plan.mp4`, prints how the energy went and how it ended."""
     out = output_dir(config.out)
-    model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
+    directory = find_checkpoint(config.checkpoint)
+    model, _ = load_checkpoint(directory)
     model.to(pick_device(config.device))
     paths = [str(path) for path in (config.goal, *config.then)]
     pictures = [read_picture(Path(path)) for path in paths]
@@ -47,15 +53,24 @@ def run(config: DictConfig) -> None:
     if len(goals) > 1 and not controller.moves_on:
         raise ValueError(
             "then: several pictures, but nothing says when to go on from one; give "
-            "controller.arrival (of a checkpoint that knows its steps) or controller.timeout_steps"
+            "controller.arrival (of a checkpoint that knows its steps), controller.patience or "
+            "controller.timeout_steps"
         )
     controller.reset(goals)  # refuses a picture that does not fit
-    simulation.env.reset(config.seed)
+    start = simulation.env.reset(config.seed)
+    own: Any = OmegaConf.to_container(config.monitors)
+    allow_strange = own.pop("allow_strange")
+    monitors = Monitors(load_normal(directory, model), MonitorSettings(**own), step_energy=None)
+    for problem in refuse_strange(
+        monitors, model, start.images, dict(zip(paths, pictures, strict=True)), allow=allow_strange
+    ):
+        say(f"  {problem}")
     tape = _Tape(controller)
     num_steps = simulation.num_steps * len(goals)
     run_episode(simulation.env, controller, goals, num_steps=num_steps, recorders=[tape])
     looks = controller.looks
-    energies = looks[0].energy, controller.energy(tape.observations[-1])
+    outcomes = [*controller.outcomes, controller.outcome(tape.observations[-1])]
+    energies = looks[0].energy, outcomes[-1].energy
     out.mkdir(parents=True, exist_ok=True)
     film = EpisodeVideo(
         title=f"plan to {', '.join(paths)}",
@@ -69,19 +84,17 @@ def run(config: DictConfig) -> None:
     video = out / "plan.mp4"
     with replacing(video) as scratch:
         scratch.write_bytes(encode_video(film, success_m=simulation.task.success_m))
-    decisions = [look.decision for look in looks]
-    say(
-        f"energy {energies[0]:.3f} at the start, {energies[1]:.3f} at the end; goal "
-        f"{controller.goal_index + 1} of {len(goals)}, last decision: {decisions[-1]}; "
-        f"video: {video}"
-    )
+    say(f"energy {energies[0]:.3f} at the start, {energies[1]:.3f} at the end; video: {video}")
+    say_outcomes(outcomes, len(goals))
     finish(
         {
             "energy_start": energies[0],
             "energy_end": energies[1],
             "energies": [look.energy for look in looks],
             "goals": [look.goal for look in looks],
-            "decisions": decisions,
+            "decisions": [look.decision for look in looks],
+            "outcome": asdict(outcomes[-1]),
+            "outcomes": [asdict(outcome) for outcome in outcomes],
             "plan_s_median": plan_seconds(tape.plan_s)["median"],
             "video": str(video),
         }

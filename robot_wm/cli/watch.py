@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -89,11 +89,30 @@ class WatchedEnv:
         self._env.close()
 
 
+def refuse_strange(
+    monitors: Monitors,
+    model: LatentWorldModel,
+    images: Mapping[str, ImageArray],
+    goals: Mapping[str, ImageArray],
+    *,
+    allow: bool,
+) -> list[str]:
+    """What `check_views` finds, where that is allowed.
+
+    Raises:
+        ValueError: it is not.
+    """
+    problems = check_views(monitors, model, images, goals)
+    if problems and not allow:
+        raise ValueError(f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)")
+    return problems
+
+
 def check_views(
     monitors: Monitors,
     model: LatentWorldModel,
-    images: dict[str, ImageArray],
-    goals: dict[str, ImageArray],
+    images: Mapping[str, ImageArray],
+    goals: Mapping[str, ImageArray],
 ) -> list[str]:
     """What is wrong with what is seen and what is wanted, before an arm moves; empty where nothing.
 

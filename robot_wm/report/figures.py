@@ -24,6 +24,7 @@ def report_figures(report: Report) -> dict[str, object]:
         "settings": report.settings,
         "distance_curves": report.distance_curves,
         "energies": report.energies,
+        "outcomes": report.outcomes,
         "episodes": report.episodes,
         "training": report.training,
         "held_out": report.held_out,

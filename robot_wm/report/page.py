@@ -11,7 +11,7 @@ from html import escape
 from robot_wm.report import plots
 from robot_wm.report.figures import report_figures
 from robot_wm.report.style import CSS
-from robot_wm.report.success import headline, method_names, plan_time, success_table
+from robot_wm.report.success import headline, method_names, outcomes, plan_time, success_table
 from robot_wm.report.values import EpisodeVideo, Landscape, Report
 from robot_wm.report.video import encode_video
 
@@ -72,6 +72,7 @@ def _success(report: Report, colors: Mapping[str, str]) -> str:
     for task, figures in report.tasks.items():
         body += f"<h3>{escape(task)}</h3>" if len(report.tasks) > 1 else ""
         body += success_table(figures, task, colors) + plan_time(figures, task)
+        body += outcomes(figures, task)
     how = (
         "Each row is one way of choosing actions, tried on the same list of episodes. An episode "
         f"succeeds if it <em>ends</em> within {100 * report.success_m:g} cm of the goal, measured "

@@ -78,6 +78,23 @@ def plan_time(figures: Figures, task: str) -> str:
     )
 
 
+def outcomes(figures: Figures, task: str) -> str:
+    """How the controller says that its episodes ended, as HTML; empty where it was not asked."""
+    if "outcomes" not in figures:
+        return ""
+    counts = _mapping(figures, "outcomes", task)
+    said = []
+    for kind in counts:
+        where = f"{task}.outcomes"
+        count = _mapping(counts, kind, where)
+        n, success = (int(_number(count, key, f"{where}.{kind}")) for key in ("n", "success"))
+        said.append(f"{escape(kind)} {n} (success: {success})")
+    return (
+        f"<p>How the model says that its episodes ended, from its pictures alone: "
+        f"{', '.join(said)}.</p>"
+    )
+
+
 def _methods(figures: Figures, task: str) -> list[_Method]:
     n = int(_number(figures, "n", task))
     methods = [_method("model", "", figures, n, task)]

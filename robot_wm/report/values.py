@@ -101,13 +101,15 @@ class Report:
             `success_final_ci95` [low, high], `success_any` (shares, 0 to 1),
             `final_distance_m_median` (metres), `floors` and optionally `ceilings` (method -> the
             same figures, of which only the first success two are required), `plan_s`
-            {`median`, `p95`} (seconds per action).
+            {`median`, `p95`} (seconds per action), optionally `outcomes` (how the controller says
+            that an episode ended -> `n`, and `success`: those of them that succeeded).
         success_m: an episode succeeds when it ends nearer than this to its goal, metres.
         settings: what the numbers depend on: git sha, hashes, planner settings, machine.
         distance_curves: method -> true distance to the goal by episode and step,
             `[n, steps + 1]`, metres.
         energies: of what the model saw at every look, episode by episode; one that was broken off
             is shorter.
+        outcomes: how the controller says that each episode ended, `[n]`.
         episodes: their names in the manifest, `[n]`, for whoever pairs two reports.
         training: rows with `step` and metrics, in order; a row may lack a metric.
         held_out: what the predictor was given -> latent error at horizon 1, 2, ... H.
@@ -125,6 +127,7 @@ class Report:
     settings: Mapping[str, str] = field(default_factory=dict)
     distance_curves: Mapping[str, FloatArray] = field(default_factory=dict)
     energies: Sequence[Sequence[float]] = ()
+    outcomes: Sequence[str] = ()
     episodes: Sequence[int] = ()
     training: Sequence[Mapping[str, float]] = ()
     held_out: Mapping[str, Sequence[float]] = field(default_factory=dict)
