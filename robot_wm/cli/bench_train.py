@@ -106,25 +106,8 @@ def _measure(
 ) -> dict[str, Any]:
     device = pick_device(config.device)
     precision = choose_precision(config.precision, device)
-    shape = PredictorConfig(
-        token_dim=token_dim,
-        grid=grid,  # type: ignore[arg-type]  # made a tuple, and checked, by PredictorConfig
-        action_dim=_ACTION_DIM,
-        state_dim=_ACTION_DIM,
-        max_frames=config.num_frames,
-        **predictor,
-    )
-    names = tuple("abcd")
-    same = NormStats(np.zeros(_ACTION_DIM), np.ones(_ACTION_DIM))
-    bound = np.ones(_ACTION_DIM)
-    spec = ModelSpec("front", 96, 96, 0.2, names, ActionSpec(names, -bound, bound, ("",) * 4))
-    generator = torch.Generator().manual_seed(config.seed)
-    model = LatentWorldModel(
-        _Shape(token_dim, shape.grid),  # type: ignore[arg-type]  # never called
-        Predictor(shape, generator=generator).to(device),
-        spec,
-        action_stats=same,
-        proprio_stats=same,
+    model, shape = _untrained(
+        predictor, token_dim, grid, num_frames=config.num_frames, seed=config.seed, device=device
     )
     sampler: Any = _OneBatch(shape, config.num_frames, batch_size, config.seed)
 
@@ -175,6 +158,55 @@ def _measure(
         "matmul_gflop_per_s": statistics.median(rates) / 1e9,
         "time_by_kernel": spent,
     }
+
+
+def shipped_steps_s(num_steps: int, *, batch_size: int = 64, num_frames: int = 6) -> list[float]:
+    """Seconds of each training step of the shipped predictor on random tokens, in float32."""
+    predictor: Any = OmegaConf.to_container(compose_config("train", []).predictor)
+    encoder = shipped_config()
+    model, shape = _untrained(
+        predictor,
+        encoder.dim,
+        [1, encoder.num_tokens],
+        num_frames=num_frames,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    sampler: Any = _OneBatch(shape, num_frames, batch_size, 0)
+    how = TrainConfig(num_steps=num_steps + 1, precision="float32")
+    return np.diff([row["elapsed_s"] for row in train(model, sampler, how)]).tolist()
+
+
+def _untrained(
+    predictor: dict[str, Any],
+    token_dim: int,
+    grid: list[int],
+    *,
+    num_frames: int,
+    seed: int,
+    device: torch.device,
+) -> tuple[LatentWorldModel, PredictorConfig]:
+    """A model with random weights that trains on tokens alone."""
+    shape = PredictorConfig(
+        token_dim=token_dim,
+        grid=grid,  # type: ignore[arg-type]  # made a tuple, and checked, by PredictorConfig
+        action_dim=_ACTION_DIM,
+        state_dim=_ACTION_DIM,
+        max_frames=num_frames,
+        **predictor,
+    )
+    names = tuple("abcd")
+    same = NormStats(np.zeros(_ACTION_DIM), np.ones(_ACTION_DIM))
+    bound = np.ones(_ACTION_DIM)
+    spec = ModelSpec("front", 96, 96, 0.2, names, ActionSpec(names, -bound, bound, ("",) * 4))
+    model = LatentWorldModel(
+        _Shape(token_dim, shape.grid),  # type: ignore[arg-type]  # never called
+        Predictor(shape, generator=torch.Generator().manual_seed(seed)).to(device),
+        spec,
+        action_stats=same,
+        proprio_stats=same,
+    )
+    return model, shape
 
 
 def _is_one_of(name: str, words: tuple[str, ...]) -> bool:

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from robot_wm.cli.threads import share_cores
+
 COMMANDS = {
     "demo": "collect, train, plan, evaluate and report, in minutes",
     "collect": "drive a scripted demonstrator in simulation, write a LeRobot dataset",
@@ -62,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise ValueError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
+        share_cores()  # before a command loads torch
         module = importlib.import_module(f"robot_wm.cli.{_file(name)}")
         if "-h" in words or "--help" in words:
             print(_help(name))

@@ -1,0 +1,148 @@
+"""Measures training, planning and the arm's ticks beside other busy processes.
+
+usage: python scripts/measure_busy.py [REPEATS]
+
+Beside 0, 1, 2 and 4 processes that do nothing but turn in a loop it measures seconds of a training
+step of the shipped predictor, seconds of a plan of the shipped checkpoint, and how late the arm
+server's ticks are (99th percentile) while `robot-wm deploy` drives the simulated arm. Each is
+measured as GNU OpenMP waits by itself ("before") and as the commands let it wait ("after"), in
+turn, so that a busy moment of the machine falls on both. Prints a table, and one line of JSON.
+
+`share` is what the number of processes alone explains: with two threads on two cores beside k busy
+processes, (k + 2) / 2 times the quiet seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LOADS = (0, 1, 2, 4)
+BEFORE = {"GOMP_SPINCOUNT": "300000"}  # what libgomp takes where nobody says anything
+NUM_STEPS = 30
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextlib.contextmanager
+def busy(num: int) -> Iterator[None]:
+    """So many processes that take all the processor they are given."""
+    children = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num)]
+    try:
+        yield
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def environment(own: dict[str, str]) -> dict[str, str]:
+    """The user's, but for how threads wait, which `own` says or the commands decide."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", *own)}
+    return {"MUJOCO_GL": "egl", **inherited, **own}
+
+
+def measure(what: str, own: dict[str, str]) -> float:
+    """Median seconds of a training step or a plan, in a process of its own."""
+    command = [sys.executable, __file__, "child", what]
+    ran = subprocess.run(command, env=environment(own), check=True, capture_output=True, text=True)
+    return float(ran.stdout)
+
+
+def late_ticks_s(own: dict[str, str]) -> float:
+    """How late the arm server's ticks are (99th percentile) while a plan is executed, seconds."""
+    with tempfile.TemporaryDirectory() as out:
+        words = ["deploy", "checkpoint=so100_reach", f"goal={ROOT / 'docs/images/goal.png'}"]
+        words += ["confirm=false", "num_steps=6", f"out={out}"]
+        # Patient: on a busy machine it is measured, not stopped.
+        words.append(
+            "robot.settings={max_tick_s: 5.0, max_reading_age_s: 5.0, max_frame_gap_s: 5.0, "
+            "max_silence_s: 10.0, max_frame_age_s: 5.0, tracking_s: 10.0}"
+        )
+        code = "import sys; from robot_wm.cli import main; sys.exit(main(sys.argv[1:]))"
+        ran = subprocess.run(
+            [sys.executable, "-c", code, *words],
+            env=environment(own), check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    return json.loads(ran.stdout.splitlines()[-1])["tick_late_ms_p99"] / 1e3
+
+
+def child(what: str) -> float:
+    """Runs the work itself, as a command would: how threads wait is set before torch loads."""
+    from robot_wm.cli.threads import share_cores
+
+    share_cores()
+    return {"train": train_steps_s, "plan": plans_s}[what]()
+
+
+def train_steps_s() -> float:
+    """Median seconds of a training step of the shipped predictor, on random tokens."""
+    from robot_wm.cli.bench_train import shipped_steps_s
+
+    return statistics.median(shipped_steps_s(NUM_STEPS))
+
+
+def plans_s() -> float:
+    """Median seconds of a plan of the shipped checkpoint, its picture encoded."""
+    from robot_wm.checkpoint import find_checkpoint, load_checkpoint
+    from robot_wm.cli.config import load_config
+    from robot_wm.cli.control import make_controller
+    from sim_envs.so100_env import SO100Env
+    from sim_envs.so100_reach import ReachTask, reach_episode
+
+    env = SO100Env()
+    goal = ReachTask(env).start(reach_episode(8_000_000))
+    model, _ = load_checkpoint(find_checkpoint("so100_reach"))
+    controller = make_controller(model, env, load_config("eval", ["checkpoint=so100_reach"]))
+    seen, took_s = env.observe(), []
+    for _ in range(NUM_STEPS + 1):
+        controller.reset(goal)
+        begin_s = time.monotonic()
+        controller.act(seen, None)
+        took_s.append(time.monotonic() - begin_s)
+    return statistics.median(took_s[1:])
+
+
+def main() -> None:
+    """Measures all, prints the table."""
+    if sys.argv[1:2] == ["child"]:
+        print(child(sys.argv[2]))
+        return
+    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    ways: dict[str, dict[str, str]] = {"before": BEFORE, "after": {}}
+    figures: dict[str, Any] = {}
+    columns = f"{'before':>12}{'after':>12}{'of before':>11}{'of quiet':>10}{'share':>7}"
+    print(f"{'':10}{'busy':>5}{columns}")
+    for what in ("train", "plan", "ticks"):
+        quiet_s = 0.0
+        for num_busy in LOADS:
+            took: dict[str, list[float]] = {way: [] for way in ways}
+            with busy(num_busy):
+                for _ in range(repeats):
+                    for way, own in ways.items():
+                        one = late_ticks_s(own) if what == "ticks" else measure(what, own)
+                        took[way].append(one)
+            before_s, after_s = (statistics.median(took[way]) for way in ways)
+            quiet_s = quiet_s or after_s
+            row = {"before_s": before_s, "after_s": after_s, "of_before": after_s / before_s}
+            share = (num_busy + 2) / 2
+            row |= {"of_quiet": after_s / quiet_s, "share": share}
+            figures[f"{what}_beside_{num_busy}"] = row
+            print(
+                f"{what:10}{num_busy:>5}{before_s * 1e3:9.1f} ms{after_s * 1e3:9.1f} ms"
+                f"{row['of_before']:11.2f}{row['of_quiet']:10.2f}{share:7.1f}",
+                flush=True,
+            )
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
