@@ -4,18 +4,21 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lock wheel clean FORCE
+.PHONY: help install demo test test-other test-all lock wheel clean FORCE
 
-BIN := .venv/bin
+# The environment that a target works in, and the Python that makes it (empty: the first one found).
+VENV := .venv
+PYTHON :=
+BIN := $(VENV)/bin
 # The stamp holds the folder it was made in: a .venv copied along with its checkout still runs the
 # code of the original, so it counts as not installed.
-STAMP := .venv/.installed
+STAMP := $(VENV)/.installed
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 STALE := FORCE
 endif
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 17
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 19
 
 install: $(STAMP) ## prepare .venv and rendering (1 to 5 minutes the first time, 9 GB on disk)
 	@backend=$$(bash scripts/ensure_gl.sh $(BIN)/python)
@@ -39,30 +42,45 @@ test: $(STAMP) ## style, types, import rules, then the tests (ARGS="-k planner" 
 	echo "test 5/5: pytest (a few minutes)"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
+# LeRobot is 0.4.4 below Python 3.12 and another library from there on; huggingface-hub and
+# transformers follow it. Only a second environment tries both.
+test-other: $(STAMP) ## make test across the fork: on 3.12 where .venv is older, else on 3.11
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then
+	    versions="3.11 3.10"
+	else
+	    versions="3.12 3.13"
+	fi
+	if ! python=$$(bash scripts/find_python.sh $$versions); then
+	    echo "test-other: no Python $${versions/ / or } is here: the other LeRobot was not tried"
+	    exit 0
+	fi
+	version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	$(MAKE) --no-print-directory test VENV=".venv-$$version" PYTHON="$$python"
+
+test-all: test ## make test, then make test-other
+	@$(MAKE) --no-print-directory test-other
+
 lock: $(STAMP) ## bring requirements.lock in line with pyproject.toml (ARGS=--upgrade: newest versions)
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-python-downloads \
-	    --extra dev --no-header --no-annotate $(ARGS) --output-file requirements.lock pyproject.toml
+	    --extra dev --extra lerobot --extra rerun --no-header --no-annotate $(ARGS) \
+	    --output-file requirements.lock pyproject.toml
 	echo "lock: $$(grep -c == requirements.lock) lines in requirements.lock"
 
 wheel: $(STAMP) ## build dist/robot_wm-*.whl
 	@$(BIN)/python -m build --no-isolation --wheel
 
-clean: ## remove .venv, build output and caches; outputs/ stays
-	@rm -rf .venv build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove the environments, build output and caches; outputs/ stays
+	@rm -rf .venv .venv-3.* build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find robot_wm sim_envs hardware plugins scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 FORCE:
 
 $(STAMP): pyproject.toml requirements.lock $(STALE)
-	@supported() { "$$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; }
-	# 3.11 is what most of the work was tested on. Asking each by running it passes over the shims
-	# of version managers, which are there for versions that are not.
-	python=
-	for name in python3.11 python3 python3.12 python3.10 python; do
-	    if command -v "$$name" >/dev/null && supported "$$name"; then python=$$name; break; fi
-	done
-	if [[ -z $$python ]]; then
-	    echo "install: Python 3.10, 3.11 or 3.12 is needed, found $$(python3 --version 2>/dev/null || echo none). On Debian 12 or Ubuntu 22.04 to 24.04 run: sudo apt-get install -y python3 python3-venv" >&2
+	@supported() { "$$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; }
+	# 3.11 is what most of the work was tested on.
+	python="$(PYTHON)"
+	if [[ -z $$python ]] && ! python=$$(bash scripts/find_python.sh 3.11 3.12 3.10 3.13); then
+	    echo "install: Python 3.10 to 3.13 is needed, found $$(python3 --version 2>/dev/null || echo none). On Debian 12 or Ubuntu 22.04 to 24.04 run: sudo apt-get install -y python3 python3-venv" >&2
 	    exit 1
 	fi
 
@@ -81,12 +99,12 @@ $(STAMP): pyproject.toml requirements.lock $(STALE)
 	fi
 
 	if [[ "$$(cat $(STAMP) 2>/dev/null)" != "$(CURDIR)" ]] || ! supported $(BIN)/python; then
-	    echo "install: making .venv with $$("$$python" --version)"
-	    "$$python" -m venv --clear .venv
+	    echo "install: making $(VENV) with $$("$$python" --version)"
+	    "$$python" -m venv --clear $(VENV)
 	fi
 	rm -f $(STAMP)
 
-	echo "install: the packages of requirements.lock into .venv (3 GB to download: 1 to 5 minutes; seconds when cached)"
+	echo "install: the packages of requirements.lock into $(VENV) (3 GB to download: 1 to 5 minutes; seconds when cached)"
 	export PIP_DISABLE_PIP_VERSION_CHECK=1 UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-120}
 	# The lock is the whole closure, so nothing is resolved here: --no-deps. uv is much faster than
 	# pip, but trusts its own certificates unless told and does not read pip's settings (mirrors).

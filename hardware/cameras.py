@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware.lerobot_arm import decode_config
+from hardware.lerobot_arm import check_installed, decode_config
 from hardware.process import lower_niceness
 from hardware.wire import FrameSlot, Wire
 
@@ -87,8 +87,10 @@ def open_camera(name: str, settings: Mapping[str, Any]) -> Any:
     """A LeRobot camera by its type and config, connected.
 
     Raises:
-        ValueError: no such type, a setting that it does not take, or it does not open.
+        ValueError: LeRobot is not installed, no such type, a setting that it does not take, or it
+            does not open.
     """
+    check_installed()
     configs = importlib.import_module("lerobot.cameras.configs")
     for module in ("opencv", "realsense", "zmq"):
         with contextlib.suppress(ImportError):  # wants a driver that is not installed

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import functools
 import importlib
+import importlib.util
 import os
 import pkgutil
 import termios
@@ -238,11 +239,21 @@ def _ends(robot: Any, joints: JointMap) -> list[dict[str, float]]:
     return found
 
 
+def check_installed() -> None:
+    """Raises ValueError where LeRobot, which robot_wm otherwise does without, is not installed."""
+    if importlib.util.find_spec("lerobot") is None:
+        raise ValueError(
+            "robot: LeRobot is not installed, which drives real arms and their cameras; "
+            "run pip install 'robot-wm[lerobot]'"
+        )
+
+
 def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02) -> Any:
     """A LeRobot robot by its type and config, connected and calibrated; its torque is as it was.
 
     Raises:
-        ValueError: no such type, a setting that it does not take, or a robot without calibration.
+        ValueError: LeRobot is not installed, no such type, a setting that it does not take, or a
+            robot without calibration.
         ArmError: it does not answer.
     """
     if not 0 < reply_s < 1:
@@ -253,6 +264,7 @@ def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02)
                 f"robot.config.{name}: not taken: robot.cameras are opened apart from the arm, and "
                 f"what reaches it is what its governor returned"
             )
+    check_installed()
     robots = importlib.import_module("lerobot.robots")
     for module in pkgutil.iter_modules(robots.__path__):
         if module.ispkg:

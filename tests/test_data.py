@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import data_helpers as toy
@@ -19,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 
 from robot_wm.data import (
     DatasetWriter,
@@ -107,14 +111,26 @@ def test_pictures_inside_parquet_are_read_too(damaged: Path) -> None:
     assert images[1][8, 8].tolist() == [250, 10, 10]
 
 
+def h264() -> dict[str, object]:
+    """How LeRobot is told to encode so.
+
+    Not its default SVT-AV1: that encoder makes whoever calls it a real-time process where it may,
+    before which nothing else, and no later test, gets the processor.
+    """
+    try:
+        from lerobot.configs import RGBEncoderConfig
+    except ImportError:  # before lerobot 0.6
+        return {"vcodec": "h264"}
+    return {"rgb_encoder": RGBEncoderConfig(vcodec="h264")}
+
+
 def test_stock_lerobot_reads_and_resumes_what_we_write(tmp_path: Path) -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     # Two numbers: lerobot 0.4.4 with numpy 2.4 cannot itself record a column of one.
     ours = toy.write(tmp_path / "ours", extra_names=("cube.x", "cube.y"))
-    # Not its default SVT-AV1: that encoder makes whoever calls it a real-time process where it may,
-    # before which nothing else, and no later test, gets the processor.
-    theirs = LeRobotDataset("toy/toy", root=ours, video_backend="pyav", vcodec="h264")
+    settings = {"root": ours, "video_backend": "pyav", **h264()}
+    theirs = LeRobotDataset("toy/toy", **settings)
     assert (theirs.num_episodes, theirs.num_frames) == (3, sum(toy.LENGTHS))
     for row in (0, int(STARTS[1]), int(STARTS[1]) + 5, int(STARTS[3]) - 1):
         episode = int(np.searchsorted(STARTS, row, side="right")) - 1
@@ -146,18 +162,31 @@ def test_stock_lerobot_reads_and_resumes_what_we_write(tmp_path: Path) -> None:
         robot_type="toy",
         root=tmp_path / "fresh",
         features={k: v for k, v in theirs.features.items() if v["dtype"] != "int64"},
-        vcodec="h264",
+        **h264(),
     )
+    if hasattr(LeRobotDataset, "resume"):  # from lerobot 0.6 on, what is opened is only read
+        theirs = LeRobotDataset.resume("toy/toy", **settings)
     for recorder in (fresh, theirs):
         for number in range(4):
             recorder.add_frame(frame_for(number))
         recorder.save_episode(parallel_encoding=False)
         recorder.finalize()
     for name in ("data", "meta/episodes"):
-        ours_schema = pq.read_schema(ours / name / "chunk-000/file-000.parquet")
-        want_schema = pq.read_schema(tmp_path / "fresh" / name / "chunk-000/file-000.parquet")
-        assert {f.name: f.type for f in ours_schema} == {f.name: f.type for f in want_schema}
+        ours_types, want_types = (
+            {f.name: f.type for f in pq.read_schema(root / name / "chunk-000/file-000.parquet")}
+            for root in (ours, tmp_path / "fresh")
+        )
+        for key in ours_types.keys() & want_types.keys():
+            # Least and greatest of whole numbers are doubles from lerobot 0.6 on.
+            if re.fullmatch("stats/.*index/(min|max)", key):
+                assert want_types.pop(key) in (ours_types.pop(key), pa.list_(pa.float64()))
+        assert ours_types == want_types
     infos = [json.loads((r / "meta/info.json").read_text()) for r in (ours, tmp_path / "fresh")]
+    for key in theirs.meta.video_keys:
+        ours_video, want_video = (info["features"][key].pop("info") for info in infos)
+        # From lerobot 0.6 on this is "is_depth_map", beside what its own encoder was told.
+        assert ours_video.pop("video.is_depth_map") is False
+        assert ours_video.items() <= want_video.items()
     assert infos[0]["features"] == infos[1]["features"]
     assert infos[0].keys() == infos[1].keys()
     resumed = open_dataset(ours)
@@ -281,18 +310,100 @@ def test_missing_directory_is_named_before_anything_else(tmp_path: Path) -> None
         open_dataset(tmp_path)
 
 
-def test_unreachable_hub_names_the_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> str:
-        raise OSError("no network")
+class TransportError(Exception):
+    """The base class of another HTTP library's errors."""
 
+
+class HubError(TransportError, OSError):
+    """huggingface_hub's own error where it uses that library."""
+
+
+@pytest.mark.parametrize("error", [OSError, TransportError, EntryNotFoundError])
+def test_unreachable_hub_names_the_alternative(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def offline(*_: object, **__: object) -> str:
+        raise error("no network")
+
+    monkeypatch.setattr("huggingface_hub.errors.HfHubHTTPError", HubError)
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with pytest.raises(FileNotFoundError, match="nobody/nothing.*cannot be reached.*directory"):
         open_dataset("nobody/nothing")
 
 
-def test_old_format_names_the_converter(damaged: Path) -> None:
+def write_v21(root: Path) -> Path:
+    """The toy dataset as LeRobot's format v2.1 has it: files of one episode, metadata in JSON."""
+    new = toy.write(root.with_name("new"), lengths=(8,), cameras=("front",))
+    camera = "observation.images.front"
+    for old, file in (("data", "parquet"), (f"videos/chunk-000/{camera}", "mp4")):
+        folder = root / (old if file == "mp4" else f"{old}/chunk-000")
+        folder.mkdir(parents=True)
+        (path,) = (new / ("data" if file == "parquet" else f"videos/{camera}")).rglob(f"*.{file}")
+        shutil.copy(path, folder / f"episode_000000.{file}")
+    (root / "meta").mkdir()
+    shutil.copy(new / "meta/info.json", root / "meta/info.json")
+    places = {"data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"}
+    places["video_path"] = (
+        "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+    )
+    own = {"codebase_version": "v2.1", "total_videos": 1, "total_chunks": 1, **places}
+    toy.edit_info(root, lambda info: info.update(own))
+    (rows,) = pq.read_table(new / "meta/episodes").to_pylist()
+    stats: dict[str, dict[str, object]] = {}
+    for name, value in rows.items():
+        if name.startswith("stats/"):
+            _, key, kind = name.split("/")
+            stats.setdefault(key, {})[kind] = value
+    for kind, value in (("min", 0.0), ("max", 1.0), ("mean", 0.5), ("std", 0.1)):
+        stats[camera][kind] = [[[value]]] * 3
+    lines = {
+        "tasks": {"task_index": 0, "task": "task 0"},
+        "episodes": {"episode_index": 0, "tasks": ["task 0"], "length": 8},
+        "episodes_stats": {"episode_index": 0, "stats": stats},
+    }
+    for name, line in lines.items():
+        (root / f"meta/{name}.jsonl").write_text(json.dumps(line) + "\n")
+    return root
+
+
+def test_the_command_that_converts_an_old_format_does(tmp_path: Path) -> None:
+    root = write_v21(tmp_path / "my old set")
+    with pytest.raises(ValueError, match=r"v2\.1, want v3") as told:
+        open_dataset(root)
+    (command,) = re.findall("`(.*)`", str(told.value))
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(shlex.split(command), env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    dataset = open_dataset(root)
+    images = dataset.frames(dataset.episode(0), "observation.images.front", range(8))
+    assert [toy.frame_of(image) for image in images] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("installed", "folder"), [("0.4.4", "."), ("0.5.1", "nobody/toy"), ("0.6.1", "nobody/toy")]
+)
+def test_an_old_format_on_the_hub_is_converted_to_a_directory(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch, installed: str, folder: str
+) -> None:
     toy.edit_info(damaged, lambda info: info.update(codebase_version="v2.1"))
-    with pytest.raises(ValueError, match=r"v2\.1.*convert_dataset_v21_to_v30"):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(damaged))
+    monkeypatch.setattr("importlib.metadata.version", {"lerobot": installed}.__getitem__)
+    with pytest.raises(ValueError, match=r"v2\.1, want v3") as told:
+        open_dataset("nobody/toy")
+    (command,) = re.findall("`(.*)`", str(told.value))
+    want = ["--repo-id=nobody/toy", f"--root={folder}", "--push-to-hub=false"]
+    assert shlex.split(command)[-3:] == want
+
+
+def test_without_lerobot_an_old_format_says_what_to_install(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    toy.edit_info(damaged, lambda info: info.update(codebase_version="v2.1"))
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    with pytest.raises(ValueError, match=r"v2\.1.*robot-wm\[lerobot\]"):
         open_dataset(damaged)
 
 

@@ -190,6 +190,20 @@ def test_a_mistake_is_one_line(tmp_path, capsys, monkeypatch, words, told):
     assert told in err and err.splitlines()[-1].startswith("robot-wm deploy: ")
 
 
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("lerobot", ["deploy", f"goal={GOAL}", "checkpoint=so100_reach", "robot=lerobot"]),
+        ("lerobot", ["record-goal", "robot=lerobot"]),
+        ("rerun", ["deploy", f"goal={GOAL}", "checkpoint=so100_reach", "view=rerun"]),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named(tmp_path, capsys, monkeypatch, package, command):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main([*command, "confirm=false", f"out={tmp_path / 'o.png'}"]) == 2
+    assert f"robot-wm[{package}]" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_recording_is_not_overwritten(tmp_path, capsys):
     view = tmp_path / "run.rrd"
     view.write_text("of yesterday")

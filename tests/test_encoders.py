@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fakes import make_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from robot_wm.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from robot_wm.encoders import (
@@ -25,7 +25,13 @@ from robot_wm.encoders import (
     save_mini,
 )
 from robot_wm.encoders.images import TimmBackbone, ijepa_from_transformers
-from robot_wm.encoders.vjepa2 import VJepa2Backbone, VJepa2Shape, from_release, release_shape
+from robot_wm.encoders.vjepa2 import (
+    VJepa2Backbone,
+    VJepa2Shape,
+    from_release,
+    from_transformers,
+    release_shape,
+)
 
 # name: (picture, tokens per side, D)
 PUBLIC = {
@@ -70,7 +76,7 @@ def test_token_counts_dims_and_preprocessing(name):
         encoder(frames.to("meta"))
 
 
-def test_the_video_model_sees_a_frame_as_a_clip_of_itself():
+def test_the_video_model_sees_a_frame_as_a_clip_of_itself(tmp_path):
     from transformers import VJEPA2Config, VJEPA2Model
 
     torch.manual_seed(0)
@@ -80,8 +86,8 @@ def test_the_video_model_sees_a_frame_as_a_clip_of_itself():
                      pred_num_attention_heads=1, pred_num_hidden_layers=1)
     ).eval()  # fmt: skip
     ours = VJepa2Backbone(VJepa2Shape(24, 2, 2, patch_size=8), 32).eval()
-    weights = {k: v for k, v in theirs.state_dict().items() if not k.startswith("predictor.")}
-    ours.load_state_dict(weights)
+    theirs.save_pretrained(tmp_path)
+    ours.load_state_dict(from_transformers(load_file(tmp_path / "model.safetensors")))
     frames = torch.randn(3, 3, 32, 32)
     clip = torch.stack((frames, frames), dim=1)
     with torch.no_grad():
@@ -126,7 +132,7 @@ def test_released_encoder_files_are_read():
         release_shape({"weight": torch.zeros(1)}, 2)
 
 
-def test_ijepa_files_of_transformers_fit_timm():
+def test_ijepa_files_of_transformers_fit_timm(tmp_path):
     from transformers import IJepaConfig, IJepaModel
 
     torch.manual_seed(0)
@@ -136,14 +142,16 @@ def test_ijepa_files_of_transformers_fit_timm():
     ).eval()  # fmt: skip
     with torch.no_grad():
         theirs.embeddings.position_embeddings.copy_(torch.randn(1, 256, 1280))
-    weights = ijepa_from_transformers(theirs.state_dict())
+    theirs.save_pretrained(tmp_path)  # files kept the names that modules lost in transformers 5
+    saved = load_file(tmp_path / "model.safetensors")
+    weights = ijepa_from_transformers(saved)
     ours = TimmBackbone("vit_huge_patch14_gap_224.in1k_ijepa", 224, 1, weights).eval()
     frames = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         expected = theirs(frames).last_hidden_state
         torch.testing.assert_close(ours(frames), expected, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="decoder.weight is no weight of I-JEPA"):
-        ijepa_from_transformers({**theirs.state_dict(), "decoder.weight": torch.zeros(1)})
+        ijepa_from_transformers({**saved, "decoder.weight": torch.zeros(1)})
 
 
 def test_pooling_averages_squares_of_tokens():
@@ -204,6 +212,15 @@ def test_a_placed_file_is_found_and_its_absence_explained(tmp_path, monkeypatch)
     again = load_encoder(json.loads(json.dumps(described)), tmp_path / "encoder.safetensors")
     assert again.fingerprint.difference(encoder.fingerprint) is None
     assert "state_dict" not in encoder.backbone.vit.pretrained_cfg
+
+
+def test_a_hub_that_does_not_answer_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "PLACE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # closed
+    with pytest.raises(EncoderWeightsError, match="could not be had from the hub"):
+        build_encoder("dinov3_vits")
 
 
 def test_public_weights_stay_out_of_checkpoints_and_are_found_again(tmp_path, monkeypatch):

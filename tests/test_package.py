@@ -99,9 +99,24 @@ def test_import_is_light(module: str) -> None:
     assert run(sys.executable, "-c", script).split() == []
 
 
+def test_everything_imports_without_lerobot_and_rerun() -> None:
+    script = """
+import importlib, pkgutil, sys
+sys.modules.update(dict.fromkeys(("lerobot", "rerun")))
+num_modules = 0
+for package in ("robot_wm", "sim_envs", "hardware"):
+    for module in pkgutil.walk_packages([package], f"{package}."):
+        if module.name not in ("hardware.__main__", "robot_wm.cli.view"):
+            importlib.import_module(module.name)
+            num_modules += 1
+print(num_modules)
+"""
+    assert int(run(sys.executable, "-c", script)) > 80
+
+
 def test_lock_holds_names_and_versions_only() -> None:
     name, version = r"[a-z0-9]+(-[a-z0-9]+)*", r"[0-9][0-9a-z.]*"  # no local versions: 2.10+cpu
-    marker = r"[a-z0-9_.*'()<>=! ]+"
+    marker = r"[A-Za-z0-9_.*'()<>=! ]+"
     line = re.compile(rf"{name}=={version}( ; {marker})?")
     lines = (ROOT / "requirements.lock").read_text().splitlines()
     assert lines
@@ -111,9 +126,10 @@ def test_lock_holds_names_and_versions_only() -> None:
 def test_lock_satisfies_pyproject() -> None:
     """Whoever changes a dependency runs `make lock`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["dev"], *extras["lerobot"], *extras["rerun"]]
     lock = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines()]
-    for python in ("3.10.13", "3.11.7", "3.12.1"):
+    for python in ("3.10.13", "3.11.7", "3.12.1", "3.13.0"):
         here = {"python_version": python.rsplit(".", 1)[0], "python_full_version": python}
         pinned = {
             pin.name: str(pin.specifier).removeprefix("==")
@@ -122,5 +138,10 @@ def test_lock_satisfies_pyproject() -> None:
         }
         for text in declared:
             wanted = Requirement(text)
+            if wanted.marker is not None and not wanted.marker.evaluate(here):
+                continue
             assert wanted.name in pinned, f"{text} is not in requirements.lock: run make lock"
             assert pinned[wanted.name] in wanted.specifier, f"{text}: run make lock"
+        assert pinned["lerobot"].startswith("0.4." if python < "3.12" else "0.6.")
+        # dm-control declares it, and Python 3.13 has no wheel of it.
+        assert ("labmaze" in pinned) == (python < "3.13")

@@ -53,7 +53,7 @@ def collect(config: DictConfig, out: Path) -> list[float]:
     simulation = build_simulation(config.env)
     env = simulation.env
     observation = env.observe()
-    cameras = {name: image.shape[:2] for name, image in observation.images.items()}
+    cameras = {name: (im.shape[0], im.shape[1]) for name, im in observation.images.items()}
     spec, fps = env.action_spec, round(1 / env.control_dt)
     if abs(fps * env.control_dt - 1) > 1e-6:
         raise ValueError(

@@ -7,6 +7,7 @@ belongs to the controller (hardware.process); the model thinks in a process of i
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -69,6 +70,8 @@ def run(config: DictConfig) -> None:
         raise ValueError(f"view: got {config.view!r}, want rerun or a file that ends in .rrd")
     if config.view is not None and config.view != "rerun" and Path(config.view).exists():
         raise ValueError(f"view: {config.view} exists: name a new file")
+    if config.view is not None and importlib.util.find_spec("rerun") is None:
+        raise ValueError("view: Rerun is not installed; run pip install 'robot-wm[rerun]'")
     if config.record is not None and config.mode != "run":
         raise ValueError("record: a dry run moves nothing, and would teach that nothing moves")
     out = output_dir(config.out)

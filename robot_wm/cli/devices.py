@@ -18,6 +18,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hardware.joints import JointMap
+from hardware.lerobot_arm import check_installed
 from hardware.limits import Limits
 from hardware.simulated import Goals, Measured
 from hardware.spawn import Shared, spawn
@@ -172,6 +173,7 @@ class LeRobot(Device):
     """Any LeRobot robot by its type and config, and its cameras by theirs."""
 
     def __init__(self, robot: DictConfig) -> None:
+        check_installed()
         cameras: Any = OmegaConf.to_container(robot.cameras)
         if not isinstance(cameras, dict) or not cameras:
             raise ValueError(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from robot_wm.data import layout
 from robot_wm.data.dataset import Dataset, Feature
 from robot_wm.data.files import read_table
+from robot_wm.hub_errors import hub_errors
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_CONVERTER = "python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id="
 
 
 def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
@@ -38,7 +41,7 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
         raise ValueError(f"{info_path}: not a LeRobot info.json ({error!r})") from error
     if not version.startswith("v3."):
         raise ValueError(
-            f"{source}: LeRobot format {version}, want v3.x; convert it with `{_CONVERTER}{source}`"
+            f"{source}: LeRobot format {version}, want v3.x; {_how_to_convert(str(source))}"
         )
     try:
         features = {key: _feature(entry) for key, entry in info["features"].items()}
@@ -73,6 +76,27 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
     )
 
 
+def _how_to_convert(source: str) -> str:
+    """How a dataset of format v2.1 becomes one of v3.0, with the LeRobot that is installed here."""
+    try:
+        installed = metadata.version("lerobot")
+    except metadata.PackageNotFoundError:
+        return "LeRobot converts it: install 'robot-wm[lerobot]', and this says with which command"
+    root = Path(source).expanduser()
+    if root.is_dir():
+        root, where = root.resolve(), "in place"
+        repo_id, above = root.name, root.parent
+    else:  # the converter downloads it
+        repo_id, above, where = source, Path(), f"to the directory {source}"
+    module = "lerobot.scripts.convert_dataset_v21_to_v30"
+    if tuple(int(part) for part in installed.split(".")[:2]) < (0, 5):
+        module = "lerobot.datasets.v30.convert_dataset_v21_to_v30"
+        root = above  # to which this one appends the id
+    words = [f"--repo-id={repo_id}", f"--root={root}", "--push-to-hub=false"]
+    command = shlex.join([sys.executable, "-m", module, *words])
+    return f"`{command}` converts it {where}"
+
+
 def _check_template(template: str, info_path: Path) -> None:
     """A file's place in the dataset has known placeholders, and stays in the dataset."""
     try:
@@ -93,12 +117,7 @@ def _find(source: str, revision: str | None) -> Path:
             f"dataset {source!r}: {what}; want a directory of LeRobot v3 or a hub id owner/name"
         )
     from huggingface_hub import snapshot_download  # here: local datasets do without it
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         try:
@@ -108,7 +127,7 @@ def _find(source: str, revision: str | None) -> Path:
             if revision is not None:
                 raise
             return Path(snapshot_download(source, repo_type="dataset"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except hub_errors() as error:
         why = "the Hugging Face hub cannot be reached"
         if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
             why = f"the Hugging Face hub does not have it ({type(error).__name__})"

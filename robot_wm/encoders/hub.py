@@ -8,6 +8,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from robot_wm.hub_errors import hub_errors
+
 PLACE = "~/.cache/robot_wm/encoders"  # where files go that are fetched by hand
 
 
@@ -55,7 +57,6 @@ def fetch(name: str, file: HubFile) -> tuple[Path, bool]:
         hf_hub_download,
         try_to_load_from_cache,
     )
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     kept = try_to_load_from_cache(file.repo, file.filename, revision=file.revision)
     if isinstance(kept, str):
@@ -64,7 +65,7 @@ def fetch(name: str, file: HubFile) -> tuple[Path, bool]:
         # One knock at the door: the download alone would try for half a minute, and say so.
         get_session().head(constants.ENDPOINT, timeout=10)
         file_path = hf_hub_download(file.repo, file.filename, revision=file.revision)
-    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+    except hub_errors() as error:
         reason = type(error).__name__
         raise EncoderWeightsError(
             f"encoder {name}: its weights are not on this disk and could not be had from the hub "

@@ -61,7 +61,11 @@ class VJepa2Backbone(nn.Module):
     def __init__(self, shape: VJepa2Shape, image_size: int, *, untrained: bool = True) -> None:
         super().__init__()
         from transformers import VJEPA2Config, VJEPA2Model
-        from transformers.modeling_utils import no_init_weights
+
+        try:
+            from transformers.initialization import no_init_weights  # type: ignore
+        except ImportError:  # before transformers 5
+            from transformers.modeling_utils import no_init_weights  # type: ignore
 
         config = VJEPA2Config(
             patch_size=shape.patch_size,
