@@ -2,11 +2,14 @@
 
 import importlib
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 import time
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +28,9 @@ from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 PLUGINS = ("lerobot_policy_robot_wm", "lerobot_robot_robot_wm")
 ROOT = Path(__file__).resolve().parents[1]
+ROBOTS = ROOT / "tests" / "lerobot_robots"  # strangers', beside LeRobot like the plugins
+HAS_ROLLOUT = bool(find_spec("lerobot") and find_spec("lerobot.rollout"))  # since LeRobot 0.6
+rollout_only = pytest.mark.skipif(not HAS_ROLLOUT, reason="before 0.6 there is no lerobot-rollout")
 SEED, FPS, SIZE = 1, 15, 128
 KEYS = joint_map(compose_config("deploy", ["robot=lerobot"]).robot).keys
 
@@ -37,7 +43,8 @@ def site(tmp_path_factory):
     paths = [str(ROOT / "plugins" / name) for name in PLUGINS]
     subprocess.run([sys.executable, *words, "--target", str(folder), *paths], check=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
+        for path in (ROBOTS, folder):
+            patch.syspath_prepend(str(path))
         patch.setenv("HF_LEROBOT_HOME", str(folder / "home"))
         yield folder
 
@@ -76,15 +83,47 @@ def features(names=KEYS, fps=FPS):
 
 @pytest.fixture
 def make_policy(policy_dir):
-    def make(meta, **changes):
+    def make(meta, clock=time.monotonic, path=policy_dir, **changes):
         configs = load("lerobot.configs.policies")
         config = configs.PreTrainedConfig.from_pretrained(
-            policy_dir, cli_overrides=[f"--{key}={value}" for key, value in changes.items()]
+            path, cli_overrides=[f"--{key}={value}" for key, value in changes.items()]
         )
         cls = load("lerobot.policies.factory").get_policy_class(config.type)
-        return cls.from_pretrained(policy_dir, config=config, dataset_meta=meta)
+        return cls.from_pretrained(
+            path, config=config, dataset_meta=meta, revision=None, clock=clock
+        )
 
     return make
+
+
+class Clock:
+    """Stands until it is moved on."""
+
+    def __init__(self):
+        self.now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def call(policy, batch, clock, period_s):
+    """What the policy asks for `[1, J]`, called a period after the last time."""
+    clock.now_s += period_s
+    with torch.inference_mode():
+        return policy.select_action(dict(batch))
+
+
+def show(seen, names=KEYS, camera="front"):
+    """The batch that LeRobot makes of what a robot shows."""
+    picture = torch.from_numpy(seen["front"].copy()).permute(2, 0, 1)[None] / 255
+    state = torch.tensor([[seen[name] for name in names]])
+    return {"observation.state": state, f"observation.images.{camera}": picture}
+
+
+def distance_m(values, goal_m):
+    """Of the tool to the goal, by joints of LeRobot's names."""
+    joints = joint_map(compose_config("deploy", ["robot=lerobot"]).robot)
+    return float(np.linalg.norm(load_arm().tool(joints.angles(values))[:3, 3] - goal_m))
 
 
 @pytest.fixture
@@ -100,39 +139,129 @@ def test_lerobot_finds_them_by_name(site):
     assert set(PLUGINS) <= {found.metadata["Name"] for found in distributions(path=[str(site)])}
 
 
-def test_lerobot_record_reaches_a_picture(site, policy_dir, goal, tmp_path):
+@pytest.fixture
+def command(site, tmp_path):
+    """LeRobot's own command that drives an arm with a policy, in a process of its own."""
+
+    def run(words):
+        paths = (str(site), str(ROBOTS), *filter(None, [os.environ.get("PYTHONPATH")]))
+        own = {"HF_HUB_OFFLINE": "1", "HF_LEROBOT_HOME": str(tmp_path)}
+        own["PYTHONPATH"] = os.pathsep.join(paths)
+        script = f"lerobot.scripts.lerobot_{'rollout' if HAS_ROLLOUT else 'record'}"
+        words = [sys.executable, "-m", script, *words, "--play_sounds=false"]
+        return subprocess.run(words, env={**os.environ, **own}, capture_output=True, text=True)
+
+    return run
+
+
+def simulated(kind, policy_dir, goal_path):
+    """The words that every command here has in common."""
+    return [
+        f"--robot.type={kind}", f"--robot.seed={SEED}", f"--robot.image_size={SIZE}",
+        f"--policy.path={policy_dir}", f"--policy.goal_image={goal_path}", "--policy.device=cpu",
+    ]  # fmt: skip
+
+
+@pytest.mark.alone
+def test_a_recorded_run_reaches_a_picture(command, policy_dir, goal, tmp_path):
     path, goal_m = goal
     words = [
-        "--robot.type=robot_wm_sim", f"--robot.seed={SEED}", f"--robot.image_size={SIZE}",
-        f"--policy.path={policy_dir}", f"--policy.goal_image={path}", "--policy.device=cpu",
-        "--dataset.repo_id=me/eval_reach", f"--dataset.root={tmp_path / 'set'}",
+        *simulated("robot_wm_sim", policy_dir, path), f"--dataset.root={tmp_path / 'set'}",
         f"--dataset.fps={FPS}", "--dataset.single_task=reach", "--dataset.num_episodes=1",
-        "--dataset.episode_time_s=8", "--dataset.push_to_hub=false", "--dataset.vcodec=h264",
-        "--display_data=false", "--play_sounds=false",
+        "--dataset.episode_time_s=10", "--dataset.push_to_hub=false", "--display_data=false",
     ]  # fmt: skip
-    python_path = os.pathsep.join((str(site), *filter(None, [os.environ.get("PYTHONPATH")])))
-    own = {"HF_HUB_OFFLINE": "1", "HF_LEROBOT_HOME": str(tmp_path), "PYTHONPATH": python_path}
-    command = [sys.executable, "-m", "lerobot.scripts.lerobot_record", *words]
-    ran = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True)
+    if HAS_ROLLOUT:
+        words += [
+            "--strategy.type=episodic", f"--fps={FPS}", "--return_to_initial_position=false",
+            "--dataset.repo_id=me/rollout_reach", "--dataset.rgb_encoder.vcodec=h264",
+        ]  # fmt: skip
+    else:
+        words += ["--dataset.repo_id=me/eval_reach", "--dataset.vcodec=h264"]
+    ran = command(words)
     assert ran.returncode == 0, ran.stderr[-4000:]
     (file,) = (tmp_path / "set" / "data").rglob("*.parquet")
     table = pq.read_table(file, columns=["observation.state", "action"]).to_pydict()
     assert list((tmp_path / "set" / "videos").rglob("*.mp4"))
     info = json.loads((tmp_path / "set" / "meta" / "info.json").read_text())
-    assert info["robot_type"] == "robot_wm_sim" and info["total_frames"] > 2 * FPS
+    assert info["robot_type"] == "robot_wm_sim" and info["total_frames"] > FPS
     assert info["features"]["action"]["names"] == list(KEYS)
-    joints = joint_map(compose_config("deploy", ["robot=lerobot"]).robot)
-    chain = load_arm()
-    away_m = [
-        np.linalg.norm(
-            chain.tool(joints.angles(dict(zip(KEYS, state, strict=True))))[:3, 3] - goal_m
-        )
-        for state in table["observation.state"]
-    ]
-    assert away_m[0] > 0.08 and away_m[-1] < 0.03
+    states = [dict(zip(KEYS, state, strict=True)) for state in table["observation.state"]]
+    assert distance_m(states[0], goal_m) > 0.08 and distance_m(states[-1], goal_m) < 0.03
     actions = np.array(table["action"])
     assert np.isfinite(actions).all()
     assert np.abs(np.diff(actions[:, :5], axis=0)).max() < np.degrees(1.5) / FPS + 1e-3
+
+
+@pytest.fixture
+def rollout(site, monkeypatch):
+    """`lerobot-rollout` in this process: what it changes there is put back."""
+    root, numbers = logging.getLogger(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kept, level, handlers = root.handlers[:], root.level, [signal.getsignal(n) for n in numbers]
+
+    def run(words):
+        monkeypatch.setattr(sys, "argv", ["lerobot-rollout", *words, "--play_sounds=false"])
+        load("lerobot.scripts.lerobot_rollout").main()
+
+    yield run
+    root.handlers[:], root.level = kept, level
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+def read_log(path):
+    """What a fake robot has written, as (what, joints by name)."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(line["what"], line["values"]) for line in lines]
+
+
+@rollout_only
+def test_rollout_drives_joints_in_another_order_by_name(rollout, policy_dir, goal, tmp_path):
+    path, goal_m = goal
+    log = tmp_path / "log"
+    words = [*simulated("fake", policy_dir, path), f"--robot.log={log}", "--robot.reverse=true"]
+    # So many goals, however long a busy machine plans.
+    words += ["--robot.stops_after=100", f"--fps={FPS}", "--duration=120"]
+    rollout([*words, "--return_to_initial_position=false"])
+    events = read_log(log)
+    shown = [values for what, values in events if what == "shown"]
+    asked = [values for what, values in events if what == "asked"]
+    assert tuple(shown[0]) == tuple(asked[0]) == KEYS[::-1]
+    assert distance_m(shown[0], goal_m) > 0.08 and distance_m(shown[-1], goal_m) < 0.03
+    # While the rate is measured, the arm is asked to stay where it is.
+    assert all(values == asked[0] for values in asked[:8]) and asked[-1] != asked[0]
+    assert asked[0] == pytest.approx(shown[1], abs=1e-3)  # shown[0] is LeRobot's, at connecting
+
+
+@rollout_only
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--robot.lacks=elbow_flex.pos", f"--fps={FPS}"], r"has no elbow_flex\.pos"),
+        ([f"--policy.fps={FPS}", "--fps=30"], f"policy.fps: got {FPS}, but LeRobot calls 30"),
+        (["--inference.type=rtc", f"--fps={FPS}"], "RTC inference is not supported"),
+    ],
+)
+def test_rollout_is_refused_before_anything_moves(rollout, policy_dir, goal, tmp_path, words, told):
+    log = tmp_path / "log"
+    words = [*simulated("fake", policy_dir, goal[0]), f"--robot.log={log}", *words]
+    with pytest.raises(ValueError, match=told) as refused:
+        rollout([*words, "--duration=4", "--return_to_initial_position=false"])
+    assert "\n" not in str(refused.value)
+    assert not log.exists() or not [what for what, _ in read_log(log) if what == "asked"]
+
+
+@rollout_only
+def test_nothing_moves_after_a_fault_in_a_rollout(rollout, policy_dir, goal, tmp_path):
+    log = tmp_path / "log"
+    words = [*simulated("fake", policy_dir, goal[0]), f"--robot.log={log}", f"--fps={FPS}"]
+    words += ["--robot.breaks_after=20", "--duration=60", "--return_to_initial_position=false"]
+    with pytest.raises(ValueError, match="want 6 finite angles"):
+        rollout(words)
+    events = read_log(log)
+    assert [what for what, _ in events[-3:]] == ["asked", "shown", "ended"]
+    assert sum(what == "asked" for what, _ in events) >= 20
+    (_, shown), (_, ended) = events[-2:]
+    assert ended == pytest.approx(shown, abs=0.5)  # degrees: it settles where it was asked to be
 
 
 def test_the_robot_moves_in_real_time_and_says_what_it_was_told(robot):
@@ -175,21 +304,23 @@ def test_the_robot_refuses_nonsense_and_does_not_follow_what_is_illegal(robot):
 
 
 def test_a_policy_governs_what_it_asks_for(make_policy, goal, robot):
-    policy = make_policy(features(KEYS[::-1]), goal_image=goal[0])
+    clock = Clock()
+    policy = make_policy(features(KEYS[::-1]), clock, goal_image=goal[0])
     seen = robot.get_observation()
-    state = torch.tensor([[seen[key] for key in KEYS[::-1]]])
-    picture = torch.from_numpy(seen["front"].copy()).permute(2, 0, 1)[None] / 255
-    batch = {"observation.state": state, "observation.images.front": picture}
-    with torch.inference_mode():
-        asked = torch.cat([policy.select_action(dict(batch)) for _ in range(4 * FPS)])
-        policy.reset()
-        again = policy.select_action(dict(batch))
-        with pytest.raises(ValueError, match="sees through 'front', the robot has top"):
-            policy.reset()
-            policy.select_action({"observation.state": state, "observation.images.top": picture})
-    assert asked.isfinite().all() and torch.equal(again[0], asked[0])
+    batch = show(seen, KEYS[::-1])
+    state = batch["observation.state"]
+    asked = torch.cat([call(policy, batch, clock, 1 / FPS) for _ in range(4 * FPS)])
+    policy.reset()
+    again = call(policy, batch, clock, 1 / FPS)
+    policy.reset()
+    with pytest.raises(ValueError, match="sees through 'front', the robot has top"):
+        call(policy, show(seen, KEYS[::-1], "top"), clock, 1 / FPS)
+    # It stays where it is until the rate is known, which it is in a second episode.
+    begins = int((asked != asked[0]).any(dim=1).int().argmax())
+    assert 8 <= begins < FPS and torch.allclose(asked[:begins], state, atol=1e-3)
+    assert asked.isfinite().all() and torch.equal(again[0], asked[begins])
     # Before it looks again it stands, for as long as a picture may be old.
-    stands = (asked.diff(dim=0).abs() < 1e-4).all(dim=1).tolist()  # degrees
+    stands = (asked[begins:].diff(dim=0).abs() < 1e-4).all(dim=1).tolist()  # degrees
     assert any(all(stands[i : i + 3]) for i in range(len(stands) - 3))
     one_call = np.degrees(1.5) / FPS + 1e-3
     steps = torch.cat((state, asked)).diff(dim=0).abs()[:, 1:].amax(1)
@@ -197,6 +328,105 @@ def test_a_policy_governs_what_it_asks_for(make_policy, goal, robot):
     # This arm never moves: goals go away from it, but not ever farther, and begin at it anew.
     assert 5 < away.max() < 45
     assert ((steps < one_call) | (away < one_call)).all() and (steps > one_call).any()
+
+
+def begin_to_move(policy, batch, clock):
+    """Calls at the policy's rate until it asks for another pose; what it then asks for."""
+    first = call(policy, batch, clock, 1 / FPS)
+    for _ in range(3 * FPS):
+        asked = call(policy, batch, clock, 1 / FPS)
+        if not torch.equal(asked, first):
+            return asked
+    raise AssertionError("it never moves")
+
+
+def test_calls_faster_than_told_are_refused_before_anything_moves(make_policy, goal, robot):
+    clock = Clock()
+    policy = make_policy(features(), clock, goal_image=goal[0])
+    batch = show(robot.get_observation())
+    for _ in range(2):  # and again, should somebody go on
+        asked = []
+        with pytest.raises(ValueError, match=f"fps: got {2 * FPS:.1f} .*want {FPS}"):
+            for _ in range(20):
+                asked.append(call(policy, batch, clock, 1 / FPS / 2))
+        assert all(torch.equal(values, asked[0]) for values in asked)
+
+
+@pytest.mark.parametrize(
+    ("periods", "told"),
+    [
+        ([1.0], None),
+        ([1.1], None),  # a little slower
+        ([0.9], None),  # hardly faster: held up by the clock
+        ([0.3, 1.7], None),  # its reading takes long, and then not
+        ([3.0, 2.0, 9.0, 2.5], None),  # a busy machine
+        ([0.8], "got 18.8"),
+        ([0.1], "got 150.0"),
+        ([0.0], "got countless"),
+    ],
+)
+def test_the_rate_is_measured(site, periods, told):
+    pace, clock = load("lerobot_policy_robot_wm.pace").Pace(FPS), Clock()
+
+    def measure():
+        for number in range(9):
+            pace.note_call(clock())
+            clock.now_s += periods[number % len(periods)] / FPS
+
+    if told is None:
+        measure()
+    else:
+        with pytest.raises(ValueError, match=told):
+            measure()
+    assert pace.is_known == (told is None)
+
+
+def test_no_calls_make_more_ticks_than_the_clock(site):
+    rng = np.random.default_rng(0)
+    for scale in (0.05, 0.5, 0.9, 1.0, 2.0):
+        pace, clock, at_s = load("lerobot_policy_robot_wm.pace").Pace(FPS), Clock(), []
+        for _ in range(400):
+            clock.now_s += scale / FPS * rng.choice([1, rng.uniform(0, 2), 20], p=[0.5, 0.48, 0.02])
+            if pace.take_tick(clock()):
+                at_s.append(clock())
+        # From each to each: one may be half a period early.
+        took_s = np.subtract.outer(at_s, at_s)
+        ticks = np.subtract.outer(np.arange(len(at_s)), np.arange(len(at_s)))
+        assert (took_s * FPS >= ticks - 0.5 - 1e-6)[ticks > 0].all() and len(at_s) > 10
+
+
+def test_calls_that_become_faster_make_the_arm_no_faster(make_policy, goal, robot):
+    batch, clock = show(robot.get_observation()), Clock()
+    policy = make_policy(features(), clock, goal_image=goal[0])
+    asked = [begin_to_move(policy, batch, clock)]
+    for _ in range(40):
+        batch["observation.state"] = asked[-1]  # the arm follows
+        asked.append(call(policy, batch, clock, 1 / FPS / 4))
+    moves = torch.cat(asked).diff(dim=0).abs().amax(1) > 0
+    assert 3 <= moves.sum() <= 40 / 4 + 1
+
+
+def test_a_machine_that_is_late_is_not_refused(make_policy, goal, robot):
+    batch, clock = show(robot.get_observation()), Clock()
+    policy = make_policy(features(), clock, goal_image=goal[0])
+    asked = [call(policy, batch, clock, late / FPS) for late in (2, 3, 2, 9, 2, 2, 3, 2, 4, 2, 2)]
+    assert not torch.equal(asked[-1], asked[0])
+
+
+def test_a_plan_that_takes_long_is_followed_by_no_leap(make_policy, goal, robot):
+    """After it LeRobot calls at once again: its loop is late, and does not wait."""
+    batch, clock = show(robot.get_observation()), Clock()
+    policy = make_policy(features(), clock, goal_image=goal[0])
+    plan = policy._controller.act
+
+    def plan_slowly(*args):
+        clock.now_s += 2.0
+        return plan(*args)
+
+    policy._controller.act = plan_slowly
+    asked = begin_to_move(policy, batch, clock)
+    assert torch.equal(call(policy, batch, clock, 0.01), asked)
+    assert not torch.equal(call(policy, batch, clock, 1 / FPS), asked)
 
 
 @pytest.mark.parametrize(
@@ -221,10 +451,63 @@ def test_mistakes_are_told_before_anything_moves(make_policy, goal, tmp_path, ch
 
 
 def test_another_robot_is_told(make_policy, goal):
-    with pytest.raises(ValueError, match="dataset.fps: got 5, want at least 10"):
-        make_policy(features(fps=5), goal_image=goal[0])
-    with pytest.raises(ValueError, match="made for another robot: it has observation.state a.pos"):
-        make_policy(features(["a.pos"]), goal_image=goal[0])
+    with pytest.raises(ValueError, match="made for another robot: .* no shoulder_pan.pos"):
+        make_policy(features(KEYS[1:]), goal_image=goal[0])
+    layout = load("lerobot_policy_robot_wm.layout")
+    for names, told in (
+        ([], "no shoulder_pan.pos, shoulder_lift.pos"),
+        ((*KEYS, "a.pos"), "more: a.pos"),
+        ((*KEYS, KEYS[0]), "more: shoulder_pan.pos"),
+    ):
+        for layout_names in ((names, KEYS), (KEYS, names)):
+            with pytest.raises(ValueError, match=f"made for another robot: .* {told}"):
+                layout.check_layout(layout.Layout(*layout_names, FPS), KEYS, None)
+
+
+def test_another_rate_is_told(make_policy, goal):
+    for changes in ({"meta": features(fps=5)}, {"meta": None, "fps": 5}):
+        with pytest.raises(ValueError, match="fps: got 5, want at least 10"):
+            make_policy(**changes, goal_image=goal[0])
+    with pytest.raises(ValueError, match=f"policy.fps: got 30, but LeRobot calls {FPS} times"):
+        make_policy(features(), fps=30, goal_image=goal[0])
+
+
+def test_a_caller_that_names_no_joints_is_refused(make_policy, goal, robot):
+    policy = make_policy(None, fps=FPS, goal_image=goal[0])
+    with pytest.raises(ValueError, match="order.*dataset_meta"):
+        policy.select_action(show(robot.get_observation()))
+
+
+def test_keywords_are_lerobots_or_ours(make_policy, goal, policy_dir):
+    policy = make_policy(features(), goal_image=goal[0])
+    assert not policy.supports_rtc()
+    with pytest.raises(TypeError, match="dataset_mata"):
+        type(policy).from_pretrained(policy_dir, config=policy.config, dataset_mata=features())
+
+
+def test_a_directory_saved_by_lerobot_04_opens(make_policy, goal, robot):
+    saved, clock = ROOT / "tests" / "lerobot_044_policy", Clock()
+    policy = make_policy(features(), clock, saved, goal_image=goal[0])
+    before, after = load("lerobot.policies.factory").make_pre_post_processors(
+        policy_cfg=policy.config,
+        pretrained_path=str(saved),
+        preprocessor_overrides={
+            "device_processor": {"device": "cpu"},
+            "rename_observations_processor": {"rename_map": {}},
+        },
+    )
+    batch = show(robot.get_observation())
+    asked = [after(call(policy, before(dict(batch)), clock, 1 / FPS)) for _ in range(12)]
+    assert asked[0].shape == (1, len(KEYS)) and not torch.equal(asked[-1], asked[0])
+
+
+def test_the_hint_is_of_the_lerobot_that_is_installed(policy_dir, capsys):
+    out = policy_dir.parent / "hint"
+    assert load("lerobot_policy_robot_wm.__main__").main([str(out)]) == 0
+    told = capsys.readouterr().err
+    assert ("lerobot-rollout" in told) == HAS_ROLLOUT != ("lerobot-record" in told)
+    assert f"--policy.path={out}" in told and "--play_sounds=false" in told
+    assert ("--return_to_initial_position=false" in told) == HAS_ROLLOUT
 
 
 def test_the_directory_runs_no_code_and_overwrites_nothing(policy_dir, capsys):

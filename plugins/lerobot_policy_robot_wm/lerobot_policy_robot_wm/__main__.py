@@ -1,12 +1,14 @@
 """`python -m lerobot_policy_robot_wm OUT [checkpoint=...] [key=value ...]`: for --policy.path.
 
-Further words are those of `robot-wm deploy`, such as planner.horizon=2.
+Further words are those of `robot-wm deploy`, such as planner.horizon=2. What it prints at the end
+is the beginning of the command that drives an arm with the LeRobot that is installed.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
@@ -43,6 +45,17 @@ def write_policy(out: Path, checkpoint: str, overrides: list[str]) -> None:
         processor.save_pretrained(out)
 
 
+def driving_command() -> str:
+    """The command of the installed LeRobot that drives an arm with a policy, and what it needs.
+
+    It would otherwise speak through a program that few have, and `lerobot-rollout` would at its end
+    drive the arm to where it began, past every governor.
+    """
+    if find_spec("lerobot.rollout"):  # since 0.6
+        return "lerobot-rollout --return_to_initial_position=false --play_sounds=false"
+    return "lerobot-record --play_sounds=false"
+
+
 def main(words: list[str]) -> int:
     """Writes it; the exit code."""
     try:
@@ -59,7 +72,7 @@ def main(words: list[str]) -> int:
     except (ValueError, OSError) as error:
         say(f"lerobot_policy_robot_wm: {' '.join(str(error).split())}")
         return 2
-    say(f"{out}: lerobot-record --policy.path={out} --policy.goal_image=PICTURE ...")
+    say(f"{out}: {driving_command()} --policy.path={out} --policy.goal_image=PICTURE ...")
     return 0
 
 

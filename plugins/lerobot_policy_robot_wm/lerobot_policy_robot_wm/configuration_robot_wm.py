@@ -17,11 +17,14 @@ class RobotWMConfig(PreTrainedConfig):
         checkpoint: a directory, or the name of one that ships.
         goal_image: picture file of what is wanted.
         overrides: words as `robot-wm deploy` takes them, such as `planner.horizon=2`.
+        fps: calls per second that the policy is made for; the command must call as often. None:
+            as often as the command says that it calls.
     """
 
     checkpoint: str = "so100_reach"
     goal_image: str | None = None
     overrides: list[str] = field(default_factory=list)
+    fps: float | None = None
 
     @property
     def observation_delta_indices(self) -> None:

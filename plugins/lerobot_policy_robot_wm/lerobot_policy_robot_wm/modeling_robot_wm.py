@@ -1,32 +1,44 @@
 """The planner behind LeRobot's `select_action`: step and hold, in calls instead of seconds.
 
-Every call is one tick of a governor, so the joints asked for are as legal as `robot-wm deploy`'s:
-the way to a planned step is spread over as many calls as the limits want, at least the
-checkpoint's own period; then it stands until a picture shows it standing, looks and plans again.
-Calls are counted, not timed: LeRobot waits for a plan, and while it is late the arm holds rather
-than leaps.
+Every call is at most one tick of a governor, so the joints asked for are as legal as
+`robot-wm deploy`'s: the way to a planned step is spread over as many ticks as the limits want, at
+least the checkpoint's own period; then it stands until a picture shows it standing, looks and plans
+again. An episode's first call compares the robot and what its camera sees with the checkpoint. The
+first calls of all ask the arm to stay where it is while their rate is measured. LeRobot waits for a
+plan, and while it is late the arm holds rather than leaps.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from hardware.governor import Governor
+from hardware.limits import Limits
 from hardware.mjcf import load_chain
 from hardware.process import SETTLE_S
 from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
+from lerobot_policy_robot_wm.layout import (
+    Layout,
+    check_layout,
+    check_rate,
+    find_rollout,
+    read_layout,
+)
+from lerobot_policy_robot_wm.pace import Pace
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import load_config
@@ -45,7 +57,6 @@ from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 _REST = 1e-6  # rad/s
 _LATEST = 15  # periods that one step may take; then it brakes, and looks
 _LEASH_RAD = 0.3
-_LEAST_HZ = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,17 +67,38 @@ class _Arm:
     control_dt: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Drive:
+    """How the arm is driven by whoever calls.
+
+    Attributes:
+        layout: the caller's robot.
+        limits: of one tick, which is one call.
+        period: ticks that a step of the checkpoint takes at least.
+        settle: ticks at rest before a picture shows the arm at rest.
+        pace: tells the ticks.
+    """
+
+    layout: Layout
+    limits: Limits
+    period: int
+    settle: int
+    pace: Pace
+
+
 class RobotWMPolicy(PreTrainedPolicy):
     """Plans toward the goal picture and asks for joints, in the robot's own units.
 
     Args:
         config: the checkpoint, the goal, and what else is to be different.
-        dataset_meta: LeRobot's, of what is recorded: the robot's features and its rate.
+        dataset_meta: LeRobot's, of what is recorded: the robot's features and its rate. None:
+            `lerobot-rollout` drives the policy; the first call finds them there, or refuses.
         dataset_stats: not needed.
+        clock: seconds, never going back.
 
     Raises:
         ValueError: a checkpoint for another robot, no goal picture or one that does not fit, a
-            robot without these joints, or a rate that is too low.
+            robot without these joints, or a rate that is too low or another than `config.fps`.
         FileNotFoundError: no such picture.
     """
 
@@ -74,33 +106,29 @@ class RobotWMPolicy(PreTrainedPolicy):
     name = "robot_wm"  # type: ignore[assignment]
 
     def __init__(
-        self, config: RobotWMConfig, *, dataset_meta: Any = None, dataset_stats: object = None
+        self,
+        config: RobotWMConfig,
+        *,
+        dataset_meta: Any = None,
+        dataset_stats: object = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(config)
         if not config.goal_image:
             raise ValueError("policy.goal_image: got none, want a picture file")
-        if dataset_meta is None:
-            raise ValueError("dataset_meta: got none, want the robot's features (lerobot-record)")
-        if not dataset_meta.fps >= _LEAST_HZ:
-            raise ValueError(
-                f"dataset.fps: got {dataset_meta.fps}, want at least {_LEAST_HZ}: a servo goes to "
-                f"the next goal as fast as it can, so goals must lie close together"
-            )
+        if config.fps is not None:
+            check_rate(config.fps)
         settings = read_settings(config, config.goal_image)
         directory = find_checkpoint(settings.checkpoint)
         model, saved = load_checkpoint(directory)
         model.to(pick_device(str(config.device)))
         spec, learned = model.spec.action_spec, learned_joints(saved)
         check_robot(spec, model.dt, settings.robot, learned_actions(saved), learned)
+        self._clock, self._fps = clock, config.fps
         self._chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
         self._joints = joint_map(settings.robot)
-        self._state_names = _names(dataset_meta.features, OBS_STATE, self._joints.keys)
-        self._action_names = _names(dataset_meta.features, ACTION, self._joints.keys)
-        limits = make_limits(settings.robot.limits, self._chain)
-        self._limits = replace(limits, tick_s=1 / dataset_meta.fps)
-        self._period = math.ceil(model.dt * dataset_meta.fps - 1e-6)  # calls
-        settle_s = SETTLE_S + float(settings.robot.camera_latency_s)
-        self._settle = math.ceil(settle_s * dataset_meta.fps - 1e-6)  # calls
+        self._limits = make_limits(settings.robot.limits, self._chain)
+        self._settle_s = SETTLE_S + float(settings.robot.camera_latency_s)
         self._actions = make_actions(self._chain, spec, settings.robot, learned)
         arm = _Arm(self._actions.spec, model.dt)
         self._controller = make_controller(model, arm, settings)
@@ -113,6 +141,9 @@ class RobotWMPolicy(PreTrainedPolicy):
         normal = load_normal(directory, model)
         self._monitors = Monitors(normal, MonitorSettings(**own), step_energy=None)
         self._model = model
+        self._drive: _Drive | None = None
+        if dataset_meta is not None:
+            self._drive = self._make_drive(read_layout(dataset_meta.features, dataset_meta.fps))
         self.reset()  # refuses a picture that does not fit
 
     @classmethod
@@ -123,22 +154,44 @@ class RobotWMPolicy(PreTrainedPolicy):
         config: RobotWMConfig,
         dataset_meta: Any = None,
         dataset_stats: object = None,
+        clock: Callable[[], float] = time.monotonic,
+        **download: object,
     ) -> RobotWMPolicy:
         """As LeRobot calls it; the weights are the checkpoint's, there are none beside the config.
 
+        Args:
+            pretrained_name_or_path: where the config came from.
+            config: see the class, like what follows.
+            dataset_meta: see the class.
+            dataset_stats: see the class.
+            clock: see the class.
+            download: how LeRobot would get weights, such as `revision`: whatever its own
+                `from_pretrained` takes by name. There is nothing to get.
+
         Raises:
             ValueError: see the class.
+            TypeError: a keyword that LeRobot does not know either.
         """
-        return cls(config, dataset_meta=dataset_meta, dataset_stats=dataset_stats)
+        known = inspect.signature(PreTrainedPolicy.from_pretrained).parameters
+        for name in download:
+            if name not in known:
+                raise TypeError(f"from_pretrained: got an unexpected keyword argument {name!r}")
+        return cls(config, dataset_meta=dataset_meta, dataset_stats=dataset_stats, clock=clock)
+
+    def supports_rtc(self) -> bool:
+        """No: it looks after every step and has no chunks, so LeRobot refuses `rtc` for it."""
+        return False
 
     def reset(self) -> None:
         """Begins an episode: from wherever the arm then stands."""
         with torch.inference_mode(False):
             self._controller.reset(self._goals)
+        if self._drive is not None:
+            self._drive.pace.skip_interval()
         self._governor: Governor | None = None
         self._start: FloatArray | None = None  # commanded joints at the last look
         self._target: FloatArray = np.zeros(0)
-        self._calls = self._rested = 0  # since the last look; of them, the last ones at rest
+        self._ticks = self._rested = 0  # since the last look; of them, the last ones at rest
 
     def select_action(self, batch: dict[str, Tensor]) -> Tensor:
         """The joints to ask for now `[1, J]`, in the robot's units and the order of its actions.
@@ -148,45 +201,105 @@ class RobotWMPolicy(PreTrainedPolicy):
                 `observation.images.CAMERA` `[1, 3, height, width]` in 0 to 1.
 
         Raises:
-            ValueError: a picture that is missing, does not fit or, in an episode's first call, is
-                unlike the demonstrations'; numbers that are not finite; or an arm that stands
-                where it may not.
+            ValueError: a robot whose joints are others or are not told; calls that come faster than
+                was told; a picture that is missing, does not fit or, in an episode's first
+                call, is unlike the demonstrations'; numbers that are not finite; or an arm that
+                stands where it may not.
             PlanningError: no plan that the planner can stand behind.
         """
         with torch.inference_mode(False):  # LeRobot's; planners may want gradients
-            over = self._calls >= self._period and self._rested >= self._settle
-            if self._governor is None or over:
-                state = batch[OBS_STATE][0].cpu().tolist()
-                joints = self._joints.angles(dict(zip(self._state_names, state, strict=True)))
-                self._governor = self._look(joints, self._picture(batch))
-            self._calls += 1
-            late = self._calls > self._period * _LATEST
-            command = self._governor.step(None if late else self._target)
-            moves = np.abs(command.speed).max() > _REST  # rounding keeps some on their way for ever
-            self._rested = 0 if moves else self._rested + 1
-            joints = self._joints.values(command.joints)
-            return torch.tensor([[joints[name] for name in self._action_names]])
+            now_s = self._clock()
+            if self._drive is None:
+                self._drive = self._make_drive(self._find_layout())
+            drive = self._drive
+            drive.pace.note_call(now_s)
+            state = batch[OBS_STATE][0].cpu().tolist()
+            joints = self._joints.angles(dict(zip(drive.layout.state_names, state, strict=True)))
+            if self._governor is None:
+                self._check_view(self._picture(batch))
+                self._governor = self._make_governor(drive, joints)
+                drive.pace.skip_interval()
+            stands = self._ticks >= drive.period and self._rested >= drive.settle
+            if drive.pace.is_known and (self._start is None or stands):
+                self._governor = self._look(drive, self._governor, joints, self._picture(batch))
+                drive.pace.skip_interval()
+            # The tick begins when its command leaves: after a plan LeRobot calls at once again.
+            if self._start is not None and drive.pace.take_tick(self._clock()):
+                self._step(drive, self._governor)
+            asked = self._joints.values(self._governor.joints)
+            return torch.tensor([[asked[name] for name in drive.layout.action_names]])
 
-    def _look(self, joints: FloatArray, picture: ImageArray) -> Governor:
+    def _find_layout(self) -> Layout:
+        """The layout of the robot of whoever calls.
+
+        Raises:
+            ValueError: it cannot be known.
+        """
+        layout = find_rollout(self)
+        if layout is None:
+            raise ValueError(
+                f"joints: LeRobot {version('lerobot')} has not told their order or the rate of the "
+                f"calls; run lerobot-rollout or lerobot-record, or give dataset_meta"
+            )
+        return layout
+
+    def _make_drive(self, layout: Layout) -> _Drive:
+        """How the arm of a caller is driven.
+
+        Raises:
+            ValueError: the arm has other joints, or the rate is too low or not the one asked for.
+        """
+        check_layout(layout, self._joints.keys, self._fps)
+        limits = replace(self._limits, tick_s=1 / layout.fps)
+        period, settle = (
+            math.ceil(duration_s * layout.fps - 1e-6)
+            for duration_s in (self._model.dt, self._settle_s)
+        )
+        return _Drive(layout, limits, period, settle, Pace(layout.fps))
+
+    def _check_view(self, picture: ImageArray) -> None:
+        """Compares what is seen and what is wanted with the demonstrations.
+
+        Raises:
+            ValueError: one of them is unlike those.
+        """
+        if self._allow_strange:
+            return
+        problems = check_views(self._monitors, self._model, {self._camera: picture}, self._pictures)
+        if problems:
+            raise ValueError(
+                f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)"
+            )
+
+    def _make_governor(self, drive: _Drive, joints: FloatArray) -> Governor:
+        """A governor of an arm that stands at measured joints `[J]`, rad.
+
+        Raises:
+            ValueError: it may not stand there.
+        """
+        return Governor(drive.limits, self._chain.corners, drive.limits.seat(joints))
+
+    def _step(self, drive: _Drive, governor: Governor) -> None:
+        """One tick toward the target; one that takes too long ends where it is."""
+        self._ticks += 1
+        late = self._ticks > drive.period * _LATEST
+        command = governor.step(None if late else self._target)
+        moves = np.abs(command.speed).max() > _REST  # rounding keeps some on their way for ever
+        self._rested = 0 if moves else self._rested + 1
+
+    def _look(
+        self, drive: _Drive, governor: Governor, joints: FloatArray, picture: ImageArray
+    ) -> Governor:
         """Plans the next step from measured joints `[J]`, rad; who governs the way there."""
-        governor = self._governor
-        if governor is None and not self._allow_strange:
-            seen = {self._camera: picture}
-            problems = check_views(self._monitors, self._model, seen, self._pictures)
-            if problems:
-                raise ValueError(
-                    f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)"
-                )
         # A blocked arm must not be pushed ever harder: where it does not follow, it begins anew.
-        if governor is None or not np.abs(governor.joints - joints).max() < _LEASH_RAD:
-            seat = self._limits.seat(joints)
-            governor = Governor(self._limits, self._chain.corners, seat)
+        if not np.abs(governor.joints - joints).max() < _LEASH_RAD:
+            governor = self._make_governor(drive, joints)
         begin, start = self._start, governor.joints
         applied = None if begin is None else self._actions.moved(begin, start)
         proprio = self._actions.proprio(joints)
-        seen = Observation({self._camera: picture}, proprio, time.monotonic())
+        seen = Observation({self._camera: picture}, proprio, self._clock())
         action = self._controller.act(seen, applied)
-        self._start, self._calls, self._rested = start, 0, 0
+        self._start, self._ticks, self._rested = start, 0, 0
         self._target = self._actions.targets(start, action)[-1]
         return governor
 
@@ -231,18 +344,3 @@ def read_settings(config: RobotWMConfig, goal: str) -> DictConfig:
                 f"{most.tolist()}"
             )
     return settings
-
-
-def _names(features: Mapping[str, Any], key: str, wanted: tuple[str, ...]) -> list[str]:
-    """What a vector of LeRobot's features is made of: each of the arm's joints.
-
-    Raises:
-        ValueError: they are others.
-    """
-    names = list(features.get(key, {}).get("names") or [])
-    if sorted(names) != sorted(wanted):
-        raise ValueError(
-            f"checkpoint: made for another robot: it has {key} {', '.join(names) or 'nothing'}, "
-            f"want {', '.join(wanted)}"
-        )
-    return names
