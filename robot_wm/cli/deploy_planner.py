@@ -28,6 +28,7 @@ from robot_wm.cli.deployed import DeploymentDataset
 from robot_wm.cli.devices import joint_map
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture, taken_by
+from robot_wm.cli.threads import share_cores
 from robot_wm.cli.tool import LearnedJoints, learned_joints
 from robot_wm.cli.watch import WatchedEnv, refuse_strange
 from robot_wm.controller import MPC
@@ -61,6 +62,7 @@ def main(words: list[str]) -> int:
     for name in ("SIGINT", "SIGHUP"):  # the human's ways to stop: the controller's to follow
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.nice(5)  # the controller first
+    share_cores()
     with os.fdopen(int(words[0]), "r") as file:
         spec: Mapping[str, Any] = json.load(file)
     human, wire = Wire.at(spec["human"]), Wire.at(spec["wire"])

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise ValueError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
-        share_cores()  # before a command loads torch
+        share_cores()
         module = importlib.import_module(f"robot_wm.cli.{_file(name)}")
         if "-h" in words or "--help" in words:
             print(_help(name))

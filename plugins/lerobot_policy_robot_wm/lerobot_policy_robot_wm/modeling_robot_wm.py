@@ -48,6 +48,7 @@ from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actio
 from robot_wm.cli.devices import joint_map
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture
+from robot_wm.cli.threads import share_cores
 from robot_wm.cli.tool import learned_joints
 from robot_wm.cli.watch import check_views
 from robot_wm.monitors import Monitors, MonitorSettings
@@ -114,6 +115,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(config)
+        share_cores()
         if not config.goal_image:
             raise ValueError("policy.goal_image: got none, want a picture file")
         if config.fps is not None:
