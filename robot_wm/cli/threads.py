@@ -25,8 +25,8 @@ from pathlib import Path
 _OF_THE_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _NAME = "share_cores"
 _PERIOD_S = 0.25
-_BUSY, _QUIET = 0.08, 0.01  # of the time, waiting for a core: more is busy, less is quiet
-_NUM_QUIET = 8  # periods in a row, before the machine counts as quiet again
+_BUSY, _QUIET = 0.12, 0.06  # of the time, waiting for a core: more is busy, less is quiet
+_NUM_QUIET = 4  # periods in a row, before the machine counts as quiet again
 
 
 def share_cores(environ: Mapping[str, str] = os.environ) -> threading.Thread | None:
@@ -50,11 +50,17 @@ def share_cores(environ: Mapping[str, str] = os.environ) -> threading.Thread | N
 
 
 def waited_s() -> float | None:
-    """Seconds that this process's threads could have computed and had no core; None: not told."""
+    """Seconds that this process's threads could have computed and had no core; None: not told.
+
+    Threads with a name of their own do not count: Mesa's, which render in software, are as many as
+    there are cores, and wait for each other on a quiet machine too.
+    """
     total_ns = 0
     with contextlib.suppress(OSError):  # another system, or a thread that ends meanwhile
+        name = Path("/proc/self/comm").read_text()
         for task in Path("/proc/self/task").iterdir():
-            total_ns += int((task / "schedstat").read_text().split()[1])
+            if (task / "comm").read_text() == name:
+                total_ns += int((task / "schedstat").read_text().split()[1])
         return total_ns / 1e9
     return None
 
