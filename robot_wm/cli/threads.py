@@ -26,6 +26,7 @@ _OF_THE_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _NAME = "share_cores"
 _PERIOD_S = 0.25
 _BUSY, _QUIET = 0.12, 0.06  # of the time, waiting for a core: more is busy, less is quiet
+_NUM_BUSY = 3  # periods in a row, before the machine counts as busy: to load is a busy moment too
 _NUM_QUIET = 4  # periods in a row, before the machine counts as quiet again
 
 
@@ -66,14 +67,15 @@ def waited_s() -> float | None:
 
 
 def _watch(sleepers: Sleepers) -> None:
-    before_s, begin_s, num_quiet = waited_s(), time.monotonic(), 0
+    before_s, begin_s, num_busy, num_quiet = waited_s(), time.monotonic(), 0, 0
     while True:
         time.sleep(_PERIOD_S)
         after_s, end_s = waited_s(), time.monotonic()
         if before_s is not None and after_s is not None:
             share = (after_s - before_s) / (end_s - begin_s)
+            num_busy = num_busy + 1 if share > _BUSY else 0
             num_quiet = num_quiet + 1 if share < _QUIET else 0
-            if share > _BUSY:
+            if num_busy >= _NUM_BUSY:
                 sleepers.come()
             elif num_quiet >= _NUM_QUIET:
                 sleepers.go()
