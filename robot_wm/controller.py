@@ -70,7 +70,8 @@ class MPC:
         margin: energy by which a plan must beat doing nothing; otherwise nothing is done.
         arrival: a goal is reached where the energy is no higher than this; None: never.
         arrival_looks: for so many looks in a row, and where it no longer falls.
-        progress: energy by which a look must be lower than every look before it to count as nearer.
+        progress: energy by which a look must be lower than the last one that counted as nearer, to
+            count as nearer too.
         patience: looks in a row that come no nearer, after which the goal counts as stalled; None:
             it never does. A look that is farther off than most of them is not where it stops:
             plans that lead to and fro end on the near side.
@@ -295,14 +296,15 @@ class MPC:
     def _begin_goal(self, goal: int) -> None:
         self._goal, self._num_looks = goal, 0
         self._num_near = self._num_no_nearer = 0  # of the last looks, in a row
-        self._least = math.inf  # energy since the goal is wanted
+        self._least = math.inf  # energy of the last look that came nearer
         self._recent: list[float] = []  # energies of the last looks, as many as `patience` asks for
 
     def _end_of_goal(self, energy: float) -> OutcomeKind | None:
         """Takes one more look's energy into account; how the way to this goal ends, if it does."""
         near, first = self._is_near(energy), self._least == math.inf
         nearer = energy < self._least - self._least_progress
-        self._least = min(self._least, energy)
+        if nearer:  # small steps add up: they are held against the last one that counted
+            self._least = energy
         self._num_near = self._num_near + 1 if near else 0
         self._num_no_nearer = 0 if nearer else self._num_no_nearer + 1
         if self._num_near >= self._arrival_looks and (first or not nearer):

@@ -96,7 +96,7 @@ def main() -> None:
         end_m, nearest_m = float(distances_m[-1]), float(on_m[-NUM_LAST:].min())
         stands = net_m < STANDS_M and end_m < nearest_m + SLACK_M
         arrived = end_m < simulation.task.success_m
-        right = {"arrived": arrived, "stalled": stands, "out of time": not (arrived and stands)}
+        right = {"arrived": arrived, "stalled": stands, "out of time": not (arrived or stands)}
         counts[outcome.kind] += 1
         rights += right[outcome.kind]
         nets_m.append(net_m)

@@ -207,6 +207,16 @@ def test_what_still_comes_nearer_is_not_stalled_however_slowly():
     assert slow.outcome(env.observe()).kind == "out of time"
 
 
+def test_small_steps_add_up():
+    env = PointEnv()
+    slow = mpc(planner=Fixed([[1 / 31, 0.0]]), patience=4, progress=0.025)  # a pixel a look
+    slow.reset(ahead(env, steps=5))
+    drive(slow, env, 7)
+    falls = -np.diff([look.energy for look in slow.looks])
+    assert (falls < 0.025).all()
+    assert {look.decision for look in slow.looks} == {"plan"}
+
+
 def test_to_and_fro_ends_on_the_near_side():
     class Bounces(PointEnv):
         """Whatever it is told, it goes three steps on and three back."""

@@ -3,7 +3,7 @@
 Torch computes with GNU OpenMP, whose threads wait for each other by turning in a loop for some
 milliseconds. On a quiet machine that is the fastest way. Where other processes want the cores, a
 thread that turns keeps from its core the very thread that it waits for, and a step of training
-takes 5 to 20 times as long as its share of the cores explains. How long they turn is read from the
+takes several times as long as its share of the cores explains. How long they turn is read from the
 environment once, when torch loads, and nobody knows then how busy the machine will be. But libgomp
 turns for a moment only where it manages more threads than there are cores (its
 `gomp_throttled_spin_count_var`). So while this process has to wait for the cores, a team of threads
@@ -97,7 +97,12 @@ class Sleepers:
         """Makes them, unless they are there, or torch is not loaded and nothing computes."""
         if self.are_there:
             return
-        libraries = [ctypes.CDLL(path) for path in _loaded_libgomp()]
+        libraries = []
+        for path in _loaded_libgomp():
+            with contextlib.suppress(OSError, AttributeError):  # another file, or another OpenMP
+                library = ctypes.CDLL(path)
+                _ = library.GOMP_parallel, library.omp_get_num_threads
+                libraries.append(library)
         if not libraries:
             return
         there, self._leave = threading.Event(), threading.Event()
