@@ -1,4 +1,4 @@
-"""How torch's threads wait: as the user chose, and else asleep while the machine is busy."""
+"""How torch's threads share the cores: as the user chose, and else by how busy the machine is."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def test_it_is_watched_once():
 
 
 def test_nothing_is_done_where_nobody_tells_how_long_a_process_waits(monkeypatch):
-    monkeypatch.setattr(threads, "waited_s", lambda: None)
+    monkeypatch.setattr(threads, "look", lambda cores: None)
     assert threads.share_cores({}) is None
 
 
@@ -55,6 +55,70 @@ def test_the_team_sleeps_and_changes_no_result():
         sleepers.go()
     wait_for(lambda: num_threads() < before + cores + 1)
     assert not sleepers.are_there
+
+
+def test_what_others_compute_is_counted():
+    cores = threads.Cores().all
+    before = threads.look(cores)
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(2.0)
+        after = threads.look(cores)
+    finally:
+        child.kill()
+        child.wait()
+    assert before is not None and after is not None
+    assert 0.5 < after.others_s - before.others_s < 2.0 * len(cores) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("num_others", "num_kept"),
+    [([0.3], 8), ([1.0], 7), ([7.6], 1), ([8.0], 1), ([3.0, 5.0], 3), ([3.0, 2.4], 5),
+     ([3.0, 2.2], 6), ([5.0, 0.0], 8)],
+)  # fmt: skip
+def test_as_many_cores_are_left_as_others_use(monkeypatch, num_others, num_kept):
+    monkeypatch.setattr(threads, "_cores_of", lambda task: set(range(8)))
+    moved = {}
+    monkeypatch.setattr(threads, "_move", lambda task, cores: moved.update({task: cores}))
+    cores = threads.Cores()
+    for num in num_others:
+        cores.leave(num)
+    assert len(moved[os.getpid()]) == num_kept and cores.are_fewer == (num_kept < 8)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_fewer_cores_change_no_result_and_children_have_all():
+    torch.manual_seed(0)
+    weights, cores = torch.randn(200, 200), threads.Cores()
+    expected = weights @ weights
+    child = None
+    try:
+        cores.leave(len(cores.all) - 1)
+        assert len(os.sched_getaffinity(0)) == 1
+        assert torch.equal(weights @ weights, expected)
+        child = subprocess.Popen(["sleep", "60"])
+        assert len(os.sched_getaffinity(child.pid)) == 1
+        cores.leave(len(cores.all) - 1)
+        assert os.sched_getaffinity(child.pid) == cores.all
+    finally:
+        cores.leave(0)
+        if child is not None:
+            child.kill()
+            child.wait()
+    assert os.sched_getaffinity(0) == cores.all
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 3, reason="two cores leave no other choice")
+def test_a_thread_that_someone_placed_stays():
+    cores = threads.Cores()
+    placed = set(sorted(cores.all)[:2])
+    os.sched_setaffinity(0, placed)
+    try:
+        cores.leave(len(cores.all) - 1)
+        assert os.sched_getaffinity(0) == placed
+    finally:
+        os.sched_setaffinity(0, cores.all)
+        cores.leave(0)
 
 
 WATCHED = """

@@ -1,14 +1,21 @@
-"""How torch's threads wait for each other: in a loop on a quiet machine, asleep on a busy one.
+"""How torch's threads share the cores: all of them on a quiet machine, fewer on a busy one.
 
 Torch computes with GNU OpenMP, whose threads wait for each other by turning in a loop for some
 milliseconds. On a quiet machine that is the fastest way. Where other processes want the cores, a
 thread that turns keeps from its core the very thread that it waits for, and a step of training
 takes several times as long as its share of the cores explains. How long they turn is read from the
-environment once, when torch loads, and nobody knows then how busy the machine will be. But libgomp
-turns for a moment only where it manages more threads than there are cores (its
-`gomp_throttled_spin_count_var`). So while this process has to wait for the cores, a team of threads
-that only sleep is kept beside those that compute. Results do not change: as many threads compute
-as before. docs/log.md has the figures, scripts/measure_busy.py measures them.
+environment once, when torch loads, and nobody knows then how busy the machine will be.
+
+So this process is watched, and two things are done while it has to wait for the cores:
+
+- The threads sleep where they wait. libgomp turns for a moment only where it manages more threads
+  than there are cores (its `gomp_throttled_spin_count_var`): a team of threads that only sleep is
+  kept beside those that compute.
+- They stay on as many cores as the other processes leave. A thread that is ready while the other
+  waits for its core is of no use: on a core of their own, both have one that always computes.
+
+Results do not change: as many threads compute as before. docs/log.md has the figures,
+scripts/measure_busy.py measures them.
 """
 
 from __future__ import annotations
@@ -16,11 +23,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 _OF_THE_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _NAME = "share_cores"
@@ -28,6 +39,7 @@ _PERIOD_S = 0.25
 _BUSY, _QUIET = 0.12, 0.06  # of the time, waiting for a core: more is busy, less is quiet
 _NUM_BUSY = 3  # periods in a row, before the machine counts as busy: to load is a busy moment too
 _NUM_QUIET = 4  # periods in a row, before the machine counts as quiet again
+_LEFT = 0.75  # of a core that the others no longer use, before it is taken back
 
 
 def share_cores(environ: Mapping[str, str] = os.environ) -> threading.Thread | None:
@@ -40,46 +52,153 @@ def share_cores(environ: Mapping[str, str] = os.environ) -> threading.Thread | N
         The thread that watches; None where nothing is done, as on systems that do not tell how
         long a process waits.
     """
-    if any(name in environ for name in _OF_THE_USER) or waited_s() is None:
+    if any(name in environ for name in _OF_THE_USER):
+        return None
+    cores = Cores()
+    if look(cores.all) is None:
         return None
     for thread in threading.enumerate():
         if thread.name == _NAME:
             return thread
-    watch = threading.Thread(target=_watch, args=(Sleepers(),), name=_NAME, daemon=True)
+    watch = threading.Thread(target=_watch, args=(Sleepers(), cores), name=_NAME, daemon=True)
     watch.start()
     return watch
 
 
-def waited_s() -> float | None:
-    """Seconds that this process's threads could have computed and had no core; None: not told.
+@dataclass(frozen=True)
+class Look:
+    """What the system has counted so far.
 
-    Threads with a name of their own do not count: Mesa's, which render in software, are as many as
-    there are cores, and wait for each other on a quiet machine too.
+    Attributes:
+        time_s: when.
+        waited_s: how long this process's threads could have computed and had no core. Threads with
+            a name of their own do not count: Mesa's, which render in software, are as many as there
+            are cores, and wait for each other on a quiet machine too.
+        others_s: how long other processes have computed, on the cores that are this process's too.
     """
-    total_ns = 0
+
+    time_s: float
+    waited_s: float
+    others_s: float
+
+
+def look(cores: Collection[int]) -> Look | None:
+    """Reads the system's counts; None where it does not tell them.
+
+    Args:
+        cores: those that this process may use.
+    """
+    waited_ns, used_ticks = 0, 0
     with contextlib.suppress(OSError):  # another system, or a thread that ends meanwhile
         name = Path("/proc/self/comm").read_text()
         for task in Path("/proc/self/task").iterdir():
             if (task / "comm").read_text() == name:
-                total_ns += int((task / "schedstat").read_text().split()[1])
-        return total_ns / 1e9
+                waited_ns += int((task / "schedstat").read_text().split()[1])
+        for line in Path("/proc/stat").read_text().splitlines():
+            core, *ticks = line.split()
+            if core.removeprefix("cpu").isdigit() and int(core[3:]) in cores:
+                user, nice, system, _, _, irq, softirq = (int(number) for number in ticks[:7])
+                used_ticks += user + nice + system + irq + softirq
+        others_s = used_ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+        return Look(time.monotonic(), waited_ns / 1e9, others_s)
     return None
 
 
-def _watch(sleepers: Sleepers) -> None:
-    before_s, begin_s, num_busy, num_quiet = waited_s(), time.monotonic(), 0, 0
+def _watch(sleepers: Sleepers, cores: Cores) -> None:
+    before, num_busy, num_quiet = look(cores.all), 0, 0
+    others: deque[float] = deque(maxlen=_NUM_QUIET)  # how many cores they used
     while True:
         time.sleep(_PERIOD_S)
-        after_s, end_s = waited_s(), time.monotonic()
-        if before_s is not None and after_s is not None:
-            share = (after_s - before_s) / (end_s - begin_s)
-            num_busy = num_busy + 1 if share > _BUSY else 0
-            num_quiet = num_quiet + 1 if share < _QUIET else 0
-            if num_busy >= _NUM_BUSY:
+        after = look(cores.all)
+        if before is not None and after is not None:
+            passed_s = after.time_s - before.time_s
+            waited = (after.waited_s - before.waited_s) / passed_s
+            others.append((after.others_s - before.others_s) / passed_s)
+            num_busy = num_busy + 1 if waited > _BUSY else 0
+            num_quiet = num_quiet + 1 if waited < _QUIET else 0
+            if cores.are_fewer:
+                # On fewer cores they wait for each other: what the others use tells more.
+                cores.leave(fmean(others))
+                num_busy = num_quiet = 0
+            elif num_busy >= _NUM_BUSY:
                 sleepers.come()
+                if sleepers.are_there:
+                    cores.leave(fmean(others))
             elif num_quiet >= _NUM_QUIET:
                 sleepers.go()
-        before_s, begin_s = after_s, end_s
+        before = after
+
+
+class Cores:
+    """Those that this process computes on: all that it may, or fewer where others compute too.
+
+    Attributes:
+        all: the cores that it may use, from the start.
+    """
+
+    def __init__(self) -> None:
+        self.all = frozenset(_cores_of(0))
+        self._kept = self.all
+
+    @property
+    def are_fewer(self) -> bool:
+        """Whether some are left to other processes."""
+        return self._kept != self.all
+
+    def leave(self, num_others: float) -> None:
+        """Leaves as many cores to other processes as these use, and takes back what they do not.
+
+        Args:
+            num_others: how many cores they use.
+        """
+        if not Path("/proc/thread-self/children").exists():
+            return  # what this process starts could not be found again
+        kept = self._kept
+        num = min(max(1, len(self.all) - round(num_others)), len(self.all))
+        if num > len(kept) and num_others > len(self.all) - len(kept) - _LEFT:
+            num = len(kept)
+        if num != len(kept):
+            # Any of them: another process that does the same is to find others.
+            pool = self.all if num > len(kept) else kept
+            kept = frozenset(random.sample(sorted(pool), num))
+        for task in _tasks(os.getpid()):
+            if _cores_of(task) in (self.all, self._kept):  # else someone else chose for it
+                _move(task, kept)
+        if self._kept != self.all:
+            # What this process started began where it was; it has all cores nevertheless.
+            for child in _descendants(os.getpid()):
+                for task in _tasks(child):
+                    if _cores_of(task) == self._kept:
+                        _move(task, self.all)
+        self._kept = kept
+
+
+def _tasks(pid: int) -> list[int]:
+    """The threads of a process."""
+    with contextlib.suppress(OSError):
+        return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+    return []
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """The processes that a process and those it started have started."""
+    for task in _tasks(pid):
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+                yield int(child)
+                yield from _descendants(int(child))
+
+
+def _cores_of(task: int) -> set[int]:
+    """The cores that a thread may use; none where the system does not tell."""
+    with contextlib.suppress(OSError, AttributeError):
+        return os.sched_getaffinity(task)
+    return set()
+
+
+def _move(task: int, cores: Collection[int]) -> None:
+    with contextlib.suppress(OSError):  # it ended, or the cores are no longer there
+        os.sched_setaffinity(task, cores)
 
 
 class Sleepers:
