@@ -5,8 +5,9 @@ usage: python scripts/measure_busy.py [REPEATS]
 Beside 0, 1, 2 and 4 processes that do nothing but turn in a loop it measures seconds of a training
 step of the shipped predictor, seconds of a plan of the shipped checkpoint, and how late the arm
 server's ticks are (99th percentile) while `robot-wm deploy` drives the simulated arm. Each is
-measured as GNU OpenMP waits by itself ("before") and as the commands let it wait ("after"), in
-turn, so that a busy moment of the machine falls on both. Prints a table, and one line of JSON.
+measured as GNU OpenMP shares the cores by itself ("before") and as the commands let it ("after"):
+steps and plans by turns in one process, so that what differs from process to process, and a busy
+moment of the machine, fall on both. Prints a table, and one line of JSON.
 
 `share` is what the number of processes alone explains: with two threads on two cores beside k busy
 processes, (k + 2) / 2 times the quiet seconds.
@@ -28,8 +29,9 @@ from typing import Any
 
 LOADS = (0, 1, 2, 4)
 # For Intel's OpenMP, which torch here does not use: the commands see a choice, and make none.
-BEFORE = {"KMP_BLOCKTIME": "200"}
-NUM_STEPS = 30
+WAYS: tuple[dict[str, str], ...] = ({"KMP_BLOCKTIME": "200"}, {})
+NUM_STEPS = 20  # of a turn
+NUM_QUIET = 5  # times as many turns on a quiet machine, where per cents count
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -52,11 +54,12 @@ def environment(own: dict[str, str]) -> dict[str, str]:
     return {"MUJOCO_GL": "egl", **inherited, **own}
 
 
-def measure(what: str, own: dict[str, str]) -> float:
-    """Median seconds of a training step or a plan, in a process of its own."""
-    command = [sys.executable, __file__, "child", what]
-    ran = subprocess.run(command, env=environment(own), check=True, capture_output=True, text=True)
-    return float(ran.stdout)
+def measure(what: str, turns: int) -> tuple[float, float]:
+    """Median seconds of a training step or a plan, before and after, in a process of its own."""
+    command = [sys.executable, __file__, "child", what, str(turns)]
+    ran = subprocess.run(command, env=environment({}), check=True, capture_output=True, text=True)
+    before_s, after_s = json.loads(ran.stdout)
+    return before_s, after_s
 
 
 def late_ticks_s(own: dict[str, str]) -> float:
@@ -77,23 +80,35 @@ def late_ticks_s(own: dict[str, str]) -> float:
     return json.loads(ran.stdout.splitlines()[-1])["tick_late_ms_p99"] / 1e3
 
 
-def child(what: str) -> float:
-    """Runs the work itself, as a command would."""
+def child(what: str, turns: int) -> tuple[float, float]:
+    """Works by turns as without the commands' care for others, and with it."""
     from robot_wm.cli.threads import share_cores
 
-    share_cores()
-    return {"train": train_steps_s, "plan": plans_s}[what]()
+    work = {"train": training_steps, "plan": plans}[what]()
+    next(work)
+    took_s: tuple[list[float], list[float]] = ([], [])
+    for _ in range(turns):
+        for shares, took in zip((False, True), took_s, strict=True):
+            watch = share_cores() if shares else None
+            for _ in range(NUM_STEPS):
+                begin_s = time.monotonic()
+                next(work)
+                took.append(time.monotonic() - begin_s)
+            if watch is not None:
+                watch.stop()
+    before_s, after_s = (statistics.median(took) for took in took_s)
+    return before_s, after_s
 
 
-def train_steps_s() -> float:
-    """Median seconds of a training step of the shipped predictor, on random tokens."""
-    from robot_wm.cli.bench_train import shipped_steps_s
+def training_steps() -> Iterator[object]:
+    """Trains the shipped predictor on random tokens."""
+    from robot_wm.cli.bench_train import shipped_training
 
-    return statistics.median(shipped_steps_s(NUM_STEPS))
+    return iter(shipped_training(1_000_000))
 
 
-def plans_s() -> float:
-    """Median seconds of a plan of the shipped checkpoint, its picture encoded."""
+def plans() -> Iterator[object]:
+    """Plans with the shipped checkpoint, pictures encoded."""
     from robot_wm.checkpoint import find_checkpoint, load_checkpoint
     from robot_wm.cli.config import load_config
     from robot_wm.cli.control import make_controller
@@ -104,35 +119,33 @@ def plans_s() -> float:
     goal = ReachTask(env).start(reach_episode(8_000_000))
     model, _ = load_checkpoint(find_checkpoint("so100_reach"))
     controller = make_controller(model, env, load_config("eval", ["checkpoint=so100_reach"]))
-    seen, took_s = env.observe(), []
-    for _ in range(NUM_STEPS + 1):
+    seen = env.observe()
+    while True:
         controller.reset(goal)
-        begin_s = time.monotonic()
-        controller.act(seen, None)
-        took_s.append(time.monotonic() - begin_s)
-    return statistics.median(took_s[1:])
+        yield controller.act(seen, None)
 
 
 def main() -> None:
     """Measures all, prints the table."""
     if sys.argv[1:2] == ["child"]:
-        print(child(sys.argv[2]))
+        print(json.dumps(child(sys.argv[2], int(sys.argv[3]))))
         return
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    ways: dict[str, dict[str, str]] = {"before": BEFORE, "after": {}}
     figures: dict[str, Any] = {}
     columns = f"{'before':>12}{'after':>12}{'of before':>11}{'of quiet':>10}{'share':>7}"
     print(f"{'':10}{'busy':>5}{columns}")
     for what in ("train", "plan", "ticks"):
         quiet_s = 0.0
         for num_busy in LOADS:
-            took: dict[str, list[float]] = {way: [] for way in ways}
             with busy(num_busy):
-                for _ in range(repeats):
-                    for way, own in ways.items():
-                        one = late_ticks_s(own) if what == "ticks" else measure(what, own)
-                        took[way].append(one)
-            before_s, after_s = (statistics.median(took[way]) for way in ways)
+                if what == "ticks":
+                    late_s = [[late_ticks_s(own) for own in WAYS] for _ in range(repeats)]
+                    before_s, after_s = (
+                        statistics.median(way) for way in zip(*late_s, strict=True)
+                    )
+                else:
+                    turns = repeats if num_busy else NUM_QUIET * repeats
+                    before_s, after_s = measure(what, turns)
             quiet_s = quiet_s or after_s
             row = {"before_s": before_s, "after_s": after_s, "of_before": after_s / before_s}
             share = (num_busy + 2) / 2

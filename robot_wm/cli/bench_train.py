@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,6 +162,14 @@ def _measure(
 
 def shipped_steps_s(num_steps: int, *, batch_size: int = 64, num_frames: int = 6) -> list[float]:
     """Seconds of each training step of the shipped predictor on random tokens, in float32."""
+    rows = shipped_training(num_steps + 1, batch_size=batch_size, num_frames=num_frames)
+    return np.diff([row["elapsed_s"] for row in rows]).tolist()
+
+
+def shipped_training(
+    num_steps: int, *, batch_size: int = 64, num_frames: int = 6
+) -> Iterator[Mapping[str, float]]:
+    """Trains the shipped predictor on random tokens, in float32; yields a row after every step."""
     predictor: Any = OmegaConf.to_container(compose_config("train", []).predictor)
     encoder = shipped_config()
     model, shape = _untrained(
@@ -173,8 +181,8 @@ def shipped_steps_s(num_steps: int, *, batch_size: int = 64, num_frames: int = 6
         device=torch.device("cpu"),
     )
     sampler: Any = _OneBatch(shape, num_frames, batch_size, 0)
-    how = TrainConfig(num_steps=num_steps + 1, precision="float32")
-    return np.diff([row["elapsed_s"] for row in train(model, sampler, how)]).tolist()
+    how = TrainConfig(num_steps=num_steps, precision="float32")
+    yield from train(model, sampler, how)
 
 
 def _untrained(

@@ -34,7 +34,6 @@ from pathlib import Path
 from statistics import fmean
 
 _OF_THE_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_NAME = "share_cores"
 _PERIOD_S = 0.25
 _BUSY, _QUIET = 0.12, 0.06  # of the time, waiting for a core: more is busy, less is quiet
 _NUM_BUSY = 3  # periods in a row, before the machine counts as busy: to load is a busy moment too
@@ -42,7 +41,7 @@ _NUM_QUIET = 4  # periods in a row, before the machine counts as quiet again
 _LEFT = 0.75  # of a core that the others no longer use, before it is taken back
 
 
-def share_cores(environ: Mapping[str, str] = os.environ) -> threading.Thread | None:
+def share_cores(environ: Mapping[str, str] = os.environ) -> Watch | None:
     """Watches from now on whether this process has to wait for the cores, and acts on it.
 
     Args:
@@ -58,9 +57,9 @@ def share_cores(environ: Mapping[str, str] = os.environ) -> threading.Thread | N
     if look(cores.all) is None:
         return None
     for thread in threading.enumerate():
-        if thread.name == _NAME:
+        if isinstance(thread, Watch):
             return thread
-    watch = threading.Thread(target=_watch, args=(Sleepers(), cores), name=_NAME, daemon=True)
+    watch = Watch(Sleepers(), cores)
     watch.start()
     return watch
 
@@ -104,29 +103,50 @@ def look(cores: Collection[int]) -> Look | None:
     return None
 
 
-def _watch(sleepers: Sleepers, cores: Cores) -> None:
-    before, num_busy, num_quiet = look(cores.all), 0, 0
-    others: deque[float] = deque(maxlen=_NUM_QUIET)  # how many cores they used
-    while True:
-        time.sleep(_PERIOD_S)
-        after = look(cores.all)
-        if before is not None and after is not None:
-            passed_s = after.time_s - before.time_s
-            waited = (after.waited_s - before.waited_s) / passed_s
-            others.append((after.others_s - before.others_s) / passed_s)
-            num_busy = num_busy + 1 if waited > _BUSY else 0
-            num_quiet = num_quiet + 1 if waited < _QUIET else 0
-            if cores.are_fewer:
-                # On fewer cores they wait for each other: what the others use tells more.
-                cores.leave(fmean(others))
-                num_busy = num_quiet = 0
-            elif num_busy >= _NUM_BUSY:
-                sleepers.come()
-                if sleepers.are_there:
+class Watch(threading.Thread):
+    """Looks four times a second whether the machine is busy; ends with the process, or by `stop`.
+
+    Args:
+        sleepers: come while it is busy.
+        cores: are fewer while it is busy.
+    """
+
+    def __init__(self, sleepers: Sleepers, cores: Cores) -> None:
+        super().__init__(name="share_cores", daemon=True)
+        self._sleepers, self._cores = sleepers, cores
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Ends it; everything is then as it was before it began."""
+        self._stopped.set()
+        self.join()
+
+    def run(self) -> None:
+        """Looks, until it is stopped."""
+        sleepers, cores = self._sleepers, self._cores
+        before, num_busy, num_quiet = look(cores.all), 0, 0
+        others: deque[float] = deque(maxlen=_NUM_QUIET)  # how many cores they used
+        while not self._stopped.wait(_PERIOD_S):
+            after = look(cores.all)
+            if before is not None and after is not None:
+                passed_s = after.time_s - before.time_s
+                waited = (after.waited_s - before.waited_s) / passed_s
+                others.append((after.others_s - before.others_s) / passed_s)
+                num_busy = num_busy + 1 if waited > _BUSY else 0
+                num_quiet = num_quiet + 1 if waited < _QUIET else 0
+                if cores.are_fewer:
+                    # On fewer cores they wait for each other: what the others use tells more.
                     cores.leave(fmean(others))
-            elif num_quiet >= _NUM_QUIET:
-                sleepers.go()
-        before = after
+                    num_busy = num_quiet = 0
+                elif num_busy >= _NUM_BUSY:
+                    sleepers.come()
+                    if sleepers.are_there:
+                        cores.leave(fmean(others))
+                elif num_quiet >= _NUM_QUIET:
+                    sleepers.go()
+            before = after
+        sleepers.go()
+        cores.leave(0.0)
 
 
 class Cores:
