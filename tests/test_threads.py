@@ -22,7 +22,7 @@ def test_it_is_watched_once():
 
 
 def test_nothing_is_done_where_nobody_tells_how_long_a_process_waits(monkeypatch):
-    monkeypatch.setattr(threads, "look", lambda cores: None)
+    monkeypatch.setattr(threads.Counts, "look", lambda self: None)
     assert threads.share_cores({}) is None
 
 
@@ -59,11 +59,12 @@ def test_the_team_sleeps_and_changes_no_result():
 
 def test_what_others_compute_is_counted():
     cores = threads.Cores().all
-    before = threads.look(cores)
+    counts = threads.Counts(cores)
+    before = counts.look()
     child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(2.0)
-        after = threads.look(cores)
+        after = counts.look()
     finally:
         child.kill()
         child.wait()

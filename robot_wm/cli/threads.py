@@ -54,7 +54,10 @@ def share_cores(environ: Mapping[str, str] = os.environ) -> Watch | None:
     if any(name in environ for name in _OF_THE_USER):
         return None
     cores = Cores()
-    if look(cores.all) is None:
+    counts = Counts(cores.all)
+    told = counts.look() is not None
+    counts.close()
+    if not told:
         return None
     for thread in threading.enumerate():
         if isinstance(thread, Watch):
@@ -81,26 +84,63 @@ class Look:
     others_s: float
 
 
-def look(cores: Collection[int]) -> Look | None:
-    """Reads the system's counts; None where it does not tell them.
+class Counts:
+    """What the system counts, looked at with few calls: every one costs the others a moment.
 
     Args:
         cores: those that this process may use.
     """
-    waited_ns, used_ticks = 0, 0
-    with contextlib.suppress(OSError):  # another system, or a thread that ends meanwhile
-        name = Path("/proc/self/comm").read_text()
-        for task in Path("/proc/self/task").iterdir():
-            if (task / "comm").read_text() == name:
-                waited_ns += int((task / "schedstat").read_text().split()[1])
-        for line in Path("/proc/stat").read_text().splitlines():
-            core, *ticks = line.split()
-            if core.removeprefix("cpu").isdigit() and int(core[3:]) in cores:
-                user, nice, system, _, _, irq, softirq = (int(number) for number in ticks[:7])
-                used_ticks += user + nice + system + irq + softirq
+
+    def __init__(self, cores: Collection[int]) -> None:
+        self._cores = cores
+        self._files: dict[str, int] = {}  # of a thread's waits; -1: it does not count
+        self._stat = -1
+
+    def look(self) -> Look | None:
+        """Reads the counts; None where the system does not tell them."""
+        try:
+            if self._stat < 0:
+                self._stat = os.open("/proc/stat", os.O_RDONLY)
+            waited_ns = sum(self._waits_ns())
+            used_ticks = sum(self._used_ticks())
+        except OSError:
+            return None
         others_s = used_ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
         return Look(time.monotonic(), waited_ns / 1e9, others_s)
-    return None
+
+    def close(self) -> None:
+        """Closes what it reads from."""
+        for file in (self._stat, *self._files.values()):
+            if file >= 0:
+                os.close(file)
+        self._files, self._stat = {}, -1
+
+    def _waits_ns(self) -> Iterator[int]:
+        tasks = os.listdir("/proc/self/task")
+        for task in self._files.keys() - set(tasks):
+            self._forget(task)
+        for task in tasks:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends meanwhile
+                if task not in self._files:
+                    at = f"/proc/self/task/{task}"
+                    own = Path(at, "comm").read_text() == Path("/proc/self/comm").read_text()
+                    self._files[task] = os.open(f"{at}/schedstat", os.O_RDONLY) if own else -1
+                if self._files[task] >= 0:
+                    yield int(os.pread(self._files[task], 100, 0).split()[1])
+
+    def _forget(self, task: str) -> None:
+        file = self._files.pop(task)
+        if file >= 0:
+            os.close(file)
+
+    def _used_ticks(self) -> Iterator[int]:
+        for line in os.pread(self._stat, 1 << 16, 0).splitlines()[1:]:
+            core, *ticks = line.split()
+            if not core.startswith(b"cpu"):
+                return
+            if int(core[3:]) in self._cores:
+                user, nice, system, _, _, irq, softirq = (int(number) for number in ticks[:7])
+                yield user + nice + system + irq + softirq
 
 
 class Watch(threading.Thread):
@@ -124,10 +164,11 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Looks, until it is stopped."""
         sleepers, cores = self._sleepers, self._cores
-        before, num_busy, num_quiet = look(cores.all), 0, 0
+        counts = Counts(cores.all)
+        before, num_busy, num_quiet = counts.look(), 0, 0
         others: deque[float] = deque(maxlen=_NUM_QUIET)  # how many cores they used
         while not self._stopped.wait(_PERIOD_S):
-            after = look(cores.all)
+            after = counts.look()
             if before is not None and after is not None:
                 passed_s = after.time_s - before.time_s
                 waited = (after.waited_s - before.waited_s) / passed_s
@@ -145,6 +186,7 @@ class Watch(threading.Thread):
                 elif num_quiet >= _NUM_QUIET:
                     sleepers.go()
             before = after
+        counts.close()
         sleepers.go()
         cores.leave(0.0)
 
