@@ -11,8 +11,8 @@ So this process is watched, and two things are done while it has to wait for the
 - The threads sleep where they wait. libgomp turns for a moment only where it manages more threads
   than there are cores (its `gomp_throttled_spin_count_var`): a team of threads that only sleep is
   kept beside those that compute.
-- They stay on as many cores as the other processes leave. A thread that is ready while the other
-  waits for its core is of no use: on a core of their own, both have one that always computes.
+- They stay on as many cores as the other processes leave. Threads that wait for each other get
+  nowhere while only one of them has a core; where they have one together, one always computes.
 
 Results do not change: as many threads compute as before. docs/log.md has the figures,
 scripts/measure_busy.py measures them.
@@ -101,12 +101,14 @@ class Counts:
         try:
             if self._stat < 0:
                 self._stat = os.open("/proc/stat", os.O_RDONLY)
-            waited_ns = sum(self._waits_ns())
+            waits_ns = list(self._waits_ns())
             used_ticks = sum(self._used_ticks())
         except OSError:
             return None
+        if not waits_ns:
+            return None
         others_s = used_ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
-        return Look(time.monotonic(), waited_ns / 1e9, others_s)
+        return Look(time.monotonic(), sum(waits_ns) / 1e9, others_s)
 
     def close(self) -> None:
         """Closes what it reads from."""
