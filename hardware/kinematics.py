@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from robot_wm.types import FloatArray
 
@@ -26,7 +27,7 @@ class Link:
         T_parent: pose in the parent's frame at joint angle 0, `[4, 4]`.
         axis: of the hinge, in its own frame, `[3]`, of unit length.
         pivot: a point on that axis, in its own frame, `[3]`, m.
-        corners: that its shape does not reach beyond, in its own frame, `[P, 3]`, m.
+        corners: of the convex hull of its shape, in its own frame, `[P, 3]`, m.
     """
 
     parent: int
@@ -194,7 +195,7 @@ def inverse(
         if rotation is None:
             turn = np.cross(pose[:3, :3] @ tilt, up)
         else:
-            turn = rotation_vector(rotation @ pose[:3, :3].T)
+            turn = Rotation.from_matrix(rotation @ pose[:3, :3].T).as_rotvec()
         far, turned = float(np.linalg.norm(error)), float(np.linalg.norm(turn))
         # A tilt is worth something only once the tool is there.
         if rotation is None:
@@ -240,28 +241,6 @@ def _step(
 
 def _damped(rows: FloatArray, error: FloatArray, damping: float) -> FloatArray:
     return rows.T @ np.linalg.solve(rows @ rows.T + damping**2 * np.eye(len(rows)), error)
-
-
-def rotation_vector(rotation: FloatArray) -> FloatArray:
-    """Axis times angle `[3]`, rad, of a rotation matrix `[3, 3]`."""
-    vector = np.array(
-        [
-            rotation[2, 1] - rotation[1, 2],
-            rotation[0, 2] - rotation[2, 0],
-            rotation[1, 0] - rotation[0, 1],
-        ]
-    )
-    sin, cos = np.linalg.norm(vector) / 2, (np.trace(rotation) - 1) / 2
-    angle = float(np.arctan2(sin, cos))
-    if sin > 1e-9:
-        return vector * (angle / (2 * sin))
-    if cos > 0:
-        return vector / 2
-    # Half a turn: the axis is in the symmetric part.
-    axis = np.sqrt(np.maximum((np.diag(rotation) + 1) / 2, 0))
-    first = int(axis.argmax())
-    axis *= np.where(rotation[first] + rotation[:, first] < 0, -1, 1)
-    return angle * axis / np.linalg.norm(axis)
 
 
 def _rodrigues(link: Link) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -1,11 +1,15 @@
-"""Model-predictive control toward goal pictures: look, imagine, choose, act, look again."""
+"""Model-predictive control toward goal pictures: look, imagine, choose, act, look again.
+
+`MPC` plans at every look. What goes around it is a controller, too: `ActionChunks` executes several
+actions of a plan, `GoalSequence` goes from goal to goal and says how the way to each ended.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +20,9 @@ from robot_wm.objectives import Objective
 from robot_wm.planners import Planner, shift
 from robot_wm.types import (
     ActionSpec,
+    Controller,
+    Decision,
+    DecisionKind,
     FloatArray,
     Goal,
     Observation,
@@ -28,35 +35,32 @@ from robot_wm.types import (
 from robot_wm.world_model import WorldModel
 
 
-@dataclass(frozen=True)
-class Look:
-    """What the controller made of one look.
+class Steered(Controller, Protocol):
+    """A controller in parts, for those that go around it: to look, to aim and to decide."""
 
-    Attributes:
-        goal: number of the goal picture it was after.
-        energy: of what it saw: its distance to the goal picture, in the objective's terms.
-        decision: `"plan"`: the first action of a new plan; `"continue"`: the next of the last one;
-            `"hold"`: nothing, for no plan is better than that by the margin; `"arrived"`: nothing,
-            the last goal is reached; `"stalled"`: nothing, the last goal comes no nearer;
-            `"out of time"`: nothing, the last goal's time is over.
-        plan_cost: what the plan was predicted to cost, where there was one.
-        rest_cost: what doing nothing was predicted to cost.
-    """
+    def look(self, obs: Observation, applied: FloatArray | None) -> float:
+        """Takes what is seen into account; returns its energy toward the goal."""
+        ...
 
-    goal: int
-    energy: float
-    decision: Literal["plan", "continue", "hold", "arrived", "stalled", "out of time"]
-    plan_cost: float | None = None
-    rest_cost: float | None = None
+    def aim(self, goal: int) -> None:
+        """Goes after another of the goals that it was reset to, by its number."""
+        ...
 
-    @property
-    def planned(self) -> bool:
-        """Whether a plan was made for it, followed or not."""
-        return self.rest_cost is not None
+    def decide(self) -> Decision:
+        """Decides what is done about the last look."""
+        ...
+
+    def rest(self) -> Decision:
+        """Decides to do nothing about the last look, and drops its plan."""
+        ...
+
+    def energy(self, obs: Observation) -> float:
+        """The energy of what is seen toward the goal; nothing else comes of it."""
+        ...
 
 
 class MPC:
-    """Plans, executes the beginning of the plan, looks again (robot_wm.types.Controller).
+    """Plans at every look, and executes the first action of the plan (Steered).
 
     Args:
         model: imagines.
@@ -66,17 +70,7 @@ class MPC:
         seed: of the planner's randomness. Every episode starts from it anew, so an episode's
             outcome does not depend on those before it.
         device: where the planner draws its candidates; the model's own.
-        execute_steps: actions of a plan that are executed before the next one.
         margin: energy by which a plan must beat doing nothing; otherwise nothing is done.
-        arrival: a goal is reached where the energy is no higher than this; None: never.
-        arrival_looks: for so many looks in a row, and where it no longer falls.
-        progress: energy by which a look must be lower than the last one that counted as nearer, to
-            count as nearer too.
-        patience: looks in a row that come no nearer, after which the goal counts as stalled; None:
-            it never does. A look that is farther off than most of them is not where it stops:
-            plans that lead to and fro end on the near side.
-        step_energy: mean energy of a step of the training data, for the `Outcome`; None: unknown.
-        timeout_steps: looks that are spent on one goal at most; None: without end.
         economy: where imagining saves work.
 
     Raises:
@@ -92,60 +86,25 @@ class MPC:
         *,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        execute_steps: int = 1,
         margin: float = 0.0,
-        arrival: float | None = None,
-        arrival_looks: int = 2,
-        progress: float = 0.0,
-        patience: int | None = 4,
-        step_energy: float | None = None,
-        timeout_steps: int | None = None,
         economy: Economy | None = None,
     ) -> None:
-        check_counts(execute_steps=execute_steps, arrival_looks=arrival_looks)
-        for name, count in (("timeout_steps", timeout_steps), ("patience", patience)):
-            if count is not None:
-                check_counts(**{name: count})
-        if execute_steps > planner.horizon:
-            raise ValueError(
-                f"execute_steps: got {execute_steps}, want at most the planner's horizon, "
-                f"{planner.horizon}"
-            )
-        energies = {"margin": margin, "arrival": arrival, "progress": progress}
-        for name, energy in energies.items():
-            if energy is not None and not 0 <= energy < math.inf:
-                raise ValueError(f"{name}: got {energy}, want an energy of 0 or more")
+        _check_energies(margin=margin)
         self._model = model
         self._planner = planner
         self._make_objective = make_objective
         self._spec = action_spec
         self._seed = seed
         self._generator = torch.Generator(device)
-        self._execute_steps = execute_steps
-        self._margin, self._arrival = margin, arrival
-        self._arrival_looks, self._timeout_steps = arrival_looks, timeout_steps
-        self._least_progress, self._patience = progress, patience
-        self._step_energy = step_energy
+        self._margin = margin
         economy = economy or Economy()
         # What a planner keeps must be exact.
         at_least = max(economy.at_least, getattr(planner, "num_elites", 1))
         self._economy = replace(economy, at_least=at_least)
         self._trusted: Economy | None = None
         self._objectives: list[Objective] = []
-        self.outcomes: list[Outcome] = []  # of the goals that it has left behind
         self._plan: Plan | None = None
         self._goal = 0
-        self.looks: list[Look] = []
-
-    @property
-    def last_plan(self) -> Plan | None:
-        """The plan behind the last action; None where it was to do nothing."""
-        return self._plan
-
-    @property
-    def action_names(self) -> tuple[str, ...]:
-        """Of its actions, A names."""
-        return self._spec.names
 
     @property
     def economy(self) -> Economy:
@@ -153,21 +112,15 @@ class MPC:
         return self._economy
 
     @property
-    def goal_index(self) -> int:
-        """Number of the goal picture it is after."""
-        return self._goal
-
-    @property
-    def moves_on(self) -> bool:
-        """Whether it ever goes on from one goal to the next."""
-        ends = (self._arrival, self._patience, self._timeout_steps)
-        return any(end is not None for end in ends)
+    def horizon(self) -> int:
+        """Actions of a plan, H."""
+        return self._planner.horizon
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
         """Begins an episode: the goals' latents are computed here, once.
 
         Args:
-            goal: what is wanted, or several, one after the other.
+            goal: what is wanted, or several, of which it is after the first until `aim`.
 
         Raises:
             ValueError: no goal, or a picture that does not fit.
@@ -180,70 +133,94 @@ class MPC:
         self._generator.manual_seed(self._seed)
         self._objectives = objectives
         self._state = self._model.initial()
-        self._plan, self._executed = None, 0
-        self._begin_goal(0)
-        self._over: OutcomeKind | None = None
         self._trusted = None  # looked at once an episode
-        self.outcomes = []
-        self.looks = []
+        self.aim(0)
 
-    def outcome(self, last: Observation) -> Outcome:
-        """How the way to the goal that it is after ended, with what is seen at the end.
+    def aim(self, goal: int) -> None:
+        """Goes after another of the goals, by its number; a plan toward the last one is dropped."""
+        self._goal, self._plan, self._executed = goal, None, 0
 
-        The last look counts like those before it, but that nothing can come after it: being near
-        enough once is enough.
-        """
-        energy = self.energy(last)
-        kind = self._over
-        if kind is None:
-            kind = "arrived" if self._is_near(energy) else "out of time"
-        return Outcome(kind, energy, self._step_energy, self._goal)
-
-    @torch.no_grad()
-    def energy(self, obs: Observation) -> float:
-        """Distance of what is seen to the goal picture that it is after."""
-        return self._energy(self._model.embed(obs.images))
-
-    @torch.no_grad()
-    def foresee(self, action: FloatArray) -> tuple[Tensor, float]:
-        """What an action `[A]` from the last look would lead to.
-
-        Returns:
-            The latent `[P, D]` imagined, the mean of them where there are several, and its energy.
-        """
-        actions = torch.tensor(np.asarray(action), dtype=torch.float32)[None, None]
-        latent = self._model.rollout(self._state, actions.to(self._generator.device))[0, 0]
-        latent = latent.mean(0) if latent.ndim == 3 else latent
-        return latent, self._energy(latent)
-
-    @torch.no_grad()
-    def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
-        """The next action `[A]`, robot's units.
+    def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        """Decides what is done next.
 
         Raises:
             PlanningError: no plan that the planner can stand behind, or a latent that is not
                 finite.
             RuntimeError: called before `reset`.
         """
+        self.look(obs, applied)
+        return self.decide()
+
+    @torch.no_grad()
+    def look(self, obs: Observation, applied: FloatArray | None) -> float:
+        """Takes what is seen into account; returns its energy toward the goal.
+
+        Raises:
+            PlanningError: the energy is not finite.
+            RuntimeError: called before `reset`.
+        """
         if not self._objectives:
             raise RuntimeError("act: called before reset(goal)")
         self._state = self._model.observe(self._state, obs, applied)
-        latent = self._model.embed(obs.images)
-        energy = self._energy(latent)
-        if self._over is None:
-            energy = self._progress(latent, energy)
-        if self._over is not None:
-            return self._rest(Look(self._goal, energy, self._over))
-        if self._plan is not None and self._executed + 1 < self._execute_steps:
-            self._executed += 1
-            action = self._plan.actions[self._executed]
-            self.looks.append(Look(self._goal, energy, "continue", self._plan.cost))
-        else:
-            action = self._replan(energy)
-        self._num_looks += 1
-        return action
+        self._latent = self._model.latent(self._state)
+        return self._energy(self._latent)
 
-    def _replan(self, energy: float) -> FloatArray:
+    @torch.no_grad()
+    def energy(self, obs: Observation) -> float:
+        """The energy of what is seen toward the goal; nothing else comes of it."""
+        return self._energy(self._model.embed(obs.images))
+
+    @torch.no_grad()
+    def decide(self) -> Decision:
+        """Plans from the last look; `"plan"`, or `"hold"` where no plan beats doing nothing.
+
+        Raises:
+            PlanningError: no plan that the planner can stand behind.
+        """
+        plan, rest_cost = self._search()
+        better = rest_cost - plan.cost > self._margin
+        self._plan, self._executed = plan if better else None, 0
+        return self._decision("plan" if better else "hold", rest_cost)
+
+    def go_on(self) -> Decision:
+        """`"continue"`: the next action of the last plan."""
+        assert self._plan is not None and self._executed + 1 < len(self._plan.actions)
+        self._executed += 1
+        return self._decision("continue")
+
+    def rest(self) -> Decision:
+        """Decides to do nothing about the last look, and drops its plan."""
+        self._plan, self._executed = None, 0
+        return self._decision("hold")
+
+    @torch.no_grad()
+    def _decision(self, kind: DecisionKind, rest_cost: float | None = None) -> Decision:
+        return Decision(
+            action=self._spec.rest if self._plan is None else self._plan.actions[self._executed],
+            kind=kind,
+            goal=self._goal,
+            energy=self._energy(self._latent),
+            plan=self._plan,
+            rest_cost=rest_cost,
+            latent=self._latent,
+            foresee=self._foresight(),
+        )
+
+    def _foresight(self) -> Callable[[FloatArray], tuple[Tensor, float]]:
+        """Imagines from the last look, toward the goal that it was after."""
+        state, objective = self._state, self._objectives[self._goal]
+
+        @torch.no_grad()
+        def foresee(action: FloatArray) -> tuple[Tensor, float]:
+            actions = torch.tensor(np.asarray(action), dtype=torch.float32)[None, None]
+            latent = self._model.rollout(state, actions.to(self._generator.device))[0, 0]
+            latent = latent.mean(0) if latent.ndim == 3 else latent
+            return latent, _finite(objective.energy(latent))
+
+        return foresee
+
+    def _search(self) -> tuple[Plan, float]:
+        """The best plan that is found, with its exact cost, and what doing nothing costs."""
         objective = self._objectives[self._goal]
         if self._trusted is None:
             self._trusted = trusted(
@@ -266,32 +243,155 @@ class MPC:
         if not costs.isfinite().all():
             raise PlanningError(f"the plan and doing nothing cost {costs.tolist()}")
         plan_cost, rest_cost = costs.tolist()
-        if rest_cost - plan_cost <= self._margin:
-            return self._rest(Look(self._goal, energy, "hold", plan_cost, rest_cost))
-        self._plan, self._executed = plan, 0
-        self.looks.append(Look(self._goal, energy, "plan", plan_cost, rest_cost))
-        return plan.actions[0]
+        return replace(plan, cost=plan_cost), rest_cost
 
-    def _rest(self, look: Look) -> FloatArray:
-        self._plan, self._executed = None, 0
-        self.looks.append(look)
-        return self._spec.rest
+    def _energy(self, latent: Tensor) -> float:
+        return _finite(self._objectives[self._goal].energy(latent))
 
-    def _progress(self, latent: Tensor, energy: float) -> float:
-        """Moves on to the next goal where this one is reached, comes no nearer or has no time left.
 
-        Returns the energy toward the goal that it is after from now on.
+class ActionChunks:
+    """Executes several actions of a plan before the next one (Steered).
+
+    Args:
+        controller: plans.
+        execute_steps: actions of each plan.
+
+    Raises:
+        ValueError: less than one action, or more than a plan has.
+    """
+
+    def __init__(self, controller: MPC, execute_steps: int) -> None:
+        check_counts(execute_steps=execute_steps)
+        if execute_steps > controller.horizon:
+            raise ValueError(
+                f"execute_steps: got {execute_steps}, want at most the planner's horizon, "
+                f"{controller.horizon}"
+            )
+        self._controller, self._execute_steps = controller, execute_steps
+        self._num_left = 0  # actions of the last plan
+
+    def reset(self, goal: Goal | Sequence[Goal]) -> None:
+        self._num_left = 0
+        self._controller.reset(goal)
+
+    def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        self.look(obs, applied)
+        return self.decide()
+
+    def look(self, obs: Observation, applied: FloatArray | None) -> float:
+        return self._controller.look(obs, applied)
+
+    def aim(self, goal: int) -> None:
+        self._num_left = 0
+        self._controller.aim(goal)
+
+    def decide(self) -> Decision:
+        if self._num_left:
+            self._num_left -= 1
+            return self._controller.go_on()
+        decision = self._controller.decide()
+        self._num_left = 0 if decision.plan is None else self._execute_steps - 1
+        return decision
+
+    def rest(self) -> Decision:
+        self._num_left = 0
+        return self._controller.rest()
+
+    def energy(self, obs: Observation) -> float:
+        return self._controller.energy(obs)
+
+
+class GoalSequence:
+    """Goes from goal to goal, and says how the way to each ended (robot_wm.types.Controller).
+
+    Args:
+        controller: acts toward one of them.
+        arrival: a goal is reached where the energy is no higher than this; None: never.
+        arrival_looks: for so many looks in a row, and where it no longer falls.
+        progress: energy by which a look must be lower than the last one that counted as nearer, to
+            count as nearer too.
+        patience: looks in a row that come no nearer, after which the goal counts as stalled; None:
+            it never does. A look that is farther off than most of them is not where it stops:
+            plans that lead to and fro end on the near side.
+        step_energy: mean energy of a step of the training data, for the `Outcome`; None: unknown.
+        timeout_steps: looks that are spent on one goal at most; None: without end.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        controller: Steered,
+        *,
+        arrival: float | None = None,
+        arrival_looks: int = 2,
+        progress: float = 0.0,
+        patience: int | None = 4,
+        step_energy: float | None = None,
+        timeout_steps: int | None = None,
+    ) -> None:
+        check_counts(arrival_looks=arrival_looks)
+        for name, count in (("timeout_steps", timeout_steps), ("patience", patience)):
+            if count is not None:
+                check_counts(**{name: count})
+        _check_energies(arrival=arrival, progress=progress)
+        self._controller = controller
+        self._arrival, self._arrival_looks = arrival, arrival_looks
+        self._least_progress, self._patience = progress, patience
+        self._step_energy, self._timeout_steps = step_energy, timeout_steps
+        self._over: OutcomeKind | None = None  # how the way to the last goal ended
+
+    @property
+    def moves_on(self) -> bool:
+        """Whether it ever goes on from one goal to the next."""
+        ends = (self._arrival, self._patience, self._timeout_steps)
+        return any(end is not None for end in ends)
+
+    def reset(self, goal: Goal | Sequence[Goal]) -> None:
+        """Begins an episode toward a goal, or several, one after the other.
+
+        Raises:
+            ValueError: no goal, or a picture that does not fit.
         """
-        kind = self._end_of_goal(energy)
-        if kind is None:
-            return energy
-        if self._goal + 1 == len(self._objectives):
-            self._over = kind
-            return energy
-        self.outcomes.append(Outcome(kind, energy, self._step_energy, self._goal))
-        self._begin_goal(self._goal + 1)
-        self._plan, self._executed = None, 0
-        return self._energy(latent)
+        goals = [goal] if isinstance(goal, Goal) else list(goal)
+        self._controller.reset(goals)
+        self._num_goals, self._over = len(goals), None
+        self._begin_goal(0)
+
+    def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        """Decides what is done next; nothing, once the way to the last goal has ended.
+
+        Raises:
+            PlanningError: no plan that the planner can stand behind.
+            RuntimeError: called before `reset`.
+        """
+        energy, left = self._controller.look(obs, applied), None
+        if self._over is None:
+            kind = self._end_of_goal(energy)
+            if kind is not None and self._goal + 1 < self._num_goals:
+                left = Outcome(kind, energy, self._step_energy, self._goal)
+                self._begin_goal(self._goal + 1)
+                self._controller.aim(self._goal)
+            else:
+                self._over = kind
+        if self._over is not None:
+            return replace(self._controller.rest(), kind=self._over)
+        decision = self._controller.decide()  # where it refuses, this look counts for nothing
+        self._num_looks += 1
+        return replace(decision, left=left)
+
+    def outcome(self, last: Observation) -> Outcome:
+        """How the way to the goal that it is after ended, with what is seen at the end.
+
+        The last look counts like those before it, but that nothing can come after it: being near
+        enough once is enough.
+        """
+        energy, kind = self._controller.energy(last), self._over
+        if kind is None and self._is_near(energy):
+            kind = "arrived"
+        kind = kind or "out of time"
+        return Outcome(kind, energy, self._step_energy, self._goal)
 
     def _begin_goal(self, goal: int) -> None:
         self._goal, self._num_looks = goal, 0
@@ -320,8 +420,20 @@ class MPC:
     def _is_near(self, energy: float) -> bool:
         return self._arrival is not None and energy <= self._arrival
 
-    def _energy(self, latent: Tensor) -> float:
-        energy = float(self._objectives[self._goal].energy(latent))
-        if not math.isfinite(energy):
-            raise PlanningError("the energy of what is seen is not finite")
-        return energy
+
+def _check_energies(**energies: float | None) -> None:
+    """Raises ValueError unless every value is an energy: 0 or more, and finite."""
+    for name, energy in energies.items():
+        if energy is not None and not 0 <= energy < math.inf:
+            raise ValueError(f"{name}: got {energy}, want an energy of 0 or more")
+
+
+def _finite(energy: Any) -> float:
+    """An energy as a number.
+
+    Raises:
+        PlanningError: it is not finite.
+    """
+    if not math.isfinite(energy):
+        raise PlanningError("the energy of what is seen is not finite")
+    return float(energy)

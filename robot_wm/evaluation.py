@@ -19,6 +19,7 @@ from robot_wm.runtime import Recorder, Step, run_episode
 from robot_wm.types import (
     ActionSpec,
     Controller,
+    Decision,
     FloatArray,
     Goal,
     ImageArray,
@@ -199,8 +200,8 @@ class RandomController:
         pictures = b"".join(g.images[name].tobytes() for g in goals for name in sorted(g.images))
         self._rng = np.random.default_rng((self._seed, zlib.crc32(pictures)))
 
-    def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
-        return self._rng.uniform(self._spec.low, self._spec.high)
+    def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        return Decision(self._rng.uniform(self._spec.low, self._spec.high))
 
 
 class ZeroController:
@@ -212,8 +213,8 @@ class ZeroController:
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
         """Nothing to begin."""
 
-    def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
-        return self._action
+    def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        return Decision(self._action, "hold")
 
 
 class StateOracle:
@@ -233,7 +234,7 @@ class StateOracle:
         self._generator.manual_seed(self._seed)
         self._plan = None
 
-    def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
+    def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
         def cost(actions: Tensor) -> Tensor:
             distances = self._task.simulate(actions.double().numpy())
             return torch.from_numpy(distances[:, -1]).float()
@@ -242,7 +243,7 @@ class StateOracle:
         self._plan = self._planner.plan(
             cost, self._task.env.action_spec, init=init, generator=self._generator
         )
-        return self._plan.actions[0]
+        return Decision(self._plan.actions[0], "plan", plan=self._plan)
 
 
 class LatentOracle(MPC):
@@ -271,8 +272,7 @@ class LatentOracle(MPC):
         seed: int = 0,
     ) -> None:
         future = _TrueFuture(task, model)
-        # A ceiling is given its whole time.
-        super().__init__(future, planner, make_objective, action_spec, seed=seed, patience=None)
+        super().__init__(future, planner, make_objective, action_spec, seed=seed)
 
 
 class _TrueFuture:
@@ -289,13 +289,17 @@ class _TrueFuture:
     def initial(self) -> None:
         """The simulator keeps the state."""
 
-    def observe(self, state: None, obs: Observation, applied: FloatArray | None) -> None:
-        """The simulator saw it."""
+    def observe(self, state: Tensor | None, obs: Observation, applied: FloatArray | None) -> Tensor:
+        """The latent of what is seen; the simulator keeps the rest of the state."""
+        return self.embed(obs.images)
+
+    def latent(self, state: Tensor) -> Tensor:
+        return state
 
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
         return self._model.embed(images).cpu()
 
-    def rollout(self, state: None, actions: Tensor) -> Tensor:
+    def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
         futures = self._task.look_ahead(actions.double().numpy())
         return torch.stack([torch.stack([self.embed(i) for i in future]) for future in futures])
 

@@ -8,7 +8,7 @@ the checkpoint; deployment asks how unusual its own are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robot_wm.data import AlignedData, TokenStore, scale_frames
-from robot_wm.types import FloatArray, ImageArray
+from robot_wm.types import Decision, FloatArray, ImageArray, Observation, Verdict
 from robot_wm.world_model import LatentWorldModel
 
 FILE = "normal.safetensors"
@@ -346,3 +346,52 @@ class Monitors:
                 f"no progress: {looks} plans promised an energy drop of {promise:.3f}, "
                 f"{came:.3f} came"
             )
+
+
+class MonitorGuard:
+    """Stops a run where what it sees is not normal, or not what it imagined (robot_wm.types.Guard).
+
+    Args:
+        monitors: judge.
+        camera: that the controller sees through.
+        joints: where the arm stood at the last look `[J]`, rad.
+        moves: whether what is decided really happens; else what comes of it is not judged.
+    """
+
+    def __init__(
+        self,
+        monitors: Monitors,
+        camera: str,
+        joints: Callable[[], FloatArray],
+        *,
+        moves: bool = True,
+    ) -> None:
+        self._monitors, self._camera = monitors, camera
+        self._joints, self._moves = joints, moves
+        self._last: Decision | None = None
+
+    def check(self, obs: Observation, decision: Decision, applied: FloatArray | None) -> Verdict:
+        """A fault where something is not normal; else `p_value`, of the last prediction's error."""
+        last, self._last = self._last, decision
+        image = obs.images[self._camera]
+        try:
+            if not self._moves:
+                self._monitors.picture(self._camera, image)
+                return Verdict()
+            self._monitors.camera(self._camera, image, self._joints())
+            if last is None or applied is None:
+                return Verdict()
+            p_value = self._judge(last, decision, applied)
+        except MonitorError as error:
+            return Verdict("fault", str(error))
+        return Verdict() if p_value is None else Verdict(numbers={"p_value": p_value})
+
+    def _judge(self, last: Decision, now: Decision, applied: FloatArray) -> float | None:
+        """Holds what came of the last decision against what was imagined."""
+        if last.foresee is None or last.energy is None or now.energy is None:
+            return None
+        latent, energy = last.foresee(applied)
+        p_value = self._monitors.predicted(latent, now.latent)
+        if now.goal == last.goal:
+            self._monitors.progress(last.energy - energy, last.energy - now.energy)
+        return p_value

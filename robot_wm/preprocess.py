@@ -31,6 +31,7 @@ class ImageSpec:
             statistics that LeRobot stores are wrong (lerobot issue 3682).
         std: per RGB channel, of values in [0, 1].
         interpolation: how pictures are resized.
+        antialias: what is smaller than a new pixel is averaged, not passed over.
     """
 
     height: int
@@ -38,6 +39,7 @@ class ImageSpec:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -53,7 +55,7 @@ class ImageSpec:
 def prepare_images(images: ImageArray | Tensor, spec: ImageSpec) -> Tensor:
     """Camera pictures to what an encoder takes: crop, resize, normalise.
 
-    The largest centred crop of the wanted aspect is resized with antialiasing.
+    The largest centred crop of the wanted aspect is resized.
 
     Args:
         images: uint8 RGB `[..., height, width, 3]`, one size for all.
@@ -78,7 +80,7 @@ def prepare_images(images: ImageArray | Tensor, spec: ImageSpec) -> Tensor:
     x = x.permute(0, 3, 1, 2).to(torch.float32)  # [n, 3, crop_h, crop_w]
     if (crop_h, crop_w) != (spec.height, spec.width):
         size = (spec.height, spec.width)
-        x = F.interpolate(x, size, mode=spec.interpolation, antialias=True)
+        x = F.interpolate(x, size, mode=spec.interpolation, antialias=spec.antialias)
         x = x.clamp(0, 255)  # bicubic overshoots at edges
     mean = torch.tensor(spec.mean, device=x.device).view(3, 1, 1) * 255
     std = torch.tensor(spec.std, device=x.device).view(3, 1, 1) * 255

@@ -7,7 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from robot_wm.types import Controller, Env, FloatArray, Goal, Observation
+from robot_wm.types import (
+    Controller,
+    Decision,
+    Env,
+    FloatArray,
+    Goal,
+    Guard,
+    Observation,
+    Verdict,
+)
+
+
+class GuardError(RuntimeError):
+    """A guard found that what happens is not what it should be; the arm was stopped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,15 +29,22 @@ class Step:
 
     Attributes:
         observation: what was seen before acting.
-        action: what the controller asked for `[A]`.
+        decision: what the controller made of it, its action `[A]` included.
         applied: what was really executed `[A]`.
         plan_s: seconds the controller took, encoding included.
+        verdicts: of the guards, in their order.
     """
 
     observation: Observation
-    action: FloatArray
+    decision: Decision
     applied: FloatArray
     plan_s: float
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What the guards measured, name -> number."""
+        return {name: value for own in self.verdicts for name, value in own.numbers.items()}
 
 
 class Recorder(Protocol):
@@ -41,6 +61,7 @@ def run_episode(
     goal: Goal | Sequence[Goal],
     *,
     num_steps: int,
+    guards: Sequence[Guard] = (),
     recorders: Sequence[Recorder] = (),
     realtime: bool = False,
 ) -> Observation:
@@ -51,11 +72,16 @@ def run_episode(
         controller: is reset to `goal` first.
         goal: what is wanted, or several, one after the other, of a controller that takes them.
         num_steps: actions to execute.
+        guards: asked about every decision before it is executed; where one holds, the env's rest
+            is executed instead.
         recorders: shown every step; `finish` only where the episode ran to its end.
         realtime: hold each turn to `env.control_dt` of wall time; a late turn is not made up for.
 
     Returns:
         The last observation. The env is stopped on every way out.
+
+    Raises:
+        GuardError: a guard found a fault.
     """
     applied: FloatArray | None = None
     try:
@@ -64,10 +90,15 @@ def run_episode(
             begin = time.monotonic()
             observation = env.observe()
             planned = time.monotonic()
-            action = controller.act(observation, applied)
+            decision = controller.act(observation, applied)
             plan_s = time.monotonic() - planned
-            applied = env.apply(action)
-            step = Step(observation, action, applied, plan_s)
+            verdicts = tuple(guard.check(observation, decision, applied) for guard in guards)
+            for verdict in verdicts:
+                if verdict.kind == "fault":
+                    raise GuardError(verdict.reason)
+            held = any(verdict.kind == "hold" for verdict in verdicts)
+            applied = env.apply(env.action_spec.rest if held else decision.action)
+            step = Step(observation, decision, applied, plan_s, verdicts)
             for recorder in recorders:
                 recorder.record(step)
             if realtime:

@@ -11,9 +11,9 @@ robot's own units everywhere above world_model.py; a normalised one is called `a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.floating]
 ImageArray = NDArray[np.uint8]
 OutcomeKind = Literal["arrived", "stalled", "out of time"]
+DecisionKind = Literal["plan", "continue", "hold", "act", OutcomeKind]
+VerdictKind = Literal["go on", "hold", "fault"]
 
 
 def check_counts(low: int = 1, **values: object) -> None:
@@ -273,6 +275,59 @@ class Outcome:
         return f"{said[self.kind]}; {left}"
 
 
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What a controller does about one look, and why.
+
+    Attributes:
+        action: to be executed, `[A]`, in the robot's units.
+        kind: `"plan"`: the first action of a new plan; `"continue"`: the next of the last one;
+            `"hold"`: nothing, for no plan is better than that by the margin; `"arrived"`: nothing,
+            the last goal is reached; `"stalled"`: nothing, the last goal comes no nearer;
+            `"out of time"`: nothing, the last goal's time is over; `"act"`: an action that no plan
+            is behind.
+        goal: number of the goal picture that it is after.
+        energy: of what it saw: its distance to the goal picture, in the objective's terms; None
+            of a controller that measures none.
+        plan: behind the action; None where there is none.
+        rest_cost: what doing nothing was predicted to cost, where a plan was made.
+        left: how the way to a goal ended that it left behind at this look.
+        latent: of what it saw, `[P, D]`, a torch.Tensor; None of a controller without a model.
+        foresee: what an action `[A]` from this look leads to, which need not be the one above: the
+            latent `[P, D]` imagined, the mean of them where there are several, and its energy.
+    """
+
+    action: FloatArray
+    kind: DecisionKind = "act"
+    goal: int = 0
+    energy: float | None = None
+    plan: Plan | None = None
+    rest_cost: float | None = None
+    left: Outcome | None = None
+    latent: Any = None
+    foresee: Callable[[FloatArray], tuple[Any, float]] | None = None
+
+    @property
+    def planned(self) -> bool:
+        """Whether a plan was made for it, followed or not."""
+        return self.rest_cost is not None
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a guard says of a decision.
+
+    Attributes:
+        kind: `"go on"`; `"hold"`: the arm does nothing in this turn; `"fault"`: the run is over.
+        reason: why, in a sentence for people; empty where it goes on.
+        numbers: what was measured, name -> number; for people and records.
+    """
+
+    kind: VerdictKind = "go on"
+    reason: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
 class PlanningError(RuntimeError):
     """The planner found nothing it can stand behind; no action comes out."""
 
@@ -313,8 +368,22 @@ class Controller(Protocol):
         """Begins an episode toward a goal, or several, one after the other."""
         ...
 
-    def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
-        """Returns the next action `[A]`; `applied` is what became of the last one, if any."""
+    def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        """Decides what is done next; `applied` is what became of the last action, if any."""
+        ...
+
+
+class Guard(Protocol):
+    """Judges every decision before it is executed."""
+
+    def check(self, obs: Observation, decision: Decision, applied: FloatArray | None) -> Verdict:
+        """Whether a decision on what is seen may be executed.
+
+        Args:
+            obs: what was seen.
+            decision: about it.
+            applied: what became of the last decision's action `[A]`; None at the first.
+        """
         ...
 
 

@@ -45,8 +45,12 @@ class WorldModel(Protocol):
         """The state after seeing `obs`, which `applied` `[A]` (robot's units) led to."""
         ...
 
+    def latent(self, state: State) -> Tensor:
+        """The latent of what was seen last, as `embed` makes it."""
+        ...
+
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
-        """The latent of a picture, by camera name; goals and observations alike."""
+        """The latent of a picture, by camera name: a goal, or what is not observed."""
         ...
 
     def rollout(self, state: State, actions: Tensor) -> Tensor:
@@ -214,7 +218,6 @@ class LatentWorldModel:
         self.action_stats = action_stats
         self.proprio_stats = proprio_stats
         self.feature_stats = feature_stats
-        self._seen: tuple[ImageArray, Tensor] | None = None  # the last picture, and its latent
         self.error: Literal["l1", "l2"] = error
         self.rollout_steps = rollout_steps
         self.rollout_prefix: Literal["first", "random"] = rollout_prefix
@@ -229,15 +232,10 @@ class LatentWorldModel:
 
     def to(self, device: torch.device | str) -> LatentWorldModel:
         """This model, its encoder and predictor moved to `device`."""
-        self.forget()
         self.predictor.to(device)
         if isinstance(self.encoder, nn.Module):
             self.encoder.to(device)
         return self
-
-    def forget(self) -> None:
-        """Lets go of the last picture's latent, which is kept for whoever asks again."""
-        self._seen = None
 
     def initial(self) -> LatentState | None:
         return None
@@ -265,6 +263,10 @@ class LatentWorldModel:
         cache = self.remember(latents[None], proprio[None], actions[None])
         return LatentState(latents, proprio, actions, cache)
 
+    def latent(self, state: LatentState) -> Tensor:
+        """Latent `[P, D]` of what was seen last."""
+        return state.latents[-1]
+
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
         """Latent `[P, D]` of this model's camera picture.
 
@@ -283,17 +285,12 @@ class LatentWorldModel:
                 f"camera {self.spec.camera!r}: got a {width}x{height} picture, want the aspect of "
                 f"{self.spec.image_width}x{self.spec.image_height}"
             )
-        seen = self._seen
-        if seen is not None and np.array_equal(seen[0], picture):
-            return seen[1]  # a controller embeds what it has just observed
         frames = prepare_images(picture, self.encoder.image).to(self.device)
         with torch.no_grad():
             tokens = self.encoder(frames[None, None])[0, 0]
         if not tokens.isfinite().all():
             raise PlanningError("the encoder returned tokens that are not finite")
-        latent = self.latents(tokens)
-        self._seen = picture.copy(), latent
-        return latent
+        return self.latents(tokens)
 
     def latents(self, tokens: Tensor) -> Tensor:
         """The encoder's tokens `[..., P, D]` in the space that this model imagines in."""

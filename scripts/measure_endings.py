@@ -22,7 +22,7 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation
 from robot_wm.cli.config import load_config
 from robot_wm.cli.control import make_controller
-from robot_wm.controller import MPC
+from robot_wm.controller import GoalSequence
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import FloatArray, Goal, Observation, Outcome
 from sim_envs.so100_env import CUBE_CLEARANCE_M, CUBE_HIGH, CUBE_LOW
@@ -59,7 +59,7 @@ class _Places:
 
 
 def run_moved(
-    simulation: Simulation, controller: MPC, episode: Mapping[str, object]
+    simulation: Simulation, controller: GoalSequence, episode: Mapping[str, object]
 ) -> tuple[Outcome, FloatArray, FloatArray]:
     """How it ended, the gripper's distances to the goal `[T]` and its places `[T, 3]`, both m."""
     goal: Goal = simulation.task.start(episode)

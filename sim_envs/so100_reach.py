@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from robot_wm.types import FloatArray, Goal, ImageArray, Observation
+from robot_wm.types import Decision, FloatArray, Goal, ImageArray, Observation
 from sim_envs.so100_env import (
     CUBE_CLEARANCE_M,
     CUBE_HIGH,
@@ -165,8 +165,8 @@ class ReachDemonstrator:
         self._detour_steps = int(rng.integers(2, self._num_steps // 2)) if takes_detour else 0
         self._wobble = np.zeros(4)
 
-    def act(self, obs: Observation, applied: FloatArray | None) -> FloatArray:
-        """The next action `[4]`, m, within the env's bounds."""
+    def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        """Decides on the next action `[4]`, m, within the env's bounds."""
         left = self._num_steps - self._step
         target = self._detour if self._step < self._detour_steps else self._task.goal_pose
         # Half of the steps are enough for the longest way at full speed.
@@ -175,7 +175,7 @@ class ReachDemonstrator:
         self._wobble = 0.6 * self._wobble + 0.8 * self._rng.normal(0, self._noise_m, 4)
         self._step += 1
         move = np.clip(target - obs.proprio, -limit, limit) + calm * self._wobble
-        return self._task.env.action_spec.clip(move)
+        return Decision(self._task.env.action_spec.clip(move))
 
 
 def reach_manifest(split: str, num_episodes: int) -> list[dict[str, object]]:

@@ -96,6 +96,27 @@ def check_a_joint_at_its_limit_does_not_hold_the_others(module):
     assert np.abs(commands[-1] - [0.5, 2.0]).max() < 1e-6
 
 
+def check_an_arm_that_begins_at_an_end_is_governed_from_the_first_tick(module):
+    for start in ((1.5, 2.0), (-2.0, -1.0), (1.5, 0.0)):
+        for tick_s in (0.001, 0.02):
+            own = {"tick_s": tick_s}
+            for goal in ((0.5, 0.5), start, (9.0, 9.0), (1.5, 0.3)):
+                commands, _ = drive(module, [goal] * 10, start=start, **own)
+                assert not any(violations(limits(**own), corners, commands).values()), (start, goal)
+            commands, _ = drive(module, [[0.5, 0.5]] * int(3 / tick_s), start=start, **own)
+            assert np.abs(commands[-1] - 0.5).max() < 1e-6
+    governor = module.Governor(limits(), corners, np.array([1.5, 2.0]))
+    np.testing.assert_array_equal(governor.joints, [1.5, 2.0])
+
+
+def check_a_slow_tip_moves(module):
+    for tip_speed in (1e-3, 5e-3, 2e-2):
+        commands, _ = drive(module, [[1.0, 0.5]] * 100, tip_speed=tip_speed)
+        assert not any(violations(limits(tip_speed=tip_speed), corners, commands).values())
+        moved = np.linalg.norm(np.diff(corners(commands), axis=0), axis=-1).sum(0).max()
+        assert 0.2 < moved / (100 * TICK_S * tip_speed) <= 1
+
+
 def check_it_begins_only_where_it_may(module):
     for start, told in (
         ((0.0, 2.1), "joint 1 is at 2.100"),

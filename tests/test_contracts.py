@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from fakes import SPEC, PointEnv, PointTask, make_model
+from test_goldens import PLANNERS
 
-from robot_wm.contracts import check_env
+from robot_wm.contracts import (
+    check_controller,
+    check_env,
+    check_guard,
+    check_planner,
+    check_task,
+)
+from robot_wm.controller import MPC
 from robot_wm.encoders import MiniConfig, load_mini, random_mini, shipped_weights
-from robot_wm.types import Env, Observation, Task
+from robot_wm.evaluation import LatentOracle, RandomController, StateOracle, ZeroController
+from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
+from robot_wm.objectives import GoalEnergy
+from robot_wm.planners import CEM
+from robot_wm.types import Decision, Env, Goal, Observation, Task, Verdict
+from sim_envs.so100_env import SO100Env
+from sim_envs.so100_reach import ReachTask, reach_episode
 
 ENCODERS = {
     "shipped": lambda: load_mini(shipped_weights()),
@@ -47,6 +63,147 @@ class Frozen(PointEnv):
 def test_check_env_sees_a_broken_env(make, why):
     with pytest.raises(AssertionError, match=why):
         check_env(make)
+
+
+@pytest.mark.parametrize("name", sorted(PLANNERS))
+def test_planners_keep_the_contract(name):
+    check_planner(lambda: PLANNERS[name])
+
+
+class Illegal(CEM):
+    def plan(self, cost, spec, *, init, generator):
+        found = super().plan(cost, spec, init=init, generator=generator)
+        return dataclasses.replace(found, actions=found.actions + 1)
+
+
+class Careless(CEM):
+    def plan(self, cost, spec, *, init, generator):
+        torch.rand(1)
+        return super().plan(cost, spec, init=init, generator=generator)
+
+
+class Boastful(CEM):
+    def plan(self, cost, spec, *, init, generator):
+        found = super().plan(cost, spec, init=init, generator=generator)
+        return dataclasses.replace(found, cost=found.cost - 1)
+
+
+class Stubborn(CEM):
+    def plan(self, cost, spec, *, init, generator):
+        return super().plan(lambda a: cost(a).nan_to_num(), spec, init=init, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [(Illegal, "beyond what"), (Careless, "randomness"), (Boastful, "cost:"), (Stubborn, "broken")],
+)
+def test_check_planner_sees_a_broken_planner(make, why):
+    with pytest.raises(AssertionError, match=why):
+        check_planner(make)
+
+
+def point_goal():
+    env = PointEnv()
+    env.reset(5)
+    return Goal(env.observe().images)
+
+
+CONTROLLERS = {
+    "mpc": lambda: MPC(make_model(), PLANNERS["cem"], GoalEnergy, SPEC),
+    "random": lambda: RandomController(SPEC),
+    "zero": lambda: ZeroController(SPEC),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CONTROLLERS))
+def test_controllers_keep_the_contract(name):
+    check_controller(CONTROLLERS[name], PointEnv(), point_goal())
+
+
+@pytest.mark.parametrize("name", ["state", "latent"])
+def test_oracles_keep_the_contract(name):
+    task = PointTask()
+    make = {
+        "state": lambda: StateOracle(task, PLANNERS["cem"]),
+        "latent": lambda: LatentOracle(task, make_model(), PLANNERS["cem"], GoalEnergy, SPEC),
+    }[name]
+    check_controller(make, task.env, point_goal())
+
+
+class Unsteady(ZeroController):
+    """Goes on where it was, whatever is asked of it."""
+
+    num = 0
+
+    def act(self, obs, applied):
+        self.num += 1
+        return Decision(SPEC.high / (1 + self.num))
+
+
+class Bare(ZeroController):
+    def act(self, obs, applied):
+        return SPEC.rest
+
+
+class Wild(ZeroController):
+    def act(self, obs, applied):
+        return Decision(SPEC.high * 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"), [(Unsteady, "decides otherwise"), (Bare, "returned"), (Wild, "beyond")]
+)
+def test_check_controller_sees_a_broken_controller(make, why):
+    with pytest.raises(AssertionError, match=why):
+        check_controller(lambda: make(SPEC), PointEnv(), point_goal())
+
+
+class Still:
+    """Says the same of everything."""
+
+    def __init__(self, verdict=None):
+        self.verdict = verdict or Verdict()
+
+    def check(self, obs, decision, applied):
+        return self.verdict
+
+
+def test_guards_keep_the_contract():
+    def check(make):
+        check_guard(make, PointEnv(), ZeroController(SPEC), point_goal())
+
+    check(Still)
+    monitors = Monitors(None, MonitorSettings(), step_energy=None)
+    check(lambda: MonitorGuard(monitors, "front", lambda: np.zeros(2)))
+    for verdict, why in (
+        (Verdict("fault"), "no reason"),
+        (Verdict("stop", "now"), "of kind"),  # type: ignore[arg-type]
+        (Verdict(numbers={"p": np.nan}), "not finite"),
+    ):
+        with pytest.raises(AssertionError, match=why):
+            check(lambda verdict=verdict: Still(verdict))
+
+
+def test_tasks_keep_the_contract():
+    check_task(PointTask, [{"seed": 0}, {"seed": 1}])
+    check_task(lambda: ReachTask(SO100Env()), [reach_episode(8_000_000 + i) for i in range(2)])
+
+
+class Moved(PointTask):
+    def simulate(self, actions):
+        self.env.position = self.env.position + 0.1
+        return super().simulate(actions)
+
+
+class Wishful(PointTask):
+    def simulate(self, actions):
+        return super().simulate(actions) / 2
+
+
+@pytest.mark.parametrize(("make", "why"), [(Moved, "moved the env"), (Wishful, "from what apply")])
+def test_check_task_sees_a_broken_task(make, why):
+    with pytest.raises(AssertionError, match=why):
+        check_task(make, [{"seed": 0}, {"seed": 1}])
 
 
 @pytest.fixture(params=sorted(ENCODERS))
@@ -110,6 +267,14 @@ def test_model_imagines_one_latent_per_action(model):
         goal = model.embed(PointEnv().observe().images)
         assert latents.shape == (7, 3, *goal.shape)
         assert latents.isfinite().all()
+
+
+def test_the_latent_of_a_state_is_that_of_the_picture_seen_last(model):
+    for num in (1, 3):
+        *_, (observation, _) = looks(num)
+        torch.testing.assert_close(
+            model.latent(remember(model, num)), model.embed(observation.images)
+        )
 
 
 def test_model_judges_each_candidate_alone(model):

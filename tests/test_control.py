@@ -22,7 +22,7 @@ def first_action(model, *words):
     env = PointEnv()
     controller = make_controller(model, env, config(*words))
     controller.reset(Goal(env.reset(1).images))
-    return controller.act(env.reset(0), None)
+    return controller.act(env.reset(0), None).action
 
 
 def test_limits_narrow_what_is_planned():

@@ -10,20 +10,40 @@ import torch
 from fakes import SPEC, PointEnv
 from test_loop import PointModel, ahead
 
-from robot_wm.controller import MPC
+from robot_wm.controller import MPC, ActionChunks, GoalSequence
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM, QuasiNewton
 from robot_wm.types import Goal, Plan, PlanningError
 
 
+class Kept(GoalSequence):
+    """Keeps what it decided since it was reset."""
+
+    def reset(self, goal):
+        self.decisions = []
+        super().reset(goal)
+
+    def act(self, obs, applied):
+        self.decisions.append(super().act(obs, applied))
+        return self.decisions[-1]
+
+    @property
+    def outcomes(self):
+        """Of the goals that it has left behind."""
+        return [decision.left for decision in self.decisions if decision.left is not None]
+
+
 def mpc(model=None, planner=None, **settings):
-    return MPC(model or PointModel(), planner or CEM(), GoalEnergy, SPEC, **settings)
+    steps = settings.pop("execute_steps", 1)
+    own = {key: settings.pop(key) for key in ("seed", "margin") if key in settings}
+    plans = MPC(model or PointModel(), planner or CEM(), GoalEnergy, SPEC, **own)
+    return Kept(plans if steps == 1 else ActionChunks(plans, steps), **settings)
 
 
 def drive(controller, env, num_steps):
     applied, actions = None, []
     for _ in range(num_steps):
-        actions.append(controller.act(env.observe(), applied))
+        actions.append(controller.act(env.observe(), applied).action)
         applied = env.apply(actions[-1])
     return actions
 
@@ -46,9 +66,8 @@ def test_a_plan_that_is_worse_than_doing_nothing_is_not_executed():
     away = mpc(planner=Fixed([[-0.1, 0.0]]))
     away.reset(ahead(env))
     assert drive(away, env, 2) == [pytest.approx([0, 0])] * 2
-    assert [look.decision for look in away.looks] == ["hold", "hold"]
-    assert away.looks[0].plan_cost > away.looks[0].rest_cost
-    assert away.last_plan is None
+    assert [look.kind for look in away.decisions] == ["hold", "hold"]
+    assert all(decision.plan is None and decision.planned for decision in away.decisions)
 
 
 def test_a_plan_must_win_by_the_margin():
@@ -58,7 +77,7 @@ def test_a_plan_must_win_by_the_margin():
         controller = mpc(margin=margin)
         controller.reset(goal)
         controller.act(env.observe(), None)
-        assert controller.looks[0].decision == decision
+        assert controller.decisions[0].kind == decision
 
 
 def test_a_plan_is_judged_again_and_refused_where_it_is_not_finite():
@@ -108,7 +127,7 @@ def test_it_executes_as_many_steps_of_a_plan_as_it_is_told():
     actions = drive(controller, env, 4)
     assert [a[0] for a in actions] == [0.1, 0.05, 0.1, 0.05]
     assert planner.num_plans == 2
-    decisions = [look.decision for look in controller.looks]
+    decisions = [look.kind for look in controller.decisions]
     assert decisions == ["plan", "continue", "plan", "continue"]
 
 
@@ -133,12 +152,12 @@ def test_goals_are_reached_one_after_the_other_and_the_last_is_held():
     controller = mpc(arrival=2e-3, arrival_looks=2)
     controller.reset([first, second])
     drive(controller, env, 20)
-    assert [look.planned for look in controller.looks] == [
-        look.decision == "plan" for look in controller.looks
+    assert [look.planned for look in controller.decisions] == [
+        look.kind == "plan" for look in controller.decisions
     ]  # what was not planned counts for no planning time
-    goals = [look.goal for look in controller.looks]
+    goals = [look.goal for look in controller.decisions]
     assert goals == sorted(goals) and set(goals) == {0, 1} and goals.count(0) < 10
-    assert controller.looks[-1].decision == "arrived"
+    assert controller.decisions[-1].kind == "arrived"
     start = PointEnv()
     start.reset(0)
     assert env.position[0] - start.position[0] == pytest.approx(0.4, abs=0.06)
@@ -155,7 +174,7 @@ def test_nearness_must_last():
     controller.act(env.observe(), None)
     env.position = env.position - (0.2, 0.0)  # pushed away
     controller.act(env.observe(), np.zeros(2))
-    assert controller.looks[-1].decision == "plan"
+    assert controller.decisions[-1].kind == "plan"
 
 
 def test_a_goal_that_cannot_be_reached_is_left_when_its_time_is_over():
@@ -164,11 +183,11 @@ def test_a_goal_that_cannot_be_reached_is_left_when_its_time_is_over():
     stuck = mpc(planner=Fixed([[0.0, 0.0]]), arrival=1e-4, timeout_steps=3)
     stuck.reset([far, near])
     drive(stuck, env, 6)
-    assert [look.goal for look in stuck.looks] == [0, 0, 0, 1, 1, 1]
-    assert stuck.looks[-1].decision == "arrived"
+    assert [look.goal for look in stuck.decisions] == [0, 0, 0, 1, 1, 1]
+    assert stuck.decisions[-1].kind == "arrived"
     stuck.reset(far)
     drive(stuck, env, 5)
-    assert [look.decision for look in stuck.looks] == ["hold"] * 3 + ["out of time"] * 2
+    assert [look.kind for look in stuck.decisions] == ["hold"] * 3 + ["out of time"] * 2
 
 
 class Blocked(PointEnv):
@@ -183,12 +202,12 @@ def test_where_plans_promise_and_nothing_comes_it_holds_and_says_so():
     controller = mpc(patience=3, step_energy=0.01)
     controller.reset(ahead(env, steps=5))
     actions = drive(controller, env, 6)
-    decisions = [look.decision for look in controller.looks]
+    decisions = [look.kind for look in controller.decisions]
     assert decisions == ["plan"] * 3 + ["stalled"] * 3
     assert all(np.array_equal(action, SPEC.rest) for action in actions[3:])
     outcome = controller.outcome(env.observe())
     assert (outcome.kind, outcome.goal) == ("stalled", 0)
-    assert outcome.energy == controller.looks[0].energy
+    assert outcome.energy == controller.decisions[0].energy
     assert outcome.steps_left == pytest.approx(outcome.energy / 0.01)
 
 
@@ -198,12 +217,12 @@ def test_what_still_comes_nearer_is_not_stalled_however_slowly():
     slow = mpc(planner=Fixed([[0.005, 0.0]]), patience=2)
     slow.reset(goal)
     drive(slow, env, 30)  # a pixel is six steps: a look is the same picture as the last
-    assert slow.looks[-1].decision == "stalled"
+    assert slow.decisions[-1].kind == "stalled"
     env.reset(0)
     slow = mpc(planner=Fixed([[0.005, 0.0]]), patience=8)
     slow.reset(goal)
     drive(slow, env, 30)
-    assert {look.decision for look in slow.looks} == {"plan"}
+    assert {look.kind for look in slow.decisions} == {"plan"}
     assert slow.outcome(env.observe()).kind == "out of time"
 
 
@@ -212,9 +231,9 @@ def test_small_steps_add_up():
     slow = mpc(planner=Fixed([[1 / 31, 0.0]]), patience=4, progress=0.025)  # a pixel a look
     slow.reset(ahead(env, steps=5))
     drive(slow, env, 7)
-    falls = -np.diff([look.energy for look in slow.looks])
+    falls = -np.diff([look.energy for look in slow.decisions])
     assert (falls < 0.025).all()
-    assert {look.decision for look in slow.looks} == {"plan"}
+    assert {look.kind for look in slow.decisions} == {"plan"}
 
 
 def test_to_and_fro_ends_on_the_near_side():
@@ -233,12 +252,12 @@ def test_to_and_fro_ends_on_the_near_side():
         controller = mpc(patience=4)
         controller.reset(ahead(env, steps=1))
         for _ in range(12):
-            action = controller.act(env.observe(), None)
-            if controller.looks[-1].decision == "stalled":
+            action = controller.act(env.observe(), None).action
+            if controller.decisions[-1].kind == "stalled":
                 break
             env.apply(action)
-        energies = [look.energy for look in controller.looks]
-        assert controller.looks[-1].decision == "stalled"
+        energies = [look.energy for look in controller.decisions]
+        assert controller.decisions[-1].kind == "stalled"
         assert energies[-1] == min(energies) < max(energies)
 
 
@@ -259,7 +278,7 @@ def test_without_patience_it_never_stalls():
     controller = mpc(patience=None)
     controller.reset(ahead(env, steps=5))
     drive(controller, env, 12)
-    assert {look.decision for look in controller.looks} == {"plan"}
+    assert {look.kind for look in controller.decisions} == {"plan"}
     assert controller.outcome(env.observe()).kind == "out of time"
 
 
@@ -268,7 +287,7 @@ def test_who_is_near_at_the_last_look_has_arrived():
     controller = mpc(arrival=2e-3, arrival_looks=3)
     controller.reset(ahead(env, steps=2))
     drive(controller, env, 2)
-    assert controller.looks[-1].decision == "plan"
+    assert controller.decisions[-1].kind == "plan"
     assert controller.outcome(env.observe()).kind == "arrived"
     blind = mpc(arrival=None)
     blind.reset(ahead(env, steps=2))
@@ -282,12 +301,12 @@ def test_near_is_not_yet_arrived_while_it_comes_nearer():
     controller = mpc(planner=Fixed([[0.05, 0.0]]), arrival=1.0, arrival_looks=1, progress=1e-4)
     controller.reset(ahead(env, steps=2))
     drive(controller, env, 1)
-    assert controller.looks[0].decision == "arrived"  # near at the first look, and nothing before
+    assert controller.decisions[0].kind == "arrived"  # near at the first look, and nothing before
     controller = mpc(planner=Fixed([[0.05, 0.0]]), arrival=1.0, arrival_looks=2, progress=1e-4)
     controller.reset(ahead(env, steps=2))
     drive(controller, env, 8)
-    decisions = [look.decision for look in controller.looks]
-    energies = [look.energy for look in controller.looks]
+    decisions = [look.kind for look in controller.decisions]
+    energies = [look.energy for look in controller.decisions]
     assert decisions[-1] == "arrived" and energies[-1] < 1e-2 < energies[1]
 
 
@@ -296,7 +315,7 @@ def test_energies_fall_on_the_way():
     controller = mpc()
     controller.reset(ahead(env, steps=5))
     drive(controller, env, 8)
-    energies = [look.energy for look in controller.looks]
+    energies = [look.energy for look in controller.decisions]
     assert len(energies) == 8 and energies[-1] < 0.1 * energies[0]
 
 
@@ -345,19 +364,19 @@ def test_a_refusal_in_between_counts_for_nothing():
     env = PointEnv()
     controller = mpc(planner=Moody([[0.1, 0.0], [0.05, 0.0], [0.02, 0.0]]), timeout_steps=3)
     controller.reset(ahead(env, steps=5))
-    applied = env.apply(controller.act(env.observe(), None))
+    applied = env.apply(controller.act(env.observe(), None).action)
     with pytest.raises(PlanningError):
         controller.act(env.observe(), applied)
     drive(controller, env, 1)
     assert given[2].actions.tolist() == [[0.05, 0.0], [0.02, 0.0]]
-    assert [look.decision for look in controller.looks] == ["plan", "plan"]
+    assert [look.kind for look in controller.decisions] == ["plan", "plan"]
 
 
 def test_what_a_planner_returns_is_made_legal():
     env = PointEnv()
     controller = mpc(planner=Fixed([[5.0, 0.0]]))
     controller.reset(ahead(env))
-    assert controller.act(env.observe(), None).tolist() == [0.1, 0.0]
+    assert controller.act(env.observe(), None).action.tolist() == [0.1, 0.0]
 
 
 def test_arrival_is_judged_by_the_picture_alone():
@@ -367,10 +386,11 @@ def test_arrival_is_judged_by_the_picture_alone():
     def objective(goal):
         return GoalEnergy(goal, action_weight=1.0)
 
-    controller = MPC(PointModel(), CEM(), objective, spec, arrival=1e-3, arrival_looks=1)
+    controller = GoalSequence(
+        MPC(PointModel(), CEM(), objective, spec), arrival=1e-3, arrival_looks=1
+    )
     controller.reset(ahead(env, steps=0))
-    controller.act(env.observe(), None)
-    assert controller.looks[0].decision == "arrived"
+    assert controller.act(env.observe(), None).kind == "arrived"
 
 
 def test_no_goal_is_refused():
@@ -393,6 +413,6 @@ def test_sixteen_controllers_in_turn_do_as_each_alone():
     applied = [None] * 16
     for _ in range(5):
         for i, (env, controller) in enumerate(episodes):
-            actions[i].append(controller.act(env.observe(), applied[i]))
+            actions[i].append(controller.act(env.observe(), applied[i]).action)
             applied[i] = env.apply(actions[i][-1])
     assert all(np.array_equal(a, b) for a, b in zip(expected, actions[7], strict=True))

@@ -541,7 +541,42 @@ def test_changes_of_poses_lead_along_the_recorded_path(tmp_path: Path) -> None:
             arrived[:, [0, 1, 2, 6]], path[:, [0, 1, 2, 6]], atol=1e-5, rtol=0
         )
     plain = align(open_dataset(root), DataSpec(dt_s=0.2))
-    assert max(np.abs(actions).max() for actions in plain.actions) > 6  # what is avoided
+    assert max(np.abs(actions).max() for actions in plain.actions) < 0.3  # nor among plain steps
+
+
+@pytest.mark.parametrize(
+    ("names", "turn"),
+    [
+        (("x", "roll", "gripper"), 2 * np.pi),
+        (("shoulder_lift.pos", "wrist_roll.pos", "gripper.pos"), 360.0),
+        (("joint_1", "joint_2", "jaw"), 360.0),
+        (("state_0", "state_1", "state_2"), None),
+        (("x", "wrist_roll.pos", "gripper_roll"), 360.0),
+    ],
+)
+def test_angles_are_subtracted_as_angles(tmp_path: Path, names: tuple[str, ...], turn) -> None:
+    """The second number walks around half a turn; the last is a jaw that snaps shut."""
+    size = turn or 360.0
+    with DatasetWriter(
+        tmp_path / "d", fps=5, robot_type="toy", cameras={"front": toy.SIZE}, state_names=names,
+        action_names=names,
+    ) as writer:  # fmt: skip
+        for frame in range(24):
+            angle = size * (0.45 + 0.1 * np.sin(0.5 * frame))
+            wrapped = (angle + size / 2) % size - size / 2
+            now = np.array([0.1 * np.sin(frame), wrapped, 0.9 * size * (frame % 2)])
+            writer.add({"front": toy.picture(frame % 12)}, now, now)
+        writer.end_episode("turn")
+    data = align(open_dataset(tmp_path / "d"), DataSpec())
+    steps = data.actions[0]
+    if turn is None:
+        assert np.abs(steps[:, 1]).max() > 0.9 * size and not data.warnings
+        return
+    expected = size * 0.1 * np.diff(np.sin(0.5 * np.arange(24)))
+    np.testing.assert_allclose(steps[:, 1], expected, atol=1e-4 * size)
+    assert np.abs(steps[:, 2]).max() == pytest.approx(0.9 * size)
+    assert any(names[1] in warning for warning in data.warnings)
+    assert np.abs(data.proprio[0][:, 1]).max() <= size / 2 + 1e-3  # as it was recorded
 
 
 def test_states_that_are_no_poses_are_refused(root: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -90,7 +92,7 @@ def test_halving_keeps_what_ends_well_not_what_hurries():
 
     generator = torch.Generator().manual_seed(0)
     actions = 0.2 * torch.rand((64, 4, 2), generator=generator) - 0.1
-    state, goal = torch.zeros(2), GoalEnergy(torch.tensor([[0.1, 0.0]]))
+    state, goal = SimpleNamespace(position=torch.zeros(2)), GoalEnergy(torch.tensor([[0.1, 0.0]]))
     exact = ImaginedCost(Point(), state, goal)(actions)
     saved = ImaginedCost(Point(), state, goal, Economy(keep_share=0.5))(actions)
     assert set(saved.argsort()[:6].tolist()) == set(exact.argsort()[:6].tolist())
@@ -114,8 +116,7 @@ def test_a_controller_imagines_all_of_its_planners_elites_exactly():
     planner = CEM(horizon=3, num_samples=24, num_elites=12)
     controller = MPC(model, planner, GoalEnergy, SPEC, economy=Economy(keep_share=0.1))
     controller.reset(Goal(env.reset(1).images))
-    controller.act(env.reset(0), None)
-    assert controller.looks[0].decision in ("plan", "hold")
+    assert controller.act(env.reset(0), None).kind in ("plan", "hold")
     assert controller.economy.at_least == 12
 
 
@@ -199,8 +200,9 @@ def test_bfloat16_is_given_up_where_the_elite_does_not_survive_it(scene):
 
     centre = GoalEnergy(torch.full((1, 2), 100.0))
     with torch.inference_mode():
-        assert not judged(Coarse(), torch.zeros(2), centre)
-        assert judged(PointModel(), torch.zeros(2), GoalEnergy(torch.zeros(1, 2)))
+        state = SimpleNamespace(position=torch.zeros(2))
+        assert not judged(Coarse(), state, centre)
+        assert judged(PointModel(), state, GoalEnergy(torch.zeros(1, 2)))
 
 
 def test_bfloat16_imagines_nearly_the_same(scene):
@@ -215,7 +217,7 @@ def test_a_controller_plans_with_an_economy():
     planner = CEM(horizon=4, num_samples=32, num_iterations=2)
     controller = MPC(model, planner, GoalEnergy, SPEC, economy=Economy(keep_share=0.5))
     controller.reset(goal)
-    assert np.isfinite(controller.act(env.reset(0), None)).all()
+    assert np.isfinite(controller.act(env.reset(0), None).action).all()
 
 
 def test_heads_disagree_where_they_were_not_trained():
@@ -256,4 +258,4 @@ def test_a_model_with_heads_trains_imagines_and_plans():
 
     controller = MPC(model, CEM(horizon=2), objective, SPEC)
     controller.reset(Goal(env.reset(1).images))
-    assert np.isfinite(controller.act(env.reset(0), None)).all()
+    assert np.isfinite(controller.act(env.reset(0), None).action).all()

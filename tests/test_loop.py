@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -22,8 +24,8 @@ from robot_wm.evaluation import (
 )
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM
-from robot_wm.runtime import run_episode
-from robot_wm.types import Goal, Plan, PlanningError
+from robot_wm.runtime import GuardError, run_episode
+from robot_wm.types import Goal, Plan, PlanningError, Verdict
 
 EPISODES = [{"seed": seed} for seed in range(6)]
 
@@ -42,7 +44,11 @@ class PointModel:
 
     def observe(self, state, obs, applied):
         self.applied.append(applied)
-        return torch.from_numpy(obs.proprio).float()
+        position = torch.from_numpy(obs.proprio).float()
+        return SimpleNamespace(position=position, latent=self.embed(obs.images))
+
+    def latent(self, state):
+        return state.latent
 
     def embed(self, images):
         self.embedded.append(images["front"])
@@ -51,7 +57,7 @@ class PointModel:
         return torch.tensor([[column / 31, row / 31]], dtype=torch.float32)
 
     def rollout(self, state, actions):
-        return (state + actions.cumsum(1))[:, :, None]
+        return (state.position + actions.cumsum(1))[:, :, None]
 
     def loss(self, batch):
         raise NotImplementedError
@@ -129,6 +135,7 @@ def test_the_goal_is_embedded_once_and_the_model_hears_what_was_applied():
     goal = task.start(EPISODES[0])
     run_episode(task.env, controller(model), goal, num_steps=4, recorders=[tape])
     assert sum(picture is goal.images["front"] for picture in model.embedded) == 1
+    assert len(model.embedded) == 1 + 4  # and what is seen once a look
     assert model.applied[0] is None
     for heard, step in zip(model.applied[1:], tape.steps, strict=False):
         assert np.array_equal(heard, step.applied)
@@ -162,6 +169,48 @@ def test_the_env_is_stopped_on_every_way_out(error):
     with pytest.raises(type(error)):
         run_episode(env, Failing(), Goal(env.reset(0).images), num_steps=3)
     assert env.stopped == 1
+
+
+class Doubtful:
+    """A guard that holds in the second turn, and ends the run in the fourth."""
+
+    def __init__(self):
+        self.checked = []
+
+    def check(self, obs, decision, applied):
+        self.checked.append((decision, applied))
+        turn = len(self.checked)
+        if turn == 4:
+            return Verdict("fault", "enough")
+        return Verdict("hold" if turn == 2 else "go on", numbers={"turn": turn})
+
+
+def test_guards_are_asked_between_deciding_and_applying():
+    env, tape, guard = PointEnv(), Tape(), Doubtful()
+    goal = ahead(env, steps=8)
+    with pytest.raises(GuardError, match="enough"):
+        run_episode(env, controller(), goal, num_steps=9, guards=[guard], recorders=[tape])
+    assert env.stopped == 1 and len(tape.steps) == 3  # the fourth was not executed
+    assert not tape.steps[1].applied.any() and tape.steps[1].decision.action.any()
+    assert tape.steps[0].applied.any() and tape.steps[2].applied.any()
+    assert [step.numbers["turn"] for step in tape.steps] == [1, 2, 3]
+    decisions, applied = zip(*guard.checked, strict=True)
+    assert list(decisions[:3]) == [step.decision for step in tape.steps]
+    assert applied[0] is None
+    assert all(a is step.applied for a, step in zip(applied[1:], tape.steps, strict=True))
+
+
+def test_what_a_decision_foresees_is_what_the_model_imagines_from_that_look():
+    env = PointEnv()
+    mpc = controller()
+    mpc.reset(ahead(env))
+    seen = env.observe()
+    decision = mpc.act(seen, None)
+    mpc.act(env.observe(), env.apply(decision.action))  # whatever comes after it
+    latent, energy = decision.foresee(np.array([0.05, 0.0]))
+    np.testing.assert_allclose(latent[0], seen.proprio + (0.05, 0.0), atol=1e-6)
+    assert energy < decision.energy
+    assert decision.plan.cost < decision.rest_cost and decision.planned
 
 
 def test_a_planner_that_gives_up_is_a_failed_episode_not_a_crash():

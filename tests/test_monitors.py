@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from test_loop import Tape
 
 from robot_wm.checkpoint import CheckpointError, add_to_checkpoint, find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation
@@ -14,9 +15,16 @@ from robot_wm.cli.main import main
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import taken_by
 from robot_wm.cli.record_goal import save_goal
-from robot_wm.cli.watch import WatchedEnv, check_views
-from robot_wm.monitors import FILE, MonitorError, Monitors, MonitorSettings, Normal
-from robot_wm.runtime import run_episode
+from robot_wm.cli.watch import check_views
+from robot_wm.monitors import (
+    FILE,
+    MonitorError,
+    MonitorGuard,
+    Monitors,
+    MonitorSettings,
+    Normal,
+)
+from robot_wm.runtime import GuardError, run_episode
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +46,21 @@ def monitors(shipped, **settings):
     return Monitors(normal, MonitorSettings(**settings), step_energy=model.spec.step_energy["l2"])
 
 
-def watched(shipped, simulation, env=None, **settings):
+def drive(shipped, simulation, goal, env=None, **settings):
+    """One run under guard; its steps."""
     model, _ = shipped
     controller = make_controller(model, simulation.env, load_config("eval", ["checkpoint=x"]))
-    judge = monitors(shipped, **settings)
-    joints = simulation.env.joints
-    return WatchedEnv(env or simulation.env, controller, model, judge, joints), controller
+    guard = MonitorGuard(monitors(shipped, **settings), model.spec.camera, simulation.env.joints)
+    tape = Tape()
+    run_episode(
+        env or simulation.env,
+        controller,
+        goal,
+        num_steps=simulation.num_steps,
+        guards=[guard],
+        recorders=[tape],
+    )
+    return tape.steps
 
 
 class Liar:
@@ -52,12 +69,14 @@ class Liar:
     def __init__(self, env, share):
         self._env, self._share = env, share
         self.action_spec, self.control_dt = env.action_spec, env.control_dt
+        self.num_applied = 0
 
     def observe(self):
         return self._env.observe()
 
     def apply(self, action):
         self._env.apply(action * self._share)
+        self.num_applied += 1
         return action
 
     def stop(self):
@@ -68,36 +87,28 @@ def test_nothing_is_said_of_a_run_that_goes_well(shipped, simulation):
     seen = []
     for episode in simulation.episodes("dev", 3):
         goal = simulation.task.start(episode)
-        env, controller = watched(shipped, simulation)
         now = simulation.env.observe().images
         assert check_views(monitors(shipped), shipped[0], now, {"goal": goal.images["front"]}) == []
-
-        class Keep:
-            def record(self, step, env=env):
-                seen.append(env.p_value)
-
-            def finish(self, last):
-                pass
-
-        run_episode(env, controller, goal, num_steps=simulation.num_steps, recorders=[Keep()])
-    values = [value for value in seen if value is not None]
+        steps = drive(shipped, simulation, goal)
+        assert "p_value" not in steps[0].numbers
+        seen += [step.numbers["p_value"] for step in steps[1:]]
+    values = seen
     assert len(values) == 3 * (simulation.num_steps - 1)
     assert np.mean(np.array(values) < 0.05) < 0.2
 
 
 def test_an_arm_that_does_not_do_as_it_says_is_stopped_within_four_looks(shipped, simulation):
     goal = simulation.task.start(simulation.episodes("dev", 1)[0])
-    env, controller = watched(shipped, simulation, Liar(simulation.env, 0.0))
-    with pytest.raises(MonitorError, match="not what it imagined, 3 times in a row"):
-        run_episode(env, controller, goal, num_steps=simulation.num_steps)
-    assert len(controller.looks) <= 4
+    liar = Liar(simulation.env, 0.0)
+    with pytest.raises(GuardError, match="not what it imagined, 3 times in a row"):
+        drive(shipped, simulation, goal, liar)
+    assert liar.num_applied <= 3
 
 
 def test_progress_is_missed_where_surprise_is_not_watched(shipped, simulation):
     goal = simulation.task.start(simulation.episodes("dev", 1)[0])
-    env, controller = watched(shipped, simulation, Liar(simulation.env, 0.0), surprises=99)
-    with pytest.raises(MonitorError, match="no progress: 6 plans promised"):
-        run_episode(env, controller, goal, num_steps=simulation.num_steps)
+    with pytest.raises(GuardError, match="no progress: 6 plans promised"):
+        drive(shipped, simulation, goal, Liar(simulation.env, 0.0), surprises=99)
 
 
 @pytest.mark.parametrize("what", ["mirrored", "upside down", "BGR", "dark", "noise", "white"])

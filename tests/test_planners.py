@@ -22,6 +22,7 @@ from robot_wm.planners import (
 )
 from robot_wm.planners.cem import coloured_noise
 from robot_wm.planners.sampling import spline_basis
+from robot_wm.planners.search import Search
 from robot_wm.types import ActionSpec, Plan, PlanningError
 
 PLANNERS = {
@@ -386,3 +387,40 @@ def test_a_spline_joins_its_knots():
 def test_shift_drops_what_was_executed():
     old = Plan(actions=np.arange(6.0).reshape(3, 2), cost=1.0)
     assert shift(old, 1).actions.tolist() == [[2.0, 3.0], [4.0, 5.0]]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 0.0), (0.0, 1.0), (-1.0, 1e-3)])
+@pytest.mark.parametrize("name", ["quasi_newton", "gradient", "gradient_cem"])
+def test_differences_see_as_much_as_a_gradient_where_rest_is_an_end(name, low, high):
+    size = 3
+    space = ActionSpec(("x", "y", "z"), np.full(size, low), np.full(size, high), ("m",) * size)
+    cost = quadratic(np.full((2, size), (low + high) / 2))
+    planner = PLANNERS[name](horizon=2, **THOROUGH[name])
+    known = plan(planner, cost, space=space).cost
+    felt = plan(planner, lambda actions: cost(actions).detach(), space=space).cost
+    assert felt < known + 0.01
+
+
+@pytest.mark.parametrize("norm", ["l2", "box"])
+@pytest.mark.parametrize("radius", [None, 0.02, 0.5])
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-1.0, 0.0), (0.0, 2.0)])
+def test_differences_are_the_gradient(low, high, radius, norm):
+    """Everywhere that is legal, corners, ends and the edge of the trust region included."""
+    size = 3
+    space = ActionSpec(
+        ("x", "y", "z"), np.full(size, low), np.full(size, high), ("m",) * size,
+        fixed={"y": (low + high) / 2}, trust_radius=radius, trust_norm=norm,
+    )  # fmt: skip
+    slope = torch.tensor([[1.0, 5.0, -2.0], [0.5, 5.0, 3.0]])
+
+    def cost(actions):
+        return (actions * slope).sum((1, 2))
+
+    anywhere = np.random.default_rng(0).uniform(low - 1, high + 1, (30, 2, size))
+    ends = np.stack([np.full((2, size), value) for value in (low, high, 0.0)])
+    legal = torch.tensor(space.clip(np.concatenate((anywhere, ends))), dtype=torch.float32)
+    planner = PLANNERS["gradient"](horizon=2)
+    search = Search(planner, lambda a: cost(a).detach(), space, None, torch.Generator())
+    _, gradient = search.judge_with_gradient(legal)
+    expected = slope.expand_as(gradient) * torch.tensor(space.free)
+    torch.testing.assert_close(gradient, expected, atol=2e-3, rtol=2e-3)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,21 @@ def test_resizing_is_pillows(how):
     pillows = np.asarray(Image.fromarray(picture).resize((24, 24), method), np.float32)
     np.testing.assert_allclose(ours, pillows, atol=1.01)
     assert ours.min() >= 0 and ours.max() <= 255
+
+
+def test_without_antialiasing_pixels_are_passed_over():
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[::4] = 255  # a line in four: averaged, a quarter
+    plain = ImageSpec(16, 16, (0.0,) * 3, (1 / 255,) * 3)
+    smooth = prepare_images(picture, plain)
+    raw = prepare_images(picture, replace(plain, antialias=False))
+    assert smooth[:, 2:-2].std() < 1 and float(smooth.mean()) == pytest.approx(64, abs=3)
+    frames = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    reference = torch.nn.functional.interpolate(
+        frames, (16, 16), mode="bilinear", align_corners=False
+    )
+    torch.testing.assert_close(raw, reference[0])
+    assert (raw - smooth).abs().max() > 30
 
 
 def test_many_pictures_are_each_treated_alone():

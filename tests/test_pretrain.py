@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes import SPEC, PointEnv
 from safetensors import SafetensorError
+from scipy import integrate
 
 from robot_wm.data import Clips
 from robot_wm.encoders import MiniConfig, MiniEncoder
@@ -223,6 +224,19 @@ def test_sigreg_prefers_a_gaussian():
     for other in (gaussian * 0.1, gaussian * 3, gaussian[:, :1].expand(-1, 8), gaussian + 2):
         a, b = (sigreg(x, num_directions=64, generator=generator) for x in (gaussian, other))
         assert a < b / 3
+
+
+def test_sigreg_is_the_published_statistic():
+    points = torch.randn(40, 1, generator=torch.Generator().manual_seed(3)) * 1.5 + 0.4
+    x = points[:, 0].double().numpy()
+
+    def at(t):
+        difference = np.exp(1j * t * x).mean() - np.exp(-(t**2) / 2)
+        return abs(difference) ** 2 * np.exp(-(t**2) / 2)
+
+    expected = len(x) * integrate.quad(at, -3, 3)[0]
+    found = sigreg(points, num_directions=1, generator=torch.Generator())
+    assert float(found) == pytest.approx(expected, rel=0.01)
 
 
 def test_the_metric_makes_distances_motions_and_loses_nothing():

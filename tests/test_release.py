@@ -69,6 +69,7 @@ def test_a_converted_file_gives_the_reference_numbers(content, prefix, tmp_path,
     assert len(result["left_out"]) == len(names)
     assert all(any(line.startswith(name) for line in result["left_out"]) for name in names)
     model, _ = load_checkpoint(tmp_path / "c")
+    assert not model.encoder.image.antialias  # the pixels that it was trained on
     tensors = golden()
     tokens = tensors["input.tokens"].unflatten(1, (4, -1))
     actions, states = tensors["input.actions"], tensors["input.states"]

@@ -23,14 +23,12 @@ from robot_wm.cli.control import legal_actions, make_economy, make_objective
 from robot_wm.cli.flops import flop_counter, sustained_rate
 from robot_wm.imagination import Economy, ImaginedCost
 from robot_wm.objectives import GoalEnergy, Objective
-from robot_wm.planners import CEM, Cost, Planner
+from robot_wm.planners import CEM, GRADIENT_COST, Cost, Planner
 from robot_wm.predictor import Predictor, PredictorConfig, rollout_recomputed
 from robot_wm.preprocess import NormStats
 from robot_wm.report import plot_planners
 from robot_wm.types import ActionSpec, FloatArray, ImageArray, Observation, Plan, check_counts
 from robot_wm.world_model import LatentState, LatentWorldModel, ModelSpec
-
-_GRADIENT_COST = 2  # in evaluations: a pass back through a network costs two passes forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +177,6 @@ class Bench:
     ) -> tuple[LatentState, Plan]:
         """What a controller does at one look."""
         pair, model = self._pairs[i], self._model
-        model.forget()  # the picture is to be encoded
         state = model.observe(before, pair.now, pair.applied)
         cost = ImaginedCost(model, state, self._goals[i], economy)
         return state, planner.plan(cost, self._bounds, init=None, generator=generator)
@@ -328,39 +325,7 @@ def at_budget(name: str, budget: int, horizon: int) -> Planner:
     if name not in groups()["planner"]:
         raise ValueError(f"planners: got {name!r}, want some of {', '.join(groups()['planner'])}")
     config = compose_config("eval", [f"planner={name}"]).planner
-    gradient = 1 + _GRADIENT_COST
-    if name == "cem" or name == "mppi" or name == "predictive_sampling":
-        each = budget // config.num_iterations
-        more = {"num_samples": each, "num_elites": min(config.num_elites, each)}
-    elif name == "icem":
-        total = sum(config.decay**-i for i in range(config.num_iterations))
-        each = max(2, round(budget / total))
-        more = {"num_samples": each, "num_elites": max(1, min(config.num_elites, each // 3))}
-    elif name == "random_shooting":
-        more = {"num_samples": budget}
-    elif name == "gradient":
-        starts = max(1, round((budget / gradient / 4) ** 0.5))
-        steps = max(1, round(budget / gradient / starts))
-        elites = min(config.num_elites, starts)
-        more = {"num_samples": starts, "num_iterations": steps, "num_elites": elites}
-    elif name == "gradient_cem":
-        descent = config.num_iterations * config.num_refined * (gradient * config.num_steps + 1)
-        each = (budget - descent) // config.num_iterations
-        if each < config.num_samples // 2:  # no room for so many descents
-            each = max(8, budget // (2 * config.num_iterations))
-            rest = budget / config.num_iterations - each
-            refined = max(1, int(rest / (gradient * config.num_steps + 1)))
-            more = {"num_samples": each, "num_refined": refined}
-        else:
-            more = {"num_samples": each}
-    elif name == "quasi_newton":
-        starts = 1 if budget < 64 else 2 if budget < 256 else 4
-        samples = min(64, budget // 4)
-        steps = max(1, (budget - samples) // (gradient * starts))
-        more = {"num_samples": samples, "num_elites": starts, "num_iterations": steps}
-    else:
-        raise ValueError(f"planners: {name} has no rule for a budget yet")
-    return instantiate(config, horizon=horizon, **more)
+    return instantiate(config, horizon=horizon).with_budget(budget)
 
 
 def plain_cem(budget: float, num_iterations: int, horizon: int) -> CEM:
@@ -379,7 +344,7 @@ def count_evaluations(info: Mapping[str, object]) -> int:
     """Evaluated samples of a plan, a gradient counted as the work it is."""
     evaluated, gradients = info["num_evaluated"], info["num_gradients"]
     assert isinstance(evaluated, int) and isinstance(gradients, int)
-    return evaluated + _GRADIENT_COST * gradients
+    return evaluated + GRADIENT_COST * gradients
 
 
 def reference_cem(settings: Mapping[str, Any]) -> CEM:

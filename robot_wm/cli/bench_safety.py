@@ -230,7 +230,8 @@ class Bench:
             controller.reset(Goal(images={spec.camera: image[::-1].copy()}))
             num += 1
             try:
-                moved += int(bool(np.any(controller.act(seen, None) != spec.action_spec.rest)))
+                action = controller.act(seen, None).action
+                moved += int(bool(np.any(action != spec.action_spec.rest)))
             except PlanningError:
                 pass
             for weight, value in zip(broken, before, strict=True):

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from robot_wm.cli.build import instantiate
-from robot_wm.controller import MPC
+from robot_wm.controller import MPC, ActionChunks, GoalSequence, Steered
 from robot_wm.imagination import Economy
 from robot_wm.objectives import Objective, region_weights
 from robot_wm.precision import choose_precision
@@ -31,8 +31,8 @@ class Controlled(Protocol):
         ...
 
 
-def make_controller(model: LatentWorldModel, env: Controlled, config: DictConfig) -> MPC:
-    """The model's MPC for a robot, as `planner`, `objective` and `controller` say.
+def make_controller(model: LatentWorldModel, env: Controlled, config: DictConfig) -> GoalSequence:
+    """The model's MPC for a robot, and what goes around it, as a configuration says.
 
     Raises:
         ValueError: the checkpoint is for another robot or another control rate, or a setting that
@@ -55,22 +55,26 @@ def make_controller(model: LatentWorldModel, env: Controlled, config: DictConfig
     if settings["compile"]:
         for block in model.predictor.predictor_blocks:
             block.compile()
-    return MPC(
+    mpc = MPC(
         model,
         planner,
         objective,
         legal_actions(model, env, settings["limits"]),
         seed=config.seed,
         device=model.device,
-        execute_steps=settings["execute_steps"],
         margin=_energy(model, config, "margin") or 0.0,
+        economy=economy,
+    )
+    steps = settings["execute_steps"]
+    steered: Steered = mpc if steps == 1 else ActionChunks(mpc, steps)
+    return GoalSequence(
+        steered,
         arrival=_energy(model, config, "arrival") or None,
         arrival_looks=settings["arrival_looks"],
         progress=_energy(model, config, "progress") or 0.0,
         patience=settings["patience"] or None,
         step_energy=_step_energy(model, config),
         timeout_steps=settings["timeout_steps"],
-        economy=economy,
     )
 
 

@@ -30,11 +30,11 @@ from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture, taken_by
 from robot_wm.cli.threads import share_cores
 from robot_wm.cli.tool import LearnedJoints, learned_joints
-from robot_wm.cli.watch import WatchedEnv, refuse_strange
-from robot_wm.controller import MPC
-from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
-from robot_wm.runtime import Recorder, Step, run_episode
-from robot_wm.types import ActionSpec, Goal, Observation
+from robot_wm.cli.watch import refuse_strange
+from robot_wm.controller import GoalSequence
+from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
+from robot_wm.runtime import GuardError, Recorder, Step, run_episode
+from robot_wm.types import ActionSpec, Goal, Guard, Observation, Outcome
 from sim_envs.so100_env import JAW_RADIUS_M, WORKSPACE_HIGH, WORKSPACE_LOW
 
 _TOOL_MARGIN_M = 0.02  # of the tool in a box that every corner of the gripper has to stay in
@@ -43,16 +43,19 @@ _TOOL_MARGIN_M = 0.02  # of the tool in a box that every corner of the gripper h
 class _Reporter:
     """Tells the human's process how far it is."""
 
-    def __init__(self, wire: Wire, controller: MPC, env: WatchedEnv) -> None:
-        self._wire, self._controller, self._env = wire, controller, env
+    def __init__(self, wire: Wire, controller: GoalSequence) -> None:
+        self._wire, self._controller = wire, controller
+        self._left: list[Outcome] = []
 
     def record(self, step: Step) -> None:
-        look = self._controller.looks[-1]
-        said = {"energy": look.energy, "decision": look.decision, "plan_s": step.plan_s}
-        self._wire.send({**said, "p_value": self._env.p_value})
+        decision = step.decision
+        said = {"energy": decision.energy, "decision": decision.kind, "plan_s": step.plan_s}
+        self._wire.send({**said, "p_value": step.numbers.get("p_value")})
+        if decision.left is not None:
+            self._left.append(decision.left)
 
     def finish(self, last: Observation) -> None:
-        outcomes = [*self._controller.outcomes, self._controller.outcome(last)]
+        outcomes = [*self._left, self._controller.outcome(last)]
         self._wire.send({"energy": outcomes[-1].energy, "decision": "end"})
         self._wire.send({"outcomes": [asdict(outcome) for outcome in outcomes]})
 
@@ -81,18 +84,23 @@ def main(words: list[str]) -> int:
         human.wait(None)
     try:
         with contextlib.ExitStack() as stack:
-            recorders: list[Recorder] = [_Reporter(human, run.controller, run.env)]
+            recorders: list[Recorder] = [_Reporter(human, run.controller)]
             if run.dataset is not None:
                 recorders.append(stack.enter_context(run.dataset))
             if run.view is not None:
                 recorders.append(run.view)
             num_steps = config.num_steps * len(run.goals)
             run_episode(
-                run.env, run.controller, run.goals, num_steps=num_steps, recorders=recorders
+                run.env,
+                run.controller,
+                run.goals,
+                num_steps=num_steps,
+                guards=[run.guard],
+                recorders=recorders,
             )
     except ArmStoppedError:
         return 0
-    except MonitorError as error:
+    except GuardError as error:
         wire.send({"failed": str(error)[:2000]})
         return 1
     except Exception as error:  # noqa: BLE001 - no plan, no memory, no answer: never a clean end
@@ -108,16 +116,18 @@ class Run:
     """What a deployment consists of.
 
     Attributes:
-        env: the arm, watched.
+        env: the arm.
         controller: acts on it.
+        guard: judges what happens.
         goals: what is wanted.
         notes: what the human should know before it moves.
         dataset: where it is recorded, if it is.
         view: where it is shown, if it is.
     """
 
-    env: WatchedEnv
-    controller: MPC
+    env: RemoteArm
+    controller: GoalSequence
+    guard: Guard
     goals: list[Goal]
     notes: list[str]
     dataset: DeploymentDataset | None
@@ -174,7 +184,7 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
             f"too few held-out frames: no prediction's p-value can be below {normal.least_p:.3f}, "
             f"and monitors.surprise_p is {config.monitors.surprise_p:g}"
         )
-    watched = WatchedEnv(env, controller, model, monitors, lambda: env.joints, moves=moves)
+    guard = MonitorGuard(monitors, model.spec.camera, lambda: env.joints, moves=moves)
     dataset = view = None
     if config.record is not None:
         dataset = DeploymentDataset(
@@ -190,8 +200,8 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
         from robot_wm.cli.view import RerunView  # Rerun takes a second to load
 
         where, pictures = str(config.view), [goals[path] for path in spec["goals"]]
-        view = RerunView(where, controller, model.spec.camera, pictures, lambda: watched.p_value)
-    return Run(watched, controller, wanted, [*notes, *problems], dataset, view)
+        view = RerunView(where, controller, model.spec.camera, pictures, env.action_spec.names)
+    return Run(env, controller, guard, wanted, [*notes, *problems], dataset, view)
 
 
 def make_actions(

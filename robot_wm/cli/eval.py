@@ -15,7 +15,7 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
 from robot_wm.cli.control import legal_actions, make_controller, make_objective
-from robot_wm.controller import MPC
+from robot_wm.controller import GoalSequence
 from robot_wm.evaluation import (
     EpisodeResult,
     LatentOracle,
@@ -156,16 +156,17 @@ class _Looks:
     film see it, too.
     """
 
-    def __init__(self, controller: MPC, film: Recorder | None = None) -> None:
+    def __init__(self, controller: GoalSequence, film: Recorder | None = None) -> None:
         self._controller, self._film = controller, film
         self.energies: list[float] = []
         self.plan_s: list[float] = []
         self.outcome: Outcome | None = None  # stays None where no plan was found
 
     def record(self, step: Step) -> None:
-        look = self._controller.looks[-1]
-        self.energies.append(look.energy)
-        if look.planned:
+        decision = step.decision
+        assert decision.energy is not None
+        self.energies.append(decision.energy)
+        if decision.planned:
             self.plan_s.append(step.plan_s)
         if self._film:
             self._film.record(step)
@@ -225,7 +226,7 @@ class _Film:
             dy_m=grid[:, 1],
             energy=energy.reshape(side, side).cpu().numpy(),
             toward_goal_m=(float(toward[0]), float(toward[1])),
-            planned_m=(float(step.action[0]), float(step.action[1])),
+            planned_m=(float(step.decision.action[0]), float(step.decision.action[1])),
         )
 
     @property

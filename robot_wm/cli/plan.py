@@ -16,23 +16,23 @@ from robot_wm.cli.control import make_controller
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture
 from robot_wm.cli.watch import refuse_strange
-from robot_wm.controller import MPC
 from robot_wm.evaluation import plan_seconds
 from robot_wm.monitors import Monitors, MonitorSettings
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
-from robot_wm.types import Goal, Observation
+from robot_wm.types import Decision, Goal, Observation
 
 
 class _Tape:
-    def __init__(self, controller: MPC) -> None:
-        self._controller = controller
+    def __init__(self) -> None:
         self.observations: list[Observation] = []
+        self.decisions: list[Decision] = []
         self.plan_s: list[float] = []
 
     def record(self, step: Step) -> None:
         self.observations.append(step.observation)
-        if self._controller.looks[-1].planned:
+        self.decisions.append(step.decision)
+        if step.decision.planned:
             self.plan_s.append(step.plan_s)
 
     def finish(self, last: Observation) -> None:
@@ -65,12 +65,13 @@ def run(config: DictConfig) -> None:
         monitors, model, start.images, dict(zip(paths, pictures, strict=True)), allow=allow_strange
     ):
         say(f"  {problem}")
-    tape = _Tape(controller)
+    tape = _Tape()
     num_steps = simulation.num_steps * len(goals)
     run_episode(simulation.env, controller, goals, num_steps=num_steps, recorders=[tape])
-    looks = controller.looks
-    outcomes = [*controller.outcomes, controller.outcome(tape.observations[-1])]
-    energies = looks[0].energy, outcomes[-1].energy
+    left = [decision.left for decision in tape.decisions if decision.left is not None]
+    outcomes = [*left, controller.outcome(tape.observations[-1])]
+    seen = [decision.energy for decision in tape.decisions]
+    energies = seen[0], outcomes[-1].energy
     out.mkdir(parents=True, exist_ok=True)
     film = EpisodeVideo(
         title=f"plan to {', '.join(paths)}",
@@ -90,9 +91,9 @@ def run(config: DictConfig) -> None:
         {
             "energy_start": energies[0],
             "energy_end": energies[1],
-            "energies": [look.energy for look in looks],
-            "goals": [look.goal for look in looks],
-            "decisions": [look.decision for look in looks],
+            "energies": seen,
+            "goals": [decision.goal for decision in tape.decisions],
+            "decisions": [decision.kind for decision in tape.decisions],
             "outcome": asdict(outcomes[-1]),
             "outcomes": [asdict(outcome) for outcome in outcomes],
             "plan_s_median": plan_seconds(tape.plan_s)["median"],

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import rerun as rr
 import rerun.blueprint as rrb
 
-from robot_wm.controller import MPC
+from robot_wm.controller import GoalSequence
 from robot_wm.runtime import Step
 from robot_wm.types import ImageArray, Observation
 
@@ -21,10 +21,10 @@ class RerunView:
 
     Args:
         where: `"rerun"` opens the viewer; a path that ends in `.rrd` gets the recording.
-        controller: whose looks are shown.
+        controller: whose run is shown.
         camera: that it sees through.
         goals: pictures, in the order in which they are wanted.
-        p_value: of the last prediction.
+        action_names: of what is executed, A names.
 
     Raises:
         ValueError: the viewer does not start.
@@ -33,12 +33,12 @@ class RerunView:
     def __init__(
         self,
         where: str,
-        controller: MPC,
+        controller: GoalSequence,
         camera: str,
         goals: Sequence[ImageArray],
-        p_value: Callable[[], float | None],
+        action_names: Sequence[str],
     ) -> None:
-        self._controller, self._camera, self._p_value = controller, camera, p_value
+        self._controller, self._action_names = controller, tuple(action_names)
         self._goals, self._goal, self._num_steps = list(goals), -1, 0
         rr.init("robot_wm")
         if where == "rerun":
@@ -55,23 +55,23 @@ class RerunView:
         rr.send_blueprint(_layout(camera))
 
     def record(self, step: Step) -> None:
-        look = self._controller.looks[-1]
+        decision = step.decision
         self._show(step.observation)
-        scalars: dict[str, Any] = {"energy": look.energy, "plan_s": step.plan_s}
-        scalars["prediction_p"] = self._p_value()
-        for name, value in zip(self._controller.action_names, step.applied, strict=True):
+        scalars: dict[str, Any] = {"energy": decision.energy, "plan_s": step.plan_s}
+        scalars["prediction_p"] = step.numbers.get("p_value")
+        for name, value in zip(self._action_names, step.applied, strict=True):
             scalars[f"action/{name}"] = float(value)
         for name, value in scalars.items():
             if value is not None:
                 rr.log(name, rr.Scalars(value))
-        rr.log("decision", rr.TextLog(look.decision))
-        if look.goal != self._goal:
-            self._goal = look.goal
-            rr.log("goal", rr.Image(self._goals[look.goal]))
+        rr.log("decision", rr.TextLog(decision.kind))
+        if decision.goal != self._goal:
+            self._goal = decision.goal
+            rr.log("goal", rr.Image(self._goals[decision.goal]))
 
     def finish(self, last: Observation) -> None:
         self._show(last)
-        rr.log("energy", rr.Scalars(self._controller.energy(last)))
+        rr.log("energy", rr.Scalars(self._controller.outcome(last).energy))
 
     def _show(self, observation: Observation) -> None:
         rr.set_time("step", sequence=self._num_steps)

@@ -7,6 +7,7 @@ episode is refused, or dropped and counted; nothing is put in its place.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -26,6 +27,10 @@ _STEP_TOLERANCE = 0.02  # of dt_s
 _GAP_PERIODS = 1.5
 _CLOCK_TOLERANCE = 0.1  # of the period
 _NUM_LISTED = 3
+_ANGLES = frozenset("roll pitch yaw rx ry rz angle theta heading joint pan wrist".split())
+_JAWS = frozenset("gripper jaw finger".split())
+_TURNS = (2 * np.pi, 360.0)
+_TURN_TOLERANCE = 1.001
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class DataSpec:
             the likeliest fixed view, where None.
         state: key or short name, or several joined by `+`; `observation.state`, or its parts,
             where None.
-        action: `state_delta`: what the robot did, state[t+1] - state[t] of the sampled frames.
+        action: `state_delta`: what the robot did, state[t+1] - state[t] of the sampled frames;
+            angles that jump from one end of a turn to the other are subtracted as angles.
             `pose_delta`: the same for states that are poses (x y z, roll pitch yaw, gripper: see
             robot_wm.poses), whose rotations are no numbers to subtract.
             `recorded`: the dataset's own `action`, which is what was asked of the robot, in a unit
@@ -191,7 +197,7 @@ def align(
             f"action: 'pose_delta' needs a state of {', '.join(POSE_NAMES)}, got "
             f"{', '.join(proprio_names)}"
         )
-    kept: list[tuple[int, np.ndarray, FloatArray, FloatArray, FloatArray]] = []
+    kept: list[tuple[int, np.ndarray, FloatArray, FloatArray, FloatArray | None]] = []
     findings: list[Finding] = []
     for index in range(dataset.num_episodes):
         try:
@@ -214,7 +220,12 @@ def align(
         )
     recorded = spec.action == "recorded"
     action_names = dim_names(dataset, "action") if recorded else proprio_names
-    episodes, indices, timestamps_s, proprio, actions = zip(*kept, strict=True)
+    episodes, indices, timestamps_s, proprio, own_actions = zip(*kept, strict=True)
+    turned: list[str] = []
+    if spec.action == "state_delta":
+        own_actions, turned = _differences(proprio, proprio_names)
+    proprio = tuple(values.astype(np.float32) for values in proprio)
+    actions = tuple(values.astype(np.float32) for values in own_actions)
     return AlignedData(
         dataset=dataset,
         spec=spec,
@@ -230,6 +241,7 @@ def align(
         action_names=action_names,
         dropped=tuple(findings),
         warnings=(
+            *turned,
             *_constant("state", proprio, proprio_names),
             *_constant("action", actions, action_names),
         ),
@@ -262,8 +274,11 @@ def _sample(
     state: Sequence[str],
     stride: int,
     look: Callable[[FloatArray], FloatArray] | None,
-) -> tuple[np.ndarray, FloatArray, FloatArray, FloatArray]:
-    """Rows `[T]`, timestamps `[T]`, proprio `[T, Q]` and actions `[T-1, A]` of one episode."""
+) -> tuple[np.ndarray, FloatArray, FloatArray, FloatArray | None]:
+    """Rows `[T]`, timestamps `[T]`, proprio `[T, Q]` and actions `[T-1, A]` of one episode.
+
+    There are no actions where they are the differences of the states.
+    """
     times_s, period_s = episode.timestamps_s, 1 / dataset.fps
     _check_clock(times_s, period_s)
     rows, said = len(episode), dataset.num_rows(episode.index)
@@ -288,9 +303,8 @@ def _sample(
             sampled = look(sampled)
         except ValueError as error:  # not an episode's damage: the view is one for all of them
             raise ValueError(f"{dataset.source}: episode {episode.index}: {error}") from error
-    if spec.action == "state_delta":
-        actions = np.diff(sampled, axis=0)
-    elif spec.action == "pose_delta":
+    actions: FloatArray | None = None
+    if spec.action == "pose_delta":
         gripper = sampled[:, 6]
         if gripper.min() < -0.01 or gripper.max() > 1.01:
             raise _DamagedError(
@@ -299,9 +313,37 @@ def _sample(
             )
         poses = torch.from_numpy(sampled)
         actions = pose_change(poses[:-1], poses[1:]).numpy()
-    else:
+    elif spec.action == "recorded":
         actions = _values(dataset, episode, "action")[indices[:-1]]
-    return indices, times_s[indices], sampled.astype(np.float32), actions.astype(np.float32)
+    return indices, times_s[indices], sampled, actions
+
+
+def _differences(
+    states: Sequence[FloatArray], names: Sequence[str]
+) -> tuple[list[FloatArray], list[str]]:
+    """What leads from each state `[T, Q]` to the next, `[T-1, Q]` per episode, and what to say.
+
+    A number whose name is that of an angle, and that lies within one turn, jumps where the turn
+    ends. No arm turns three quarters of a turn in a step: such a step is the rest of the turn, the
+    other way. Whether a turn is 2 pi or 360 is told by the largest of all the angles.
+    """
+    steps, said = [np.diff(values, axis=0) for values in states], []
+    words = [set(re.split(r"[^a-z]+", name.lower())) for name in names]
+    angles = [i for i, own in enumerate(words) if own & _ANGLES and not own & _JAWS]
+    largest = max((np.abs(values[:, angles]).max() for values in states if angles), default=0.0)
+    turn = next((turn for turn in _TURNS if largest <= turn * _TURN_TOLERANCE), np.inf)
+    for i in angles:
+        name, jumps = names[i], 0
+        for own in steps:
+            jumped = np.abs(own[:, i]) > 0.75 * turn
+            own[jumped, i] -= np.sign(own[jumped, i]) * turn
+            jumps += int(jumped.sum())
+        if jumps:
+            said.append(
+                f"state {name} is taken for an angle: {jumps} steps of more than three quarters of "
+                f"a turn of {turn:g} are its rest, the other way"
+            )
+    return steps, said
 
 
 def _look(view: StateView, names: Sequence[str]) -> Callable[[FloatArray], FloatArray]:

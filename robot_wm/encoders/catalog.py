@@ -219,6 +219,9 @@ def load_encoder(description: Mapping[str, Any], path: Path) -> Encoder:
 def released_encoder(weights: Mapping[str, Tensor], shape: VJepa2Shape, image_size: int) -> Encoder:
     """A V-JEPA 2 encoder out of a converted release.
 
+    Its pictures are resized without antialiasing, as Meta's code for robots does: it is to see the
+    pixels that its predictor was trained on.
+
     Args:
         weights: by VJepa2Backbone's names.
         shape: its sizes.
@@ -227,7 +230,7 @@ def released_encoder(weights: Mapping[str, Tensor], shape: VJepa2Shape, image_si
     Raises:
         ValueError: weights that do not fit.
     """
-    config = ViTConfig("vjepa2", image_size, shape=asdict(shape))
+    config = ViTConfig("vjepa2", image_size, shape=asdict(shape), antialias=False)
     return _build(config, weights, None)
 
 
@@ -251,7 +254,7 @@ def _build(
         if weights is not None:
             _load(backbone, weights, config.name)
         dim, patch = shape.width, shape.patch_size
-        image = ImageSpec(config.image_size, config.image_size)
+        image = ImageSpec(config.image_size, config.image_size, antialias=config.antialias)
     else:
         raise ValueError(f"encoder: got {config.name!r}, want one of {', '.join(NAMES)}")
     return ViTEncoder(

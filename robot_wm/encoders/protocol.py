@@ -92,6 +92,8 @@ def fingerprint(module: nn.Module, encoder: Encoder, *, pool: int = 1) -> Finger
         data = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
         weights.update(data.numpy().data)
     how = {**asdict(encoder.image), "grid": encoder.grid, "dim": encoder.dim, "pool": pool}
+    if how["antialias"]:
+        del how["antialias"]  # as fingerprints were before there was a choice
     preprocessing = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     weight = next(iter(module.state_dict().values()))
     frames = prepare_images(_probe_picture(), encoder.image)[None, None].to(weight.device)

@@ -24,6 +24,7 @@ class ViTConfig:
         pool: side of the squares of tokens that are averaged into one.
         num_blocks: the first so many blocks alone; None for all.
         shape: sizes of an architecture that the catalog does not know.
+        antialias: how its pictures are resized (ImageSpec).
     """
 
     name: str
@@ -31,6 +32,7 @@ class ViTConfig:
     pool: int = 1
     num_blocks: int | None = None
     shape: dict[str, Any] = field(default_factory=dict)
+    antialias: bool = True
 
     def __post_init__(self) -> None:
         check_counts(

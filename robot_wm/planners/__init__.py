@@ -5,10 +5,11 @@ from robot_wm.planners.gradient import GradientCEM, GradientDescent, QuasiNewton
 from robot_wm.planners.mppi import MPPI
 from robot_wm.planners.protocol import Cost, Planner, shift
 from robot_wm.planners.sampling import PredictiveSampling, RandomShooting
-from robot_wm.planners.search import finite_costs
+from robot_wm.planners.search import GRADIENT_COST, finite_costs
 
 __all__ = [
     "CEM",
+    "GRADIENT_COST",
     "ICEM",
     "MPPI",
     "Cost",

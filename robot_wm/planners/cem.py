@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from robot_wm.planners.protocol import Cost
-from robot_wm.planners.search import Search, check_sizes, check_spread, normal
+from robot_wm.planners.search import Search, check_sizes, check_spread, normal, spread
 from robot_wm.types import ActionSpec, Plan
 
 
@@ -38,6 +38,10 @@ class CEM:
     def __post_init__(self) -> None:
         check_sizes(self, num_iterations=self.num_iterations)
         check_spread(self, min_std=self.min_std, init_std=self.init_std)
+
+    def with_budget(self, num_evaluated: int) -> CEM:
+        """See `Planner.with_budget`."""
+        return replace(self, **spread(num_evaluated, self.num_iterations, self.num_elites))
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
@@ -102,6 +106,13 @@ class ICEM:
                 f"ICEM: got kept_share={self.kept_share}, momentum={self.momentum}; "
                 f"want 0 to 1, the latter below 1"
             )
+
+    def with_budget(self, num_evaluated: int) -> ICEM:
+        """See `Planner.with_budget`."""
+        sizes = sum(self.decay**-i for i in range(self.num_iterations))
+        samples = max(2, round(num_evaluated / sizes))
+        elites = max(1, min(self.num_elites, samples // 3))
+        return replace(self, num_samples=samples, num_elites=elites)
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from robot_wm.planners.cem import refit
 from robot_wm.planners.protocol import Cost
-from robot_wm.planners.search import Search, Space, check_positive, check_sizes, check_spread
+from robot_wm.planners.search import (
+    GRADIENT_COST,
+    Search,
+    Space,
+    check_positive,
+    check_sizes,
+    check_spread,
+)
 from robot_wm.types import ActionSpec, Plan, check_counts
 
 
@@ -41,6 +48,17 @@ class GradientDescent:
     def __post_init__(self) -> None:
         check_sizes(self, num_iterations=self.num_iterations)
         check_positive(self, step=self.step, init_std=self.init_std)
+
+    def with_budget(self, num_evaluated: int) -> GradientDescent:
+        """See `Planner.with_budget`."""
+        steps = num_evaluated / (1 + GRADIENT_COST)  # of all starts together
+        starts = max(1, round((steps / 4) ** 0.5))
+        return replace(
+            self,
+            num_samples=starts,
+            num_iterations=max(1, round(steps / starts)),
+            num_elites=min(self.num_elites, starts),
+        )
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
@@ -103,6 +121,17 @@ class GradientCEM:
         check_spread(self, min_std=self.min_std, init_std=self.init_std)
         check_positive(self, step=self.step)
 
+    def with_budget(self, num_evaluated: int) -> GradientCEM:
+        """See `Planner.with_budget`."""
+        descent = (1 + GRADIENT_COST) * self.num_steps + 1  # of one sequence
+        each, refined = num_evaluated // self.num_iterations, self.num_refined
+        samples = each - refined * descent
+        if samples < self.num_samples // 2:  # no room for so many descents
+            samples = max(8, each // 2)
+            refined = max(1, (each - samples) // descent)
+        elites = min(self.num_elites, samples)
+        return replace(self, num_samples=samples, num_refined=refined, num_elites=elites)
+
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
@@ -158,6 +187,13 @@ class QuasiNewton:
     def __post_init__(self) -> None:
         check_sizes(self, num_iterations=self.num_iterations)
         check_positive(self, step=self.step, init_std=self.init_std)
+
+    def with_budget(self, num_evaluated: int) -> QuasiNewton:
+        """See `Planner.with_budget`."""
+        starts = 1 if num_evaluated < 64 else 2 if num_evaluated < 256 else 4
+        samples = max(starts, min(64, num_evaluated // 4))
+        steps = (num_evaluated - samples) // ((1 + GRADIENT_COST) * starts)
+        return replace(self, num_samples=samples, num_elites=starts, num_iterations=max(1, steps))
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator

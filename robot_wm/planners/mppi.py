@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from robot_wm.planners.protocol import Cost
-from robot_wm.planners.search import Search, check_positive, check_sizes, check_spread
+from robot_wm.planners.search import Search, check_positive, check_sizes, check_spread, spread
 from robot_wm.types import ActionSpec, Plan
 
 
@@ -45,6 +45,10 @@ class MPPI:
         check_sizes(self, num_iterations=self.num_iterations)
         check_spread(self, min_std=self.min_std, init_std=self.init_std)
         check_positive(self, temperature=self.temperature)
+
+    def with_budget(self, num_evaluated: int) -> MPPI:
+        """See `Planner.with_budget`."""
+        return replace(self, **spread(num_evaluated, self.num_iterations, self.num_elites))
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator

@@ -22,6 +22,13 @@ class Planner(Protocol):
         """Actions per sequence, H."""
         ...
 
+    def with_budget(self, num_evaluated: int) -> Planner:
+        """The same search, sized so that a plan evaluates about so many sequences.
+
+        A gradient counts as `search.GRADIENT_COST` evaluations more.
+        """
+        ...
+
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:

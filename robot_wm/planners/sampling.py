@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from robot_wm.planners.protocol import Cost
-from robot_wm.planners.search import Search, check_sizes, check_spread, normal
+from robot_wm.planners.search import Search, check_sizes, check_spread, normal, spread
 from robot_wm.types import ActionSpec, Plan, check_counts
 
 
@@ -32,6 +32,10 @@ class RandomShooting:
 
     def __post_init__(self) -> None:
         check_sizes(self)
+
+    def with_budget(self, num_evaluated: int) -> RandomShooting:
+        """See `Planner.with_budget`."""
+        return replace(self, **spread(num_evaluated, 1, self.num_elites))
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
@@ -82,6 +86,10 @@ class PredictiveSampling:
         check_spread(self, min_std=self.min_std, init_std=self.init_std)
         if self.order not in (0, 1):
             raise ValueError(f"order: got {self.order!r}, want 0 or 1")
+
+    def with_budget(self, num_evaluated: int) -> PredictiveSampling:
+        """See `Planner.with_budget`."""
+        return replace(self, **spread(num_evaluated, self.num_iterations, self.num_elites))
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator

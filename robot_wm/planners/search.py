@@ -12,6 +12,7 @@ from torch import Tensor
 from robot_wm.planners.protocol import Cost
 from robot_wm.types import ActionSpec, FloatArray, Plan, PlanningError, check_counts
 
+GRADIENT_COST = 2  # in evaluations: a pass back through a network costs two passes forward
 _DIFFERENCE = 0.05  # in units of the spec's scale: above what rendered pixels quantise
 
 
@@ -151,18 +152,27 @@ class Search:
         space, shape = self.space, candidates.shape
         free = space.unit.expand(shape[1:]).flatten().nonzero()[:, 0]
         width = torch.minimum(space.unit, (space.high - space.low) / 2)
-        size = (_DIFFERENCE * width).expand(shape[1:]).flatten()
-        # Toward rest, where the bounds and the trust region end last.
-        flat, rest = candidates.flatten(1), space.rest.expand(shape[1:]).flatten()
-        moves = torch.where(flat > rest, -size, size)[:, free]  # [N, free]
+        if space.spec.trust_radius is not None:
+            width = torch.minimum(width, space.spec.trust_radius * space.unit)
+        size, rest, low, high = (
+            value.expand(shape[1:]).flatten()
+            for value in (_DIFFERENCE * width, space.rest, space.low, space.high)
+        )
+        # Toward rest, where the trust region ends last, and away from a bound that is too near.
+        flat = candidates.flatten(1)
+        down = (flat > rest) & (flat - size >= low) | (flat + size > high)
         moved = flat[:, None].repeat(1, len(free), 1)  # [N, free, H * A]
-        moved[:, torch.arange(len(free)), free] += moves
+        moved[:, torch.arange(len(free)), free] += torch.where(down, -size, size)[:, free]
         legal = space.project(moved.view(-1, *shape[1:]))
         there = finite_costs(self._cost(legal).detach(), len(legal))
         self._num_evaluated += len(legal)
         self._num_finite += int(there.isfinite().sum())
+        # The steps that were made, not those that were meant: the trust region bends some.
+        steps = (legal.flatten(1).view(moved.shape) - flat[:, None])[:, :, free]
+        changes = there.view(len(costs), -1) - costs[:, None]
+        changes = torch.where(changes.isfinite(), changes, 0.0)
         gradient = torch.zeros_like(flat)
-        gradient[:, free] = (there.view(len(costs), -1) - costs[:, None]) / moves
+        gradient[:, free] = torch.linalg.solve(steps, changes)
         return gradient.view(shape)
 
     def _note(
@@ -226,6 +236,12 @@ def finite_costs(costs: Tensor, num_candidates: int) -> Tensor:
 def normal(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Standard normal numbers on the generator's device."""
     return torch.randn(size, generator=generator, device=generator.device)
+
+
+def spread(num_evaluated: int, num_iterations: int, num_elites: int) -> dict[str, int]:
+    """Settings of a search whose iterations are alike and come to so many evaluations."""
+    samples = max(1, num_evaluated // num_iterations)
+    return {"num_samples": samples, "num_elites": min(num_elites, samples)}
 
 
 def check_sizes(planner: Searcher, **others: int) -> None:

@@ -15,7 +15,7 @@ def sigreg(embeddings: Tensor, *, num_directions: int, generator: torch.Generato
     """Distance of `[n, S]` embeddings from an isotropic Gaussian (LeJEPA, arXiv 2511.08544).
 
     Along random directions, the squared difference between the empirical characteristic function
-    and exp(-t²/2), weighted by exp(-t²/2), integrated over t in (0, 3], times n.
+    and exp(-t²/2), weighted by exp(-t²/2), integrated over t from -3 to 3, times n.
     """
     shape = (embeddings.shape[1], num_directions)
     directions = torch.randn(shape, generator=generator, device=embeddings.device)
@@ -24,7 +24,8 @@ def sigreg(embeddings: Tensor, *, num_directions: int, generator: torch.Generato
     angles = along[:, :, None] * t
     gaussian = torch.exp(-t.square() / 2)
     error = (angles.cos().mean(0) - gaussian).square() + angles.sin().mean(0).square()
-    return (error * gaussian).sum(-1).mean() * (t[1] - t[0]) * len(embeddings)
+    # The error is the same at -t, and none at 0.
+    return 2 * (error * gaussian).sum(-1).mean() * (t[1] - t[0]) * len(embeddings)
 
 
 def vicreg(embeddings: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ class PretrainConfig:
     grad_clip: float = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     anti_collapse: Literal["sigreg", "vicreg"] = "sigreg"
-    anti_collapse_weight: float = 0.1
+    anti_collapse_weight: float = 0.05
     num_directions: int = 512
     inverse_weight: float = 3.0
     motion_share: float = 0.9

@@ -300,7 +300,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         applied = None if begin is None else self._actions.moved(begin, start)
         proprio = self._actions.proprio(joints)
         seen = Observation({self._camera: picture}, proprio, self._clock())
-        action = self._controller.act(seen, applied)
+        action = self._controller.act(seen, applied).action
         self._start, self._ticks, self._rested = start, 0, 0
         self._target = self._actions.targets(start, action)[-1]
         return governor
