@@ -20,14 +20,14 @@ import numpy as np
 from hardware.arm import Arm, ArmLimits
 from hardware.cameras import show
 from hardware.flight import FlightRecorder, parse_chain
-from hardware.joints import JointMap
 from hardware.lerobot_arm import connect
-from hardware.limits import Limits
 from hardware.pilot import Pilot, PilotSettings
 from hardware.process import Controller, Wires, lower_niceness, signals
 from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
 from hardware.watchdog import watch
 from hardware.wire import FrameSlot, Wire
+from robot_wm.kinematics.joints import JointMap
+from robot_wm.kinematics.limits import Limits
 
 
 def main(words: list[str]) -> int:

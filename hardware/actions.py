@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from hardware.joints import JointMap
-from hardware.kinematics import Chain, inverse
+from robot_wm.kinematics import JointMap, RobotModel, inverse_kinematics
 from robot_wm.types import ActionSpec, FloatArray
 
 
@@ -23,44 +22,42 @@ class ToolActions:
     be reached, the joints go near.
 
     Args:
-        chain: the arm; its last joint is the jaw.
+        robot: the arm.
         spec: the policy's actions, 4 of them.
-        low, high: where the tool, and the jaw's opening, stay `[4]`, m.
-        jaw_radius_m: hinge to tip: an angle of the jaw becomes metres of opening.
-        posture: joints `[J]`, rad, that show how the tool is tilted; as it stands where None.
+        low, high: where the tool, and the gripper's opening, stay `[4]`, m; the arm's workspace
+            where None.
+        posture: joints `[J]`, rad, that show how the tool is tilted; the arm's home where None.
     """
 
     def __init__(
         self,
-        chain: Chain,
+        robot: RobotModel,
         spec: ActionSpec,
         *,
-        low: FloatArray,
-        high: FloatArray,
-        jaw_radius_m: float,
+        low: FloatArray | None = None,
+        high: FloatArray | None = None,
         posture: FloatArray | None = None,
     ) -> None:
         if spec.size != 4:
             raise ValueError(f"actions: got {spec.size} ({', '.join(spec.names)}), want 4")
-        self._chain, self._spec, self._jaw_radius_m = chain, spec, jaw_radius_m
-        self._posture = posture
-        self._low, self._high = np.array(low, np.float64), np.array(high, np.float64)
+        self._robot, self._spec, self._posture = robot, spec, posture
+        self._low = np.array(robot.workspace_low if low is None else low, np.float64)
+        self._high = np.array(robot.workspace_high if high is None else high, np.float64)
 
     @property
     def spec(self) -> ActionSpec:
         return self._spec
 
     def proprio(self, joints: FloatArray) -> FloatArray:
-        """The tool's x, y, z and the jaw's opening `[4]`, m."""
-        return np.append(self._chain.tool(joints)[:3, 3], joints[-1] * self._jaw_radius_m)
+        """The tool's x, y, z and the gripper's opening `[4]`, m."""
+        return self._robot.state(joints)
 
     def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
         """Joint targets `[1, J]`, rad, of one action `[4]` from commanded joints `[J]`."""
         here = self.proprio(joints)
         wish = _within(here, here + self._spec.clip(action), self._low, self._high)
-        target, _, _ = inverse(self._chain, wish[:3], joints, like=self._posture)
-        target[-1] = np.clip(wish[3] / self._jaw_radius_m, *self._chain.joint_range[-1])
-        return target[None]
+        target, _ = self._robot.reach(wish[:3], joints, like=self._posture)
+        return self._robot.opened(target, wish[3])[None]
 
     def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
         """The action `[4]` that leads from commanded joints `[J]` to others."""
@@ -76,26 +73,26 @@ class PoseActions:
     cannot turn, it comes near to (arXiv 2506.09985).
 
     Args:
-        chain: the arm; its last joint is the jaw, open at the end of its range.
+        robot: the arm.
         spec: the policy's actions, 7 of them.
-        low, high: where the tool stays `[3]`, m.
+        low, high: where the tool stays `[3]`, m; the arm's workspace where None.
         rotation_weight: metres that a radian is worth where both cannot be had.
     """
 
     def __init__(
         self,
-        chain: Chain,
+        robot: RobotModel,
         spec: ActionSpec,
         *,
-        low: FloatArray,
-        high: FloatArray,
+        low: FloatArray | None = None,
+        high: FloatArray | None = None,
         rotation_weight: float = 0.02,
     ) -> None:
         if spec.size != 7:
             raise ValueError(f"actions: got {spec.size} ({', '.join(spec.names)}), want 7")
-        self._chain, self._spec, self._weight = chain, spec, rotation_weight
-        self._low, self._high = np.array(low, np.float64), np.array(high, np.float64)
-        self._shut, self._open = chain.joint_range[-1]
+        self._robot, self._spec, self._weight = robot, spec, rotation_weight
+        self._low = np.array(robot.workspace_low[:3] if low is None else low, np.float64)
+        self._high = np.array(robot.workspace_high[:3] if high is None else high, np.float64)
 
     @property
     def spec(self) -> ActionSpec:
@@ -103,31 +100,29 @@ class PoseActions:
 
     def proprio(self, joints: FloatArray) -> FloatArray:
         """The tool's x, y, z, roll, pitch, yaw and the gripper `[7]`; m, rad, 0 to 1."""
-        pose = self._chain.tool(joints)
+        pose = self._robot.chain.tool(joints)
         angles = Rotation.from_matrix(pose[:3, :3]).as_euler("xyz")
-        shut = (self._open - joints[-1]) / (self._open - self._shut)
-        return np.concatenate((pose[:3, 3], angles, [np.clip(shut, 0, 1)]))
+        return np.concatenate((pose[:3, 3], angles, [self._robot.closed(joints)]))
 
     def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
         """Joint targets `[1, J]`, rad, of one action `[7]` from commanded joints `[J]`."""
-        action, pose = self._spec.clip(action), self._chain.tool(joints)
+        action, pose = self._spec.clip(action), self._robot.chain.tool(joints)
         wish = _within(pose[:3, 3], pose[:3, 3] + action[:3], self._low, self._high)
         turn = Rotation.from_euler("xyz", action[3:6]).as_matrix()
-        target, _, _ = inverse(
-            self._chain,
+        target, _, _ = inverse_kinematics(
+            self._robot.chain,
             wish,
             joints,
             rotation=turn @ pose[:3, :3],
             rotation_weight=self._weight,
         )
-        shut = np.clip(self.proprio(joints)[6] + action[6], 0, 1)
-        jaw = self._open - shut * (self._open - self._shut)
-        target[-1] = np.clip(jaw, self._shut, self._open)
-        return target[None]
+        shut = float(np.clip(self._robot.closed(joints) + action[6], 0, 1))
+        return self._robot.with_closed(target, shut)[None]
 
     def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
         """The action `[7]` that leads from commanded joints `[J]` to others."""
-        old, new = self._chain.tool(before), self._chain.tool(after)
+        chain = self._robot.chain
+        old, new = chain.tool(before), chain.tool(after)
         turn = Rotation.from_matrix(new[:3, :3] @ old[:3, :3].T).as_euler("xyz")
         change = self.proprio(after) - self.proprio(before)
         return np.concatenate((change[:3], turn, change[6:]))

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from hardware.governor import Governor
-from hardware.kinematics import Chain, Link
-from hardware.limits import Limits
 from hardware.pilot import Reading, Turn
+from robot_wm.kinematics import Chain, Link
+from robot_wm.kinematics.limits import Limits
 
 FORMAT = 1
 _MISFITS = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardware.limits import Limits
+from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray
 
 # Of the wish with braking; the last for a tip that may move by a millimetre a second.

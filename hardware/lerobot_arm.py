@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hardware.arm import ArmError, ArmLimits
-from hardware.joints import JointMap
 from hardware.pilot import Reading
 from hardware.wire import FrameSlot
+from robot_wm.kinematics.joints import JointMap
 from robot_wm.types import FloatArray
 
 _TRIES = 3  # of a bus that loses 2 % of its packets, one in 125,000 goes on to fail

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from hardware.governor import Governor
-from hardware.limits import Limits
 from hardware.plans import JointPlan, Motion
 from hardware.states import Event, State, StateMachine
+from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray
 
 _NEAR = 0.9  # of the governor's longest jump

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from hardware.flight import chain_message
-from hardware.kinematics import Chain
-from hardware.limits import Limits
 from hardware.wire import Wire
+from robot_wm.kinematics import Chain
+from robot_wm.kinematics.limits import Limits
 
 
 class Shared(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hardware.limits import Limits
+from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray
 
 

@@ -5,12 +5,14 @@ Each raises an AssertionError that names the promise that is broken.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from robot_wm.kinematics import RobotModel
 from robot_wm.types import (
     ActionSpec,
     Controller,
@@ -27,6 +29,7 @@ from robot_wm.types import (
     Verdict,
     VerdictKind,
     check_image,
+    list_goals,
 )
 
 if TYPE_CHECKING:  # torch takes a second, and whoever checks an env needs none
@@ -286,14 +289,14 @@ def check_guard(make: Callable[[], Guard], env: Env, controller: Controller, goa
 
 
 def check_task(
-    make: Callable[[], Task], episodes: Sequence[Mapping[str, object]], *, tolerance_m: float = 2e-3
+    make: Callable[[], Task], *, seeds: tuple[int, int] = (0, 1), tolerance: float = 2e-3
 ) -> None:
     """Runs a Task through what evaluation and the oracles expect of it.
 
     Args:
         make: builds the task.
-        episodes: at least two, of its manifest.
-        tolerance_m: by which what `simulate` says may differ from what `apply` does.
+        seeds: of two episodes.
+        tolerance: by which the cost that `simulate` says may differ from what `apply` leads to.
 
     Raises:
         AssertionError: names the promise that is broken.
@@ -301,33 +304,101 @@ def check_task(
     task = make()
     env, spec = task.env, task.env.action_spec
     try:
-        assert task.success_m > 0, f"success_m: got {task.success_m}"
-        goal = task.start(episodes[0])
-        assert set(goal.images) <= set(env.observe().images), (
-            "start: a goal by no camera of the env"
-        )
-        for name, image in goal.images.items():
-            check_image(image, f"goal {name!r}")
-        seen, far_m = env.observe(), task.distance_m()
-        assert math.isfinite(far_m) and far_m >= 0, f"distance_m: got {far_m}"
-        task.start(episodes[1])
-        again = task.start(episodes[0])
-        for name, image in goal.images.items():
-            assert np.array_equal(image, again.images[name]), "start: another goal the second time"
-        assert_same(env.observe(), Observation(seen.images, seen.proprio, seen.stamp_s), "start")
+        first, second = (task.episode(seed) for seed in seeds)
+        assert json.loads(json.dumps(first)) == first, "episode: it is no JSON"
+        assert first.get("seed") == seeds[0], "episode: want its seed in it"
+        assert task.episode(seeds[0]) == first, "episode: another one of the same seed"
+        goals = list_goals(task.start(first))
+        for goal in goals:
+            assert set(goal.images) <= set(env.observe().images), (
+                "start: a goal by no camera of the env"
+            )
+            for name, image in goal.images.items():
+                check_image(image, f"goal {name!r}")
+        seen, said = env.observe(), task.judge()
+        for name, measure in said.measures.items():
+            assert math.isfinite(measure.value), f"judge: {name} is {measure.value}"
+            assert measure.unit, f"judge: {name} has no unit"
+        task.start(second)
+        again = list_goals(task.start(first))
+        assert len(again) == len(goals), "start: other goals the second time"
+        for one, other in zip(goals, again, strict=True):
+            for name, image in one.images.items():
+                assert np.array_equal(image, other.images[name]), (
+                    "start: another goal the second time"
+                )
+        assert_same(env.observe(), seen, "start")
         rng = np.random.default_rng(0)
         actions = spec.clip(rng.uniform(spec.low, spec.high, (3, 2, spec.size)))
-        told_m = task.simulate(actions)
-        assert told_m.shape == (3, 2), f"simulate: returned shape {told_m.shape}, want (3, 2)"
+        told = task.simulate(actions)
+        assert told.shape == (3, 2), f"simulate: returned shape {told.shape}, want (3, 2)"
+        assert np.isfinite(told).all(), "simulate: costs are not finite"
         pictures = task.look_ahead(actions)
         assert [len(row) for row in pictures] == [2, 2, 2], "look_ahead: want a picture an action"
-        moved_m = abs(task.distance_m() - far_m)
-        assert moved_m < _STILL_M, f"simulate, look_ahead: they moved the env by {moved_m:.2g} m"
+        changed = abs(task.judge().cost - said.cost)
+        assert changed < _STILL_M, f"simulate, look_ahead: they changed the cost by {changed:.2g}"
         moved = np.abs(env.observe().proprio - seen.proprio).max()
         assert moved < _STILL_M, f"simulate, look_ahead: they moved the env by {moved:.2g}"
         for h in range(2):
             env.apply(actions[0, h])
-            off_m = abs(task.distance_m() - told_m[0, h])
-            assert off_m < tolerance_m, f"simulate: {off_m:.4f} m from what apply does"
+            off = abs(task.judge().cost - told[0, h])
+            assert off < tolerance, f"simulate: {off:.4f} from what apply does"
     finally:
         env.close()
+
+
+def check_robot(make: Callable[[], RobotModel], *, num: int = 40) -> None:
+    """Runs a RobotModel through what simulation, governor and actions expect of it.
+
+    Args:
+        make: builds the arm.
+        num: places of its workspace that are tried.
+
+    Raises:
+        AssertionError: names the promise that is broken.
+    """
+    from robot_wm.kinematics.mjcf import load_mujoco
+
+    robot = make()
+    chain, limits, rng = robot.chain, robot.limits, np.random.default_rng(0)
+    low, high = chain.joint_range.T
+    assert robot.name and "/" not in robot.name, f"name: got {robot.name!r}"
+    mujoco = load_mujoco()
+    model = mujoco.MjModel.from_xml_string(robot.xml, dict(robot.assets))
+    data = mujoco.MjData(model)
+    servos = [model.actuator(i).name for i in range(model.nu)]
+    assert sorted(servos) == sorted(robot.joints), f"xml: actuators {servos}, want one per joint"
+    qpos = [int(model.joint(name).qposadr[0]) for name in robot.joints]
+    for joints in rng.uniform(low, high, (5, len(low))):
+        data.qpos[qpos] = joints
+        mujoco.mj_kinematics(model, data)
+        off_m = np.abs(chain.tool(joints)[:3, 3] - data.site(robot.tool).xpos).max()
+        assert off_m < 1e-9, f"chain: its tool is {off_m:.2g} m from MuJoCo's"
+        step = 1e-6
+        moved = [chain.tool(joints + step * axis)[:3, 3] for axis in np.eye(len(low))]
+        slope = (np.array(moved) - chain.tool(joints)[:3, 3]).T / step
+        assert np.abs(slope - chain.jacobian(joints)[:3]).max() < 1e-4, "chain: a wrong Jacobian"
+    _check_stands(robot, robot.home, "home")
+    if robot.park is not None:
+        _check_stands(robot, robot.park, "park")
+    assert (limits.low >= low - 1e-9).all() and (limits.high <= high + 1e-9).all(), (
+        "limits: wider than the joints"
+    )
+    for place in rng.uniform(robot.workspace_low, robot.workspace_high, (num, 4)):
+        joints, error_m = robot.reach(place[:3], robot.home)
+        joints = robot.opened(joints, place[3])
+        assert error_m < 5e-3, f"workspace: {place[:3]} is {error_m:.3f} m out of reach"
+        off_m = np.abs(robot.state(joints) - place).max()
+        assert off_m < 5e-3, f"workspace: at {place} its state is {off_m:.3f} m off"
+        _check_stands(robot, joints, f"workspace: at {place.round(3)}")
+    if robot.device is not None:
+        assert robot.device.names == robot.joints, "device: other joints than the arm's"
+        again = robot.device.angles(robot.device.values(robot.home))
+        assert np.abs(again - robot.home).max() < 1e-9, "device: its values do not come back"
+
+
+def _check_stands(robot: RobotModel, joints: FloatArray, what: str) -> None:
+    limits, corners = robot.limits, robot.chain.corners(joints[None])
+    assert ((joints >= limits.low) & (joints <= limits.high)).all(), f"{what}: beyond the joints"
+    inside = (corners >= limits.box_low).all() and (corners <= limits.box_high).all()
+    assert inside, f"{what}: a corner of the arm is outside the box of its limits"

@@ -23,11 +23,14 @@ from robot_wm.types import (
     FloatArray,
     Goal,
     ImageArray,
+    Judgement,
+    Measure,
     Observation,
     Outcome,
     Plan,
     PlanningError,
     Task,
+    list_goals,
 )
 from robot_wm.world_model import WorldModel
 
@@ -40,38 +43,46 @@ class EpisodeResult:
 
     Attributes:
         seed: the manifest's name for the episode.
-        distances_m: true distance to the goal at the start and after every step.
-        success_m: nearer than this counts.
+        judged: what the task said at the start and after every step.
         error: why the planner gave up, if it did; the arm then stays where it is.
     """
 
     seed: int
-    distances_m: tuple[float, ...]
-    success_m: float
+    judged: tuple[Judgement, ...]
     error: str | None = None
 
     @property
     def success_final(self) -> bool:
-        return self.distances_m[-1] < self.success_m
+        return self.judged[-1].success
 
     @property
     def success_any(self) -> bool:
         """Passed through the goal at some time: reported beside the other, never instead."""
-        return min(self.distances_m) < self.success_m
+        return any(judgement.success for judgement in self.judged)
+
+    @property
+    def measure(self) -> Measure:
+        """The task's first measure, as it was at the end."""
+        return self.judged[-1].first[1]
+
+    @property
+    def curve(self) -> tuple[float, ...]:
+        """The task's first measure at the start and after every step."""
+        return tuple(judgement.first[1].value for judgement in self.judged)
 
 
 class _Judge:
-    """Notes the true distance after every step."""
+    """Notes what the task says after every step."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self.distances_m = [task.distance_m()]
+        self.judged = [task.judge()]
 
     def record(self, step: Step) -> None:
-        self.distances_m.append(self._task.distance_m())
+        self.judged.append(self._task.judge())
 
     def finish(self, last: Observation) -> None:
-        """The last distance was noted with the last step."""
+        """The last was noted with the last step."""
 
 
 def evaluate(
@@ -90,24 +101,23 @@ def evaluate(
         controller: is reset for each episode.
         episodes: of a manifest.
         num_steps: actions per episode, always all of them: no early end on success.
-        recorder: episode index and goal to one more recorder, or None.
+        recorder: episode index and (last) goal to one more recorder, or None.
         progress: called with (done, total).
     """
     results = []
     for index, episode in enumerate(episodes):
         goal = task.start(episode)
         judge = _Judge(task)
-        extra = recorder(index, goal) if recorder else None
+        extra = recorder(index, list_goals(goal)[-1]) if recorder else None
         recorders = [judge] if extra is None else [judge, extra]
         error = None
         try:
             run_episode(task.env, controller, goal, num_steps=num_steps, recorders=recorders)
         except PlanningError as failure:
             error = str(failure)
-        missing = num_steps + 1 - len(judge.distances_m)
-        distances = judge.distances_m + [task.distance_m()] * missing
-        seed = int(str(episode["seed"]))
-        results.append(EpisodeResult(seed, tuple(distances), task.success_m, error))
+        missing = num_steps + 1 - len(judge.judged)
+        judged = (*judge.judged, *[task.judge()] * missing)
+        results.append(EpisodeResult(int(str(episode["seed"])), judged, error))
         if progress:
             progress(index + 1, len(episodes))
     return results
@@ -147,15 +157,25 @@ def paired_difference_ci95(
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, object]:
-    """Figures of one method on one task, as the report and the last line of `eval` hold them."""
+    """Figures of one method on one task, as the report and the last line of `eval` hold them.
+
+    Every measure of the task is there by its name and unit: `final_distance_m_median`.
+    """
     n = len(results)
+    measures = [result.judged[-1].measures for result in results]
+    medians = {
+        f"final_{name}_{measure.unit}_median": float(
+            np.median([measured[name].value for measured in measures])
+        )
+        for name, measure in measures[0].items()
+    }
     wins = sum(result.success_final for result in results)
     return {
         "n": n,
         "success_final": wins / n,
         "success_final_ci95": list(wilson(wins, n)),
         "success_any": sum(result.success_any for result in results) / n,
-        "final_distance_m_median": float(np.median([r.distances_m[-1] for r in results])),
+        **medians,
     }
 
 
@@ -196,8 +216,9 @@ class RandomController:
         self._rng = np.random.default_rng(seed)
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
-        goals = [goal] if isinstance(goal, Goal) else goal
-        pictures = b"".join(g.images[name].tobytes() for g in goals for name in sorted(g.images))
+        pictures = b"".join(
+            g.images[name].tobytes() for g in list_goals(goal) for name in sorted(g.images)
+        )
         self._rng = np.random.default_rng((self._seed, zlib.crc32(pictures)))
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
@@ -218,7 +239,7 @@ class ZeroController:
 
 
 class StateOracle:
-    """The ceiling: the same planner on the true simulator with the true distance.
+    """The ceiling: the same planner on the true simulator with the true cost.
 
     Proves that task, budget and action space are solvable before any model is judged.
     """
@@ -236,8 +257,8 @@ class StateOracle:
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
         def cost(actions: Tensor) -> Tensor:
-            distances = self._task.simulate(actions.double().numpy())
-            return torch.from_numpy(distances[:, -1]).float()
+            costs = self._task.simulate(actions.double().numpy())
+            return torch.from_numpy(costs[:, -1]).float()
 
         init = None if self._plan is None else shift(self._plan, 1)
         self._plan = self._planner.plan(

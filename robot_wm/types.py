@@ -219,6 +219,11 @@ class Goal:
     images: Mapping[str, ImageArray]
 
 
+def list_goals(wanted: Goal | Sequence[Goal]) -> list[Goal]:
+    """One goal, or several that are to be reached one after the other, as a list."""
+    return [wanted] if isinstance(wanted, Goal) else list(wanted)
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A planner's answer.
@@ -387,6 +392,58 @@ class Guard(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Measure:
+    """One thing that a task measures, for people and reports.
+
+    Attributes:
+        value: what was measured, in `unit`.
+        unit: `"m"`, `"deg"`, `"share"`, `"N"`, ...
+        enough: from where on it counts as reached; None: it decides nothing by itself.
+        rising: whether more is better.
+    """
+
+    value: float
+    unit: str
+    enough: float | None = None
+    rising: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether the value is beyond `enough`."""
+        if self.enough is None:
+            return False
+        return self.value > self.enough if self.rising else self.value < self.enough
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a task says of the true state.
+
+    Attributes:
+        success: whether an episode that ended now would be one.
+        measures: name -> measure; the first is what reports draw over time.
+    """
+
+    success: bool
+    measures: Mapping[str, Measure]
+
+    def __post_init__(self) -> None:
+        if not self.measures:
+            raise ValueError("measures: got none, want at least 1")
+
+    @property
+    def first(self) -> tuple[str, Measure]:
+        """The measure that reports draw over time, and its name."""
+        return next(iter(self.measures.items()))
+
+    @property
+    def cost(self) -> float:
+        """The first measure, its sign so that lower is better."""
+        _, measure = self.first
+        return -measure.value if measure.rising else measure.value
+
+
 class Task(Protocol):
     """A family of episodes on an Env that a true state can judge.
 
@@ -396,21 +453,23 @@ class Task(Protocol):
     @property
     def env(self) -> Env: ...
 
-    @property
-    def success_m(self) -> float:
-        """An episode succeeds when it ends nearer than this to its goal, metres."""
+    def episode(self, seed: int) -> Mapping[str, object]:
+        """The episode that `seed` alone decides, as a manifest holds it: JSON, `seed` in it."""
         ...
 
-    def start(self, episode: Mapping[str, object]) -> Goal:
-        """Puts the env at the start of a manifest's episode; returns its goal picture."""
+    def start(self, episode: Mapping[str, object]) -> Goal | Sequence[Goal]:
+        """Puts the env at the start of a manifest's episode; returns its goal picture, or several
+        that are to be reached one after the other.
+        """
         ...
 
-    def distance_m(self) -> float:
-        """True distance to the goal now, metres."""
+    def judge(self) -> Judgement:
+        """Whether the task is done now, and by what measures."""
         ...
 
     def simulate(self, actions: FloatArray) -> FloatArray:
-        """True distances `[N, H]` under `actions` `[N, H, A]` from here; leaves the env as it was.
+        """`judge().cost` `[N, H]` after each action of `actions` `[N, H, A]` from here; leaves
+        the env as it was.
 
         This is the state oracle's view of the simulator.
         """

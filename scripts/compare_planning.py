@@ -17,6 +17,7 @@ from pathlib import Path
 from compare_encoders import robot_wm
 
 from robot_wm.evaluation import EpisodeResult, paired_difference_ci95
+from robot_wm.types import Judgement, Measure
 
 ENCODERS = ("mini", "random", "pixels")
 ORACLE = [
@@ -38,8 +39,12 @@ def evaluate(name: str, out: Path, words: list[str]) -> tuple[dict, dict]:
 def results(content: dict) -> list[EpisodeResult]:
     """The model's episodes, as its report has them."""
     curves = content["distance_curves"]["model"]
+    enough = content["success_m"]
     return [
-        EpisodeResult(seed, tuple(curve), content["success_m"])
+        EpisodeResult(
+            seed,
+            tuple(Judgement(m < enough, {"distance": Measure(m, "m", enough)}) for m in curve),
+        )
         for seed, curve in zip(content["episodes"], curves, strict=True)
     ]
 

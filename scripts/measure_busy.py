@@ -112,11 +112,13 @@ def plans() -> Iterator[object]:
     from robot_wm.checkpoint import find_checkpoint, load_checkpoint
     from robot_wm.cli.config import load_config
     from robot_wm.cli.control import make_controller
-    from sim_envs.so100_env import SO100Env
-    from sim_envs.so100_reach import ReachTask, reach_episode
+    from robot_wm.robots import make_arm
+    from sim_envs.reach import ReachTask
+    from sim_envs.tabletop import Tabletop
 
-    env = SO100Env()
-    goal = ReachTask(env).start(reach_episode(8_000_000))
+    env = Tabletop(make_arm("so100"))
+    task = ReachTask(env)
+    goal = task.start(task.episode(8_000_000))
     model, _ = load_checkpoint(find_checkpoint("so100_reach"))
     controller = make_controller(model, env, load_config("eval", ["checkpoint=so100_reach"]))
     seen = env.observe()

@@ -15,6 +15,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ from robot_wm.cli.config import load_config
 from robot_wm.cli.control import make_controller
 from robot_wm.controller import GoalSequence
 from robot_wm.runtime import Step, run_episode
-from robot_wm.types import FloatArray, Goal, Observation, Outcome
-from sim_envs.so100_env import CUBE_CLEARANCE_M, CUBE_HIGH, CUBE_LOW
+from robot_wm.types import FloatArray, Observation, Outcome
+from sim_envs.tabletop import CLEARANCE_M, Tabletop
 
 MOVED_M = (0.02, 0.08)
 NUM_LAST = 5  # steps at the end that are looked at
@@ -33,15 +34,17 @@ STANDS_M = 0.003  # net motion over them
 SLACK_M = 0.01
 
 
-def moved_cube(episode: Mapping[str, object]) -> FloatArray:
+def moved_cube(env: Tabletop, episode: Mapping[str, object]) -> FloatArray:
     """Where the cube `[3]` (x, y in m, yaw in rad) of an episode stands when the arm starts."""
     start, goal, cube = (np.asarray(episode[key], float) for key in ("start", "goal", "cube"))
     rng = np.random.default_rng((int(str(episode["seed"])), 3))
+    low, high = env.robot.table_low, env.robot.table_high
     while True:
         distance, angle = rng.uniform(*MOVED_M), rng.uniform(-np.pi, np.pi)
         moved = cube + distance * np.array([np.cos(angle), np.sin(angle), 0.0])
         clear = min(np.linalg.norm(pose[:2] - moved[:2]) for pose in (start, goal))
-        if (CUBE_LOW <= moved).all() and (moved <= CUBE_HIGH).all() and clear >= CUBE_CLEARANCE_M:
+        on_table = (low <= moved[:2]).all() and (moved[:2] <= high).all()
+        if on_table and abs(moved[2]) <= np.pi and clear >= CLEARANCE_M:
             return moved
 
 
@@ -62,10 +65,11 @@ def run_moved(
     simulation: Simulation, controller: GoalSequence, episode: Mapping[str, object]
 ) -> tuple[Outcome, FloatArray, FloatArray]:
     """How it ended, the gripper's distances to the goal `[T]` and its places `[T, 3]`, both m."""
-    goal: Goal = simulation.task.start(episode)
+    goal = simulation.task.start(episode)
     goal_m = simulation.task.goal_pose[:3]  # pyright: ignore[reportAttributeAccessIssue]
     start = np.asarray(episode["start"], float)
-    simulation.env.place(start, moved_cube(episode))  # pyright: ignore[reportAttributeAccessIssue]
+    env: Any = simulation.env
+    env.place(start, {"cube": moved_cube(env, episode)})
     places = _Places()
     last = run_episode(
         simulation.env, controller, goal, num_steps=simulation.num_steps, recorders=[places]
@@ -95,7 +99,7 @@ def main() -> None:
         net_m = float(np.linalg.norm(poses_m[-1] - poses_m[-1 - NUM_LAST]))
         end_m, nearest_m = float(distances_m[-1]), float(on_m[-NUM_LAST:].min())
         stands = net_m < STANDS_M and end_m < nearest_m + SLACK_M
-        arrived = end_m < simulation.task.success_m
+        arrived = end_m < config.env.task.success_m
         right = {"arrived": arrived, "stalled": stands, "out of time": not (arrived or stands)}
         counts[outcome.kind] += 1
         rights += right[outcome.kind]

@@ -18,16 +18,17 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.config import load_config
 from robot_wm.cli.control import make_controller
 from robot_wm.cli.record_goal import save_goal
+from robot_wm.robots import make_arm
 from robot_wm.runtime import run_episode
 from robot_wm.types import FloatArray, Goal
-from sim_envs.so100_env import SO100Env
-from sim_envs.so100_reach import reach_episode
+from sim_envs.reach import ReachTask
+from sim_envs.tabletop import Tabletop
 
 SIZE_PX = 360
 START_SEED = 0  # of `robot-wm plan`'s default
 
 
-def picture_of(env: SO100Env, pose: FloatArray) -> np.ndarray:
+def picture_of(env: Tabletop, pose: FloatArray) -> np.ndarray:
     """What the camera sees with the arm at a pose `[4]`, m, and the cube where the start has it."""
     env.reset(START_SEED)
     env.place(pose)
@@ -39,9 +40,10 @@ def picture_of(env: SO100Env, pose: FloatArray) -> np.ndarray:
 def main() -> None:
     """Runs one episode and draws three large pictures of it."""
     checkpoint = sys.argv[1] if len(sys.argv) > 1 else "so100_reach"
-    pose = np.array(reach_episode(int(sys.argv[2]) if len(sys.argv) > 2 else 8_000_001)["goal"])
     model, _ = load_checkpoint(find_checkpoint(checkpoint))
-    env, large = SO100Env(), SO100Env(image_size=SIZE_PX)
+    env, large = Tabletop(make_arm("so100")), Tabletop(make_arm("so100"), image_size=SIZE_PX)
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 8_000_001
+    pose = np.asarray(ReachTask(env).episode(seed)["goal"], float)
     goal = picture_of(env, pose)
     pictures = [large.reset(START_SEED).images["front"], picture_of(large, pose)]
     controller = make_controller(model, env, load_config("eval", [f"checkpoint={checkpoint}"]))

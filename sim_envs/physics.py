@@ -1,55 +1,18 @@
-"""MuJoCo behind a small door: the one module of this package that imports it.
-
-MuJoCo picks its OpenGL backend while it is imported, so the import waits until a scene is built.
-"""
+"""MuJoCo's model, state and renderer behind a small door."""
 
 from __future__ import annotations
 
 import atexit
-import importlib
-import os
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_wm.kinematics.mjcf import load_mujoco, rendering
 from robot_wm.types import FloatArray, ImageArray
 
 IntArray = NDArray[np.integer]
-
-
-def load_mujoco() -> Any:
-    """The mujoco module, with a headless OpenGL backend unless MUJOCO_GL names another.
-
-    Raises:
-        RenderingError: no such backend here.
-    """
-    os.environ.setdefault("MUJOCO_GL", "egl")
-    with _rendering():
-        mujoco = importlib.import_module("mujoco")
-    # Physics.step raises on every warning; MuJoCo would also leave MUJOCO_LOG.TXT where one stands.
-    mujoco.set_mju_user_warning(lambda message: None)
-    return mujoco
-
-
-class RenderingError(OSError):
-    """This machine cannot render."""
-
-
-@contextmanager
-def _rendering() -> Iterator[None]:
-    """Turns what OpenGL's loaders throw where a library is missing into one line that helps."""
-    try:
-        yield
-    except (ImportError, AttributeError, RuntimeError) as error:
-        raise RenderingError(
-            f"MuJoCo cannot render with MUJOCO_GL={os.environ['MUJOCO_GL']} ({error}); install EGL "
-            f"(apt-get install libegl1 libgl1), or OSMesa (apt-get install libosmesa6) and set "
-            f"MUJOCO_GL=osmesa"
-        ) from error
 
 
 class PhysicsError(RuntimeError):
@@ -69,12 +32,13 @@ class Physics:
 
     def __init__(self, xml: str, assets: dict[str, bytes]) -> None:
         self._mj = load_mujoco()
+        # `step` raises on every warning; MuJoCo would also leave MUJOCO_LOG.TXT where one stands.
+        self._mj.set_mju_user_warning(lambda message: None)
         self.model = self._mj.MjModel.from_xml_string(xml, assets)
         self.data = self._mj.MjData(self.model)
         self._renderers: dict[tuple[int, int], Any] = {}
         self._finalizer = weakref.finalize(self, _close_all, self._renderers)
         self._finalizer.atexit = False
-        self._jacobian = np.zeros((3, self.model.nv))
         self.forward()
 
     @property
@@ -89,18 +53,13 @@ class Physics:
             np.array([int(joint.dofadr[0]) for joint in joints]),
         )
 
-    def joint_range(self, names: tuple[str, ...]) -> FloatArray:
-        """Joint limits `[joints, 2]`, rad."""
-        return np.array([self.model.joint(name).range for name in names])
+    def actuator_indices(self, names: tuple[str, ...]) -> IntArray:
+        """Indices of actuators into ctrl."""
+        return np.array([self.model.actuator(name).id for name in names])
 
     def forward(self) -> None:
         """Brings every derived quantity up to date with the state."""
         self._mj.mj_forward(self.model, self.data)
-
-    def kinematics(self) -> None:
-        """Brings body and site poses up to date with qpos: cheaper than `forward`."""
-        self._mj.mj_kinematics(self.model, self.data)
-        self._mj.mj_comPos(self.model, self.data)
 
     def step(self, num_steps: int) -> None:
         """Advances by `num_steps` physics steps.
@@ -124,11 +83,6 @@ class Physics:
     def site_position(self, name: str) -> FloatArray:
         """World position `[3]` of a site, m."""
         return self.data.site(name).xpos.copy()
-
-    def site_jacobian(self, name: str) -> FloatArray:
-        """Jacobian `[3, nv]` of a site's world position, m/rad; call `kinematics` first."""
-        self._mj.mj_jacSite(self.model, self.data, self._jacobian, None, self.model.site(name).id)
-        return self._jacobian
 
     def contact_pairs(self) -> set[tuple[str, str]]:
         """Pairs of body names now touching, each pair sorted."""
@@ -163,7 +117,7 @@ class Physics:
         """
         renderer = self._renderers.get((height, width))
         if renderer is None:
-            with _rendering():
+            with rendering():
                 renderer = self._mj.Renderer(self.model, height, width)
             self._renderers[(height, width)] = renderer
             # Registered after the display that MuJoCo opens with its first renderer and closes at

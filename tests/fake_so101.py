@@ -24,8 +24,8 @@ from PIL import Image
 
 from hardware.process import lower_niceness
 from hardware.wire import FrameSlot
-from sim_envs.so100_env import SO100Env
-from sim_envs.so100_scene import CAMERA, EE_SITE, JOINTS
+from robot_wm.robots import so100
+from sim_envs.tabletop import Tabletop
 
 SIZE = 128
 HERTZ = 30.0
@@ -67,8 +67,8 @@ def show_goal(env, path):
     for _ in range(6):
         env.apply(np.array([-0.012, 0.016, 0.012, 0.0]))
     physics.step(100)
-    Image.fromarray(physics.render(CAMERA, SIZE, SIZE)).save(path)
-    goal_m = physics.site_position(EE_SITE).copy()
+    Image.fromarray(physics.render("front", SIZE, SIZE)).save(path)
+    goal_m = physics.site_position("so100/ee").copy()
     physics.restore(begin)
     physics.forward()
     return goal_m
@@ -76,12 +76,12 @@ def show_goal(env, path):
 
 def main(folder: Path, seed: int) -> None:
     lower_niceness()  # reality does not wait
-    env = SO100Env(image_size=SIZE)
+    env = Tabletop(so100(), image_size=SIZE)
     env.reset(seed)
     physics = env.physics
     goal_m = show_goal(env, folder / "goal.png")
-    qpos, dofs = physics.joint_indices(JOINTS)
-    low, high = physics.model.jnt_range[[physics.model.joint(name).id for name in JOINTS]].T
+    qpos, dofs = physics.joint_indices(tuple(f"so100/{name}" for name in so100().joints))
+    low, high = so100().chain.joint_range.T
     zeros, ranges = calibrated(low, high)
     bus = MujocoBus(physics.data.qpos[qpos], zeros=zeros, ranges=ranges)
     frames = picture_file(folder / "front.frames")
@@ -101,11 +101,11 @@ def main(folder: Path, seed: int) -> None:
                 bus.errors[said["error"][0]] = said["error"][1]
             if "block" in said:
                 blocked[said["block"] - 1] = physics.data.qpos[qpos[said["block"] - 1]]
-            away_m = float(np.linalg.norm(physics.site_position(EE_SITE) - goal_m))
+            away_m = float(np.linalg.norm(physics.site_position("so100/ee") - goal_m))
             now = {"at_s": time.monotonic(), "away_m": away_m, "angles": bus.angles.tolist()}
             print(json.dumps(now), flush=True)
         with contextlib.suppress(ValueError):
-            physics.data.ctrl[:] = np.clip(bus.command(), low, high)
+            env.command(np.clip(bus.command(), low, high))
         now_s = time.monotonic() - begin_s
         simulated_s = max(simulated_s, now_s - 0.1)
         while simulated_s < now_s:
@@ -116,7 +116,9 @@ def main(folder: Path, seed: int) -> None:
         bus.angles = physics.data.qpos[qpos].copy()
         if now_s >= picture_s:
             picture_s = max(picture_s + 1 / HERTZ, now_s)
-            frames.write(np.ascontiguousarray(physics.render(CAMERA, SIZE, SIZE)), time.monotonic())
+            frames.write(
+                np.ascontiguousarray(physics.render("front", SIZE, SIZE)), time.monotonic()
+            )
         time.sleep(max(0.0, begin_s + simulated_s - time.monotonic()))
 
 

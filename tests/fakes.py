@@ -10,7 +10,7 @@ import torch
 from robot_wm.encoders import MiniConfig, random_mini
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
-from robot_wm.types import ActionSpec, Goal, Observation
+from robot_wm.types import ActionSpec, Goal, Judgement, Measure, Observation
 from robot_wm.world_model import LatentWorldModel, ModelSpec
 
 SPEC = ActionSpec(("x", "y"), np.full(2, -0.1), np.full(2, 0.1), ("m", "m"))
@@ -55,11 +55,12 @@ class PointEnv:
 class PointTask:
     """Reach a place in the picture."""
 
-    success_m = 0.05
-
     def __init__(self) -> None:
         self.env = PointEnv()
         self.goal = np.zeros(2)
+
+    def episode(self, seed: int) -> dict[str, object]:
+        return {"seed": seed}
 
     def start(self, episode: Mapping[str, object]) -> Goal:
         seed = int(str(episode["seed"]))
@@ -69,8 +70,9 @@ class PointTask:
         self.env.reset(seed)
         return Goal(images)
 
-    def distance_m(self) -> float:
-        return float(np.linalg.norm(self.env.position - self.goal))
+    def judge(self) -> Judgement:
+        away = Measure(float(np.linalg.norm(self.env.position - self.goal)), "m", enough=0.05)
+        return Judgement(away.reached, {"distance": away})
 
     def simulate(self, actions: np.ndarray) -> np.ndarray:
         path = np.clip(self.env.position + actions.cumsum(1), 0, 1)

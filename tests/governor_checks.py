@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardware.limits import Limits
 from hardware.verify import violations
+from robot_wm.kinematics.limits import Limits
 
 TICK_S = 0.02
 

@@ -5,14 +5,12 @@ import pytest
 import torch
 
 from hardware.actions import JointActions, PoseActions, ToolActions
-from hardware.joints import JointMap
-from hardware.mjcf import load_chain
+from robot_wm.kinematics.joints import JointMap
 from robot_wm.poses import integrate_poses
+from robot_wm.robots import so100
 from robot_wm.types import ActionSpec
-from sim_envs.so100_env import JAW_RADIUS_M, WORKSPACE_HIGH, WORKSPACE_LOW
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
-CHAIN = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+CHAIN = so100().chain
 POSE = np.array([0.1, -2.0, 1.7, 1.2, 0.2, 0.5])
 
 
@@ -23,18 +21,11 @@ def spec(size, reach):
 
 
 def tool():
-    box = {"low": WORKSPACE_LOW, "high": WORKSPACE_HIGH}
-    return ToolActions(CHAIN, spec(4, 0.5), **box, jaw_radius_m=JAW_RADIUS_M, posture=POSE)
+    return ToolActions(so100(), spec(4, 0.5), posture=POSE)
 
 
 def pose(weight=0.02):
-    return PoseActions(
-        CHAIN,
-        spec(7, 1.0),
-        low=WORKSPACE_LOW[:3],
-        high=WORKSPACE_HIGH[:3],
-        rotation_weight=weight,
-    )
+    return PoseActions(so100(), spec(7, 1.0), rotation_weight=weight)
 
 
 def test_tool_steps_move_the_tool_and_keep_its_tilt():
@@ -44,7 +35,7 @@ def test_tool_steps_move_the_tool_and_keep_its_tilt():
         wish = rng.uniform(-0.02, 0.02, 4) * [1, 1, 1, 0.3]
         target = actions.targets(joints, wish)[-1]
         inside = actions.proprio(joints) + wish
-        if ((inside > WORKSPACE_LOW) & (inside < WORKSPACE_HIGH)).all():
+        if ((inside > so100().workspace_low) & (inside < so100().workspace_high)).all():
             np.testing.assert_allclose(actions.moved(joints, target), wish, atol=1e-3)
         joints = target
     np.testing.assert_allclose(CHAIN.tool(joints)[2, :3], tilt, atol=0.2)
@@ -101,9 +92,9 @@ def test_joint_steps_are_added_within_limits():
 def test_joint_steps_in_a_device_s_units_are_its_own():
     """Degrees, with a zero elsewhere, and one joint that turns the other way."""
     low, high = CHAIN.joint_range.T
-    keys = tuple(f"{name}.pos" for name in JOINTS)
+    keys = tuple(f"{name}.pos" for name in so100().joints)
     unit = np.full(6, np.pi / 180) * [1, -1, 1, 1, 1, 1]
-    joints = JointMap(JOINTS, keys, np.array([0.0, 84.0, -90, 5, 0, 9]), unit)
+    joints = JointMap(so100().joints, keys, np.array([0.0, 84.0, -90, 5, 0, 9]), unit)
     actions = JointActions(spec(6, 20.0), low=low, high=high, joints=joints)
     step = np.array([2.0, 3.0, -4.0, 0, 0, 1.0])
     target = actions.targets(POSE, step)[-1]
@@ -122,10 +113,11 @@ def test_what_is_no_action_is_refused(bad):
 
 def test_policies_of_another_size_are_refused():
     low, high = CHAIN.joint_range.T
-    box = {"low": WORKSPACE_LOW, "high": WORKSPACE_HIGH}
     with pytest.raises(ValueError, match=r"got 3 .*, want 4"):
-        ToolActions(CHAIN, spec(3, 1), **box, jaw_radius_m=JAW_RADIUS_M)
+        ToolActions(so100(), spec(3, 1))
     with pytest.raises(ValueError, match=r"got 6 .*, want 7"):
-        PoseActions(CHAIN, spec(6, 1), low=WORKSPACE_LOW[:3], high=WORKSPACE_HIGH[:3])
+        PoseActions(
+            CHAIN, spec(6, 1), low=so100().workspace_low[:3], high=so100().workspace_high[:3]
+        )
     with pytest.raises(ValueError, match=r"got 4 .*, want 6"):
         JointActions(spec(4, 1), low=low, high=high)

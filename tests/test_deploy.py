@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardware.mjcf import load_chain
 from robot_wm.cli.config import load_config
 from robot_wm.cli.console import ask
 from robot_wm.cli.deploy_planner import check_robot, make_actions
 from robot_wm.cli.main import main
+from robot_wm.cli.robots import build_robot
 from robot_wm.data import DataSpec, align, open_dataset
+from robot_wm.robots import so100
 from robot_wm.types import ActionSpec
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 GOAL = Path(__file__).parents[1] / "docs" / "images" / "goal.png"
 
@@ -241,17 +241,17 @@ def test_the_safety_bench_ends_with_its_figures(capsys):
 
 
 def test_the_model_s_wishes_stay_inside_the_box_that_the_human_gave():
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
     spec = ActionSpec(("x", "y", "z", "g"), -np.ones(4), np.ones(4), ("",) * 4)
     words = ["checkpoint=x", "goal=y", "robot.limits.box_high=[0.45, 0.1, 0.45]"]
-    robot = load_config("deploy", words).robot
-    actions = make_actions(chain, spec, robot)
-    posture = np.array(robot.posture)
-    target = actions.targets(posture, np.array([0.0, 0.5, 0.0, 0.0]))[-1]
-    assert chain.tool(target)[1, 3] == pytest.approx(0.08, abs=2e-3)
+    config = load_config("deploy", words).robot
+    robot = build_robot(config)
+    actions = make_actions(robot, spec, config)
+    target = actions.targets(robot.home, np.array([0.0, 0.5, 0.0, 0.0]))[-1]
+    assert robot.state(target)[1] == pytest.approx(0.08, abs=2e-3)
     words[-1] = "robot.limits.box_high=[0.16, 0.35, 0.45]"
+    config = load_config("deploy", words).robot
     with pytest.raises(ValueError, match="leaves nothing"):
-        make_actions(chain, spec, load_config("deploy", words).robot)
+        make_actions(build_robot(config), spec, config)
 
 
 def joint_spec(names):
@@ -260,33 +260,33 @@ def joint_spec(names):
 
 def test_a_policy_of_the_device_s_own_joints_speaks_its_units():
     """As one that was trained on what LeRobot records with an SO-101: degrees and percent."""
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
-    robot = load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y"]).robot
-    spec = joint_spec(robot.joints["keys"])
-    check_robot(spec, 0.2, robot, "state_delta")
+    config = load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y"]).robot
+    robot = build_robot(config)
+    spec = joint_spec(config.joints["keys"])
+    check_robot(spec, 0.2, config, robot, "state_delta")
     for learned in ("recorded", None):
         with pytest.raises(ValueError, match="LeRobot records goals"):
-            check_robot(spec, 0.2, robot, learned)
-    actions = make_actions(chain, spec, robot)
-    posture = np.array(robot.posture)
+            check_robot(spec, 0.2, config, robot, learned)
+    actions = make_actions(robot, spec, config)
+    posture = robot.home
     np.testing.assert_allclose(actions.proprio(posture)[2], np.degrees(1.7) - 90, atol=0.01)
     target = actions.targets(posture, np.array([2.0, 0, 0, 0, 0, 0]))[-1]
     np.testing.assert_allclose(np.degrees(target - posture), [2.0, 0, 0, 0, 0, 0], atol=1e-3)
 
 
 def test_joints_in_units_that_nobody_names_are_refused():
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
-    names = [f"main_{name}" for name in JOINTS]
+    names = [f"main_{name}" for name in so100().joints]
     own = ["robot=lerobot", "checkpoint=x", "goal=y"]
+    config = load_config("deploy", own).robot
+    robot = build_robot(config)
     with pytest.raises(ValueError, match="made for another robot"):
-        check_robot(joint_spec(names), 0.2, load_config("deploy", own).robot, None)
+        check_robot(joint_spec(names), 0.2, config, robot, None)
     own += [f"robot.action_names=[{','.join(names)}]"]
-    robot = load_config("deploy", own).robot
-    check_robot(joint_spec(names), 0.2, robot, None)
+    config = load_config("deploy", own).robot
+    check_robot(joint_spec(names), 0.2, config, robot, None)
     with pytest.raises(ValueError, match=r"neither robot\.joints\.keys nor"):
-        make_actions(chain, joint_spec(names), robot)
-    robot = load_config("deploy", [*own, f"robot.action_units=[{','.join(['rad'] * 6)}]"]).robot
+        make_actions(robot, joint_spec(names), config)
+    config = load_config("deploy", [*own, f"robot.action_units=[{','.join(['rad'] * 6)}]"]).robot
     step = np.array([0.1, 0, 0, 0, 0, 0])
-    posture = np.array(robot.posture)
-    target = make_actions(chain, joint_spec(names), robot).targets(posture, step)[-1]
-    np.testing.assert_allclose(target - posture, step, atol=1e-9)
+    target = make_actions(robot, joint_spec(names), config).targets(robot.home, step)[-1]
+    np.testing.assert_allclose(target - robot.home, step, atol=1e-9)

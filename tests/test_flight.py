@@ -13,10 +13,10 @@ import pytest
 from governor_checks import TICK_S, limits
 
 from hardware.flight import FlightRecorder, chain_message, parse_chain, replay
-from hardware.kinematics import Chain, Link
 from hardware.pilot import Pilot, PlannerLife, Reading
 from hardware.plans import JointPlan
 from hardware.states import Event
+from robot_wm.kinematics import Chain, Link
 
 UP = np.array([0.0, 0.0, 1.0])
 

@@ -30,6 +30,7 @@ from robot_wm.planners import (
     QuasiNewton,
     RandomShooting,
 )
+from robot_wm.robots import so100
 from robot_wm.runtime import run_episode
 from robot_wm.training import TrainConfig, held_out_error, train
 
@@ -96,12 +97,13 @@ def shipped() -> dict[str, Any]:
     """Three steps of the checkpoint that ships, in its own simulator."""
     from robot_wm.cli.config import load_config
     from robot_wm.cli.control import make_controller
-    from sim_envs.so100_env import SO100Env
-    from sim_envs.so100_reach import ReachTask, reach_episode
+    from sim_envs.reach import ReachTask
+    from sim_envs.tabletop import Tabletop
 
-    env = SO100Env()
+    env = Tabletop(so100())
     try:
-        goal = ReachTask(env).start(reach_episode(8_000_000))
+        task = ReachTask(env)
+        goal = task.start(task.episode(8_000_000))
         model, _ = load_checkpoint(find_checkpoint("so100_reach"))
         controller = make_controller(model, env, load_config("eval", ["checkpoint=so100_reach"]))
         return {"actions": actions_of(env, controller, goal)}

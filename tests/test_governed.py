@@ -2,16 +2,13 @@
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from hardware.governor import Governor
-from hardware.limits import Limits
-from hardware.mjcf import load_chain
 from hardware.verify import violations
 from robot_wm.cli.build import build_simulation
 from robot_wm.cli.config import load_config
 from robot_wm.contracts import check_env
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
+from robot_wm.robots import so100
 
 
 def simulation(*words):
@@ -25,12 +22,7 @@ def test_a_governed_env_keeps_the_contract():
 
 def test_no_command_breaks_a_limit_whatever_is_asked():
     env = simulation().env
-    config = OmegaConf.to_container(load_config("eval", ["checkpoint=x"]).env.governor)
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
-    low, high = chain.joint_range.T
-    for name in ("max_speed", "max_acceleration"):
-        config[name] = np.full(6, config[name])
-    limits = Limits(low=low, high=high, **config)
+    limits, chain = so100().limits, so100().chain
     commands: list[np.ndarray] = []
 
     def begin(joints):
@@ -79,8 +71,8 @@ def test_it_stops_as_its_governor_lets_it(seed):
 
 def test_limits_that_do_not_fit_are_told():
     with pytest.raises(ValueError, match="tip_speed"):
-        simulation("env.governor.tip_speed=-1")
+        simulation("env.limits.tip_speed=-1")
     with pytest.raises(ValueError, match="outside the workspace box"):
-        simulation("env.governor.box_low=[0.2,-0.3,0.0]")
+        simulation("env.limits.box_low=[0.2,-0.3,0.0]")
     with pytest.raises(ValueError, match="whole number of physics steps"):
-        simulation("env.governor.tick_s=0.012")
+        simulation("env.limits.tick_s=0.012")

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as arrays
 
 from hardware import governor
 from hardware.governor import Governor
-from hardware.limits import Limits
 from hardware.verify import violations
+from robot_wm.kinematics.limits import Limits
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -4,23 +4,22 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from hardware.kinematics import Chain, IKSettings, Link, inverse
-from hardware.mjcf import enclose, load_chain
+from robot_wm.kinematics import Chain, IKSettings, Link, inverse_kinematics
+from robot_wm.kinematics.mjcf import enclose, load_chain, load_mujoco
+from robot_wm.robots import so100
 from sim_envs.physics import Physics
-from sim_envs.so100_env import WORKSPACE_HIGH, WORKSPACE_LOW
-from sim_envs.so100_scene import JOINTS, so100_scene
 
 HOME = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
 
 
 @pytest.fixture(scope="module")
 def physics():
-    return Physics(*so100_scene())
+    return Physics(so100().xml, dict(so100().assets))
 
 
 @pytest.fixture(scope="module")
 def chain():
-    return load_chain(*so100_scene(), joints=JOINTS, tool="ee")
+    return so100().chain
 
 
 def random_joints(chain, seed, num=20):
@@ -29,19 +28,21 @@ def random_joints(chain, seed, num=20):
 
 
 def test_poses_are_those_of_the_simulator(chain, physics):
-    qpos, dofs = physics.joint_indices(JOINTS)
+    qpos, dofs = physics.joint_indices(so100().joints)
     for joints in random_joints(chain, 0):
         physics.data.qpos[qpos] = joints
-        physics.kinematics()
+        physics.forward()
         tool = chain.tool(joints)
         np.testing.assert_allclose(tool[:3, 3], physics.site_position("ee"), atol=1e-12)
         np.testing.assert_allclose(tool[:3, :3].ravel(), physics.data.site("ee").xmat, atol=1e-12)
-        jacobian = physics.site_jacobian("ee")[:, dofs]
+        jacobian = np.zeros((3, physics.model.nv))
+        load_mujoco().mj_jacSite(physics.model, physics.data, jacobian, None, 0)
+        jacobian = jacobian[:, dofs]
         np.testing.assert_allclose(chain.jacobian(joints)[:3], jacobian, atol=1e-12)
 
 
 def test_the_corners_enclose_the_meshes(chain, physics):
-    qpos, _ = physics.joint_indices(JOINTS)
+    qpos, _ = physics.joint_indices(so100().joints)
     model, data = physics.model, physics.data
     meshes = [
         geom
@@ -50,7 +51,7 @@ def test_the_corners_enclose_the_meshes(chain, physics):
     ]
     for joints in random_joints(chain, 1, 5):
         data.qpos[qpos] = joints
-        physics.kinematics()
+        physics.forward()
         vertices = []
         for geom in meshes:
             mesh = model.mesh(model.geom_dataid[geom])
@@ -89,8 +90,8 @@ def test_rotation_rows_of_the_jacobian_are_differences(chain):
 
 def test_every_place_of_the_workspace_is_reached(chain):
     rng = np.random.default_rng(3)
-    for goal in rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH, (30, 4)):
-        joints, far, _ = inverse(chain, goal[:3], HOME)
+    for goal in rng.uniform(so100().workspace_low, so100().workspace_high, (30, 4)):
+        joints, far, _ = inverse_kinematics(chain, goal[:3], HOME)
         assert far < 5e-4
         assert np.linalg.norm(chain.tool(joints)[:3, 3] - goal[:3]) == pytest.approx(far)
         assert ((joints >= chain.joint_range[:, 0]) & (joints <= chain.joint_range[:, 1])).all()
@@ -100,7 +101,7 @@ def test_every_place_of_the_workspace_is_reached(chain):
 def test_the_gripper_stays_tilted_as_it_was(chain):
     joints = HOME
     for goal in ([0.2, 0.1, 0.1], [0.27, -0.1, 0.15], [0.17, 0.0, 0.06], [0.22, 0.12, 0.12]):
-        joints, far, tilted = inverse(chain, np.array(goal), joints, like=HOME)
+        joints, far, tilted = inverse_kinematics(chain, np.array(goal), joints, like=HOME)
         near = goal[0] < 0.18  # folded up: there, a joint is at its limit
         assert far < 5e-4 and tilted < (0.15 if near else 0.03)
         assert abs(joints[1:4].sum() - HOME[1:4].sum()) < (0.15 if near else 0.04)
@@ -111,12 +112,12 @@ def test_a_pose_is_reached_where_there_is_one(chain):
     for _ in range(10):
         wanted = HOME + rng.uniform(-0.3, 0.3, 6)
         pose = chain.tool(wanted)
-        joints, far, turned = inverse(chain, pose[:3, 3], HOME, rotation=pose[:3, :3])
+        joints, far, turned = inverse_kinematics(chain, pose[:3, 3], HOME, rotation=pose[:3, :3])
         assert far < 1e-3 and turned < 0.02
 
 
 def test_out_of_reach_it_stretches_and_says_so(chain):
-    joints, far, _ = inverse(chain, np.array([2.0, 0.0, 0.1]), HOME)
+    joints, far, _ = inverse_kinematics(chain, np.array([2.0, 0.0, 0.1]), HOME)
     assert 1.4 < far < 2 and np.isfinite(joints).all()
     assert ((joints >= chain.joint_range[:, 0]) & (joints <= chain.joint_range[:, 1])).all()
 
@@ -126,14 +127,14 @@ def test_a_singular_arm_does_not_leap(chain):
     here = chain.tool(straight)[:3, 3]
     once = IKSettings(max_iterations=2)
     for move in np.eye(3) * 0.01:
-        joints, far, _ = inverse(chain, here - move, straight, settings=once)
+        joints, far, _ = inverse_kinematics(chain, here - move, straight, settings=once)
         assert np.abs(joints - straight).max() <= 0.3 + 1e-9 and far <= 0.01 + 1e-9
 
 
 def test_narrower_limits_are_kept(chain):
     low, high = chain.joint_range.T.copy()
     low[0], high[0] = -0.1, 0.1
-    joints, far, _ = inverse(chain, np.array([0.2, 0.12, 0.1]), HOME, low=low, high=high)
+    joints, far, _ = inverse_kinematics(chain, np.array([0.2, 0.12, 0.1]), HOME, low=low, high=high)
     assert -0.1 <= joints[0] <= 0.1 and far > 0.01
 
 
@@ -144,7 +145,7 @@ def test_narrower_limits_are_kept(chain):
 )  # fmt: skip
 def test_nonsense_is_refused(chain, position, rotation):
     with pytest.raises(ValueError, match="got"):
-        inverse(chain, np.array(position), HOME, rotation=rotation)
+        inverse_kinematics(chain, np.array(position), HOME, rotation=rotation)
 
 
 def test_a_tool_is_turned_over():
@@ -162,18 +163,29 @@ def test_a_tool_is_turned_over():
         axis = np.array(axis) / np.linalg.norm(axis)
         once = IKSettings(max_iterations=2, max_step=0.1)
         half = 2 * np.outer(axis, axis) - np.eye(3)
-        joints, _, turned = inverse(wrist, np.zeros(3), np.zeros(3), rotation=half, settings=once)
+        joints, _, turned = inverse_kinematics(
+            wrist, np.zeros(3), np.zeros(3), rotation=half, settings=once
+        )
         assert turned < np.pi  # it has begun to turn the way that leads there
         assert abs(joints @ axis) / np.linalg.norm(joints) > 0.999
 
 
 @pytest.mark.parametrize(
     ("joints", "tool", "told"),
-    [(("Nobody",), "ee", "Nobody"), (JOINTS, "nose", "nose"), (("cube",), "ee", "not a hinge")],
+    [
+        (("Nobody",), "ee", "Nobody"),
+        (so100().joints, "nose", "nose"),
+    ],
 )
 def test_names_that_are_not_in_the_mjcf_are_told(joints, tool, told):
     with pytest.raises(ValueError, match=told):
-        load_chain(*so100_scene(), joints=joints, tool=tool)
+        load_chain(so100().xml, so100().assets, joints=joints, tool=tool)
+
+
+def test_a_joint_that_slides_is_told():
+    body = '<body><joint name="a" type="slide"/><geom size=".1"/><site name="ee"/></body>'
+    with pytest.raises(ValueError, match="a is not a hinge"):
+        load_chain(f"<mujoco><worldbody>{body}</worldbody></mujoco>", joints=("a",), tool="ee")
 
 
 def test_links_come_in_order():

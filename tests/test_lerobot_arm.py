@@ -13,9 +13,9 @@ from lerobot.motors.feetech import feetech
 
 import hardware.lerobot_arm
 from hardware.arm import ArmError
-from hardware.joints import JointMap
 from hardware.lerobot_arm import DeviceLock, open_robot
-from sim_envs.so100_scene import JOINTS
+from robot_wm.kinematics.joints import JointMap
+from robot_wm.robots import so100
 
 pytestmark = pytest.mark.alone  # the servos are a thread, which has to answer in time
 
@@ -28,7 +28,7 @@ def joint_map():
     opening = (GRIPPER[1] - GRIPPER[0]) / TICKS / 100  # rad per percent
     shut = (2048 - GRIPPER[0]) / TICKS / opening  # percent at angle 0
     keys, zero = tuple(f"{name}.pos" for name in MOTORS), np.array([0, 0, 0, 0, 0, shut])
-    return JointMap(JOINTS, keys, zero, np.array([degree] * 5 + [opening]))
+    return JointMap(so100().joints, keys, zero, np.array([degree] * 5 + [opening]))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_angles_are_the_model_s(arm, bus):
     time.sleep(0.5)
     np.testing.assert_allclose(bus.angles, POSE + 0.1, atol=3e-3)
     np.testing.assert_allclose(arm.read().joints, POSE + 0.1, atol=4e-3)
-    assert arm.limits().names == JOINTS
+    assert arm.limits().names == so100().joints
 
 
 def test_connecting_moves_nothing_whatever_the_servos_were_told_before(bus, tmp_path):
@@ -167,7 +167,7 @@ def test_one_broken_servo_does_not_keep_the_others_from_holding(arm, bus, monkey
 
 def test_a_joint_that_the_robot_does_not_have_is_named(bus, tmp_path):
     own = joint_map()
-    strange = JointMap(JOINTS, (*own.keys[:5], "claw.pos"), own.zero, own.rad_per_unit)
+    strange = JointMap(so100().joints, (*own.keys[:5], "claw.pos"), own.zero, own.rad_per_unit)
     with pytest.raises(ValueError, match=r"has no claw.pos, but shoulder_pan.pos"):
         connect(bus, tmp_path, joints=strange)
     assert all(bus.torque())  # an arm that holds is not let go for a slip of the pen
@@ -188,7 +188,7 @@ def test_units_that_are_not_the_robot_s_are_refused(bus, tmp_path):
     with pytest.raises(ValueError, match=r"rad_per_unit: shoulder_pan.pos goes 3.49 rad by it, 6"):
         connect(bus, tmp_path, use_degrees=False)
     own = joint_map()
-    wide = JointMap(JOINTS, own.keys, own.zero, own.rad_per_unit * [1, 1, 1, 1, 1, 1.5])
+    wide = JointMap(so100().joints, own.keys, own.zero, own.rad_per_unit * [1, 1, 1, 1, 1, 1.5])
     with pytest.raises(ValueError, match=r"gripper.pos goes 3.30 rad by it, 2.20"):
         connect(bus, tmp_path, joints=wide)
 
@@ -266,7 +266,7 @@ def test_mistakes_are_named(bus, tmp_path):
     ],
 )
 def test_a_joint_map_that_makes_no_sense_is_refused(changes):
-    own = {"names": JOINTS, "keys": tuple("abcdef"), "zero": np.zeros(6),
+    own = {"names": so100().joints, "keys": tuple("abcdef"), "zero": np.zeros(6),
            "rad_per_unit": np.ones(6)}  # fmt: skip
     with pytest.raises(ValueError, match="joints"):
         JointMap(**{**own, **changes})

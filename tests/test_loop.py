@@ -25,7 +25,7 @@ from robot_wm.evaluation import (
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM
 from robot_wm.runtime import GuardError, run_episode
-from robot_wm.types import Goal, Plan, PlanningError, Verdict
+from robot_wm.types import Goal, Judgement, Measure, Plan, PlanningError, Verdict
 
 EPISODES = [{"seed": seed} for seed in range(6)]
 
@@ -102,7 +102,7 @@ def test_a_good_model_reaches_and_floors_do_not():
     assert summarize(ours)["success_final"] == 1.0
     assert summarize(oracle)["success_final"] == 1.0
     assert summarize(random)["success_final"] < 0.5
-    assert all(len(set(result.distances_m)) == 1 for result in zero)
+    assert all(len(set(result.curve)) == 1 for result in zero)
 
 
 def test_the_latent_oracle_tells_a_poor_encoder_from_a_poor_predictor():
@@ -126,7 +126,7 @@ def test_the_latent_oracle_tells_a_poor_encoder_from_a_poor_predictor():
 
 def test_an_untrained_model_runs_the_same_loop():
     (result,) = evaluate(PointTask(), controller(make_model()), EPISODES[:1], num_steps=3)
-    assert len(result.distances_m) == 4 and result.error is None
+    assert len(result.curve) == 4 and result.error is None
 
 
 def test_the_goal_is_embedded_once_and_the_model_hears_what_was_applied():
@@ -146,12 +146,12 @@ def test_an_episode_does_not_depend_on_those_before_it():
     task = PointTask()
     alone = evaluate(task, controller(), EPISODES[3:4], num_steps=5)
     among = evaluate(task, controller(), EPISODES, num_steps=5)
-    assert alone[0].distances_m == among[3].distances_m
+    assert alone[0].curve == among[3].curve
     for make in (RandomController, lambda spec: controller(seed=3)):
         shared = make(SPEC)
         a = evaluate(task, shared, EPISODES, num_steps=5)
         b = evaluate(task, shared, EPISODES[::-1], num_steps=5)
-        assert [r.distances_m for r in a] == [r.distances_m for r in b[::-1]]
+        assert [r.curve for r in a] == [r.curve for r in b[::-1]]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_planner_that_gives_up_is_a_failed_episode_not_a_crash():
 
     results = evaluate(PointTask(), controller(Broken()), EPISODES, num_steps=4)
     assert all("finite" in str(result.error) for result in results)
-    assert all(len(result.distances_m) == 5 for result in results)
+    assert all(len(result.curve) == 5 for result in results)
 
 
 def test_what_plans_took_is_summed_up():
@@ -245,7 +245,8 @@ def test_realtime_keeps_the_rate():
 
 
 def result(seed, *distances):
-    return EpisodeResult(seed, distances, 0.05)
+    judged = [Judgement(m < 0.05, {"distance": Measure(m, "m", 0.05)}) for m in distances]
+    return EpisodeResult(seed, tuple(judged))
 
 
 def test_success_is_judged_at_the_end():

@@ -10,23 +10,23 @@ import pytest
 from omegaconf import OmegaConf
 
 from robot_wm.cli.rendering import render_clips
+from robot_wm.robots import so100
 from sim_envs.meshes import coarsen, triangles
-from sim_envs.so100_env import SO100Env
-from sim_envs.so100_play import SO100Play
-from sim_envs.so100_reach import ReachTask, reach_episode
-from sim_envs.so100_scene import so100_scene
+from sim_envs.play import Play
+from sim_envs.reach import ReachTask
+from sim_envs.tabletop import Tabletop
 
 
 @pytest.fixture(scope="module")
 def dressed():
-    env = SO100Env(image_size=48, random_look=True)
+    env = Tabletop(so100(), image_size=48, random_look=True)
     yield env
     env.close()
 
 
 @pytest.fixture(scope="module")
 def play():
-    play = SO100Play(image_size=48)
+    play = Play(so100(), image_size=48)
     yield play
     play.close()
 
@@ -50,7 +50,7 @@ def test_a_look_is_drawn_from_its_seed_and_undone(dressed):
 
 
 def test_a_look_changes_nothing_that_moves(dressed):
-    plain = SO100Env(image_size=48)
+    plain = Tabletop(so100(), image_size=48)
     moves = np.random.default_rng(0).uniform(-0.04, 0.04, (4, 4))
     paths = []
     for env in (plain, dressed):
@@ -58,14 +58,14 @@ def test_a_look_changes_nothing_that_moves(dressed):
         for i, move in enumerate(moves):
             env.dress(i)
             env.apply(move)
-        paths.append((env.proprio(), env.cube_pose()))
+        paths.append((env.proprio(), env.object_pose("cube")))
     plain.close()
     np.testing.assert_allclose(paths[0][0], paths[1][0], atol=1e-9)
     np.testing.assert_allclose(paths[0][1], paths[1][1], atol=1e-9)
 
 
 def test_the_own_look_of_a_dressed_env_is_the_plain_scene(dressed):
-    plain = SO100Env(image_size=48)
+    plain = Tabletop(so100(), image_size=48)
     plain.reset(3)
     dressed.reset(3)
     dressed.dress(None)
@@ -78,7 +78,7 @@ def test_an_episode_has_one_look_in_goal_and_start(dressed):
     task = ReachTask(dressed)
     corners = []
     for seed in (1, 2, 3):
-        goal = task.start(reach_episode(seed)).images["front"].astype(int)
+        goal = task.start(task.episode(seed)).images["front"].astype(int)
         now = picture(dressed)
         assert abs(goal[:8, :8] - now[:8, :8]).max() <= 1
         corners.append(now[:8, :8].mean((0, 1)))
@@ -106,25 +106,24 @@ def test_clips_move_arm_and_object_and_say_so(play):
 
 def test_looks_change_within_a_clip_as_often_as_asked():
     for share, alike in ((0.0, True), (1.0, False)):
-        play = SO100Play(image_size=48, new_look_share=share, own_look_share=0.0)
+        play = Play(so100(), image_size=48, new_look_share=share, own_look_share=0.0)
         frames, _ = play.clip((0, 3), 3)
         corners = frames[:, :6, :6].astype(int)
         assert (abs(corners[1:] - corners[:-1]).mean() < 2) == alike
         play.close()
     with pytest.raises(ValueError, match="new_look_share: got 2"):
-        SO100Play(new_look_share=2.0)
+        Play(so100(), new_look_share=2.0)
 
 
 def test_coarser_meshes_look_the_same_and_are_smaller():
-    _, meshes = so100_scene()
-    base = meshes["Base.stl"]
+    (base,) = (mesh for name, mesh in so100().assets.items() if name.startswith("Base-"))
     coarse = coarsen(base, 0.003)
     assert 50 < len(triangles(coarse)) < 0.6 * len(triangles(base))
     for corner in (np.min, np.max):
         np.testing.assert_allclose(
             corner(triangles(coarse), axis=(0, 1)), corner(triangles(base), axis=(0, 1)), atol=0.003
         )
-    fine, rough = SO100Env(image_size=64), SO100Env(image_size=64, detail_m=0.003)
+    fine, rough = Tabletop(so100(), image_size=64), Tabletop(so100(), image_size=64, detail_m=0.003)
     assert abs(picture(fine) - picture(rough)).mean() < 1.5
     fine.close()
     rough.close()
@@ -132,7 +131,8 @@ def test_coarser_meshes_look_the_same_and_are_smaller():
 
 def rendered(tmp_path, **changes):
     config = {"num_clips": 5, "num_workers": 1, "seed": 0, **changes}
-    config["play"] = {"_target_": "sim_envs.so100_play.SO100Play", "image_size": 40}
+    config["arm"] = "so100"
+    config["play"] = {"_target_": "sim_envs.play.Play", "image_size": 40}
     return render_clips(OmegaConf.create(config), 2, (32, 32), tmp_path)
 
 

@@ -20,11 +20,10 @@ import torch
 from fake_so101 import show_goal
 from PIL import Image
 
-from hardware.mjcf import load_chain
 from robot_wm.cli.config import compose_config
-from robot_wm.cli.devices import joint_map
-from sim_envs.so100_env import SO100Env
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
+from robot_wm.cli.robots import build_robot
+from robot_wm.robots import so100
+from sim_envs.tabletop import Tabletop
 
 PLUGINS = ("lerobot_policy_robot_wm", "lerobot_robot_robot_wm")
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +31,7 @@ ROBOTS = ROOT / "tests" / "lerobot_robots"  # strangers', beside LeRobot like th
 HAS_ROLLOUT = bool(find_spec("lerobot") and find_spec("lerobot.rollout"))  # since LeRobot 0.6
 rollout_only = pytest.mark.skipif(not HAS_ROLLOUT, reason="before 0.6 there is no lerobot-rollout")
 SEED, FPS, SIZE = 1, 15, 128
-KEYS = joint_map(compose_config("deploy", ["robot=lerobot"]).robot).keys
+KEYS = build_robot(compose_config("deploy", ["robot=lerobot"]).robot).device.keys
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +53,14 @@ def load(name):
 
 
 def load_arm():
-    return load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    return so100().chain
 
 
 @pytest.fixture(scope="module")
 def goal(tmp_path_factory):
     """The picture's path, and where the tool is in it `[3]`, m."""
     path = tmp_path_factory.mktemp("goal") / "goal.png"
-    env = SO100Env(image_size=SIZE)
+    env = Tabletop(so100(), image_size=SIZE)
     env.reset(SEED)
     goal_m = show_goal(env, path)
     env.close()
@@ -122,7 +121,7 @@ def show(seen, names=KEYS, camera="front"):
 
 def distance_m(values, goal_m):
     """Of the tool to the goal, by joints of LeRobot's names."""
-    joints = joint_map(compose_config("deploy", ["robot=lerobot"]).robot)
+    joints = build_robot(compose_config("deploy", ["robot=lerobot"]).robot).device
     return float(np.linalg.norm(load_arm().tool(joints.angles(values))[:3, 3] - goal_m))
 
 

@@ -13,22 +13,21 @@ import pytest
 
 import hardware.process
 from hardware.flight import FlightRecorder, replay
-from hardware.limits import Limits
-from hardware.mjcf import load_chain
 from hardware.pilot import Pilot, Reading
 from hardware.plans import JointPlan
 from hardware.process import Controller, Wires
 from hardware.verify import violations
 from hardware.wire import Wire
 from robot_wm.cli.rehearsal import Rehearsal
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
+from robot_wm.kinematics.limits import Limits
+from robot_wm.robots import so100
 
 HOME = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
 
 
 @pytest.fixture(scope="module")
 def chain():
-    return load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    return so100().chain
 
 
 @pytest.fixture

@@ -11,9 +11,18 @@ import av
 import numpy as np
 import pytest
 
-from robot_wm.report import EpisodeVideo, Landscape, Report, encode_video, render_html, write_report
+from robot_wm.report import (
+    EpisodeVideo,
+    Landscape,
+    MeasureLabel,
+    Report,
+    encode_video,
+    render_html,
+    write_report,
+)
 
 SUCCESS_M = 0.04
+MEASURE = MeasureLabel(enough=SUCCESS_M)
 TASKS = {
     "so100_reach": {
         "n": 100,
@@ -37,7 +46,7 @@ def make_video(num_frames: int = 4, **changes) -> EpisodeVideo:
         "title": "episode 1",
         "frames": np.full((num_frames, 32, 40, 3), RED, np.uint8),
         "goal": np.full((32, 40, 3), GREEN, np.uint8),
-        "distances_m": np.linspace(0.12, 0.01, num_frames),
+        "measured": np.linspace(0.12, 0.01, num_frames),
         "fps": 5.0,
     }
     return EpisodeVideo(**{**values, **changes})
@@ -62,9 +71,9 @@ def report() -> Report:
     return Report(
         title="reach & <script>alert(1)</script>",
         tasks=TASKS,
-        success_m=SUCCESS_M,
+        measure=MEASURE,
         settings={"git sha": "3f2c9a4", "planner <b>": "CEM & friends"},
-        distance_curves={
+        curves={
             "model": rng.uniform(0, 0.2, (6, 5)).astype(np.float32),
             "random $x_$": rng.uniform(0.1, 0.3, (6, 5)),
         },
@@ -146,29 +155,30 @@ def test_files_hold_the_page_and_every_figure(report, html, tmp_path):
     assert figures["success_m"] == SUCCESS_M
     assert figures["title"] == report.title and figures["settings"] == report.settings
     assert figures["training"] == report.training and figures["held_out"] == report.held_out
-    for label, curves in report.distance_curves.items():
+    for label, curves in report.curves.items():
         assert np.array_equal(figures["distance_curves"][label], curves)
     for given, landscape in zip(report.landscapes, figures["landscapes"], strict=True):
         assert np.array_equal(landscape["energy"], given.energy)
         assert np.array_equal(landscape["dx_m"], given.dx_m)
         assert landscape["toward_goal_m"] == list(given.toward_goal_m)
         assert landscape["planned_m"] == list(given.planned_m)
-    assert figures["videos"][0]["distances_m"] == report.videos[0].distances_m.tolist()
-    assert set(figures) == {field.name for field in dataclasses.fields(Report)}
+    assert figures["videos"][0]["distances_m"] == report.videos[0].measured.tolist()
+    fields = {field.name for field in dataclasses.fields(Report)}
+    assert set(figures) == fields - {"curves"} | {"distance_curves", "success_m"}
 
 
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
         ({"held_out": {"true": [0.1, math.nan]}}, r"held_out\.true\[1\]"),
-        ({"distance_curves": {"model": np.array([[0.1, np.inf]])}}, r"curves\.model\[0\]\[1\]"),
+        ({"curves": {"model": np.array([[0.1, np.inf]])}}, r"curves\.model\[0\]\[1\]"),
         ({"training": [{"step": 1, "loss": math.nan}]}, r"training\[0\]\.loss"),
         (
             {"landscapes": [make_landscape(energy=np.full((5, 5), np.nan))]},
             r"landscapes\[0\]\.energy\[0\]\[0\]",
         ),
         (
-            {"videos": [make_video(distances_m=np.array([0.1, 0.1, np.nan, 0.1]))]},
+            {"videos": [make_video(measured=np.array([0.1, 0.1, np.nan, 0.1]))]},
             r"videos\[0\]\.distances_m\[2\]",
         ),
         (
@@ -199,7 +209,7 @@ def test_disk_trouble_leaves_nothing_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr("robot_wm.report.writing.os.fsync", full)
     with pytest.raises(OSError, match="no space"):
-        write_report(Report(title="t", tasks=TASKS, success_m=SUCCESS_M), tmp_path)
+        write_report(Report(title="t", tasks=TASKS, measure=MEASURE), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -225,10 +235,10 @@ def test_video_takes_any_picture_size_and_rate(shape):
     video = make_video(
         frames=np.zeros((2, *shape, 3), np.uint8),
         goal=np.zeros((50, 50, 3), np.uint8),
-        distances_m=np.zeros(2),
+        measured=np.zeros(2),
         fps=12.5,
     )
-    frames, stream = decode(encode_video(video, success_m=SUCCESS_M))
+    frames, stream = decode(encode_video(video, MEASURE))
     assert len(frames) == 2 + 12 and stream.average_rate == 12.5
 
 
@@ -244,9 +254,9 @@ def test_sections_without_data_are_left_out(html):
         "settings",
     }
     assert set(re.findall(r'<section id="([\w-]+)"', html)) == everything
-    bare = render_html(Report(title="t", tasks={}, success_m=SUCCESS_M))
+    bare = render_html(Report(title="t", tasks={}, measure=MEASURE))
     assert "<section" not in bare and "<h2" not in bare and "<svg" not in bare
-    other = Report(title="t", tasks=TASKS, success_m=SUCCESS_M, training=[{"step": 1, "lr": 0.1}])
+    other = Report(title="t", tasks=TASKS, measure=MEASURE, training=[{"step": 1, "lr": 0.1}])
     assert re.findall(r'<section id="([\w-]+)"', render_html(other)) == ["success"]
 
 
@@ -264,13 +274,12 @@ def test_colors_follow_the_method(html):
         (lambda: make_landscape(dx_m=np.zeros(5)), "increasing"),
         (lambda: make_landscape(planned_m=(0.0,)), "planned_m"),
         (lambda: make_video(frames=np.zeros((4, 32, 40, 3))), "uint8"),
-        (lambda: make_video(distances_m=np.zeros(3)), "one distance per frame"),
+        (lambda: make_video(measured=np.zeros(3)), "one value per frame"),
         (lambda: make_video(fps=0), "fps"),
-        (lambda: Report(title="t", tasks={}, success_m=0), "success_m"),
-        (lambda: Report(title="t", tasks={}, success_m=1, training=[{"loss": 1}]), "step"),
+        (lambda: Report(title="t", tasks={}, training=[{"loss": 1}]), "step"),
         (
-            lambda: Report(title="t", tasks={}, success_m=1, distance_curves={"m": np.ones(3)}),
-            "distance_curves.m",
+            lambda: Report(title="t", tasks={}, curves={"m": np.ones(3)}),
+            "curves.m",
         ),
     ],
 )

@@ -14,19 +14,20 @@ import pytest
 from robot_wm.contracts import check_env
 from robot_wm.evaluation import StateOracle, evaluate, summarize
 from robot_wm.planners import CEM
+from robot_wm.robots import so100
 from robot_wm.runtime import run_episode
-from sim_envs.physics import Physics, PhysicsError
-from sim_envs.so100_env import WORKSPACE_HIGH, WORKSPACE_LOW, SO100Env
-from sim_envs.so100_ik import SO100Kinematics
-from sim_envs.so100_reach import ReachDemonstrator, ReachTask, reach_episode, reach_manifest
-from sim_envs.so100_scene import JOINTS, so100_scene
+from sim_envs.manifest import episodes_of
+from sim_envs.physics import PhysicsError
+from sim_envs.reach import ReachTask
+from sim_envs.reach_demonstrator import ReachDemonstrator
+from sim_envs.tabletop import Tabletop
 
 HOME = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
 
 
 @pytest.fixture(scope="module")
 def env():
-    env = SO100Env(image_size=64)
+    env = Tabletop(so100(), image_size=64)
     yield env
     env.close()
 
@@ -36,30 +37,31 @@ def task(env):
     return ReachTask(env)
 
 
+LOW, HIGH = so100().workspace_low, so100().workspace_high
+
+
 def poses(num: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(WORKSPACE_LOW, WORKSPACE_HIGH, (num, 4))
+    return np.random.default_rng(seed).uniform(LOW, HIGH, (num, 4))
 
 
 def test_env_keeps_the_contract():
-    check_env(lambda: SO100Env(image_size=32))
+    check_env(lambda: Tabletop(so100(), image_size=32))
 
 
 def test_ik_reaches_every_place_of_the_workspace():
-    kinematics = SO100Kinematics(Physics(*so100_scene()))
-    ends = np.stack((WORKSPACE_LOW, WORKSPACE_HIGH))
+    arm = so100()
+    ends = np.stack((arm.workspace_low, arm.workspace_high))
     corners = [[ends[i, 0], ends[j, 1], ends[k, 2]] for i, j, k in np.ndindex(2, 2, 2)]
-    targets = np.concatenate((poses(100)[:, :3], corners))
-    limits = Physics(*so100_scene()).joint_range(JOINTS)
-    for target in targets:
-        joints, error_m = kinematics.solve(target, HOME, pitch_rad=0.9)
+    low, high = arm.chain.joint_range.T
+    for target in np.concatenate((poses(100)[:, :3], corners)):
+        joints, error_m = arm.reach(target, arm.home)
         assert error_m < 1e-3, target
-        assert np.linalg.norm(kinematics.position(joints) - target) < 1e-3
-        assert (joints >= limits[:, 0]).all() and (joints <= limits[:, 1]).all()
+        assert np.linalg.norm(arm.state(joints)[:3] - target) < 1e-3
+        assert (joints >= low).all() and (joints <= high).all()
 
 
 def test_ik_out_of_reach_says_how_far_it_stayed():
-    kinematics = SO100Kinematics(Physics(*so100_scene()))
-    joints, error_m = kinematics.solve(np.array([1.0, 0.0, 0.1]), HOME, pitch_rad=0.9)
+    joints, error_m = so100().reach(np.array([1.0, 0.0, 0.1]), so100().home)
     assert np.isfinite(joints).all()
     assert error_m > 0.3
 
@@ -69,13 +71,12 @@ def test_a_5_cm_move_settles_within_400_ms_and_does_not_swing(env):
     for pose in poses(15, seed=1):
         direction = rng.normal(size=3)
         target = pose[:3] + 0.05 * direction / np.linalg.norm(direction)
-        if (target < WORKSPACE_LOW[:3]).any() or (target > WORKSPACE_HIGH[:3]).any():
+        if (target < LOW[:3]).any() or (target > HIGH[:3]).any():
             continue
-        env.place(pose, np.array([0.4, 0.3, 0.0]))
+        env.place(pose, {"cube": np.array([0.4, 0.3, 0.0])})
         start = env.proprio()[:3]
-        joints, _ = env._kinematics.solve(target, env.joints(), pitch_rad=0.9)
-        joints[5] = env.joints()[5]
-        env._physics.data.ctrl[:] = joints
+        joints, _ = so100().reach(target, env.joints())
+        env.command(joints)
         path = []
         for _ in range(160):
             env._physics.step(1)
@@ -92,7 +93,7 @@ def test_a_5_cm_move_settles_within_400_ms_and_does_not_swing(env):
 def test_the_arm_turns_freely_and_touches_nothing_in_the_workspace(env):
     turned = []
     for pose in poses(60, seed=2):
-        env.place(pose, np.array([0.4, 0.3, 0.0]))
+        env.place(pose, {"cube": np.array([0.4, 0.3, 0.0])})
         assert not env.contacts(), (pose, env.contacts())
         turned.append(env.joints()[0])
     assert max(turned) > 0.5 and min(turned) < -0.5
@@ -114,7 +115,7 @@ def test_the_workspace_is_a_wall(env):
     env.place(np.array([0.2, 0.14, 0.1, 0.02]))
     applied = np.sum([env.apply(np.array([0.0, 0.04, 0.0, 0.0])) for _ in range(3)], axis=0)
     assert applied[1] == pytest.approx(0.01, abs=2e-3)
-    assert env.proprio()[1] < WORKSPACE_HIGH[1] + 0.005
+    assert env.proprio()[1] < HIGH[1] + 0.005
 
 
 def test_a_diverged_simulation_is_an_error_not_a_reset(env, tmp_path, monkeypatch):
@@ -129,7 +130,8 @@ def test_a_diverged_simulation_is_an_error_not_a_reset(env, tmp_path, monkeypatc
 
 
 def test_where_rendering_is_impossible_one_line_says_what_to_install(tmp_path):
-    code = "from sim_envs.so100_env import SO100Env; SO100Env(image_size=16).observe()"
+    imports = "from robot_wm.robots import so100; from sim_envs.tabletop import Tabletop"
+    code = f"{imports}; Tabletop(so100(), image_size=16).observe()"
     result = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "MUJOCO_GL": "nonesuch"},
@@ -141,7 +143,7 @@ def test_where_rendering_is_impossible_one_line_says_what_to_install(tmp_path):
 
 
 def test_closing_one_env_leaves_the_pictures_of_another_alone(env):
-    first, other = SO100Env(image_size=64), SO100Env(image_size=48)
+    first, other = Tabletop(so100(), image_size=64), Tabletop(so100(), image_size=48)
     expected = env.observe().images["front"], other.observe().images["front"]
     first.observe()
     first.close()
@@ -155,11 +157,11 @@ def test_closing_one_env_leaves_the_pictures_of_another_alone(env):
 
 def test_control_rate_must_fit_the_physics_step():
     with pytest.raises(ValueError, match="control_hz"):
-        SO100Env(control_hz=7.0)
+        Tabletop(so100(), control_hz=7.0)
 
 
 def test_simulate_leaves_the_env_as_it_was_and_tells_the_truth(task):
-    task.start(reach_episode(5))
+    task.start(task.episode(5))
     before = task.env.snapshot()
     actions = np.random.default_rng(0).uniform(-0.04, 0.04, (3, 2, 4))
     distances = task.simulate(actions)
@@ -169,35 +171,39 @@ def test_simulate_leaves_the_env_as_it_was_and_tells_the_truth(task):
     assert [len(future) for future in pictures] == [2, 2, 2]
     for action, expected in zip(actions[1], distances[1], strict=True):
         task.env.apply(action)
-        assert task.distance_m() == expected
+        assert task.judge().cost == expected
     assert np.array_equal(task.env.observe().images["front"], pictures[1][1]["front"])
 
 
-def test_manifest_is_fixed_and_starts_far_from_the_goal():
-    episodes = reach_manifest("test", 100)
+def test_manifest_is_fixed_and_starts_far_from_the_goal(task):
+    def manifest(split, num):
+        return episodes_of("so100_reach", task.episode, split, num)
+
+    episodes = manifest("test", 100)
     digest = hashlib.sha256(json.dumps(episodes).encode()).hexdigest()
     assert digest[:16] == "3a8d7571a396b285", "the test manifest changed: figures do not compare"
     for episode in episodes:
         assert np.linalg.norm(np.subtract(episode["goal"], episode["start"])[:3]) >= 0.08
-    assert reach_manifest("test", 3) == episodes[:3]
-    assert {e["seed"] for e in episodes}.isdisjoint(e["seed"] for e in reach_manifest("dev", 100))
+    assert manifest("test", 3) == episodes[:3]
+    assert {e["seed"] for e in episodes}.isdisjoint(e["seed"] for e in manifest("dev", 100))
     with pytest.raises(ValueError, match="dev"):
-        reach_manifest("tset", 1)
+        manifest("tset", 1)
     with pytest.raises(ValueError, match="has 100"):
-        reach_manifest("test", 101)
+        manifest("test", 101)
 
 
 def test_the_demonstrator_ends_at_its_goal(task):
     demonstrator = ReachDemonstrator(task)
     distances = []
-    for episode in reach_manifest("5000", 25):
+    for episode in map(task.episode, range(5000, 5025)):
         goal = task.start(episode)
         run_episode(task.env, demonstrator, goal, num_steps=20)
-        distances.append(task.distance_m())
+        distances.append(task.judge().cost)
     assert np.mean(np.array(distances) < 0.01) == 1.0
 
 
 def test_the_state_oracle_reaches_every_goal(task):
     planner = CEM(horizon=1, num_samples=24, num_iterations=2, num_elites=5)
-    results = evaluate(task, StateOracle(task, planner), reach_manifest("dev", 6), num_steps=14)
-    assert summarize(results)["success_final"] == 1.0, [r.distances_m[-1] for r in results]
+    episodes = [task.episode(8_000_000 + i) for i in range(6)]
+    results = evaluate(task, StateOracle(task, planner), episodes, num_steps=14)
+    assert summarize(results)["success_final"] == 1.0, [r.curve[-1] for r in results]

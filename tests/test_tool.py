@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from hardware.mjcf import load_chain
 from robot_wm.checkpoint import load_checkpoint
 from robot_wm.cli import main
 from robot_wm.cli.config import load_config
 from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actions
-from robot_wm.cli.devices import joint_map
+from robot_wm.cli.robots import build_robot
 from robot_wm.cli.tool import joint_record, learned_joints, tool_view
 from robot_wm.data import DatasetWriter, DataSpec, align, open_dataset
-from sim_envs.so100_env import SO100Env
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
+from robot_wm.robots import so100
+from sim_envs.tabletop import Tabletop
 
 POSE = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 POSE_WORDS = [f"robot.action_names=[{','.join(POSE)}]"]
@@ -26,7 +25,7 @@ def robot(*words):
     return load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y", *words]).robot
 
 
-KEYS = joint_map(robot()).keys
+KEYS = build_robot(robot()).device.keys
 GOOD = {"keys": KEYS, "zero": [0.0] * 6, "rad_per_unit": [1.0] * 6, "posture": [0.0] * 6}
 GOOD |= {"low": [0.0] * 4, "high": [1.0] * 4}
 SHORT = ["encoder=pixels", "optimizer.num_steps=2", "fit.holdout=0.5", "fit.held_out_horizon=2"]
@@ -35,14 +34,14 @@ SHORT = ["encoder=pixels", "optimizer.num_steps=2", "fit.holdout=0.5", "fit.held
 @pytest.fixture(scope="module")
 def moved():
     """Joints `[2, 12, 6]`, rad, where an arm went; its tool `[2, 12, 4]`, m, as MuJoCo has it."""
-    env, rng = SO100Env(image_size=64), np.random.default_rng(0)
+    env, rng = Tabletop(so100(), image_size=64), np.random.default_rng(0)
     joints, tool = np.empty((2, 12, 6)), np.empty((2, 12, 4))
     for episode in range(2):
         env.reset(episode)
         for frame in range(12):
             env.apply(rng.uniform(-0.03, 0.03, 4))
             joints[episode, frame] = env.joints()
-            tool[episode, frame, :3] = env.physics.site_position(EE_SITE)
+            tool[episode, frame, :3] = env.physics.site_position("so100/ee")
             tool[episode, frame, 3] = 0.1 * env.joints()[-1]
     env.close()
     return joints, tool
@@ -50,7 +49,7 @@ def moved():
 
 def write(root, episodes, robot_type="so101_follower"):
     """Joints, rad, as LeRobot records them: degrees and percent, in an order of its own."""
-    rng, joints = np.random.default_rng(1), joint_map(robot())
+    rng, joints = np.random.default_rng(1), build_robot(robot()).device
     with DatasetWriter(
         root, fps=5, robot_type=robot_type, cameras={"front": (64, 64)},
         state_names=KEYS[::-1], action_names=KEYS[::-1],
@@ -80,7 +79,7 @@ def test_joints_are_seen_as_the_pose_of_the_tool(recorded, moved):
     data = align(open_dataset(recorded), DataSpec(action="pose_delta"), view=view)
     assert data.proprio_names == data.action_names == POSE
     np.testing.assert_allclose(np.array(data.proprio)[..., :3], moved[1][..., :3], atol=1e-4)
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    chain = so100().chain
     turned = Rotation.from_euler("xyz", data.proprio[0][-1, 3:6]).as_matrix()
     np.testing.assert_allclose(turned, chain.tool(moved[0][0, -1])[:3, :3], atol=1e-3)
 
@@ -127,18 +126,20 @@ def test_a_policy_of_the_tool_is_learned_from_joints(recorded, moved, tmp_path, 
     assert "name: lerobot" in (card := (out / "card.md").read_text()) and "84.27" in card
     model, saved = load_checkpoint(out)
     spec, learned = model.spec.action_spec, learned_joints(saved)
-    check_robot(spec, model.dt, robot(), learned_actions(saved), learned)
+    arm = build_robot(robot())
+    check_robot(spec, model.dt, robot(), arm, learned_actions(saved), learned)
     # What the model was taught of a pose is what it is told of it on the arm, which holds its tool
     # as the demonstrations did.
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
-    actions = make_actions(chain, spec, robot("robot.posture=[0,-1,1,-1.5,0,0.3]"), learned)
+    chain = so100().chain
+    held = robot("robot.posture=[0,-1,1,-1.5,0,0.3]")
+    actions = make_actions(build_robot(held), spec, held, learned)
     before = moved[0][0, 5]
     after = actions.targets(before, np.array([0.0, 0.01, 0.0, 0.0]))[-1]
     np.testing.assert_allclose(chain.tool(after)[2, :3], chain.tool(before)[2, :3], atol=0.05)
     np.testing.assert_allclose(actions.proprio(moved[0][0, 5]), moved[1][0, 5], atol=1e-4)
     with pytest.raises(ValueError, match=r"trained with robot\.joints\.zero=\[0\.0, 84\.27"):
         other = robot("robot.joints.zero=[0,80,-90,5.73,0,9.09]")
-        check_robot(spec, model.dt, other, "state_delta", learned)
+        check_robot(spec, model.dt, other, build_robot(other), "state_delta", learned)
     # What is normal is looked for through the same eyes, without being told.
     assert main(["monitors", f"checkpoint={out}", f"data={recorded}", cache]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["frames"] > 0
@@ -146,7 +147,7 @@ def test_a_policy_of_the_tool_is_learned_from_joints(recorded, moved, tmp_path, 
 
 def test_nothing_draws_a_tool_into_the_box_that_it_was_not_in(moved, tmp_path, capsys):
     """Demonstrations far above where the simulation's are: the policy stays where they were."""
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    chain = so100().chain
     high = moved[0] + np.array([0.0, 0.0, -0.6, 0.0, 0.0, 1.2])
     assert (np.array([chain.tool(joints)[2, 3] for joints in high[0]]) > 0.2).any()
     data, out = write(tmp_path / "data", high, "koch_follower"), tmp_path / "out"
@@ -157,7 +158,8 @@ def test_nothing_draws_a_tool_into_the_box_that_it_was_not_in(moved, tmp_path, c
     assert "% of the frames the tool is outside the box of robot.limits" in err
     model, saved = load_checkpoint(out)
     for learned in (learned_joints(saved), None):  # what it knows, and the simulation's box
-        actions = make_actions(chain, model.spec.action_spec, robot(), learned)
+        arm = build_robot(robot())
+        actions = make_actions(arm, model.spec.action_spec, robot(), learned)
         for joints in high.reshape(-1, 6)[::5]:
             stay = actions.targets(joints, np.zeros(4))[-1]
             np.testing.assert_allclose(actions.moved(joints, stay), 0, atol=2e-3)

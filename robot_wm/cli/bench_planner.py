@@ -27,7 +27,15 @@ from robot_wm.planners import CEM, GRADIENT_COST, Cost, Planner
 from robot_wm.predictor import Predictor, PredictorConfig, rollout_recomputed
 from robot_wm.preprocess import NormStats
 from robot_wm.report import plot_planners
-from robot_wm.types import ActionSpec, FloatArray, ImageArray, Observation, Plan, check_counts
+from robot_wm.types import (
+    ActionSpec,
+    FloatArray,
+    ImageArray,
+    Observation,
+    Plan,
+    check_counts,
+    list_goals,
+)
 from robot_wm.world_model import LatentState, LatentWorldModel, ModelSpec
 
 
@@ -128,7 +136,7 @@ def make_pairs(simulation: Simulation, split: str, num: int, seed: int) -> list[
     env, task, spec = simulation.env, simulation.task, simulation.env.action_spec
     rng, pairs = np.random.default_rng(seed), []
     for episode in simulation.episodes(split, num):
-        goal = task.start(episode)
+        goal = list_goals(task.start(episode))[0]
         for _ in range(rng.integers(3)):
             env.apply(rng.uniform(spec.low, spec.high))
         before = env.observe()

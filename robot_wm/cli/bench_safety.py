@@ -26,9 +26,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from hardware.flight import FlightRecorder, replay
 from hardware.governor import Governor
-from hardware.kinematics import Chain
-from hardware.limits import Limits
-from hardware.mjcf import load_chain
 from hardware.pilot import Pilot, PilotSettings, PlannerLife, Reading
 from hardware.plans import JointPlan
 from hardware.states import Event, State
@@ -37,10 +34,10 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.config import groups, load_config
 from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.control import make_controller
-from robot_wm.cli.deploy import make_limits
 from robot_wm.cli.rehearsal import Rehearsal, legal_pose
+from robot_wm.cli.robots import build_robot
+from robot_wm.kinematics import Chain, Limits
 from robot_wm.types import ActionSpec, FloatArray, Goal, Observation, PlanningError
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _FULL = {"sequences": 10_000, "stops": 50, "kills": 100, "jitter_s": 60.0}
 _REPLAYED = 20  # every so many sequences
@@ -58,13 +55,13 @@ def run(config: DictConfig) -> None:
     if not 0 < counts["jitter_s"] < math.inf:
         raise ValueError(f"jitter_s: got {counts['jitter_s']}, want seconds above 0")
     out = None if config.out is None else output_dir(config.out)
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
-    limits = make_limits(config.robot.limits, chain)
-    rest = np.array(OmegaConf.to_container(config.robot.rest), np.float64)
+    robot = build_robot(config.robot)
+    if robot.park is None:
+        raise ValueError("robot.rest: the bench begins and ends there, and it is not given")
     work = Path(tempfile.mkdtemp(prefix="robot_wm_safety_"))
     try:
         settings: Any = OmegaConf.to_container(config.robot.settings)
-        bench = Bench(chain, limits, rest, work, int(config.seed), settings)
+        bench = Bench(robot.chain, robot.limits, robot.park, work, int(config.seed), settings)
         figures = bench.faults(int(counts["sequences"]), int(config.ticks))
         figures["nan_motion"] += bench.broken_models(int(config.seed))
         figures |= bench.governor()

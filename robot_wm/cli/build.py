@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import hydra.utils
-import numpy as np
 import torch
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hardware.governor import Governor
-from hardware.limits import Limits
-from hardware.mjcf import load_chain
+from robot_wm.cli.robots import build_robot
+from robot_wm.kinematics import RobotModel
 from robot_wm.types import Controller, Env, FloatArray, Task
-from sim_envs.so100_env import SO100Env
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
+from sim_envs.manifest import episodes_of
+from sim_envs.tabletop import Tabletop
 
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """An env, the task on it, and what its configuration says about episodes."""
+    """An env, the task on it, and what its configuration says about episodes.
+
+    Attributes:
+        name: of the arm and the task, such as `"so100_reach"`.
+        env: what is acted on.
+        task: judges.
+        num_steps: actions in an episode.
+        config: the `env` group.
+    """
 
     name: str
     env: Env
@@ -30,12 +38,18 @@ class Simulation:
     num_steps: int
     config: DictConfig
 
-    def episodes(self, split: str, num_episodes: int) -> list[dict[str, object]]:
+    def episodes(self, split: str, num_episodes: int) -> list[Mapping[str, object]]:
         """The first episodes of a split of the task's manifest."""
-        return instantiate(self.config.manifest, split=split, num_episodes=num_episodes)
+        return episodes_of(self.name, self.task.episode, split, num_episodes)
 
     def demonstrator(self) -> Controller:
-        """The task's scripted expert."""
+        """The task's scripted expert.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.config.demonstrator is None:
+            raise ValueError(f"env.demonstrator: {self.name} has none")
         return instantiate(self.config.demonstrator, task=self.task, num_steps=self.num_steps)
 
 
@@ -47,31 +61,27 @@ def build_simulation(config: DictConfig) -> Simulation:
     """
     if config.num_steps < 1:
         raise ValueError(f"env.num_steps: got {config.num_steps}, want at least 1")
-    env = instantiate(config.robot)
+    robot = build_robot(config)
+    env = instantiate(config.robot, robot=robot)
     if config.governed:
-        govern(env, config.governor)
+        govern(env, robot)
     task = instantiate(config.task, env=env)
-    return Simulation(config.name, env, task, config.num_steps, config)
+    return Simulation(f"{robot.name}_{config.name}", env, task, config.num_steps, config)
 
 
-def govern(env: SO100Env, config: DictConfig) -> None:
+def govern(env: Tabletop, robot: RobotModel) -> None:
     """Puts the governor that drives the real arm between the env and its simulated motors.
 
     Raises:
-        ValueError: limits that make no sense, or in which the arm does not stand.
+        ValueError: the arm stands where its limits do not let it.
     """
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
-    settings: Any = OmegaConf.to_container(config)
-    low, high = chain.joint_range.T
-    for name in ("max_speed", "max_acceleration"):
-        settings[name] = np.broadcast_to(settings[name], low.shape)
-    limits = Limits(low=low, high=high, **settings)
+    limits = robot.limits
 
     def begin(joints: FloatArray) -> Callable[[FloatArray], FloatArray]:
-        governor = Governor(limits, chain.corners, limits.seat(joints))
+        governor = Governor(limits, robot.chain.corners, limits.seat(joints))
         return lambda target: governor.step(target).joints
 
-    env.govern(begin, tick_s=settings["tick_s"])
+    env.govern(begin, tick_s=float(limits.tick_s))
 
 
 def pick_device(name: str) -> torch.device:
@@ -98,7 +108,10 @@ def instantiate(config: DictConfig, **facts: Any) -> Any:
     Raises:
         ValueError: the constructor refuses its arguments.
     """
-    try:
-        return hydra.utils.instantiate(config, **facts)
+    try:  # hydra would make configurations of facts that are dataclasses
+        make = hydra.utils.instantiate(config, _partial_=True)
+        return functools.partial(make, **facts) if config.get("_partial_") else make(**facts)
     except InstantiationException as error:
         raise ValueError(str(error.__cause__ or error)) from error
+    except TypeError as error:
+        raise ValueError(f"{config.get('_target_')}: {error}") from error

@@ -15,33 +15,45 @@ from robot_wm.cli.build import Simulation, build_simulation
 from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.workers import map_in_order
 from robot_wm.data import DatasetWriter
+from robot_wm.report.units import show
 from robot_wm.runtime import Step, run_episode
-from robot_wm.types import FloatArray, ImageArray, Observation
+from robot_wm.types import FloatArray, ImageArray, Judgement, Observation
 
 SEEDS_PER_RUN = 100_000  # episodes of one `seed`; the manifests begin above 80 of them
 
 
 @dataclass(frozen=True, eq=False)
 class Demonstration:
-    """One recorded episode: T frames, T - 1 actions, and how far from the goal it ended."""
+    """One recorded episode: T frames, T - 1 actions, and how it ended."""
 
     images: dict[str, ImageArray]
     states: FloatArray
     actions: FloatArray
     extras: dict[str, FloatArray]
-    final_distance_m: float
+    final: Judgement
 
 
 def run(config: DictConfig) -> None:
     """Collects, then says how well the demonstrator did."""
-    distances = collect(config, output_dir(config.out))
-    within = float(np.mean(np.array(distances) < 0.01))
-    say(f"{len(distances)} episodes in {config.out}; {within:.1%} end within 1 cm of their goal")
-    finish({"episodes": len(distances), "demonstrator_within_1cm": within})
+    ends = collect(config, output_dir(config.out))
+    name, measure = ends[0].first
+    values = [end.first[1].value for end in ends]
+    success, median = float(np.mean([end.success for end in ends])), float(np.median(values))
+    say(
+        f"{len(ends)} episodes in {config.out}; the demonstrator succeeds in {success:.1%}, "
+        f"median {name} {show(median, measure.unit)}"
+    )
+    finish(
+        {
+            "episodes": len(ends),
+            "demonstrator_success": success,
+            f"demonstrator_{name}_{measure.unit}_median": median,
+        }
+    )
 
 
-def collect(config: DictConfig, out: Path) -> list[float]:
-    """Writes the dataset; returns every episode's final distance, m.
+def collect(config: DictConfig, out: Path) -> list[Judgement]:
+    """Writes the dataset; returns how every episode ended.
 
     Each episode is on disk before the next begins: an interrupted collection loses at most one.
 
@@ -64,11 +76,11 @@ def collect(config: DictConfig, out: Path) -> list[float]:
     env.close()
     first = config.seed * SEEDS_PER_RUN
     progress = Progress("collect", "episode")
-    distances = []
+    ends = []
     with DatasetWriter(
         out,
         fps=fps,
-        robot_type=config.env.name.split("_")[0],
+        robot_type=str(config.env.arm).rpartition(".")[2],
         cameras=cameras,
         state_names=spec.names,
         action_names=spec.names,
@@ -86,9 +98,9 @@ def collect(config: DictConfig, out: Path) -> list[float]:
                     {name: values[t] for name, values in demonstration.extras.items()},
                 )
             writer.end_episode(config.env.instruction)
-            distances.append(demonstration.final_distance_m)
-            progress(len(distances), config.num_episodes)
-    return distances
+            ends.append(demonstration.final)
+            progress(len(ends), config.num_episodes)
+    return ends
 
 
 def check_collection(num_episodes: int, seed: int) -> None:
@@ -154,7 +166,7 @@ def _demonstrate(env: str, seed: int) -> Demonstration:
         states=np.stack([o.proprio for o in observations]),
         actions=np.stack(tape.applied),
         extras={name: np.stack([e[name] for e in tape.extras]) for name in tape.extras[0]},
-        final_distance_m=simulation.task.distance_m(),
+        final=simulation.task.judge(),
     )
 
 

@@ -54,7 +54,7 @@ def run(config: DictConfig) -> None:
         held_out=training.held_out if training else None,
     )
     path = write_report(report, out)
-    say(table(evaluation.tasks))
+    say(table(evaluation))
     say(f"done in {(time.monotonic() - begin) / 60:.1f} min; open {path}")
     finish({"tasks": evaluation.tasks})
 

@@ -25,18 +25,15 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from hardware.flight import chain_message
-from hardware.kinematics import Chain
-from hardware.limits import Limits
-from hardware.mjcf import load_chain
 from hardware.pilot import PilotSettings
 from hardware.spawn import controller_spec, spawn
 from hardware.wire import Wire
 from robot_wm.cli.console import ask, finish, output_dir, say, say_outcomes
 from robot_wm.cli.devices import Device, end, open_device
 from robot_wm.cli.pictures import read_picture
+from robot_wm.cli.robots import build_robot
+from robot_wm.kinematics import Limits, RobotModel
 from robot_wm.types import Outcome
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _START_S = 120.0  # for a model to load
 _END_S = 10.0
@@ -78,8 +75,7 @@ def run(config: DictConfig) -> None:
     goals = [str(path) for path in (config.goal, *config.then)]
     for path in goals:
         read_picture(Path(path))
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
-    limits = make_limits(config.robot.limits, chain)
+    robot = build_robot(config.robot)
     settings: Any = OmegaConf.to_container(config.robot.settings)
     try:
         PilotSettings(**settings)
@@ -87,15 +83,15 @@ def run(config: DictConfig) -> None:
         raise ValueError(f"robot.settings: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
     record = out / f"flight-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
-    with open_device(config.robot) as device:
+    with open_device(config.robot, robot) as device:
         device.wait_ready()
-        with Crew(config, device, chain, limits, settings, goals, record) as crew:
+        with Crew(config, device, robot, settings, goals, record) as crew:
             what, *notes = crew.wait_ready()
             say(f"ready: {what}")
             for note in notes:
                 say(f"  {note}")
             if asks:
-                ask_human(limits)
+                ask_human(robot.limits)
             with single_keys():
                 result = crew.fly()
     say(f"{result['ended']}; flight record: {record}")
@@ -120,19 +116,6 @@ def single_keys() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-
-
-def make_limits(config: DictConfig, chain: Chain) -> Limits:
-    """The governor's limits, with the joints' own ranges.
-
-    Raises:
-        ValueError: limits that make no sense.
-    """
-    own: Any = OmegaConf.to_container(config)
-    low, high = chain.joint_range.T
-    for name in ("max_speed", "max_acceleration"):
-        own[name] = np.broadcast_to(own[name], low.shape)
-    return Limits(low=low, high=high, **own)
 
 
 def ask_human(limits: Limits) -> None:
@@ -186,8 +169,7 @@ class Crew:
 
     config: DictConfig
     device: Device
-    chain: Chain
-    limits: Limits
+    robot: RobotModel
     settings: dict[str, Any]
     goals: Sequence[str]
     record: Path
@@ -195,8 +177,8 @@ class Crew:
 
     def __enter__(self) -> Crew:
         config, device, tty = self.config, self.device, sys.stdin.isatty()
-        arm = device.arm(self.limits)
-        rest = None if config.robot.rest is None else list(config.robot.rest)
+        robot = self.robot
+        arm = device.arm(robot.limits)
         self._controller, human = Wire.pair()
         self._planner, self._planner_says = Wire.pair()
         self._steers, steered = Wire.pair()
@@ -207,10 +189,10 @@ class Crew:
         self._children["controller"] = spawn(
             ["hardware", "controller"],
             controller_spec(
-                chain=self.chain,
-                limits=self.limits,
+                chain=robot.chain,
+                limits=robot.limits,
                 settings=self.settings,
-                rest=rest,
+                rest=None if robot.park is None else robot.park.tolist(),
                 arm=arm,
                 planner=steered,
                 human=human,
@@ -237,10 +219,11 @@ class Crew:
         """
         own = self._wait(self._controller, "arm", "ready")
         joints = np.array(self._wait(self._controller, "arm", "joints"))
-        if len(joints) == len(JOINTS):  # said before the model has a say: signs, zeros to check
-            angles = zip(JOINTS, joints, strict=True)
+        names = self.robot.joints
+        if len(joints) == len(names):  # said before the model has a say: signs, zeros to check
+            angles = zip(names, joints, strict=True)
             stands = ", ".join(f"{name} {angle:.2f}" for name, angle in angles)
-            x, y, z = self.chain.tool(joints)[:3, 3]
+            x, y, z = self.robot.chain.tool(joints)[:3, 3]
             say(f"the arm stands at {stands} rad")
             say(f"  its tool at x {x:.3f}, y {y:.3f}, z {z:.3f} m from its base")
         else:
@@ -250,10 +233,8 @@ class Crew:
             {
                 "config": OmegaConf.to_yaml(self.config, resolve=True),
                 # What the device itself can do: a target beyond would be refused.
-                "chain": {
-                    **chain_message(self.chain),
-                    "joint_range": np.stack((own["low"], own["high"]), axis=1).tolist(),
-                },
+                "low": own["low"],
+                "high": own["high"],
                 "goals": list(self.goals),
                 "frames": self.device.places(),
                 "wire": self._steers.fileno(),

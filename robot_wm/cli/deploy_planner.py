@@ -17,25 +17,23 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hardware.actions import JointActions, PoseActions, ToolActions
-from hardware.flight import parse_chain
-from hardware.kinematics import Chain
 from hardware.remote import Actions, ArmStoppedError, RemoteArm
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.control import make_controller
 from robot_wm.cli.deployed import DeploymentDataset
-from robot_wm.cli.devices import joint_map
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture, taken_by
+from robot_wm.cli.robots import build_robot
 from robot_wm.cli.threads import share_cores
 from robot_wm.cli.tool import LearnedJoints, learned_joints
 from robot_wm.cli.watch import refuse_strange
 from robot_wm.controller import GoalSequence
+from robot_wm.kinematics import RobotModel
 from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
 from robot_wm.runtime import GuardError, Recorder, Step, run_episode
 from robot_wm.types import ActionSpec, Goal, Guard, Observation, Outcome
-from sim_envs.so100_env import JAW_RADIUS_M, WORKSPACE_HIGH, WORKSPACE_LOW
 
 _TOOL_MARGIN_M = 0.02  # of the tool in a box that every corner of the gripper has to stay in
 
@@ -144,10 +142,12 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     directory = find_checkpoint(config.checkpoint)
     model, saved = load_checkpoint(directory)
     model.to(pick_device(config.device))
+    arm = build_robot(config.robot)
+    robot = arm.within(np.array(spec["low"]), np.array(spec["high"]))
     learned = learned_joints(saved)
-    check_robot(model.spec.action_spec, model.dt, config.robot, learned_actions(saved), learned)
-    chain = parse_chain(spec["chain"])
-    actions = make_actions(chain, model.spec.action_spec, config.robot, learned)
+    actions_of = learned_actions(saved)
+    check_robot(model.spec.action_spec, model.dt, config.robot, robot, actions_of, learned)
+    actions = make_actions(robot, model.spec.action_spec, config.robot, learned)
     frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
     if model.spec.camera not in frames:
         raise ValueError(
@@ -190,7 +190,7 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
         dataset = DeploymentDataset(
             Path(config.record),
             dt=model.dt,
-            robot_type=str(config.robot.get("type") or "so100"),
+            robot_type=str(config.robot.get("type") or robot.name),
             cameras={name: (slot.shape[0], slot.shape[1]) for name, slot in frames.items()},
             state_names=model.spec.state_names,
             actions=env.action_spec,
@@ -205,52 +205,45 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
 
 
 def make_actions(
-    chain: Chain, spec: ActionSpec, robot: DictConfig, learned: LearnedJoints | None = None
+    robot: RobotModel, spec: ActionSpec, config: DictConfig, learned: LearnedJoints | None = None
 ) -> Actions:
     """How a policy's actions move a robot's joints: 4 are steps of the tool, 7 of its pose, and one
     for each joint steps of the joints: in the device's own units where they are named as it names
     them, as in the datasets that LeRobot records on it.
 
     Args:
-        chain: the arm.
+        robot: the arm.
         spec: of the policy's actions.
-        robot: the group.
+        config: the `robot` group.
         learned: the joints that it learned from, if it did: then the tool stays where it was,
-            and is held as it was, else as in simulation and as `robot.posture` shows.
+            and is held as it was, else in the arm's workspace and as at its home.
 
     Raises:
         ValueError: any other number, or joints whose units are not known.
     """
-    low, high = WORKSPACE_LOW.copy(), WORKSPACE_HIGH.copy()
+    low, high = robot.workspace_low.copy(), robot.workspace_high.copy()
     if learned is not None:
         low, high = learned.low.copy(), learned.high.copy()
-    low[:3] = np.maximum(low[:3], np.array(robot.limits.box_low) + _TOOL_MARGIN_M)
-    high[:3] = np.minimum(high[:3], np.array(robot.limits.box_high) - _TOOL_MARGIN_M)
+    low[:3] = np.maximum(low[:3], robot.limits.box_low + _TOOL_MARGIN_M)
+    high[:3] = np.minimum(high[:3], robot.limits.box_high - _TOOL_MARGIN_M)
     if not (low[:3] < high[:3]).all():
         raise ValueError(
             f"robot.limits: the box leaves nothing of where the model plans, "
             f"{low[:3].round(3)} to {high[:3].round(3)} m are left"
         )
     if spec.size == 7:
-        return PoseActions(chain, spec, low=low[:3], high=high[:3])
-    if spec.size == chain.num_joints:
-        joints = joint_map(robot) if _of_device(spec, robot) else None
-        if joints is None and set(robot.action_units) != {"rad"}:
+        return PoseActions(robot, spec, low=low[:3], high=high[:3])
+    if spec.size == robot.chain.num_joints:
+        joints = robot.device if _of_device(spec, robot) else None
+        if joints is None and set(config.action_units) != {"rad"}:
             raise ValueError(
                 f"checkpoint: its actions, {', '.join(spec.names)}, are neither robot.joints.keys "
                 f"nor, by robot.action_units, rad"
             )
-        low, high = chain.joint_range.T
+        low, high = robot.chain.joint_range.T
         return JointActions(spec, low=low, high=high, joints=joints)
-    posture = robot.posture if learned is None else learned.posture
-    return ToolActions(
-        chain,
-        spec,
-        low=low,
-        high=high,
-        jaw_radius_m=JAW_RADIUS_M,
-        posture=None if posture is None else np.array(posture, float),
-    )
+    posture = None if learned is None else learned.posture
+    return ToolActions(robot, spec, low=low, high=high, posture=posture)
 
 
 def learned_actions(saved: Mapping[str, Any]) -> str | None:
@@ -263,7 +256,8 @@ def learned_actions(saved: Mapping[str, Any]) -> str | None:
 def check_robot(
     spec: ActionSpec,
     dt: float,
-    robot: DictConfig,
+    config: DictConfig,
+    robot: RobotModel,
     actions: str | None,
     learned: LearnedJoints | None = None,
 ) -> None:
@@ -272,7 +266,8 @@ def check_robot(
     Args:
         spec: of the policy's actions.
         dt: seconds that one of them stands for.
-        robot: the group.
+        config: the `robot` group.
+        robot: the arm.
         actions: what they are (`learned_actions`).
         learned: the joints that it learned them from, if it did.
     """
@@ -282,34 +277,35 @@ def check_robot(
             f"checkpoint: trained with data.action={actions or '?'}: LeRobot records goals; "
             f"want steps, data.action=state_delta"
         )
-    if learned is not None and robot.get("joints") is not None:
+    if learned is not None and learned.arm != robot.name:
+        raise ValueError(f"checkpoint: of a {learned.arm}, this robot's arm is a {robot.name}")
+    if learned is not None and robot.device is not None:
         for key in ("keys", "zero", "rad_per_unit"):
-            both = learned.joints, joint_map(robot)
+            both = learned.joints, robot.device
             had, has = (np.asarray(getattr(joints, key)).tolist() for joints in both)
             if had != has:
                 raise ValueError(
                     f"checkpoint: trained with robot.joints.{key}={had}, this robot's is {has}"
                 )
     for what, have, want in (
-        ("actions", spec.names, tuple(robot.action_names)),
-        ("units", spec.units, tuple(robot.action_units)),
+        ("actions", spec.names, tuple(config.action_names)),
+        ("units", spec.units, tuple(config.action_units)),
     ):
         if any(have) and have != want and not own:  # datasets name no units
             raise ValueError(
                 f"checkpoint: made for another robot: {what} {', '.join(have)}, this one's are "
                 f"{', '.join(want)}"
             )
-    if abs(dt - 1 / robot.control_hz) > 1e-3:
+    if abs(dt - 1 / config.control_hz) > 1e-3:
         raise ValueError(
             f"checkpoint: made for another control rate: steps of {dt:g} s, this robot's are "
-            f"{1 / robot.control_hz:g} s"
+            f"{1 / config.control_hz:g} s"
         )
 
 
-def _of_device(spec: ActionSpec, robot: DictConfig) -> bool:
+def _of_device(spec: ActionSpec, robot: RobotModel) -> bool:
     """Whether a policy's actions are the device's joints, in its units."""
-    joints = robot.get("joints")
-    return joints is not None and spec.names == tuple(joints["keys"])
+    return robot.device is not None and spec.names == robot.device.keys
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from hardware.joints import JointMap
 from hardware.lerobot_arm import check_installed
-from hardware.limits import Limits
 from hardware.simulated import Goals, Measured
 from hardware.spawn import Shared, spawn
 from hardware.wire import FrameSlot, Wire
 from robot_wm.cli.console import say
-from sim_envs.so100_scene import CAMERA, JOINTS
+from robot_wm.kinematics import Limits, RobotModel
+from sim_envs.scene import stand_of
 
 _FIRST_PICTURE_S = 60.0
 _MAX_PIXELS = 4096
@@ -126,18 +125,19 @@ class Device:
 
 
 class Simulated(Device):
-    """The SO-100 in MuJoCo, in real time, in a process that nobody who drives it can stop."""
+    """An arm in MuJoCo, in real time, in a process that nobody who drives it can stop."""
 
-    def __init__(self, robot: DictConfig) -> None:
-        size = _size("robot.image_size", robot.image_size)
-        super().__init__({CAMERA: (size, size)})
-        self._robot = robot
-        self._goals, self._measured = Goals(len(JOINTS)), Measured(len(JOINTS))
+    def __init__(self, config: DictConfig, robot: RobotModel) -> None:
+        size = _size("robot.image_size", config.image_size)
+        _, camera = stand_of(robot)
+        super().__init__({camera.name: (size, size)})
+        self._config, self._robot, num_joints = config, robot, len(robot.joints)
+        self._goals, self._measured = Goals(num_joints), Measured(num_joints)
 
     def arm(self, limits: Limits) -> dict[str, Any]:
         return {
             "kind": "simulated",
-            "names": JOINTS,
+            "names": self._robot.joints,
             "low": limits.low.tolist(),
             "high": limits.high.tolist(),
             "goals": self._goals.fileno(),
@@ -151,10 +151,7 @@ class Simulated(Device):
     def _start(self) -> None:
         (slot,) = self.frames.values()
         spec = {
-            "seed": self._robot.seed,
-            "image_size": slot.shape[0],
-            "random_look": self._robot.random_look,
-            "camera_hz": self._robot.camera_hz,
+            "robot": OmegaConf.to_yaml(self._config, resolve=True),
             "goals": self._goals.fileno(),
             "measured": self._measured.fileno(),
             "frames": slot.fileno(),
@@ -172,9 +169,9 @@ class Simulated(Device):
 class LeRobot(Device):
     """Any LeRobot robot by its type and config, and its cameras by theirs."""
 
-    def __init__(self, robot: DictConfig) -> None:
+    def __init__(self, config: DictConfig, robot: RobotModel) -> None:
         check_installed()
-        cameras: Any = OmegaConf.to_container(robot.cameras)
+        cameras: Any = OmegaConf.to_container(config.cameras)
         if not isinstance(cameras, dict) or not cameras:
             raise ValueError(
                 "robot.cameras: got none, want such as "
@@ -188,29 +185,30 @@ class LeRobot(Device):
                 _size(f"robot.cameras.{name}.{side}", own.get(side)) for side in ("height", "width")
             )
             sizes[str(name)] = height, width
-        if not 0 <= float(robot.camera_latency_s) < 1:
-            raise ValueError(f"robot.camera_latency_s: got {robot.camera_latency_s}, want 0 to 1 s")
-        if robot.port is not None and not os.path.exists(robot.port):
-            raise ValueError(f"robot.port: no device {robot.port}")
-        joint_map(robot)  # complains now
+        latency_s = config.camera_latency_s
+        if not 0 <= float(latency_s) < 1:
+            raise ValueError(f"robot.camera_latency_s: got {latency_s}, want 0 to 1 s")
+        if config.port is not None and not os.path.exists(config.port):
+            raise ValueError(f"robot.port: no device {config.port}")
         super().__init__(sizes)
-        self._robot, self._cameras = robot, cameras
+        self._config, self._robot, self._cameras = config, robot, cameras
 
     def arm(self, limits: Limits) -> dict[str, Any]:
-        settings: Any = OmegaConf.to_container(self._robot.config)
-        joints: Any = OmegaConf.to_container(self._robot.joints)
+        settings: Any = OmegaConf.to_container(self._config.config)
+        joints = self._robot.device
+        assert joints is not None
         for name in ("port", "id"):
-            if self._robot[name] is not None:
-                settings[name] = self._robot[name]
+            if self._config[name] is not None:
+                settings[name] = self._config[name]
         return {
             "kind": "lerobot",
-            "type": self._robot.type,
+            "type": self._config.type,
             "config": settings,
-            "names": JOINTS,
-            "keys": joints["keys"],
-            "zero": joints["zero"],
-            "rad_per_unit": joints["rad_per_unit"],
-            "reply_s": float(self._robot.reply_s),
+            "names": joints.names,
+            "keys": joints.keys,
+            "zero": joints.zero.tolist(),
+            "rad_per_unit": joints.rad_per_unit.tolist(),
+            "reply_s": float(self._config.reply_s),
             "low": limits.low.tolist(),
             "high": limits.high.tolist(),
             "frames": self.places(),
@@ -219,7 +217,7 @@ class LeRobot(Device):
     def _start(self) -> None:
         spec = {
             "cameras": self._cameras,
-            "latency_s": float(self._robot.camera_latency_s),
+            "latency_s": float(self._config.camera_latency_s),
             "frames": self.places(),
             "wire": self._theirs.fileno(),
         }
@@ -227,29 +225,20 @@ class LeRobot(Device):
         self.children["cameras"] = spawn(["hardware", "cameras"], spec, shared)
 
 
-def open_device(robot: DictConfig) -> Device:
+def open_device(config: DictConfig, robot: RobotModel) -> Device:
     """The device that a `robot` group describes; enter it to start its processes.
+
+    Args:
+        config: the group.
+        robot: what `build_robot` made of it.
 
     Raises:
         ValueError: none of that kind, or a setting that makes no sense.
     """
     kinds = {"simulated": Simulated, "lerobot": LeRobot}
-    if robot.kind not in kinds:
-        raise ValueError(f"robot.kind: got {robot.kind!r}, want {' or '.join(kinds)}")
-    return kinds[robot.kind](robot)
-
-
-def joint_map(robot: DictConfig) -> JointMap:
-    """How the joints of a LeRobot robot, as a `robot` group has them, become the model's.
-
-    Raises:
-        ValueError: not a key, a zero and a unit for each.
-    """
-    own: Any = OmegaConf.to_container(robot.joints)
-    try:
-        return JointMap(JOINTS, tuple(own["keys"]), own["zero"], own["rad_per_unit"])
-    except TypeError as error:
-        raise ValueError(f"robot.joints: {error}") from error
+    if config.kind not in kinds:
+        raise ValueError(f"robot.kind: got {config.kind!r}, want {' or '.join(kinds)}")
+    return kinds[config.kind](config, robot)
 
 
 def end(child: subprocess.Popen[bytes], timeout_s: float = 10.0) -> None:

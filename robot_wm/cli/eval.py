@@ -27,9 +27,18 @@ from robot_wm.evaluation import (
     plan_seconds,
     summarize,
 )
-from robot_wm.report import EpisodeVideo, Landscape, Report, write_report
+from robot_wm.report import EpisodeVideo, Landscape, MeasureLabel, Report, write_report
+from robot_wm.report.units import show
 from robot_wm.runtime import Recorder, Step
-from robot_wm.types import Controller, FloatArray, Goal, ImageArray, Observation, Outcome
+from robot_wm.types import (
+    Controller,
+    FloatArray,
+    Goal,
+    ImageArray,
+    Measure,
+    Observation,
+    Outcome,
+)
 from robot_wm.world_model import LatentWorldModel
 
 FLOORS = ("random", "zero")
@@ -41,11 +50,12 @@ class Evaluation:
     """Every figure of an evaluation, and the pictures for its report."""
 
     tasks: dict[str, Any]
+    name: str
     curves: dict[str, FloatArray]
     energies: list[list[float]]
     outcomes: list[str]
     episodes: list[int]
-    success_m: float
+    measure: Measure
     landscapes: list[Landscape]
     videos: list[EpisodeVideo]
     settings: dict[str, str]
@@ -55,7 +65,7 @@ def run(config: DictConfig) -> None:
     """Evaluates, prints the table, and writes the report where `out` asks for one."""
     out = output_dir(config.out) if config.out else None
     evaluation = evaluate_checkpoint(config)
-    say(table(evaluation.tasks))
+    say(table(evaluation))
     if out:
         report = to_report(evaluation, f"robot_wm: {config.checkpoint}")
         say(f"report: {write_report(report, out)}")
@@ -138,13 +148,13 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     return Evaluation(
         tasks={simulation.name: figures},
         curves={
-            name: np.array([result.distances_m for result in results])
-            for name, results in curves.items()
+            name: np.array([result.curve for result in results]) for name, results in curves.items()
         },
         energies=[looks.energies for looks in seen],
         outcomes=[outcome.kind if outcome else "no plan" for outcome in outcomes],
         episodes=[result.seed for result in ours],
-        success_m=task.success_m,
+        name=ours[0].judged[-1].first[0],
+        measure=ours[0].measure,
         landscapes=[film.landscape for film in films if film.landscape][:2],
         videos=[f.video(r) for f, r in zip(films, ours, strict=False) if f.ran],
         settings=_settings(config, saved),
@@ -239,7 +249,7 @@ class _Film:
             title=self._title,
             frames=np.stack(self._frames),
             goal=self._goal.images[self._model.spec.camera],
-            distances_m=np.array(result.distances_m[: len(self._frames)]),
+            measured=np.array(result.curve[: len(self._frames)]),
             fps=1 / self._simulation.env.control_dt,
         )
 
@@ -256,11 +266,11 @@ def to_report(
         title=title,
         settings=evaluation.settings,
         tasks=evaluation.tasks,
-        distance_curves=evaluation.curves,
+        curves=evaluation.curves,
         energies=evaluation.energies,
         outcomes=evaluation.outcomes,
         episodes=evaluation.episodes,
-        success_m=evaluation.success_m,
+        measure=MeasureLabel.of(evaluation.name, evaluation.measure),
         landscapes=evaluation.landscapes,
         videos=evaluation.videos,
         training=training,
@@ -268,8 +278,10 @@ def to_report(
     )
 
 
-def table(tasks: Mapping[str, Any]) -> str:
+def table(evaluation: Evaluation) -> str:
     """Success by method, for the terminal."""
+    tasks, unit = evaluation.tasks, evaluation.measure.unit
+    key = f"final_{evaluation.name}_{unit}_median"
     lines = [f"{'':24}{'final':>8}{'95 % interval':>18}{'any':>8}{'median':>10}"]
     for task, figures in tasks.items():
         rows = {task: figures, **figures["floors"], **figures.get("ceilings", {})}
@@ -277,7 +289,7 @@ def table(tasks: Mapping[str, Any]) -> str:
             low, high = row["success_final_ci95"]
             lines.append(
                 f"{name:24}{row['success_final']:8.1%}{f'{low:.1%} to {high:.1%}':>18}"
-                f"{row['success_any']:8.1%}{row['final_distance_m_median'] * 100:7.1f} cm"
+                f"{row['success_any']:8.1%}{show(row[key], unit):>10}"
             )
         said = [
             f"{kind} {count['n']} ({count['success']} within the goal's distance)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from robot_wm.cli.train import load_data
 from robot_wm.data import encode_dataset, split_episodes
 from robot_wm.encoders import WEIGHTS_DIR
 from robot_wm.monitors import FILE, Normal, fit_normal
+from robot_wm.robots import make_arm
 from robot_wm.world_model import LatentWorldModel
 
 
@@ -29,7 +31,10 @@ def run(config: DictConfig) -> None:
     model, saved = load_checkpoint(directory)
     model.to(pick_device(config.device))
     learned = learned_joints(saved)
-    view = None if learned is None else view_of(learned.joints, model.spec.state_names)
+    view = None
+    if learned is not None:
+        arm = replace(make_arm(learned.arm), device=learned.joints)
+        view = view_of(arm, model.spec.state_names)
     data = load_data(config.data, view=view)
     camera = data.camera.rpartition(".")[2]
     if camera != model.spec.camera or data.action_names != model.spec.action_spec.names:

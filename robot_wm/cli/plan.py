@@ -79,12 +79,12 @@ def run(config: DictConfig) -> None:
             [observation.images[model.spec.camera] for observation in tape.observations]
         ),
         goal=pictures[-1],
-        distances_m=None,
+        measured=None,
         fps=1 / simulation.env.control_dt,
     )
     video = out / "plan.mp4"
     with replacing(video) as scratch:
-        scratch.write_bytes(encode_video(film, success_m=simulation.task.success_m))
+        scratch.write_bytes(encode_video(film))
     say(f"energy {energies[0]:.3f} at the start, {energies[1]:.3f} at the end; video: {video}")
     say_outcomes(outcomes, len(goals))
     finish(

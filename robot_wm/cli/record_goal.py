@@ -20,6 +20,7 @@ from robot_wm.cli.console import ask, finish, replacing, say
 from robot_wm.cli.devices import open_device
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import CAMERA_TAG
+from robot_wm.cli.robots import build_robot
 from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
 from robot_wm.types import ImageArray
 
@@ -33,10 +34,10 @@ def run(config: DictConfig) -> None:
     if config.confirm and not sys.stdin.isatty():
         raise ValueError("confirm: nobody at a terminal to ask; confirm=false goes without")
     paths = _paths(Path(config.out), int(config.num_pictures))
-    with open_device(config.robot) as device:
+    with open_device(config.robot, build_robot(config.robot)) as device:
         names = sorted(device.frames)
-        camera = config.camera or (names[0] if len(names) == 1 else None)
-        if camera not in names:
+        camera = str(config.camera or names[0])
+        if camera not in names or (len(names) > 1 and not config.camera):
             raise ValueError(f"camera: got {config.camera!r}, want one of {', '.join(names)}")
         judge = _judge(config.checkpoint, camera)
         device.wait_ready()

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from hardware.flight import chain_message, parse_chain
-from hardware.kinematics import Chain
-from hardware.limits import Limits
 from hardware.plans import JointPlan
 from hardware.remote import HEARTBEAT_S
 from hardware.simulated import Goals, Measured
 from hardware.spawn import controller_spec, limits_message, spawn
 from hardware.wire import FrameSlot, Wire
+from robot_wm.kinematics import Chain
+from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray
 
 _CAMERA, _SIZE = "front", 8

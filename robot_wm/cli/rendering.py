@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.cli.build import instantiate
 from robot_wm.cli.console import Progress
+from robot_wm.cli.robots import find_arm
 from robot_wm.cli.workers import map_in_order
 from robot_wm.data import scale_frames
 from robot_wm.data.files import allocate
@@ -50,7 +51,7 @@ def render_clips(
     many processes render.
 
     Args:
-        config: `play`, `num_clips`, `num_workers`, `seed`.
+        config: `arm`, `play`, `num_clips`, `num_workers`, `seed`.
         num_frames: T.
         size: height and width of the pictures, pixels.
         cache: where they are kept; made if missing.
@@ -59,7 +60,8 @@ def render_clips(
         ValueError: a number out of range.
     """
     check_counts(num_clips=config.num_clips, num_frames=num_frames)
-    play = OmegaConf.to_yaml(config.play, resolve=True)
+    who = {"arm": config.arm, "play": config.play}
+    play = OmegaConf.to_yaml(OmegaConf.create(who), resolve=True)
     what = {"play": play, "num_frames": num_frames, "size": size, "seed": config.seed}
     what |= {"num_clips": config.num_clips, "format": _FORMAT, "per_task": _PER_TASK}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
@@ -108,7 +110,7 @@ def _player(play: str) -> Any:
     """One simulation per process, from its configuration as YAML."""
     config = OmegaConf.create(play)
     assert isinstance(config, DictConfig)
-    return instantiate(config)
+    return instantiate(config.play, robot=find_arm(str(config.arm)))
 
 
 def _render(

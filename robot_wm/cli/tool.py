@@ -10,13 +10,10 @@ import numpy as np
 from omegaconf import DictConfig
 
 from hardware.actions import PoseActions, ToolActions
-from hardware.joints import JointMap
-from hardware.mjcf import load_chain
-from robot_wm.cli.devices import joint_map
+from robot_wm.cli.robots import build_robot
 from robot_wm.data import AlignedData, StateView, align
+from robot_wm.kinematics import JointMap, RobotModel
 from robot_wm.types import ActionSpec, FloatArray
-from sim_envs.so100_env import JAW_RADIUS_M, WORKSPACE_HIGH, WORKSPACE_LOW
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _BEYOND_RAD = 0.3  # a joint's range, as another arm's of the same kind may be measured
 
@@ -34,7 +31,7 @@ def tool_view(robot: DictConfig, action: str) -> StateView:
     """
     if robot.get("joints") is None:
         raise ValueError(f"robot: {robot.name} has no joints of its own; want one such as lerobot")
-    view = view_of(joint_map(robot), tuple(str(name) for name in robot.action_names))
+    view = view_of(build_robot(robot), tuple(str(name) for name in robot.action_names))
     want = "pose_delta" if len(view.names) == 7 else "state_delta"
     if action != want:
         raise ValueError(f"data.action: got {action}, want {want} of {', '.join(view.names)}")
@@ -46,11 +43,13 @@ class LearnedJoints:
     """The joints that a policy of the tool learned from.
 
     Attributes:
+        arm: name of the arm that they are of.
         joints: how they became angles.
         posture: a typical frame's `[J]`, rad: it shows how the tool was held.
         low, high: between which the tool was `[4]` or `[7]`, as the policy's state has it.
     """
 
+    arm: str
     joints: JointMap
     posture: FloatArray
     low: FloatArray
@@ -67,18 +66,24 @@ def learned_joints(saved: Mapping[str, Any]) -> LearnedJoints | None:
     if own is None:
         return None
     try:
-        joints = JointMap(JOINTS, tuple(own["keys"]), own["zero"], own["rad_per_unit"])
+        keys = tuple(own["keys"])
+        joints = JointMap(keys, keys, own["zero"], own["rad_per_unit"])
         posture, low, high = (np.array(own[k], np.float64) for k in ("posture", "low", "high"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"checkpoint: the joints in its config.json: {error!r}") from error
-    sizes = posture.shape == (len(JOINTS),) and low.shape == high.shape and low.size in (4, 7)
+    sizes = posture.shape == (len(keys),) and low.shape == high.shape and low.size in (4, 7)
     if not sizes or not all(np.isfinite(v).all() for v in (posture, low, high)):
         raise ValueError(f"checkpoint: the joints in its config.json: {own}")
-    return LearnedJoints(joints, posture, low, high)
+    return LearnedJoints(str(own.get("arm", "so100")), joints, posture, low, high)
 
 
-def view_of(joints: JointMap, names: tuple[str, ...]) -> StateView:
-    """4 names: the tool's x, y, z and the jaw's opening, m; 7: its pose, and the gripper 0 to 1.
+def view_of(robot: RobotModel, names: tuple[str, ...]) -> StateView:
+    """A device's joints as the tool of its arm.
+
+    Args:
+        robot: the arm, its device's units known.
+        names: 4: the tool's x, y, z and the gripper's opening, m; 7: its pose, and the gripper 0
+            to 1.
 
     Raises:
         ValueError: any other number of names.
@@ -86,15 +91,14 @@ def view_of(joints: JointMap, names: tuple[str, ...]) -> StateView:
     size = len(names)
     if size not in (4, 7) or len(set(names)) != size:
         raise ValueError(f"robot.action_names: got {names}, want 4 (the tool) or 7 (its pose)")
-    chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
+    joints = robot.device
+    assert joints is not None
     spec = ActionSpec(names, -np.ones(size), np.ones(size), ("",) * size)
     if size == 7:
-        actions = PoseActions(chain, spec, low=WORKSPACE_LOW[:3], high=WORKSPACE_HIGH[:3])
+        actions = PoseActions(robot, spec)
     else:
-        actions = ToolActions(
-            chain, spec, low=WORKSPACE_LOW, high=WORKSPACE_HIGH, jaw_radius_m=JAW_RADIUS_M
-        )
-    low, high = chain.joint_range.T
+        actions = ToolActions(robot, spec)
+    low, high = robot.chain.joint_range.T
 
     def of(values: FloatArray) -> FloatArray:
         angles = joints.to_angles(values)  # [T, J]
@@ -115,14 +119,16 @@ def joint_record(data: AlignedData, robot: DictConfig) -> dict[str, Any]:
     """What a checkpoint keeps of the joints that it learned from.
 
     Returns:
-        `keys`, `zero` and `rad_per_unit`, of `robot.joints`; `low` and `high`, between which the
-        tool was; `posture`: the angles, rad, of the frame nearest the median of all, which show
-        how the tool was held.
+        `arm`, its name; `keys`, `zero` and `rad_per_unit`, of `robot.joints`; `low` and `high`,
+        between which the tool was; `posture`: the angles, rad, of the frame nearest the median of
+        all, which show how the tool was held.
 
     Raises:
         ValueError: the dataset has no joints, but the tool itself.
     """
-    joints = joint_map(robot)
+    arm = build_robot(robot)
+    joints = arm.device
+    assert joints is not None
     spec = replace(data.spec, action="state_delta")
     recorded = align(data.dataset, spec, drop_corrupt=True)
     if recorded.proprio_names == data.proprio_names:
@@ -133,6 +139,7 @@ def joint_record(data: AlignedData, robot: DictConfig) -> dict[str, Any]:
     nearest = np.abs(angles - np.median(angles, axis=0)).sum(axis=1).argmin()
     tool = np.concatenate(data.proprio).astype(np.float64)
     return {
+        "arm": arm.name,
         "keys": list(joints.keys),
         "zero": joints.zero.tolist(),
         "rad_per_unit": joints.rad_per_unit.tolist(),
@@ -149,7 +156,8 @@ def oddities(data: AlignedData, robot: DictConfig) -> list[str]:
     if kind != robot.type and not kind.startswith(("so100", "so101", "so_")):
         found.append(f"the dataset is of a {kind}, and is seen as an SO-100's")
     tool = np.concatenate(data.proprio)[:, :3]
-    outside = (tool < np.array(robot.limits.box_low)) | (tool > np.array(robot.limits.box_high))
+    limits = build_robot(robot).limits
+    outside = (tool < limits.box_low) | (tool > limits.box_high)
     share = outside.any(axis=1).mean()
     if share > 0:
         found.append(

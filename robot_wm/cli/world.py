@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 from hardware.process import lower_niceness
 from hardware.simulated import Goals, Measured
 from hardware.wire import FrameSlot, Wire
-from sim_envs.physics import Physics
-from sim_envs.so100_env import SO100Env
-from sim_envs.so100_scene import CAMERA, JOINTS
+from robot_wm.cli.robots import build_robot
+from sim_envs.tabletop import Tabletop
 
 
 def main(words: list[str]) -> int:
@@ -31,16 +31,20 @@ def main(words: list[str]) -> int:
     for name in ("SIGINT", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     lower_niceness()  # reality does not wait
-    env = SO100Env(image_size=spec["image_size"], random_look=spec["random_look"])
-    env.reset(spec["seed"])
-    goals, measured = Goals(len(JOINTS), spec["goals"]), Measured(len(JOINTS), spec["measured"])
-    frames = FrameSlot(spec["image_size"], spec["image_size"], spec["frames"])
-    live(env, goals, measured, frames, Wire.at(spec["wire"]), camera_hz=spec["camera_hz"])
+    config = OmegaConf.create(spec["robot"])
+    assert isinstance(config, DictConfig)
+    robot = build_robot(config)
+    env = Tabletop(robot, image_size=config.image_size, random_look=config.random_look)
+    env.reset(config.seed)
+    num_joints = len(robot.joints)
+    goals, measured = Goals(num_joints, spec["goals"]), Measured(num_joints, spec["measured"])
+    frames = FrameSlot(config.image_size, config.image_size, spec["frames"])
+    live(env, goals, measured, frames, Wire.at(spec["wire"]), camera_hz=config.camera_hz)
     return 0
 
 
 def live(
-    env: SO100Env,
+    env: Tabletop,
     goals: Goals,
     measured: Measured,
     frames: FrameSlot,
@@ -49,26 +53,25 @@ def live(
     camera_hz: float,
 ) -> None:
     """Keeps up with the clock until the wire's other end is gone."""
-    physics: Physics = env.physics
-    qpos, _ = physics.joint_indices(JOINTS)
+    physics, (camera, *_) = env.physics, env.cameras
     begin_s, simulated_s, picture_s = time.monotonic(), 0.0, 0.0
     while not wire.closed:
         wire.receive()  # nothing is said on it, but its end shows
         goal = goals.read()
         if goal is not None:
-            physics.data.ctrl[:] = goal
+            env.command(goal)
         now_s = time.monotonic() - begin_s
         # A machine that is too slow lets the simulated time fall behind, rather than leap.
         simulated_s = max(simulated_s, now_s - 0.1)
         while simulated_s < now_s:
             physics.step(1)
             simulated_s += physics.timestep_s
-        measured.write(physics.data.qpos[qpos], time.monotonic())
+        measured.write(env.joints(), time.monotonic())
         if now_s >= picture_s:
             picture_s = max(picture_s + 1 / camera_hz, now_s)
             taken_s = time.monotonic()
             size = frames.shape[0]
-            frames.write(np.ascontiguousarray(physics.render(CAMERA, size, size)), taken_s)
+            frames.write(np.ascontiguousarray(physics.render(camera, size, size)), taken_s)
         time.sleep(max(0.0, begin_s + simulated_s - time.monotonic()))
 
 

@@ -2,13 +2,14 @@
 
 from robot_wm.report.page import render_html
 from robot_wm.report.plots import plot_planners, plot_pretraining
-from robot_wm.report.values import EpisodeVideo, Landscape, Report
+from robot_wm.report.values import EpisodeVideo, Landscape, MeasureLabel, Report
 from robot_wm.report.video import encode_video
 from robot_wm.report.writing import write_report
 
 __all__ = [
     "EpisodeVideo",
     "Landscape",
+    "MeasureLabel",
     "Report",
     "encode_video",
     "plot_planners",

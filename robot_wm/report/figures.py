@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
@@ -17,12 +18,14 @@ def report_figures(report: Report) -> dict[str, object]:
         ValueError: a number is not finite; names its key.
         TypeError: a value that JSON cannot hold; names its key.
     """
+    measure = report.measure
     figures = {
         "title": report.title,
         "tasks": report.tasks,
-        "success_m": report.success_m,
+        f"success_{measure.unit}": measure.enough,
+        "measure": asdict(measure),
         "settings": report.settings,
-        "distance_curves": report.distance_curves,
+        f"{measure.name}_curves": report.curves,
         "energies": report.energies,
         "outcomes": report.outcomes,
         "episodes": report.episodes,
@@ -40,7 +43,11 @@ def report_figures(report: Report) -> dict[str, object]:
             for landscape in report.landscapes
         ],
         "videos": [
-            {"title": video.title, "fps": video.fps, "distances_m": video.distances_m}
+            {
+                "title": video.title,
+                "fps": video.fps,
+                f"{measure.name}s_{measure.unit}": video.measured,
+            }
             for video in report.videos
         ],
     }

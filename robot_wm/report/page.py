@@ -12,7 +12,8 @@ from robot_wm.report import plots
 from robot_wm.report.figures import report_figures
 from robot_wm.report.style import CSS
 from robot_wm.report.success import headline, method_names, outcomes, plan_time, success_table
-from robot_wm.report.values import EpisodeVideo, Landscape, Report
+from robot_wm.report.units import show
+from robot_wm.report.values import EpisodeVideo, Landscape, MeasureLabel, Report
 from robot_wm.report.video import encode_video
 
 _LOSSES = ("loss", "teacher_forcing", "rollout")
@@ -34,7 +35,7 @@ def render_html(report: Report) -> str:
     methods = [
         name for task, figures in report.tasks.items() for name in method_names(figures, task)
     ]
-    colors = plots.assign_colors([*methods, *report.distance_curves])
+    colors = plots.assign_colors([*methods, *report.curves])
     sections = [
         _success(report, colors),
         _videos(report),
@@ -45,7 +46,7 @@ def render_html(report: Report) -> str:
         _training(report),
         _settings(report),
     ]
-    headlines = [headline(f, task, report.success_m) for task, f in report.tasks.items()]
+    headlines = [headline(f, task, report.measure) for task, f in report.tasks.items()]
     title = escape(report.title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -75,9 +76,9 @@ def _success(report: Report, colors: Mapping[str, str]) -> str:
         body += outcomes(figures, task)
     how = (
         "Each row is one way of choosing actions, tried on the same list of episodes. An episode "
-        f"succeeds if it <em>ends</em> within {100 * report.success_m:g} cm of the goal, measured "
-        "on the true state and not on the picture; <em>passed through</em> also counts those that "
-        "came that near and left again. The bracket on each bar is the 95 % Wilson interval, where "
+        f"succeeds by how it <em>ends</em>,{_target(report)}, measured on the true "
+        "state and not on the picture; <em>passed through</em> also counts those that did so on "
+        "the way and left again. The bracket on each bar is the 95 % Wilson interval, where "
         "the true rate plausibly lies: brackets that are clear of each other show a difference, "
         "brackets that overlap leave it open. A <em>floor</em> is a simple method that must be "
         "beaten; a <em>ceiling</em> plans with the true simulator and shows what the task allows."
@@ -85,25 +86,33 @@ def _success(report: Report, colors: Mapping[str, str]) -> str:
     return _section("success", "Does it reach the goal?", how, body)
 
 
+def _target(report: Report) -> str:
+    """Such as " with the distance below 4 cm"; empty where the measure alone decides nothing."""
+    target = report.measure.target
+    return f" with the {escape(target)}" if target else ""
+
+
 def _videos(report: Report) -> str:
     if not report.videos:
         return ""
     how = (
         "Left is what the camera saw, right the goal picture: the only thing the planner was told. "
-        "The bar is the true distance to the goal, which the planner never sees; it turns green "
-        f"below the tick at {100 * report.success_m:g} cm. The last frame stays for a second."
+        f"The bar is the true {escape(report.measure.name)}, which the planner never sees; it "
+        "turns green beyond the tick, if there is one. The last frame stays for a second."
     )
-    cards = "".join(_video(video, report.success_m) for video in report.videos)
+    cards = "".join(_video(video, report.measure) for video in report.videos)
     return _section("videos", "Episodes", how, f'<div class="cards wide">{cards}</div>')
 
 
-def _video(video: EpisodeVideo, success_m: float) -> str:
-    content = base64.b64encode(encode_video(video, success_m=success_m)).decode("ascii")
+def _video(video: EpisodeVideo, measure: MeasureLabel) -> str:
+    content = base64.b64encode(encode_video(video, measure)).decode("ascii")
     outcome = ""
-    if video.distances_m is not None:
-        first, last = (100 * float(video.distances_m[index]) for index in (0, -1))
-        verdict = "success" if last < 100 * success_m else "no success"
-        outcome = f": {first:.1f} cm at the start, {last:.1f} cm at the end, {verdict}"
+    if video.measured is not None:
+        first, last = (float(video.measured[index]) for index in (0, -1))
+        ends = (show(value, measure.unit) for value in (first, last))
+        outcome = ": {} at the start, {} at the end".format(*ends)
+        if measure.enough is not None:
+            outcome += f", {'success' if measure.reached(last) else 'no success'}"
     return (
         "<figure><video controls autoplay loop muted playsinline "
         f'src="data:video/mp4;base64,{content}"></video><figcaption><strong>{escape(video.title)}'
@@ -112,15 +121,15 @@ def _video(video: EpisodeVideo, success_m: float) -> str:
 
 
 def _distances(report: Report, colors: Mapping[str, str]) -> str:
-    curves = report.distance_curves
+    curves = report.curves
     if not curves:
         return ""
     how = (
         "The line is the median episode, the band holds the middle 80 % of episodes (10th to 90th "
-        "percentile). A method that works falls below the dashed line and stays there; a line that "
-        "falls and rises again passes the goal without stopping."
+        "percentile). A method that works crosses the dashed line, if there is one, and stays "
+        "there; a line that crosses it and comes back passes the goal without stopping."
     )
-    plot = plots.plot_distances(curves, report.success_m, colors)
+    plot = plots.plot_measure(curves, report.measure, colors)
     return _section("distances", "How it gets there", how, _legend(curves, colors) + _scroll(plot))
 
 

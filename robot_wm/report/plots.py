@@ -25,7 +25,8 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from robot_wm.report.values import Landscape
+from robot_wm.report.units import shown, shown_unit
+from robot_wm.report.values import Landscape, MeasureLabel
 from robot_wm.types import FloatArray
 
 COLORS = {
@@ -82,14 +83,14 @@ def assign_colors(labels: Iterable[str]) -> dict[str, str]:
     return colors
 
 
-def plot_distances(
-    curves: Mapping[str, FloatArray], success_m: float, colors: Mapping[str, str]
+def plot_measure(
+    curves: Mapping[str, FloatArray], measure: MeasureLabel, colors: Mapping[str, str]
 ) -> str:
-    """Median distance to the goal by step, with the 10-90 % band of the episodes.
+    """Median of a task's measure by step, with the 10-90 % band of the episodes.
 
     Args:
-        curves: method -> `[n, steps + 1]`, metres.
-        success_m: drawn as a dashed line, metres.
+        curves: method -> `[n, steps + 1]`.
+        measure: what they are; its `enough` is drawn as a dashed line.
         colors: method -> `#rrggbb`.
 
     Returns:
@@ -98,28 +99,34 @@ def plot_distances(
     with mpl.rc_context(_STYLE):
         figure = Figure(_FIGURE_INCHES)
         axes = figure.subplots()
-        for z, (label, metres) in enumerate(reversed(list(curves.items()))):  # the first on top
-            low, median, high = np.percentile(100 * np.asarray(metres), (10, 50, 90), axis=0)
+        for z, (label, values) in enumerate(reversed(list(curves.items()))):  # the first on top
+            low, median, high = np.percentile(
+                shown(1, measure.unit) * np.asarray(values), (10, 50, 90), axis=0
+            )
             steps = np.arange(len(median))
             axes.fill_between(
                 steps, low, high, color=colors[label], alpha=0.16, linewidth=0, zorder=2 + z
             )
             axes.plot(steps, median, color=colors[label], zorder=20 + z)
-        axes.axhline(100 * success_m, color=_INK, linestyle=(0, (4, 3)), linewidth=1, zorder=50)
-        axes.annotate(
-            f"success below {100 * success_m:g} cm",
-            (1, 100 * success_m),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
-            textcoords="offset points",
-            horizontalalignment="right",
-            zorder=50,
-        )
-        axes.set(xlabel="step (actions taken)", ylabel="distance to goal (cm)")
-        axes.set_ylim(bottom=0)
+        if measure.enough is not None:
+            enough = shown(measure.enough, measure.unit)
+            axes.axhline(enough, color=_INK, linestyle=(0, (4, 3)), linewidth=1, zorder=50)
+            axes.annotate(
+                f"success: {measure.target}",
+                (1, enough),
+                xycoords=("axes fraction", "data"),
+                xytext=(-2, 3),
+                textcoords="offset points",
+                horizontalalignment="right",
+                zorder=50,
+            )
+        label = f"{measure.name} ({shown_unit(measure.unit)})"
+        axes.set(xlabel="step (actions taken)", ylabel=label)
+        if min(np.min(values) for values in curves.values()) >= 0:
+            axes.set_ylim(bottom=0)
         axes.margins(x=0.01)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        return _svg(figure, "Distance to the goal by step, by method", salt="distances")
+        return _svg(figure, f"{measure.name.capitalize()} by step, by method", salt="distances")
 
 
 def plot_energies(energies: Sequence[Sequence[float]]) -> str:

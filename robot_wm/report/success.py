@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 
-from robot_wm.report.values import Figures
+from robot_wm.report.units import show
+from robot_wm.report.values import Figures, MeasureLabel
 
 _BAR_PX = 150
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Method:
-    """One row. Shares are 0 to 1; None where the figure was not measured."""
+    """One row.
+
+    Shares are 0 to 1; None where the figure was not measured; `final` is the median of a measure at
+    the end, with its unit.
+    """
 
     name: str
     role: str
@@ -21,7 +27,7 @@ class _Method:
     success_final: float
     ci95: tuple[float, float]
     success_any: float | None
-    final_distance_m: float | None
+    final: tuple[float, str] | None
 
 
 def method_names(figures: Figures, task: str) -> list[str]:
@@ -46,12 +52,13 @@ def success_table(figures: Figures, task: str, colors: Mapping[str, str]) -> str
         '<th class="num">episodes</th><th class="num">success at the end</th>'
         f'<th><span class="axis" style="width:{_BAR_PX}px"><span>0</span><span>50</span>'
         '<span>100 %</span></span></th><th class="num">95 % interval</th>'
-        '<th class="num">passed through</th><th class="num">median final distance</th></tr></thead>'
+        '<th class="num">passed through</th>'
+        f'<th class="num">median final {escape(_measure_name(figures))}</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
 
-def headline(figures: Figures, task: str, success_m: float) -> str:
+def headline(figures: Figures, task: str, measure: MeasureLabel) -> str:
     """The result in one sentence, as HTML."""
     model, *others = _methods(figures, task)
     floors = ", ".join(
@@ -60,9 +67,31 @@ def headline(figures: Figures, task: str, success_m: float) -> str:
     compared = f"; floors: {floors}" if floors else ""
     return (
         f'<p class="headline"><strong>{_percent(model.success_final, model.n)}</strong> of '
-        f"{model.n} episodes of {escape(task)} ended within {100 * success_m:g} cm of the goal "
+        f"{model.n} episodes of {escape(task)} ended {_ended(measure)} "
         f"(95 % interval {_interval(model)}{compared}).</p>"
     )
+
+
+def _ended(measure: MeasureLabel) -> str:
+    return f"with the {escape(measure.target)}" if measure.target else "in success"
+
+
+_FINAL = re.compile(r"final_(.+)_([^_]+)_median")
+
+
+def _final(figures: Figures, where: str) -> tuple[float, str] | None:
+    """The median of the first measure at the end, and its unit."""
+    for key in figures:
+        if match := _FINAL.fullmatch(key):
+            return _number(figures, key, where), match[2]
+    return None
+
+
+def _measure_name(figures: Figures) -> str:
+    for key in figures:
+        if match := _FINAL.fullmatch(key):
+            return match[1].replace("_", " ")
+    return "measure"
 
 
 def plan_time(figures: Figures, task: str) -> str:
@@ -123,17 +152,14 @@ def _method(name: str, role: str, figures: Figures, n: int, where: str) -> _Meth
         success_final=_share(figures, "success_final", where),
         ci95=(_share(low, "success_final_ci95", where), _share(high, "success_final_ci95", where)),
         success_any=_share(figures, "success_any", where) if "success_any" in figures else None,
-        final_distance_m=_number(figures, "final_distance_m_median", where)
-        if "final_distance_m_median" in figures
-        else None,
+        final=_final(figures, where),
     )
 
 
 def _row(method: _Method, color: str) -> str:
     role = f' <span class="role">{method.role}</span>' if method.role else ""
     passed = "–" if method.success_any is None else _percent(method.success_any, method.n)
-    distance = method.final_distance_m
-    final = "–" if distance is None else f"{100 * distance:.1f} cm"
+    final = "–" if method.final is None else show(*method.final)
     return (
         f'<tr{"" if method.role else " class=ours"}><td><span class="chip" '
         f'style="background:{color}"></span>{escape(method.name.replace("_", " "))}{role}</td>'

@@ -7,9 +7,44 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from robot_wm.types import FloatArray, ImageArray, check_image
+from robot_wm.report.units import show_enough
+from robot_wm.types import FloatArray, ImageArray, Measure, check_image
 
 Figures = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class MeasureLabel:
+    """What a curve shows: the first measure of a task, without its value.
+
+    Attributes:
+        name: such as `"distance"`.
+        unit: of the values, such as `"m"`.
+        enough: from where on it counts as success; None: it decides nothing by itself.
+        rising: whether more is better.
+    """
+
+    name: str = "distance"
+    unit: str = "m"
+    enough: float | None = None
+    rising: bool = False
+
+    @classmethod
+    def of(cls, name: str, measure: Measure) -> MeasureLabel:
+        """The label of a measure."""
+        return cls(name, measure.unit, measure.enough, measure.rising)
+
+    def reached(self, value: float) -> bool:
+        """Whether a value is beyond `enough`."""
+        return Measure(value, self.unit, self.enough, self.rising).reached
+
+    @property
+    def target(self) -> str:
+        """`enough` in words, such as `"distance below 4 cm"`; empty where there is none."""
+        if self.enough is None:
+            return ""
+        beyond = "above" if self.rising else "below"
+        return f"{self.name} {beyond} {show_enough(self.enough, self.unit)}"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -61,19 +96,18 @@ class EpisodeVideo:
         title: for people.
         frames: what the camera saw at the start and after every step, uint8 `[T, H, W, 3]`.
         goal: the picture asked for, uint8 `[H, W, 3]`.
-        distances_m: true distance to the goal at each frame, `[T]`, metres; None where nobody
-            can measure it.
+        measured: the task's measure at each frame, `[T]`; None where nobody can measure it.
         fps: frames per second to play at.
 
     Raises:
-        ValueError: not such pictures, another number of distances than frames, or an fps outside
+        ValueError: not such pictures, another number of measurements than frames, or an fps outside
             0.1 to 240.
     """
 
     title: str
     frames: ImageArray
     goal: ImageArray
-    distances_m: FloatArray | None
+    measured: FloatArray | None
     fps: float
 
     def __post_init__(self) -> None:
@@ -82,10 +116,10 @@ class EpisodeVideo:
             raise ValueError(f"{what}: frames are {np.shape(self.frames)}, want [T, H, W, 3]")
         check_image(self.frames[0], f"{what}: frames")
         check_image(self.goal, f"{what}: goal")
-        if self.distances_m is not None and np.shape(self.distances_m) != (len(self.frames),):
+        if self.measured is not None and np.shape(self.measured) != (len(self.frames),):
             raise ValueError(
-                f"{what}: got {len(self.frames)} frames and distances_m "
-                f"{np.shape(self.distances_m)}, want one distance per frame"
+                f"{what}: got {len(self.frames)} frames and measured {np.shape(self.measured)}, "
+                f"want one value per frame"
             )
         if not 0.1 <= self.fps <= 240:
             raise ValueError(f"{what}: fps is {self.fps}, want 0.1 to 240")
@@ -99,14 +133,14 @@ class Report:
         title: for people.
         tasks: task -> figures, as `robot-wm eval` prints them: `n`, `success_final`,
             `success_final_ci95` [low, high], `success_any` (shares, 0 to 1),
-            `final_distance_m_median` (metres), `floors` and optionally `ceilings` (method -> the
-            same figures, of which only the first success two are required), `plan_s`
-            {`median`, `p95`} (seconds per action), optionally `outcomes` (how the controller says
-            that an episode ended -> `n`, and `success`: those of them that succeeded).
-        success_m: an episode succeeds when it ends nearer than this to its goal, metres.
+            a median of each measure such as `final_distance_m_median`, `floors` and optionally
+            `ceilings` (method -> the same figures, of which only the first success two are
+            required), `plan_s` {`median`, `p95`} (seconds per action), optionally `outcomes` (how
+            the controller says that an episode ended -> `n`, and `success`: those of them that
+            succeeded).
+        measure: what the curves and videos show.
         settings: what the numbers depend on: git sha, hashes, planner settings, machine.
-        distance_curves: method -> true distance to the goal by episode and step,
-            `[n, steps + 1]`, metres.
+        curves: method -> the measure by episode and step, `[n, steps + 1]`.
         energies: of what the model saw at every look, episode by episode; one that was broken off
             is shorter.
         outcomes: how the controller says that each episode ended, `[n]`.
@@ -117,15 +151,14 @@ class Report:
         videos: chosen episodes.
 
     Raises:
-        ValueError: success_m is not above 0, a distance curve is not `[n, steps + 1]`, or a
-            training row has no step.
+        ValueError: a curve is not `[n, steps + 1]`, or a training row has no step.
     """
 
     title: str
     tasks: Mapping[str, Figures]
-    success_m: float
+    measure: MeasureLabel = MeasureLabel()
     settings: Mapping[str, str] = field(default_factory=dict)
-    distance_curves: Mapping[str, FloatArray] = field(default_factory=dict)
+    curves: Mapping[str, FloatArray] = field(default_factory=dict)
     energies: Sequence[Sequence[float]] = ()
     outcomes: Sequence[str] = ()
     episodes: Sequence[int] = ()
@@ -135,13 +168,9 @@ class Report:
     videos: Sequence[EpisodeVideo] = ()
 
     def __post_init__(self) -> None:
-        if not self.success_m > 0:
-            raise ValueError(f"success_m: got {self.success_m}, want a distance above 0")
-        for label, curves in self.distance_curves.items():
+        for label, curves in self.curves.items():
             if np.ndim(curves) != 2 or not np.size(curves):
-                raise ValueError(
-                    f"distance_curves.{label}: got {np.shape(curves)}, want [n, steps + 1]"
-                )
+                raise ValueError(f"curves.{label}: got {np.shape(curves)}, want [n, steps + 1]")
         for index, row in enumerate(self.training):
             if "step" not in row:
                 raise ValueError(f"training[{index}]: got {sorted(row)}, want a step among them")

@@ -8,7 +8,8 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from robot_wm.report.values import EpisodeVideo
+from robot_wm.report.units import show
+from robot_wm.report.values import EpisodeVideo, MeasureLabel
 from robot_wm.types import ImageArray
 
 PICTURE_PX = 256  # height of each picture
@@ -24,15 +25,16 @@ _CODEC_OPTIONS = {"profile": "baseline", "preset": "medium", "crf": "20"}
 _SMPTE_170M, _LIMITED_RANGE = 6, 1
 
 
-def encode_video(video: EpisodeVideo, *, success_m: float) -> bytes:
+def encode_video(video: EpisodeVideo, measure: MeasureLabel | None = None) -> bytes:
     """Draws and encodes an episode: T frames, then the last one again for `HOLD_S`.
 
     The camera's picture is on the left, the goal on the right. The bar above is as long as the
-    distance, relative to the episode's largest, with a tick at `success_m`; it turns green below.
+    measure, relative to the episode's largest, with a tick where it is enough; beyond that it is
+    green.
 
     Args:
         video: the episode.
-        success_m: nearer than this counts, metres.
+        measure: what was measured in it, where something was.
 
     Returns:
         An mp4 file: h264 baseline, yuv420p.
@@ -40,7 +42,7 @@ def encode_video(video: EpisodeVideo, *, success_m: float) -> bytes:
     import av
 
     rate = Fraction(video.fps).limit_denominator(1000)
-    frames = _draw(video, success_m)
+    frames = _draw(video, measure or MeasureLabel())
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options=_CODEC_OPTIONS)
@@ -63,7 +65,7 @@ def num_held_frames(fps: float) -> int:
     return max(1, round(HOLD_S * fps))
 
 
-def _draw(video: EpisodeVideo, success_m: float) -> list[ImageArray]:
+def _draw(video: EpisodeVideo, measure: MeasureLabel) -> list[ImageArray]:
     """The composed pictures, uint8 RGB, of even height and width."""
     goal = _resize(video.goal)
     goal_x = 2 * MARGIN_PX + _resize(video.frames[0]).width
@@ -84,29 +86,32 @@ def _draw(video: EpisodeVideo, success_m: float) -> list[ImageArray]:
         draw = ImageDraw.Draw(picture)
         progress = f"step {step} of {len(video.frames) - 1}"
         draw.text((MARGIN_PX, STATUS_PX / 2), progress, _INK, _font(), anchor="lm")
-        if video.distances_m is not None:
-            longest = max(float(np.max(video.distances_m)), success_m)
-            _draw_distance(draw, float(video.distances_m[step]), longest, success_m, goal_x, right)
+        if video.measured is not None:
+            largest = max(float(np.max(video.measured)), measure.enough or 0.0, 1e-9)
+            _draw_bar(draw, float(video.measured[step]), largest, measure, goal_x, right)
         pictures.append(np.asarray(picture))
     return pictures
 
 
-def _draw_distance(
+def _draw_bar(
     draw: ImageDraw.ImageDraw,
-    distance_m: float,
-    longest_m: float,
-    success_m: float,
+    value: float,
+    largest: float,
+    measure: MeasureLabel,
     left: int,
     right: int,
 ) -> None:
     """The bar between x = `left` and `right`, with its number."""
     middle, end = STATUS_PX / 2, max(left, right - 64)
-    draw.text((left - 2 * MARGIN_PX, middle), "distance", _DIM, _small_font(), anchor="rm")
-    draw.text((right, middle), f"{100 * distance_m:.1f} cm", _INK, _font(), anchor="rm")
+    draw.text((left - 2 * MARGIN_PX, middle), measure.name, _DIM, _small_font(), anchor="rm")
+    draw.text((right, middle), show(value, measure.unit), _INK, _font(), anchor="rm")
     draw.rectangle((left, middle - 4, end, middle + 4), _TRACK)
-    tip, tick = (left + (end - left) * d / longest_m for d in (distance_m, success_m))
-    draw.rectangle((left, middle - 4, tip, middle + 4), _NEAR if distance_m < success_m else _FAR)
-    draw.line((tick, middle - 8, tick, middle + 8), _INK, 2)
+    tip = left + (end - left) * max(0.0, value) / largest
+    color = _NEAR if measure.reached(value) else _FAR
+    draw.rectangle((left, middle - 4, tip, middle + 4), color)
+    if measure.enough is not None:
+        tick = left + (end - left) * max(0.0, measure.enough) / largest
+        draw.line((tick, middle - 8, tick, middle + 8), _INK, 2)
 
 
 def _font() -> Font:

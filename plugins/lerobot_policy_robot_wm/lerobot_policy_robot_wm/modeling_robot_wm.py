@@ -14,7 +14,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,8 +27,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from hardware.governor import Governor
-from hardware.limits import Limits
-from hardware.mjcf import load_chain
 from hardware.process import SETTLE_S
 from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
 from lerobot_policy_robot_wm.layout import (
@@ -43,17 +41,16 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import load_config
 from robot_wm.cli.control import make_controller
-from robot_wm.cli.deploy import make_limits
 from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actions
-from robot_wm.cli.devices import joint_map
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import read_picture
+from robot_wm.cli.robots import build_robot, find_arm
 from robot_wm.cli.threads import share_cores
 from robot_wm.cli.tool import learned_joints
 from robot_wm.cli.watch import check_views
+from robot_wm.kinematics import JointMap, Limits, RobotModel
 from robot_wm.monitors import Monitors, MonitorSettings
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
-from sim_envs.so100_scene import EE_SITE, JOINTS, so100_scene
 
 _REST = 1e-6  # rad/s
 _LATEST = 15  # periods that one step may take; then it brakes, and looks
@@ -124,14 +121,13 @@ class RobotWMPolicy(PreTrainedPolicy):
         directory = find_checkpoint(settings.checkpoint)
         model, saved = load_checkpoint(directory)
         model.to(pick_device(str(config.device)))
+        self._robot, self._joints = read_robot(settings)
         spec, learned = model.spec.action_spec, learned_joints(saved)
-        check_robot(spec, model.dt, settings.robot, learned_actions(saved), learned)
+        actions_of = learned_actions(saved)
+        check_robot(spec, model.dt, settings.robot, self._robot, actions_of, learned)
         self._clock, self._fps = clock, config.fps
-        self._chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
-        self._joints = joint_map(settings.robot)
-        self._limits = make_limits(settings.robot.limits, self._chain)
         self._settle_s = SETTLE_S + float(settings.robot.camera_latency_s)
-        self._actions = make_actions(self._chain, spec, settings.robot, learned)
+        self._actions = make_actions(self._robot, spec, settings.robot, learned)
         arm = _Arm(self._actions.spec, model.dt)
         self._controller = make_controller(model, arm, settings)
         self._camera = model.spec.camera
@@ -252,7 +248,7 @@ class RobotWMPolicy(PreTrainedPolicy):
             ValueError: the arm has other joints, or the rate is too low or not the one asked for.
         """
         check_layout(layout, self._joints.keys, self._fps)
-        limits = replace(self._limits, tick_s=1 / layout.fps)
+        limits = replace(self._robot.limits, tick_s=1 / layout.fps)
         period, settle = (
             math.ceil(duration_s * layout.fps - 1e-6)
             for duration_s in (self._model.dt, self._settle_s)
@@ -279,7 +275,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         Raises:
             ValueError: it may not stand there.
         """
-        return Governor(drive.limits, self._chain.corners, drive.limits.seat(joints))
+        return Governor(drive.limits, self._robot.chain.corners, drive.limits.seat(joints))
 
     def _step(self, drive: _Drive, governor: Governor) -> None:
         """One tick toward the target; one that takes too long ends where it is."""
@@ -336,13 +332,31 @@ def read_settings(config: RobotWMConfig, goal: str) -> DictConfig:
     """
     own = [f"checkpoint={config.checkpoint}", f"goal={goal}", *config.overrides]
     settings = load_config("deploy", ["robot=lerobot", *own])
-    # A policy's directory may be a stranger's: it may narrow what an arm does, not widen it.
-    widest = load_config("deploy", ["robot=sim", "checkpoint=any", "goal=any"]).robot.limits
-    for name in widest:
-        have, most = np.array(settings.robot.limits[name]), np.array(widest[name])
-        if not ((have >= most) if name in ("box_low", "tick_s") else (have <= most)).all():
+    # A policy's directory may be a stranger's: it names nothing that is imported, and it may narrow
+    # what an arm does, not widen it.
+    if "." in str(settings.robot.arm):
+        raise ValueError(f"policy.overrides: robot.arm={settings.robot.arm}, want a name of ours")
+    widest = find_arm(str(settings.robot.arm)).limits
+    limits = build_robot(settings.robot).limits
+    for field in fields(Limits):
+        name = field.name
+        have, most = getattr(limits, name), getattr(widest, name)
+        narrows = have >= most if name in ("low", "box_low", "tick_s") else have <= most
+        if not narrows.all():
             raise ValueError(
                 f"policy.overrides: robot.limits.{name}={have.tolist()}, want it no wider than "
                 f"{most.tolist()}"
             )
     return settings
+
+
+def read_robot(settings: DictConfig) -> tuple[RobotModel, JointMap]:
+    """The arm, and how LeRobot counts its joints.
+
+    Raises:
+        ValueError: settings that make no sense, or joints that are not told.
+    """
+    robot = build_robot(settings.robot)
+    if robot.device is None:
+        raise ValueError("policy.overrides: robot.joints: got none, want how the arm counts them")
+    return robot, robot.device

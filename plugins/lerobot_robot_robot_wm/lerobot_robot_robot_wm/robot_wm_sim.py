@@ -15,16 +15,14 @@ from lerobot.robots.robot import Robot
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
 
 from hardware.governor import Governor
-from hardware.mjcf import load_chain
 from lerobot_robot_robot_wm.config_robot_wm_sim import RobotWMSimConfig
 from robot_wm.cli.config import compose_config
-from robot_wm.cli.deploy import make_limits
-from robot_wm.cli.devices import joint_map
+from robot_wm.cli.robots import build_robot
 from robot_wm.types import FloatArray, check_counts
-from sim_envs.so100_env import SO100Env
-from sim_envs.so100_scene import CAMERA, EE_SITE, JOINTS, so100_scene
+from sim_envs.tabletop import Tabletop
 
 _LATEST_S = 0.5
+CAMERA = "front"
 
 
 class RobotWMSim(Robot):
@@ -46,8 +44,10 @@ class RobotWMSim(Robot):
         super().__init__(config)
         self.config = config
         self.cameras = {CAMERA: None}  # LeRobot counts them
-        self._joints = joint_map(compose_config("deploy", ["robot=lerobot"]).robot)
-        self._env: SO100Env | None = None
+        device = build_robot(compose_config("deploy", ["robot=lerobot"]).robot).device
+        assert device is not None
+        self._joints = device
+        self._env: Tabletop | None = None
 
     @property
     def observation_features(self) -> dict[str, Any]:
@@ -75,11 +75,13 @@ class RobotWMSim(Robot):
     @check_if_already_connected
     def connect(self, calibrate: bool = True) -> None:
         """Builds the scene and lets its time begin."""
-        chain = load_chain(*so100_scene(), joints=JOINTS, tool=EE_SITE)
-        limits = make_limits(compose_config("deploy", ["robot=sim"]).robot.limits, chain)
-        env = SO100Env(image_size=self.config.image_size, random_look=self.config.random_look)
+        robot = build_robot(compose_config("deploy", ["robot=sim"]).robot)
+        limits = robot.limits
+        env = Tabletop(
+            robot, image_size=self.config.image_size, random_look=self.config.random_look
+        )
         env.reset(self.config.seed)
-        self._governor = Governor(limits, chain.corners, limits.seat(env.joints()))
+        self._governor = Governor(limits, robot.chain.corners, limits.seat(env.joints()))
         self._tick_s = float(limits.tick_s)
         self._substeps = round(self._tick_s / env.physics.timestep_s)
         self._target: FloatArray | None = None
@@ -112,14 +114,14 @@ class RobotWMSim(Robot):
         self._target = target
         return self._joints.values(self._governor.joints)
 
-    def _catch_up(self) -> SO100Env:
+    def _catch_up(self) -> Tabletop:
         """Moves on to now, tick by tick."""
         assert self._env is not None
         now_s, physics = time.monotonic(), self._env.physics
         # A machine that is too slow lets the simulated time fall behind, rather than leap.
         self._simulated_s = max(self._simulated_s, now_s - _LATEST_S)
         while self._simulated_s + self._tick_s <= now_s:
-            physics.data.ctrl[:] = self._governor.step(self._target).joints
+            self._env.command(self._governor.step(self._target).joints)
             physics.step(self._substeps)
             self._simulated_s += self._tick_s
         return self._env

@@ -1,23 +1,17 @@
-"""Short clips of an SO-100 at play, for pretraining an encoder: no goal, no reward, no labels."""
+"""Short clips of an arm at play, for pretraining an encoder: no goal, no reward, no labels."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from robot_wm.kinematics import RobotModel
 from robot_wm.types import FloatArray, ImageArray
-from sim_envs.so100_env import (
-    CUBE_HIGH,
-    CUBE_LOW,
-    WORKSPACE_HIGH,
-    WORKSPACE_LOW,
-    SO100Env,
-)
-from sim_envs.so100_scene import CAMERA
+from sim_envs.tabletop import Tabletop
 
-_CUBE_CLEARANCE_M = 0.04  # nearer than in a task: the arm may push the cube
+_CLEARANCE_M = 0.04  # nearer than in a task: the arm may push the cube
 
 
-class SO100Play:
+class Play:
     """Clips of random motion from random poses, under random looks.
 
     Where every frame has a look of its own, what the frames of a clip share is the scene, and what
@@ -26,6 +20,7 @@ class SO100Play:
     far is part of the action: what no action moves, an action-conditioned objective need not see.
 
     Args:
+        robot: the arm.
         image_size: height and width of the pictures, pixels.
         own_look_share: share of the looks that are the scene's own.
         new_look_share: share of the frames after the first that have a new look; 0: one for the
@@ -40,6 +35,7 @@ class SO100Play:
 
     def __init__(
         self,
+        robot: RobotModel,
         *,
         image_size: int = 128,
         own_look_share: float = 0.25,
@@ -58,7 +54,7 @@ class SO100Play:
         for name, metres in (("wobble_m", wobble_m), ("drift_m", drift_m)):
             if not 0 <= metres < np.inf:
                 raise ValueError(f"{name}: got {metres}, want metres of 0 or more")
-        self._env = SO100Env(image_size=image_size, random_look=True, detail_m=0.003)
+        self._env = Tabletop(robot, image_size=image_size, random_look=True, detail_m=0.003)
         self._own_look_share, self._new_look_share = own_look_share, new_look_share
         self._object_share = object_share
         self._wobble_m, self._drift_m = wobble_m, drift_m
@@ -75,26 +71,25 @@ class SO100Play:
             `[T - 1, 6]`: measured x, y, z and opening of the gripper, x and y of the object, m.
         """
         env, rng = self._env, np.random.default_rng((*seed, 3))
-        pose, cube = rng.uniform(WORKSPACE_LOW, WORKSPACE_HIGH), rng.uniform(CUBE_LOW, CUBE_HIGH)
-        while np.linalg.norm(pose[:2] - cube[:2]) < _CUBE_CLEARANCE_M:
-            cube = rng.uniform(CUBE_LOW, CUBE_HIGH)
-        env.place(pose, cube)
+        robot, (thing,), (camera,) = env.robot, env.objects, env.cameras
+        pose = rng.uniform(robot.workspace_low, robot.workspace_high)
+        env.place(pose, env.draw_objects(rng, [pose], _CLEARANCE_M))
         drift = rng.uniform(-self._drift_m, self._drift_m, 6)
         slides = rng.random() < self._object_share
         pictures, poses = [], []
         for t in range(num_frames):
             if t:
                 change = drift + rng.normal(0, self._wobble_m, 6)
-                x, y, _, yaw = env.cube_pose()
+                x, y, _, yaw = env.object_pose(thing)
                 if slides:
-                    place = np.clip((x, y) + change[4:], CUBE_LOW[:2], CUBE_HIGH[:2])
-                    env.place_cube(np.array([*place, yaw]))
+                    place = np.clip((x, y) + change[4:], robot.table_low, robot.table_high)
+                    env.place_object(thing, np.array([*place, yaw]))
                 env.apply(change[:4])
             if not t or rng.random() < self._new_look_share:
                 own_look = rng.random() < self._own_look_share
                 env.dress(None if own_look else int(rng.integers(2**31)))
-            pictures.append(env.observe().images[CAMERA])
-            poses.append(np.append(env.proprio(), env.cube_pose()[:2]))
+            pictures.append(env.observe().images[camera])
+            poses.append(np.append(env.proprio(), env.object_pose(thing)[:2]))
         return np.stack(pictures), np.diff(np.stack(poses), axis=0)
 
     def close(self) -> None:

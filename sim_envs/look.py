@@ -1,4 +1,4 @@
-"""What the SO-100's tabletop looks like: colours, textures, lights, camera and clutter, at random.
+"""What a tabletop looks like: colours, textures, lights, cameras and clutter, at random.
 
 Domain randomisation (arXiv 1703.06907): an encoder that has seen a thousand tables does not take
 the table for the arm. Looks change what a camera sees and nothing that moves.
@@ -7,14 +7,16 @@ the table for the arm. Looks change what a camera sees and nothing that moves.
 from __future__ import annotations
 
 import colorsys
-import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from robot_wm.types import FloatArray
 from sim_envs.physics import Physics
 
-# The one camera may stand and aim this much elsewhere, and see this much more or less.
+# A camera beside the table may stand and aim this much elsewhere; each may see this much more or
+# less.
 CAMERA_JITTER_M = 0.02
 AIM_JITTER_M = 0.015
 FOVY_JITTER_DEG = 2.0
@@ -38,63 +40,75 @@ _COPIED = (
     "body_pos",
 )
 
-_ASSETS = """
-<asset>
-  <texture name="flat" type="2d" builtin="flat" rgb1="1 1 1" width="16" height="16"/>
-  <texture name="checker" type="2d" builtin="checker" rgb1="1 1 1" rgb2=".6 .6 .6"
-           width="128" height="128"/>
-  <texture name="gradient" type="2d" builtin="gradient" rgb1="1 1 1" rgb2=".5 .5 .5"
-           width="128" height="128"/>
-  <texture name="speckled" type="2d" builtin="flat" mark="random" random=".2" rgb1="1 1 1"
-           markrgb=".55 .55 .55" width="128" height="128"/>
-</asset>
-"""
 _SURFACES = ("table", "floor")
 _REPEATS = (2, 5, 11)
+_DARK = 0.2  # an arm's material whose channels are all below this stays dark
 
 
-def add_variety(root: ET.Element) -> None:
-    """Adds to the scene's XML what looks choose from; it is not seen until a look shows it."""
-    asset, world = root.find("asset"), root.find("worldbody")
-    assert asset is not None and world is not None
-    asset.extend(ET.fromstring(_ASSETS))
+def add_variety(scene: Any) -> None:
+    """Adds to a scene (`mjcf.RootElement`) what looks choose from; none is seen until one does."""
+    white, size = (1, 1, 1), {"width": 128, "height": 128}
+    textures = {
+        "flat": {"builtin": "flat", "width": 16, "height": 16},
+        "checker": {"builtin": "checker", "rgb2": (0.6, 0.6, 0.6), **size},
+        "gradient": {"builtin": "gradient", "rgb2": (0.5, 0.5, 0.5), **size},
+        "speckled": {
+            "builtin": "flat",
+            "mark": "random",
+            "random": 0.2,
+            "markrgb": (0.55, 0.55, 0.55),
+            **size,
+        },
+    }
+    for name, own in textures.items():
+        scene.asset.add("texture", name=name, type="2d", rgb1=white, **own)
     for surface in _SURFACES:
         for texture in _TEXTURES:
             for repeat in _REPEATS:
-                ET.SubElement(
-                    asset,
+                scene.asset.add(
                     "material",
                     name=f"{surface}_{texture}_{repeat}",
                     texture=texture,
-                    texrepeat=f"{repeat} {repeat}",
-                    specular=".1",
+                    texrepeat=(repeat, repeat),
+                    specular=0.1,
                 )
     for i, kind in enumerate(_CLUTTER):
-        ET.SubElement(
-            world,
+        scene.worldbody.add(
             "geom",
             name=f"clutter{i}",
             type=kind,
-            size=".02 .02 .02",
+            size=(0.02, 0.02, 0.02),
             # MuJoCo fixes here whether a geom has a frame of its own: at the origin it would not.
-            pos="0 0 -1",
-            quat=".8 0 0 .6",
-            rgba="0 0 0 0",
-            contype="0",
-            conaffinity="0",
+            pos=(0, 0, -1),
+            quat=(0.8, 0, 0, 0.6),
+            rgba=(0, 0, 0, 0),
+            contype=0,
+            conaffinity=0,
         )
 
 
-class SO100Look:
+class Look:
     """Dresses a scene that has variety.
 
     Args:
-        physics: of the scene, made with `so100_scene(variety=True)`, in its own colours.
+        physics: of the scene, made with `compose(variety=True)`, in its own colours.
+        arm: name of the arm: its materials change their colours.
+        objects: names of the objects, which change theirs.
+        cameras: names of those beside the table, which stand and aim elsewhere.
     """
 
-    def __init__(self, physics: Physics) -> None:
+    def __init__(
+        self,
+        physics: Physics,
+        arm: str,
+        objects: Sequence[str],
+        cameras: Sequence[str],
+    ) -> None:
         self._physics = physics
         model = physics.model
+        names = [model.material(i).name for i in range(model.nmat)]
+        self._materials = [name for name in names if name.startswith(f"{arm}/")]
+        self._objects, self._cameras = objects, cameras
         self._default = {name: getattr(model, name).copy() for name in _COPIED}
         self._headlight = (
             model.vis.headlight.ambient.copy(),
@@ -119,18 +133,24 @@ class SO100Look:
             material = model.material(name)
             material.rgba = _colour(rng, saturation=(0, saturation), value=(0.3, 1))
             model.geom(surface).matid = material.id
-        model.material("orange").rgba = _colour(rng, saturation=(0, 1), value=(0.3, 1))
-        model.material("black").rgba = _colour(rng, saturation=(0, 0.3), value=(0.03, 0.35))
-        model.geom("cube").rgba = _colour(rng, saturation=(0.7, 1), value=(0.5, 1))
+        for name in self._materials:
+            material = model.material(name)
+            if material.rgba[:3].max() > _DARK:
+                material.rgba = _colour(rng, saturation=(0, 1), value=(0.3, 1))
+            else:
+                material.rgba = _colour(rng, saturation=(0, 0.3), value=(0.03, 0.35))
+        for name in self._objects:
+            model.geom(f"{name}/{name}").rgba = _colour(rng, saturation=(0.7, 1), value=(0.5, 1))
 
         model.light_diffuse[:] = rng.uniform(0.25, 0.75) * _tint(rng)
         model.light_dir[:] = (*rng.uniform(-0.7, 0.7, 2), -1.0)
         model.vis.headlight.ambient[:] = rng.uniform(0.2, 0.5) * _tint(rng)
         model.vis.headlight.diffuse[:] = rng.uniform(0.2, 0.6) * _tint(rng)
 
-        model.cam_pos[:] += rng.uniform(-CAMERA_JITTER_M, CAMERA_JITTER_M, 3)
-        model.cam_fovy[:] += rng.uniform(-FOVY_JITTER_DEG, FOVY_JITTER_DEG)
-        model.body("look_at").pos += rng.uniform(-AIM_JITTER_M, AIM_JITTER_M, 3)
+        for name in self._cameras:
+            model.camera(name).pos += rng.uniform(-CAMERA_JITTER_M, CAMERA_JITTER_M, 3)
+            model.camera(name).fovy += rng.uniform(-FOVY_JITTER_DEG, FOVY_JITTER_DEG)
+            model.body(f"{name}_target").pos += rng.uniform(-AIM_JITTER_M, AIM_JITTER_M, 3)
 
         for i in rng.permutation(len(_CLUTTER))[: rng.integers(len(_CLUTTER))]:
             geom = model.geom(f"clutter{i}")

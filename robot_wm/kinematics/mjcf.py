@@ -1,19 +1,106 @@
-"""From an arm's MJCF to its chain of links: the one module of this package that imports MuJoCo."""
+"""From an arm's MJCF to its chain of links; the one module that imports MuJoCo and dm_control.
+
+MuJoCo picks its OpenGL backend while it is imported, and both take a moment: they are imported when
+they are needed.
+"""
 
 from __future__ import annotations
 
-import importlib
+import ctypes
+import importlib.util
 import itertools
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial import ConvexHull, HalfspaceIntersection
 
-from hardware.kinematics import Chain, Link
+from robot_wm.kinematics.chain import Chain, Link
 from robot_wm.types import FloatArray
 
 _FLAT_M = 1e-6  # thinner than this, a shape has no hull of its own
 _OUTSIDE_M = 1e-3  # no side of a hull lies farther inside the corners that enclose it
+
+
+# MuJoCo's own FatalError comes where it was imported before it was told how to render.
+_CANNOT_RENDER = (ImportError, AttributeError, RuntimeError)
+
+
+class RenderingError(OSError):
+    """This machine cannot render."""
+
+
+@contextmanager
+def rendering() -> Iterator[None]:
+    """Turns what OpenGL's loaders throw where a library is missing into one line that helps."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, _CANNOT_RENDER) and type(error).__name__ != "FatalError":
+            raise
+        raise RenderingError(
+            f"MuJoCo cannot render with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} ({error}); "
+            f"install EGL (apt-get install libegl1 libgl1), or OSMesa (apt-get install "
+            f"libosmesa6) and set MUJOCO_GL=osmesa"
+        ) from error
+
+
+def load_mujoco() -> Any:
+    """The mujoco module; unless MUJOCO_GL says otherwise it renders without a screen where it can.
+
+    Raises:
+        RenderingError: the OpenGL library that MUJOCO_GL names is missing or broken.
+    """
+    if "MUJOCO_GL" not in os.environ:
+        try:
+            ctypes.CDLL("libEGL.so.1")
+            os.environ["MUJOCO_GL"] = "egl"
+        except OSError:
+            pass  # whoever only computes with a chain needs none
+    with rendering():
+        import mujoco
+
+    return mujoco
+
+
+def load_dm_mjcf() -> Any:
+    """The dm_control.mjcf module, which composes MJCF; its own renderer is left out."""
+    load_mujoco()
+    backend = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "disable"
+    try:
+        from dm_control import mjcf
+    finally:
+        if backend is None:
+            del os.environ["MUJOCO_GL"]
+        else:
+            os.environ["MUJOCO_GL"] = backend
+    return mjcf
+
+
+def export(root: Any) -> tuple[str, dict[str, bytes]]:
+    """An `mjcf.RootElement` as MJCF text that can be read again, and the files that it names.
+
+    dm_control separates the names of attached models by slashes, which it does not read.
+    """
+    xml = re.sub(r'="[^"]*"', lambda value: value[0].replace("/", "_"), root.to_xml_string())
+    return xml, {name: bytes(content) for name, content in root.get_assets().items()}
+
+
+def package_folder(package: str, *parts: str) -> Path:
+    """A folder of files inside an installed package, which is not imported.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"the arm's model needs the package {package}")
+    return Path(spec.submodule_search_locations[0], *parts)
 
 
 def load_chain(
@@ -30,7 +117,7 @@ def load_chain(
     Raises:
         ValueError: MuJoCo refuses the text, a name is not in it, or a joint is not a hinge.
     """
-    mujoco = importlib.import_module("mujoco")
+    mujoco = load_mujoco()
     model = mujoco.MjModel.from_xml_string(xml, dict(assets or {}))
     data = mujoco.MjData(model)
     data.qpos[:] = 0
@@ -77,18 +164,18 @@ def load_chain(
     )
 
 
-def _joints_of(model, body: int) -> range:  # noqa: ANN001
+def _joints_of(model: Any, body: int) -> range:
     first = int(model.body_jntadr[body])
     return range(first, first + int(model.body_jntnum[body]))
 
 
-def _pose(data, body: int) -> FloatArray:  # noqa: ANN001
+def _pose(data: Any, body: int) -> FloatArray:
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = data.xmat[body].reshape(3, 3), data.xpos[body]
     return pose
 
 
-def _corners(mujoco, model, body: int) -> FloatArray:  # noqa: ANN001
+def _corners(mujoco: Any, model: Any, body: int) -> FloatArray:
     """Corners `[P, 3]` that enclose a body's shapes, in its frame, m."""
     points = [np.zeros((0, 3))]
     first = int(model.body_geomadr[body])

@@ -1,0 +1,19 @@
+"""What an arm is: its chain of links, its limits, its units, and where its joints must go."""
+
+from robot_wm.kinematics.chain import Chain, Link
+from robot_wm.kinematics.ik import IKSettings, inverse_kinematics
+from robot_wm.kinematics.joints import JointMap
+from robot_wm.kinematics.limits import EDGE_RAD, Limits
+from robot_wm.kinematics.robot import Gripper, RobotModel
+
+__all__ = [
+    "EDGE_RAD",
+    "Chain",
+    "Gripper",
+    "IKSettings",
+    "JointMap",
+    "Limits",
+    "Link",
+    "RobotModel",
+    "inverse_kinematics",
+]

@@ -1,0 +1,161 @@
+"""Where an arm's bodies are: forward kinematics in numpy.
+
+A chain is read from MuJoCo's compiled model once (robot_wm.kinematics.mjcf); no simulator is needed
+after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from robot_wm.types import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """One body of the arm and the hinge that carries it.
+
+    Attributes:
+        parent: number of the link it hangs on; -1: the base frame.
+        joint: number of its joint; -1: it is fixed to its parent.
+        T_parent: pose in the parent's frame at joint angle 0, `[4, 4]`.
+        axis: of the hinge, in its own frame, `[3]`, of unit length.
+        pivot: a point on that axis, in its own frame, `[3]`, m.
+        corners: that enclose its shape, in its own frame, `[P, 3]`, m.
+    """
+
+    parent: int
+    joint: int
+    T_parent: FloatArray
+    axis: FloatArray
+    pivot: FloatArray
+    corners: FloatArray
+
+
+class Chain:
+    """An arm's links, and the point on one of them that is its tool.
+
+    Args:
+        links: parents before their children.
+        joint_names: J of them.
+        joint_range: `[J, 2]`, rad.
+        tool_link: number of the link that carries the tool.
+        tool: the tool's point in that link's frame, `[3]`, m.
+
+    Raises:
+        ValueError: a link before its parent, or a joint that moves no link or several.
+    """
+
+    def __init__(
+        self,
+        links: Sequence[Link],
+        *,
+        joint_names: tuple[str, ...],
+        joint_range: FloatArray,
+        tool_link: int,
+        tool: FloatArray,
+    ) -> None:
+        if any(link.parent >= i for i, link in enumerate(links)):
+            raise ValueError("links: got a child before its parent")
+        moved = sorted(link.joint for link in links if link.joint >= 0)
+        if moved != list(range(len(joint_names))):
+            raise ValueError(f"links: got joints {moved}, want each of {len(joint_names)} once")
+        self.links, self.joint_names, self.joint_range = tuple(links), joint_names, joint_range
+        self.tool_link, self.tool_point = tool_link, np.array(tool, np.float64)
+        self._tool = np.append(tool, 1.0)
+        self._to_base: list[int] = []  # the links from the base to the tool's
+        at = tool_link
+        while at >= 0:
+            self._to_base.insert(0, at)
+            at = links[at].parent
+        self._path = [i for i in self._to_base if links[i].joint >= 0]
+        # T(q) = fixed + sin(q) odd + (1 - cos(q)) even, by Rodrigues' formula about the pivot.
+        self._parts = [_rodrigues(link) for link in links]
+        self._corners = [np.c_[link.corners, np.ones(len(link.corners))].T for link in links]
+
+    def with_range(self, joint_range: FloatArray) -> Chain:
+        """The same links with other ranges of the joints `[J, 2]`, rad."""
+        return Chain(
+            self.links,
+            joint_names=self.joint_names,
+            joint_range=joint_range,
+            tool_link=self.tool_link,
+            tool=self.tool_point,
+        )
+
+    @property
+    def num_joints(self) -> int:
+        """J."""
+        return len(self.joint_names)
+
+    def poses(self, joints: FloatArray) -> list[FloatArray]:
+        """Every link's pose in the base frame `[N, 4, 4]` at `joints` `[N, J]`, rad."""
+        sin, rest = np.sin(joints)[..., None, None], 1 - np.cos(joints)[..., None, None]
+        poses: list[FloatArray] = []
+        for link, (fixed, odd, even) in zip(self.links, self._parts, strict=True):
+            own = fixed
+            if link.joint >= 0:
+                own = fixed + sin[:, link.joint] * odd + rest[:, link.joint] * even
+            above = poses[link.parent] if link.parent >= 0 else None
+            poses.append(
+                np.broadcast_to(own, (len(joints), 4, 4)) if above is None else above @ own
+            )
+        return poses
+
+    def corners(self, joints: FloatArray) -> FloatArray:
+        """Corners of all moving bodies `[N, P, 3]`, base frame, m, at `joints` `[N, J]`, rad."""
+        points = [
+            pose[:, :3] @ corners
+            for pose, corners in zip(self.poses(joints), self._corners, strict=True)
+        ]
+        return np.concatenate(points, axis=2).transpose(0, 2, 1)
+
+    def tool(self, joints: FloatArray) -> FloatArray:
+        """The tool's pose in the base frame `[4, 4]` at `joints` `[J]`, rad."""
+        return self._to_tool(joints)[0]
+
+    def jacobian(self, joints: FloatArray) -> FloatArray:
+        """Of the tool's position and rotation vector `[6, J]`, base frame, m/rad and rad/rad."""
+        return self.tool_jacobian(joints)[1]
+
+    def tool_jacobian(self, joints: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The tool's pose `[4, 4]` and its Jacobian `[6, J]`, computed together."""
+        tool, axes, pivots = self._to_tool(joints)
+        moved = [self.links[i].joint for i in self._path]
+        jacobian = np.zeros((6, self.num_joints))
+        (x, y, z), (a, b, c) = axes.T, (tool[:3, 3] - pivots).T
+        jacobian[:3, moved] = y * c - z * b, z * a - x * c, x * b - y * a  # the cross product
+        jacobian[3:, moved] = axes.T
+        return tool, jacobian
+
+    def _to_tool(self, joints: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The tool's pose, and the axes `[K, 3]` and pivots `[K, 3]` of the joints that move it."""
+        joints = np.asarray(joints, np.float64)
+        sin, rest = np.sin(joints), 1 - np.cos(joints)
+        pose, axes, pivots = np.eye(4), [], []
+        for number in self._to_base:
+            link, (fixed, odd, even) = self.links[number], self._parts[number]
+            if link.joint < 0:
+                pose = pose @ fixed
+                continue
+            pose = pose @ (fixed + sin[link.joint] * odd + rest[link.joint] * even)
+            axes.append(pose[:3, :3] @ link.axis)
+            pivots.append(pose[:3, :3] @ link.pivot + pose[:3, 3])
+        pose = pose.copy()
+        pose[:, 3] = pose @ self._tool
+        return pose, np.array(axes), np.array(pivots)
+
+
+def _rodrigues(link: Link) -> tuple[FloatArray, FloatArray, FloatArray]:
+    x, y, z = link.axis
+    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+
+    def about_pivot(turn: FloatArray) -> FloatArray:
+        pose = np.zeros((4, 4))
+        pose[:3, :3], pose[:3, 3] = turn, -turn @ link.pivot
+        return link.T_parent @ pose
+
+    return link.T_parent, about_pivot(skew), about_pivot(skew @ skew)

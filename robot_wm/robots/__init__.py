@@ -1,0 +1,36 @@
+"""Arms by name: an open table of factories, one file per arm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from robot_wm.kinematics import RobotModel
+from robot_wm.robots.jaco import jaco
+from robot_wm.robots.so100 import so100
+
+_ARMS: dict[str, Callable[[], RobotModel]] = {"so100": so100, "jaco": jaco}
+
+
+def register_arm(name: str, make: Callable[[], RobotModel]) -> None:
+    """Adds an arm to the table.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if _ARMS.get(name, make) is not make:
+        raise ValueError(f"arm: {name!r} is taken")
+    _ARMS[name] = make
+
+
+def make_arm(name: str) -> RobotModel:
+    """The arm of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in _ARMS:
+        raise ValueError(f"arm: got {name!r}, want one of {', '.join(sorted(_ARMS))}")
+    return _ARMS[name]()
+
+
+__all__ = ["jaco", "make_arm", "register_arm", "so100"]

@@ -1,0 +1,92 @@
+"""Reach: the goal is a picture of the arm with its gripper elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from robot_wm.types import FloatArray, Goal, ImageArray, Judgement, Measure
+from sim_envs.tabletop import CLEARANCE_M, Tabletop
+from sim_envs.trying import look_ahead, simulate
+
+MIN_START_DISTANCE_M = 0.08
+
+
+class ReachTask:
+    """Judges reaching on a Tabletop with a cube (robot_wm.types.Task).
+
+    Args:
+        env: the arm.
+        success_m: an episode that ends nearer than this to its goal succeeds, m.
+    """
+
+    def __init__(self, env: Tabletop, *, success_m: float = 0.04) -> None:
+        if not 0 < success_m < np.inf:
+            raise ValueError(f"success_m: got {success_m}, want metres above 0")
+        self._env = env
+        self._success_m = success_m
+        self._goal_pose = np.zeros(4)
+        self._seed = 0
+
+    @property
+    def env(self) -> Tabletop:
+        return self._env
+
+    @property
+    def goal_pose(self) -> FloatArray:
+        """How the gripper stands in the goal picture `[4]`, m: for demonstrators and judges."""
+        return self._goal_pose.copy()
+
+    @property
+    def seed(self) -> int:
+        """The running episode's seed."""
+        return self._seed
+
+    def episode(self, seed: int) -> dict[str, object]:
+        """One episode that `seed` alone decides, as a manifest holds it.
+
+        Returns:
+            `seed`; `start` and `goal`, poses `[4]` (ee x, y, z and opening, m) at least 8 cm
+            apart; `cube` `[3]` (x, y in m, yaw in rad), clear of the gripper at both ends.
+        """
+        rng, robot = np.random.default_rng(seed), self._env.robot
+        table = [*robot.table_low, -np.pi], [*robot.table_high, np.pi]
+        while True:
+            start, goal = rng.uniform(robot.workspace_low, robot.workspace_high, (2, 4))
+            cube = rng.uniform(*table)
+            clearance = min(np.linalg.norm(pose[:2] - cube[:2]) for pose in (start, goal))
+            far = np.linalg.norm(goal[:3] - start[:3]) >= MIN_START_DISTANCE_M
+            if far and clearance >= CLEARANCE_M:
+                poses = {"start": start.tolist(), "goal": goal.tolist(), "cube": cube.tolist()}
+                return {"seed": seed, **poses}
+
+    def start(self, episode: Mapping[str, object]) -> Goal:
+        """Takes the goal picture, then puts the arm at the start.
+
+        Raises:
+            ValueError: the episode lacks a pose, or the arm cannot be there.
+        """
+        missing = {"seed", "start", "goal", "cube"} - set(episode)
+        if missing:
+            raise ValueError(f"episode: got keys {sorted(episode)}, missing {sorted(missing)}")
+        start, goal, cube = (np.asarray(episode[key], float) for key in ("start", "goal", "cube"))
+        self._seed = int(str(episode["seed"]))
+        self._env.dress(self._seed)
+        self._env.place(goal, {"cube": cube})
+        picture = Goal(images=self._env.observe().images)
+        self._goal_pose = self._env.proprio()
+        self._env.place(start, {"cube": cube})
+        return picture
+
+    def judge(self) -> Judgement:
+        """How far the gripper is from where the picture has it."""
+        away_m = float(np.linalg.norm(self._env.proprio()[:3] - self._goal_pose[:3]))
+        measure = Measure(away_m, "m", enough=self._success_m)
+        return Judgement(measure.reached, {"distance": measure})
+
+    def simulate(self, actions: FloatArray) -> FloatArray:
+        return simulate(self._env, actions, self.judge)
+
+    def look_ahead(self, actions: FloatArray) -> list[list[Mapping[str, ImageArray]]]:
+        return look_ahead(self._env, actions)

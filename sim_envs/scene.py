@@ -1,0 +1,214 @@
+"""A table with an arm, objects and cameras, composed with dm_control.mjcf.
+
+dm_control names what it attaches by its owner: the joint Pitch of an arm so100 is `so100/Pitch`,
+and the body of an object cube is `cube/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from robot_wm.kinematics import RobotModel
+from robot_wm.kinematics.mjcf import load_dm_mjcf
+from sim_envs.look import add_variety
+from sim_envs.meshes import coarsen
+
+Vector = tuple[float, float, float]
+
+_SO100_REACH_M = 0.29  # of its workspace along x
+
+_SURROUNDINGS = """
+<mujoco model="tabletop">
+  <compiler angle="radian"/>
+  <option timestep="0.005" integrator="implicitfast"/>
+  <statistic center="0.2 0 0.1" extent="0.6"/>
+  <visual>
+    <headlight ambient=".35 .35 .35" diffuse=".45 .45 .45" specular="0 0 0"/>
+    <quality shadowsize="0" offsamples="0"/>
+    <map znear="0.02"/>
+    <global offwidth="640" offheight="480"/>
+  </visual>
+  <asset>
+    <texture name="sky" type="skybox" builtin="gradient" rgb1=".85 .87 .9" rgb2=".6 .65 .7"
+             width="64" height="256"/>
+    <texture name="wood" type="2d" builtin="flat" mark="random" random="0.35"
+             rgb1=".72 .56 .40" markrgb=".66 .50 .35" width="256" height="256"/>
+    <material name="wood" texture="wood" texrepeat="3 3" specular=".1"/>
+    <material name="floor" rgba=".45 .46 .48 1"/>
+  </asset>
+  <worldbody>
+    <light pos="0.3 -0.4 1.2" dir="0 .3 -1" diffuse=".55 .55 .55" castshadow="false"
+           directional="true"/>
+    <geom name="floor" type="plane" size="2 2 .1" pos="0 0 -.4" material="floor"/>
+  </worldbody>
+</mujoco>
+"""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera that stands beside the table, or rides on the arm.
+
+    Attributes:
+        name: of its pictures.
+        position: m; in the base frame, or in the frame of the body that carries the tool.
+        look_at: the point that it looks at, in the same frame, m.
+        fovy_deg: what it sees from top to bottom.
+        on_tool: whether it rides on that body.
+    """
+
+    name: str
+    position: Vector
+    look_at: Vector
+    fovy_deg: float = 40.0
+    on_tool: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """A box that lies on the table and can be pushed.
+
+    Attributes:
+        name: of its body.
+        half_size: along its own x, y and z, m.
+        position: x and y where a new scene has it, m, base frame.
+        rgba: its colour, each in [0, 1].
+        mass_kg: its mass.
+    """
+
+    name: str
+    half_size: Vector = (0.015, 0.015, 0.015)
+    position: tuple[float, float] = (0.22, -0.08)
+    rgba: tuple[float, float, float, float] = (0.15, 0.3, 0.85, 1.0)
+    mass_kg: float = 0.03
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where the table's top is.
+
+    Attributes:
+        center: x and y, m, base frame; its top is at z = 0.
+        half_size: m.
+    """
+
+    center: tuple[float, float] = (0.18, 0.0)
+    half_size: float = 0.35
+
+
+def stand_of(robot: RobotModel) -> tuple[Table, Camera]:
+    """A table for an arm and a camera that sees its workspace: the SO-100's, in proportion."""
+    scale = float(robot.workspace_high[0]) / _SO100_REACH_M
+    table, front = Table(), Camera("front", (0.58, -0.36, 0.50), (0.18, -0.02, 0.14))
+    x, y = table.center
+    return (
+        Table((scale * x, scale * y), scale * table.half_size),
+        replace(
+            front, position=_scaled(front.position, scale), look_at=_scaled(front.look_at, scale)
+        ),
+    )
+
+
+def _scaled(vector: Vector, scale: float) -> Vector:
+    x, y, z = vector
+    return scale * x, scale * y, scale * z
+
+
+def compose(
+    robot: RobotModel,
+    *,
+    table: Table,
+    objects: tuple[Block, ...] = (),
+    cameras: tuple[Camera, ...] = (),
+    variety: bool = False,
+    detail_m: float = 0.0,
+) -> tuple[str, dict[str, bytes]]:
+    """The MJCF text of a scene and its mesh files, as Physics takes them.
+
+    Args:
+        robot: stands at the origin.
+        table: under it.
+        objects: on the table, in the order of their joints; they come before the arm's.
+        cameras: that look at it.
+        variety: with the materials and the clutter that a Look chooses from.
+        detail_m: corners of the meshes nearer than about this are one; 0 keeps them all. With 3 mm
+            a small picture renders about three times faster and looks the same, but for some
+            pixels; hulls that touch change by as much.
+
+    Raises:
+        ValueError: two things of one name.
+    """
+    mjcf = load_dm_mjcf()
+    names = [robot.name, *(block.name for block in objects)]
+    if len({*names}) != len(names) or len({c.name for c in cameras}) != len(cameras):
+        raise ValueError(f"scene: got {', '.join(names)} and cameras, want names of their own")
+    scene = mjcf.from_xml_string(_SURROUNDINGS)
+    scene.worldbody.add(
+        "geom",
+        name="table",
+        type="box",
+        size=(table.half_size, table.half_size, 0.02),
+        pos=(*table.center, -0.02),
+        material="wood",
+        friction=(1, 0.01, 0.001),
+    )
+    for block in objects:
+        frame = scene.attach(_model_of(block, mjcf))
+        frame.pos = (*block.position, block.half_size[2] + 0.001)
+        frame.add("freejoint")
+    assets = dict(robot.assets)
+    if detail_m > 0:
+        for name, mesh in assets.items():
+            if "Collision" not in name:
+                assets[name] = coarsen(mesh, detail_m)
+    arm = mjcf.from_xml_string(robot.xml, assets=assets)
+    for camera in cameras:
+        _add_camera(scene, arm.find("site", robot.tool).parent, camera)
+    scene.attach(arm)
+    if variety:
+        add_variety(scene)
+    return scene.to_xml_string(), scene.get_assets()
+
+
+def _model_of(block: Block, mjcf: Any) -> Any:
+    model = mjcf.RootElement(model=block.name)
+    model.worldbody.add(
+        "geom",
+        name=block.name,
+        type="box",
+        size=block.half_size,
+        rgba=block.rgba,
+        mass=block.mass_kg,
+        friction=(1, 0.01, 0.001),
+        condim=4,
+    )
+    return model
+
+
+def _add_camera(scene: Any, tool_body: Any, camera: Camera) -> None:
+    fovy = camera.fovy_deg  # MuJoCo reads it in degrees whatever its angles are
+    if not camera.on_tool:
+        target = scene.worldbody.add("body", name=f"{camera.name}_target", pos=camera.look_at)
+        scene.worldbody.add(
+            "camera",
+            name=camera.name,
+            pos=camera.position,
+            mode="targetbody",
+            target=target,
+            fovy=fovy,
+        )
+        return
+    back = np.subtract(camera.position, camera.look_at)
+    # The picture's upper edge is the side of the tool's y, unless it looks along it.
+    up = (0, 1, 0) if np.linalg.norm(np.cross((0, 1, 0), back)) > 1e-6 else (0, 0, 1)
+    right = np.cross(up, back)
+    tool_body.add(
+        "camera",
+        name=camera.name,
+        pos=camera.position,
+        xyaxes=(*right, *np.cross(back, right)),
+        fovy=fovy,
+    )

@@ -1,0 +1,156 @@
+"""Arms as values: the SO-100, Kinova's Jaco, and what is none."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from robot_wm.cli.build import build_simulation
+from robot_wm.cli.config import load_config
+from robot_wm.cli.robots import build_robot, find_arm
+from robot_wm.contracts import check_env, check_robot, check_task
+from robot_wm.kinematics import Gripper
+from robot_wm.robots import jaco, make_arm, register_arm, so100
+from robot_wm.runtime import run_episode
+from sim_envs.reach import ReachTask
+from sim_envs.scene import Block, Camera
+from sim_envs.tabletop import Tabletop
+
+ARMS = {"so100": so100, "jaco": jaco}
+
+
+@pytest.fixture(params=sorted(ARMS))
+def arm(request):
+    return ARMS[request.param]()
+
+
+def test_arms_keep_the_contract(arm):
+    check_robot(lambda: arm)
+
+
+def elsewhere(arm):
+    return replace(arm, workspace_high=arm.workspace_high + [0.5, 0, 0, 0])
+
+
+def low_box(arm):
+    return arm.with_limits(box_high=np.array([0.9, 0.7, 0.2]))
+
+
+def no_servo(arm):
+    return replace(arm, xml=re.sub(r"<position [^>]*joint=.Jaw.[^>]*/>", "", arm.xml))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (elsewhere, "out of reach"),
+        (low_box, "outside the box"),
+        (lambda arm: replace(arm, gripper=Gripper((5,), -0.1)), "its state is"),
+        (no_servo, "xml"),
+    ],
+)
+def test_check_robot_sees_a_broken_arm(spoil, why):
+    with pytest.raises(AssertionError, match=why):
+        check_robot(lambda: spoil(so100()))
+
+
+def test_values_that_are_no_arm_are_refused():
+    arm = so100()
+    for changes, why in (
+        ({"home": np.zeros(5)}, "home"),
+        ({"home": np.full(6, 9.0)}, "beyond the joints"),
+        ({"workspace_low": arm.workspace_high}, "workspace_low"),
+        ({"gripper": Gripper((6,), 0.1)}, "gripper"),
+        ({"limits": make_arm("jaco").limits}, "limits"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            replace(arm, **changes)
+    with pytest.raises(ValueError, match="want some of"):
+        arm.with_limits(tip_sped=1.0)
+    with pytest.raises(ValueError, match="tip_speed"):
+        arm.with_limits(tip_speed=-1.0)
+
+
+def test_the_gripper_opens_as_far_as_it_says(arm):
+    for opening in np.linspace(arm.workspace_low[3], arm.workspace_high[3], 5):
+        joints = arm.opened(arm.home, opening)
+        assert arm.state(joints)[3] == pytest.approx(opening, abs=1e-9)
+        again = arm.with_closed(arm.home, arm.closed(joints))
+        np.testing.assert_allclose(again, joints, atol=1e-9)
+
+
+def test_another_arm_reaches_through_its_governor():
+    simulation = build_simulation(load_config("collect", ["env=jaco_reach", "out=x"]).env)
+    assert simulation.name == "jaco_reach"
+    for episode in simulation.episodes("5000", 3):
+        goal = simulation.task.start(episode)
+        before = simulation.task.judge()
+        run_episode(simulation.env, simulation.demonstrator(), goal, num_steps=20)
+        judged = simulation.task.judge()
+        assert judged.success and judged.cost < 0.01 < before.cost
+    simulation.env.close()
+
+
+def test_another_arm_keeps_the_contracts():
+    check_env(lambda: Tabletop(jaco(), image_size=32))
+    check_task(lambda: ReachTask(Tabletop(jaco(), image_size=32)))
+
+
+def test_several_objects_and_cameras():
+    blocks = (Block("cube"), Block("brick", half_size=(0.03, 0.01, 0.01), position=(0.2, 0.1)))
+    cameras = (
+        Camera("front", (0.58, -0.36, 0.50), (0.18, -0.02, 0.14)),
+        Camera("wrist", (0.0, 0.02, 0.06), (0.0, -0.1, 0.0), fovy_deg=70, on_tool=True),
+    )
+
+    def make():
+        return Tabletop(so100(), objects=blocks, cameras=cameras, image_size=32, random_look=True)
+
+    check_env(make)
+    env = make()
+    seen = env.reset(3)
+    assert list(seen.images) == ["front", "wrist"] and env.objects == ("cube", "brick")
+    assert {"brick.yaw", "cube.x"} <= set(env.privileged()["observation.environment_state"])
+    apart = np.linalg.norm(env.object_pose("cube")[:2] - env.object_pose("brick")[:2])
+    assert apart >= 0.06 - 1e-3
+    with pytest.raises(ValueError, match="cube, brick"):
+        env.place_object("ball", np.zeros(3))
+    # What rides on the arm sees the table move when the arm does.
+    still = env.observe().images
+    env.apply(np.array([0.0, 0.03, 0.0, 0.0]))
+    moved = env.observe().images
+    changed = {n: np.abs(still[n].astype(int) - moved[n]).mean() for n in still}
+    assert changed["wrist"] > changed["front"]
+    env.close()
+    for words in ({"objects": (blocks[0], blocks[0])}, {"cameras": (cameras[0],) * 2}):
+        with pytest.raises(ValueError, match="names of their own"):
+            Tabletop(so100(), **words)
+    with pytest.raises(ValueError, match="want at least 1"):
+        Tabletop(so100(), cameras=())
+
+
+def test_arms_come_by_name_or_by_the_function_of_a_caller():
+    assert find_arm("jaco").name == "jaco"
+    assert find_arm("robot_wm.robots.so100.so100").name == "so100"
+    for name, why in (
+        ("so101x", "want one of jaco, so100"),
+        ("nowhere.arm", "nowhere"),
+        ("robot_wm.types.check_counts", "want a RobotModel"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            find_arm(name)
+    with pytest.raises(ValueError, match="is taken"):
+        register_arm("so100", jaco)
+
+
+def test_an_arm_is_built_from_its_settings():
+    words = ["robot=lerobot", "checkpoint=x", "goal=y", "robot.limits.max_speed=0.5"]
+    robot = build_robot(load_config("deploy", words).robot)
+    assert robot.limits.tip_speed == 0.10 and (robot.limits.max_speed == 0.5).all()
+    assert robot.park is None and robot.device is not None
+    assert so100().limits.tip_speed == 0.25
+    sim = build_robot(load_config("deploy", ["checkpoint=x", "goal=y"]).robot)
+    np.testing.assert_array_equal(sim.park, sim.home)
