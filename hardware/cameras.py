@@ -91,17 +91,16 @@ def open_camera(name: str, settings: Mapping[str, Any]) -> Any:
             does not open.
     """
     check_installed()
-    configs = importlib.import_module("lerobot.cameras.configs")
+    from lerobot.cameras.configs import CameraConfig
+    from lerobot.cameras.utils import make_cameras_from_configs
+
     for module in ("opencv", "realsense", "zmq"):
         with contextlib.suppress(ImportError):  # wants a driver that is not installed
             importlib.import_module(f"lerobot.cameras.{module}")
     own = dict(settings)
-    config = decode_config(
-        configs.CameraConfig, own.pop("type", None), own, f"robot.cameras.{name}"
-    )
-    make = importlib.import_module("lerobot.cameras.utils").make_cameras_from_configs
+    config = decode_config(CameraConfig, own.pop("type", None), own, f"robot.cameras.{name}")
     try:
-        camera = make({name: config})[name]
+        camera = make_cameras_from_configs({name: config})[name]
         camera.connect()
     except Exception as error:
         raise ValueError(f"robot.cameras.{name}: {' '.join(str(error).split())[:400]}") from error

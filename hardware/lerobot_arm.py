@@ -265,7 +265,8 @@ def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02)
                 f"what reaches it is what its governor returned"
             )
     check_installed()
-    robots = importlib.import_module("lerobot.robots")
+    from lerobot import robots
+
     for module in pkgutil.iter_modules(robots.__path__):
         if module.ispkg:
             with contextlib.suppress(ImportError):  # wants a driver that is not installed
@@ -360,13 +361,15 @@ def decode_config(registry: Any, kind: str | None, settings: Mapping[str, Any], 
     Raises:
         ValueError: no such type, or a setting that it does not take.
     """
-    importlib.import_module("lerobot.utils.import_utils").register_third_party_plugins()
+    import draccus
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    register_third_party_plugins()
     known = registry.get_known_choices()
     if kind not in known:
         raise ValueError(f"{what}.type: got {kind!r}, want one of {', '.join(sorted(known))}")
-    draccus = importlib.import_module("draccus")
     try:
-        return draccus.decode(known[kind], dict(settings))
+        return draccus.decode(known[kind], dict(settings))  # pyright: ignore[reportPrivateImportUsage]
     except (draccus.utils.DraccusException, ValueError, TypeError) as error:
         raise ValueError(f"{what}: {error}") from error
 

@@ -1,7 +1,8 @@
 """One directory that rebuilds a model where there is no dataset: safetensors, JSON, a manifest.
 
-config.json             what the model is; nothing in it is ever imported by name
-predictor.safetensors   trained weights
+config.json             what the model is: its family by name, and what that needs to build it
+                        again; nothing in it is ever imported by name
+weights.safetensors     trained weights
 encoder.safetensors     the frozen encoder's weights, unless they are public at a pinned commit
 manifest.json           sha256 of every other file
 """
@@ -16,20 +17,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from robot_wm.data.files import sha256_file, sync
 from robot_wm.encoders import WEIGHTS_DIR, Fingerprint, load_encoder, save_encoder
-from robot_wm.predictor import Predictor, PredictorConfig
-from robot_wm.preprocess import NormStats
-from robot_wm.types import ActionSpec
-from robot_wm.world_model import LatentWorldModel, ModelSpec
+from robot_wm.models import TrainableModel, family_of, find_family
 
-FORMAT = 2
+FORMAT = 3
 _CONFIG, _MANIFEST = "config.json", "manifest.json"
-_PREDICTOR, _ENCODER = "predictor.safetensors", "encoder.safetensors"
+_WEIGHTS, _ENCODER = "weights.safetensors", "encoder.safetensors"
+_PREDICTOR = "predictor.safetensors"  # the weights' name in format 2
 
 
 # What files raise that were made up, or damaged with their checksums.
@@ -44,7 +42,7 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(
-    model: LatentWorldModel,
+    model: TrainableModel,
     directory: Path,
     *,
     training: Mapping[str, object] | None = None,
@@ -53,15 +51,16 @@ def save_checkpoint(
     """Writes a checkpoint; what stood at `directory` before stays until the new one is whole.
 
     Args:
-        model: with an encoder of robot_wm.encoders.
+        model: of a registered family, with an encoder that can be built again.
         directory: is created, or replaced if it is a checkpoint.
         training: where the weights come from (dataset, steps, errors): kept, never interpreted.
         extra: file name -> text or bytes to keep beside them, such as the metrics of every step.
 
     Raises:
         FileExistsError: `directory` holds something else than a checkpoint.
-        TypeError: an encoder that a checkpoint could not rebuild.
+        TypeError: a model or an encoder that a checkpoint could not rebuild.
     """
+    family = family_of(model)
     directory = directory.resolve()
     check_replaceable(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -69,22 +68,14 @@ def save_checkpoint(
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir()
-        weights = {name: v.contiguous() for name, v in model.predictor.state_dict().items()}
-        (scratch / _PREDICTOR).write_bytes(save(weights))
+        weights = {name: v.contiguous() for name, v in model.state_dict().items()}
+        (scratch / _WEIGHTS).write_bytes(save(weights))
         encoder = save_encoder(model.encoder, scratch / _ENCODER)
         config = {
             "format": FORMAT,
-            "spec": _spec_to_json(model.spec),
-            "predictor": asdict(model.predictor.config),
+            "family": family.name,
+            "model": family.describe(model),
             "encoder": {**encoder, "fingerprint": asdict(model.encoder.fingerprint)},
-            "action_stats": _stats_to_json(model.action_stats),
-            "proprio_stats": _stats_to_json(model.proprio_stats),
-            "feature_stats": (
-                None if model.feature_stats is None else _stats_to_json(model.feature_stats)
-            ),
-            "error": model.error,
-            "rollout_steps": model.rollout_steps,
-            "rollout_prefix": model.rollout_prefix,
             "training": dict(training or {}),
         }
         (scratch / _CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
@@ -149,7 +140,8 @@ def check_replaceable(directory: Path) -> None:
         known = {_MANIFEST, *_read_json(directory, _MANIFEST)}
     except CheckpointError:
         known = set()
-    if not ({_CONFIG, _PREDICTOR} <= found <= known):
+    weights = {_WEIGHTS, _PREDICTOR} & found
+    if not (_CONFIG in found and weights and found <= known):
         raise FileExistsError(f"out: {directory} holds something else than a checkpoint")
 
 
@@ -171,14 +163,15 @@ def find_checkpoint(name: str) -> Path:
     )
 
 
-def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
+def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
     """Rebuilds a model on the CPU.
 
     Returns:
         The model, ready to plan, and the whole of config.json (with `checkpoint_hash` added).
 
     Raises:
-        CheckpointError: missing, another format, a changed file, or weights that do not fit.
+        CheckpointError: missing, another format, a changed file, a family that is not registered,
+            or weights that do not fit.
         FileNotFoundError: the encoder's public weights are out of reach (says what to do).
     """
     if directory.is_file():
@@ -187,9 +180,8 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
             f"2-AC file is turned into one by: robot-wm convert checkpoint={directory} out=DIR"
         )
     manifest = _read_json(directory, _MANIFEST)
-    for name in (_CONFIG, _PREDICTOR):
-        if name not in manifest:
-            raise CheckpointError(f"checkpoint: {directory} lacks {name}")
+    if _CONFIG not in manifest:
+        raise CheckpointError(f"checkpoint: {directory} lacks {_CONFIG}")
     for name, expected in manifest.items():
         path = directory / Path(name).name
         if not path.is_file():
@@ -197,10 +189,19 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
         if sha256_file(path) != expected:
             raise CheckpointError(f"checkpoint: {path} was changed or damaged since it was saved")
     config = _read_json(directory, _CONFIG)
-    if config.get("format") != FORMAT:
+    if config.get("format") not in (2, FORMAT):
         raise CheckpointError(
             f"checkpoint: got format {config.get('format')}, want {FORMAT}: train it again"
         )
+    file = _WEIGHTS if config["format"] == FORMAT else _PREDICTOR
+    if file not in manifest:
+        raise CheckpointError(f"checkpoint: {directory} lacks {file}")
+    try:
+        if config["format"] == 2:
+            config = _from_format_2(config)
+        family = find_family(str(config["family"]))
+    except _MISFITS as error:
+        raise CheckpointError(f"checkpoint: {directory}: {error}") from error
     try:
         described = dict(config["encoder"])
         expected = Fingerprint(**described.pop("fingerprint"))
@@ -210,24 +211,12 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
             raise ValueError(
                 f"the encoder is not the one the predictor was trained on: {different} differ"
             )
-        with torch.random.fork_rng(devices=[]):  # its first weights are not kept
-            predictor = Predictor(PredictorConfig(**config["predictor"]))
-        predictor.load_state_dict(load_file(directory / _PREDICTOR))
-        model = LatentWorldModel(
-            encoder,
-            predictor.eval().requires_grad_(False),
-            _spec_from_json(config["spec"]),
-            action_stats=_stats_from_json(config["action_stats"]),
-            proprio_stats=_stats_from_json(config["proprio_stats"]),
-            feature_stats=(
-                None
-                if config["feature_stats"] is None
-                else _stats_from_json(config["feature_stats"])
-            ),
-            error=config["error"],
-            rollout_steps=config["rollout_steps"],
-            rollout_prefix=config["rollout_prefix"],
-        )
+        model = family.rebuild(encoder, config["model"])
+        weights = load_file(directory / file)
+        if file == _PREDICTOR:
+            weights = {f"predictor.{name}": value for name, value in weights.items()}
+        model.load_state_dict(weights)
+        model.eval().requires_grad_(False)
     except FileNotFoundError:
         raise
     except _MISFITS as error:
@@ -236,39 +225,27 @@ def load_checkpoint(directory: Path) -> tuple[LatentWorldModel, dict[str, Any]]:
     return model, config
 
 
-def _spec_to_json(spec: ModelSpec) -> dict[str, object]:
-    action = spec.action_spec
-    return {
-        "camera": spec.camera,
-        "image_height": spec.image_height,
-        "image_width": spec.image_width,
-        "dt": spec.dt,
-        "state_names": list(spec.state_names),
-        "action_spec": {
-            "names": list(action.names),
-            "units": list(action.units),
-            "low": action.low.tolist(),
-            "high": action.high.tolist(),
-        },
-        "proprio": spec.proprio,
-        "context_frames": spec.context_frames,
-        "features": spec.features,
-        "extrinsics": list(spec.extrinsics),
-        "step_energy": None if spec.step_energy is None else dict(spec.step_energy),
+def _from_format_2(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json of format 2, of one family and one camera, says in this format."""
+    old = config["spec"]
+    view = {"camera": old["camera"], "height": old["image_height"], "width": old["image_width"]}
+    spec = {
+        name: value
+        for name, value in old.items()
+        if name not in ("camera", "image_height", "image_width")
     }
-
-
-def _spec_from_json(value: dict[str, Any]) -> ModelSpec:
-    action = ActionSpec(**value["action_spec"])
-    return ModelSpec(**{**value, "action_spec": action})
-
-
-def _stats_to_json(stats: NormStats) -> dict[str, list[float]]:
-    return {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
-
-
-def _stats_from_json(value: dict[str, Any]) -> NormStats:
-    return NormStats(**value)
+    own = ("predictor", "action_stats", "proprio_stats", "feature_stats")
+    how = ("error", "rollout_steps", "rollout_prefix")
+    return {
+        "format": FORMAT,
+        "family": "latent",
+        "model": {
+            "spec": {**spec, "views": [view]},
+            **{name: config[name] for name in (*own, *how)},
+        },
+        "encoder": config["encoder"],
+        "training": config["training"],
+    }
 
 
 def _read_json(directory: Path, name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from robot_wm.imagination import Economy, ImaginedCost, trusted
+from robot_wm.models import WorldModel
 from robot_wm.objectives import Objective
 from robot_wm.planners import Planner, shift
 from robot_wm.types import (
@@ -32,7 +33,6 @@ from robot_wm.types import (
     PlanningError,
     check_counts,
 )
-from robot_wm.world_model import WorldModel
 
 
 class Steered(Controller, Protocol):
@@ -162,7 +162,7 @@ class MPC:
         if not self._objectives:
             raise RuntimeError("act: called before reset(goal)")
         self._state = self._model.observe(self._state, obs, applied)
-        self._latent = self._model.latent(self._state)
+        (self._latent,) = self._model.latent(self._state)
         return self._energy(self._latent)
 
     @torch.no_grad()
@@ -213,8 +213,9 @@ class MPC:
         @torch.no_grad()
         def foresee(action: FloatArray) -> tuple[Tensor, float]:
             actions = torch.tensor(np.asarray(action), dtype=torch.float32)[None, None]
-            latent = self._model.rollout(state, actions.to(self._generator.device))[0, 0]
-            latent = latent.mean(0) if latent.ndim == 3 else latent
+            device = self._generator.device
+            noise = torch.Generator(device).manual_seed(self._seed)
+            latent = self._model.rollout(state, actions.to(device), noise).mean[0, 0]
             return latent, _finite(objective.energy(latent))
 
         return foresee
@@ -232,14 +233,15 @@ class MPC:
                 horizon=self._planner.horizon,
                 device=self._generator.device,
             )
-        cost = ImaginedCost(self._model, self._state, objective, self._trusted)
+        cost = ImaginedCost(self._model, self._state, objective, self._trusted, seed=self._seed)
         init = None if self._plan is None else shift(self._plan, self._executed + 1)
         plan = self._planner.plan(cost, self._spec, init=init, generator=self._generator)
         plan = replace(plan, actions=self._spec.clip(plan.actions))
         # Judged side by side, and exactly, whatever the search saved.
         rest = np.tile(self._spec.rest, (len(plan.actions), 1))
         both = torch.tensor(np.stack((plan.actions, rest)), dtype=torch.float32)
-        costs = ImaginedCost(self._model, self._state, objective)(both.to(self._generator.device))
+        exact = ImaginedCost(self._model, self._state, objective, seed=self._seed)
+        costs = exact(both.to(self._generator.device))
         if not costs.isfinite().all():
             raise PlanningError(f"the plan and doing nothing cost {costs.tolist()}")
         plan_cost, rest_cost = costs.tolist()

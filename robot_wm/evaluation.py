@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from robot_wm.controller import MPC
 from robot_wm.data import Batch
+from robot_wm.models import EncodedFrames, ModelInfo, Select, WorldModel
 from robot_wm.objectives import Objective
 from robot_wm.planners import Planner, shift
 from robot_wm.runtime import Recorder, Step, run_episode
@@ -21,6 +23,7 @@ from robot_wm.types import (
     Controller,
     Decision,
     FloatArray,
+    Futures,
     Goal,
     ImageArray,
     Judgement,
@@ -32,7 +35,6 @@ from robot_wm.types import (
     Task,
     list_goals,
 )
-from robot_wm.world_model import WorldModel
 
 Episode = Mapping[str, object]
 
@@ -304,27 +306,39 @@ class _TrueFuture:
         self._model = model
 
     @property
-    def dt(self) -> float:
-        return self._model.dt
+    def info(self) -> ModelInfo:
+        return self._model.info
 
     def initial(self) -> None:
         """The simulator keeps the state."""
 
-    def observe(self, state: Tensor | None, obs: Observation, applied: FloatArray | None) -> Tensor:
+    def observe(
+        self,
+        state: Tensor | None,
+        obs: Observation | EncodedFrames,
+        applied: FloatArray | Tensor | None,
+    ) -> Tensor:
         """The latent of what is seen; the simulator keeps the rest of the state."""
+        if isinstance(obs, EncodedFrames):
+            raise NotImplementedError("a simulator sees for itself")
         return self.embed(obs.images)
 
     def latent(self, state: Tensor) -> Tensor:
-        return state
+        return state[None]
 
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
         return self._model.embed(images).cpu()
 
-    def rollout(self, state: Tensor, actions: Tensor) -> Tensor:
-        futures = self._task.look_ahead(actions.double().numpy())
-        return torch.stack([torch.stack([self.embed(i) for i in future]) for future in futures])
+    def rollout(
+        self,
+        state: Tensor,
+        actions: Tensor,
+        generator: Any = None,
+        *,
+        select: Select | None = None,
+    ) -> Futures:
+        seen = self._task.look_ahead(actions.double().numpy())
+        return Futures(torch.stack([torch.stack([self.embed(i) for i in row]) for row in seen]))
 
-    def loss(
-        self, batch: Batch, *, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, *, generator: Any = None) -> tuple[Tensor, dict[str, float]]:
         raise NotImplementedError("a simulator does not learn")

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from robot_wm.models import Select, State, WorldModel
 from robot_wm.objectives import Objective
 from robot_wm.planners.search import Space
-from robot_wm.types import ActionSpec, PlanningError, check_counts
-from robot_wm.world_model import State, WorldModel
+from robot_wm.types import ActionSpec, Futures, PlanningError, check_counts
 
 _NUM_TRUSTED = 256  # candidates that bfloat16 is tried on
 _LEAST_AGREEMENT = 0.99  # Spearman
 _KEPT_TO_THE_END = 0.25  # of the candidates
-
-
-@runtime_checkable
-class SelectiveWorldModel(Protocol):
-    """A WorldModel that can leave candidates on the way, and guess roughly."""
-
-    def rollout_selected(
-        self, state: State, actions: Tensor, select: Callable[[Tensor], Tensor | None]
-    ) -> tuple[Tensor, Tensor]:
-        """As `Predictor.rollout_selected`."""
-        ...
-
-    def rollout_roughly(self, state: State, actions: Tensor, depth: int) -> Tensor:
-        """As `rollout`, by the first `depth` blocks alone."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +28,6 @@ class Economy:
         keep_share: of the candidates, after each imagined step but the last: those go on whose
             future, `continued`, looks best (successive halving over the horizon), though never
             fewer than a quarter. 1: all.
-        screen_depth: first, all are imagined by so many of the predictor's blocks. None: not.
-        screen_share: of the candidates, the best in that screening, which are imagined exactly.
         at_least: candidates that are imagined exactly, whatever the shares; an MPC raises it to
             its planner's elites.
         batch_size: candidates imagined at once; None: all. A constant of the settings, never of
@@ -54,20 +36,15 @@ class Economy:
     """
 
     keep_share: float = 1.0
-    screen_depth: int | None = None
-    screen_share: float = 0.5
     at_least: int = 8
     batch_size: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("keep_share", "screen_share"):
-            share = getattr(self, name)
-            if not (isinstance(share, int | float) and 0 < share <= 1):
-                raise ValueError(f"{name}: got {share!r}, want a share above 0, to 1")
+        share = self.keep_share
+        if not (isinstance(share, int | float) and 0 < share <= 1):
+            raise ValueError(f"keep_share: got {share!r}, want a share above 0, to 1")
         check_counts(at_least=self.at_least)
-        if self.screen_depth is not None:
-            check_counts(screen_depth=self.screen_depth)
         if self.batch_size is not None:
             check_counts(batch_size=self.batch_size)
         if self.precision not in ("float32", "bfloat16"):
@@ -76,7 +53,7 @@ class Economy:
     @property
     def drops(self) -> bool:
         """Whether it leaves candidates on the way."""
-        return self.keep_share < 1 or self.screen_depth is not None
+        return self.keep_share < 1
 
 
 class ImaginedCost:
@@ -87,9 +64,7 @@ class ImaginedCost:
         state: from where.
         objective: judges.
         economy: where to save work; nowhere by default.
-
-    Raises:
-        ValueError: an economy that the model does not know.
+        seed: of what is random in the model: the same for every call, so that costs compare.
     """
 
     def __init__(
@@ -98,11 +73,11 @@ class ImaginedCost:
         state: State,
         objective: Objective,
         economy: Economy | None = None,
+        *,
+        seed: int = 0,
     ) -> None:
         self._model, self._state, self._objective = model, state, objective
-        self._economy = economy or Economy()
-        if self._economy.drops and not isinstance(model, SelectiveWorldModel):
-            raise ValueError(f"economy: {type(model).__name__} has no rollout_selected")
+        self._economy, self._seed = economy or Economy(), seed
 
     def __call__(self, actions: Tensor) -> Tensor:
         """`[N, H, A]`, robot's units, to `[N]`; differentiable where `actions` want it.
@@ -123,44 +98,45 @@ class ImaginedCost:
             parts = [self._sparingly(part) for part in actions.split(size)]
         return _behind(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
-    def _judge(self, futures: Tensor, actions: Tensor) -> Tensor:
+    def _imagine(self, actions: Tensor, select: Select | None = None) -> Futures:
+        generator = torch.Generator(actions.device).manual_seed(self._seed)
+        futures = self._model.rollout(self._state, actions, generator, select=select)
+        _check_finite(futures.latents)
+        return futures
+
+    def _judge(self, futures: Futures, actions: Tensor) -> Tensor:
         """The objective, always in float32."""
         with torch.autocast(actions.device.type, enabled=False):
             return self._objective(futures, actions)
 
     def _exactly(self, actions: Tensor) -> Tensor:
         """All of them to the end."""
-        return self._judge(_finite(self._model.rollout(self._state, actions)), actions)
+        return self._judge(self._imagine(actions), actions)
 
     def _sparingly(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Costs `[n]`, and how far each came `[n]`; those that came farthest are exact."""
-        economy, model = self._economy, self._model
-        assert isinstance(model, SelectiveWorldModel)
+        economy = self._economy
         costs = actions.new_zeros(len(actions))
         came = actions.new_zeros(len(actions))
-        alive = torch.arange(len(actions), device=actions.device)
-        if economy.screen_depth is not None:
-            rough = model.rollout_roughly(self._state, actions, economy.screen_depth)
-            costs = _clean(self._judge(rough, actions))
-            alive = _best(costs, economy.screen_share, at_least=economy.at_least)
-        enough = max(economy.at_least, math.ceil(_KEPT_TO_THE_END * len(alive)))
-        inside = alive
+        inside = torch.arange(len(actions), device=actions.device)
+        enough = max(economy.at_least, math.ceil(_KEPT_TO_THE_END * len(actions)))
 
-        def select(futures: Tensor) -> Tensor:
+        def select(latents: Tensor) -> Tensor:
             nonlocal inside
+            _check_finite(latents)
             with torch.autocast(actions.device.type, enabled=False):
-                expected = continued(_finite(futures), actions[inside])
+                expected = Futures(continued(latents, actions[inside]))
             costs[inside] = _clean(self._judge(expected, actions[inside]))
-            came[inside] = float(futures.shape[1])
+            came[inside] = float(latents.shape[1])
             chosen = _best(costs[inside], economy.keep_share, at_least=enough)
             inside = inside[chosen]
             return chosen
 
-        futures, index = model.rollout_selected(
-            self._state, actions[alive], select if economy.keep_share < 1 else lambda _: None
+        futures = self._imagine(actions, select)
+        index = (
+            torch.arange(len(actions)).to(actions.device) if futures.kept is None else futures.kept
         )
-        index = alive[index]
-        costs[index] = self._judge(_finite(futures), actions[index]).to(costs)
+        costs[index] = self._judge(futures, actions[index]).to(costs)
         came[index] = float(actions.shape[1])
         return costs, came
 
@@ -214,10 +190,9 @@ def _clean(costs: Tensor) -> Tensor:
     return costs.nan_to_num(nan=3e38, posinf=3e38, neginf=3e38).float()
 
 
-def _finite(latents: Tensor) -> Tensor:
+def _check_finite(latents: Tensor) -> None:
     if not latents.isfinite().all():
         raise PlanningError("the model imagined latents that are not finite")
-    return latents
 
 
 def trusted(

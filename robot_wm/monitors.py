@@ -18,10 +18,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from robot_wm.data import AlignedData, TokenStore, scale_frames
+from robot_wm.models import EncodedFrames, ModelInfo, WorldModel, device_of
 from robot_wm.types import Decision, FloatArray, ImageArray, Observation, Verdict
-from robot_wm.world_model import LatentWorldModel
 
 FILE = "normal.safetensors"
+_AT_ONCE = 64  # predictions
 _WHOLE = 4096  # numbers of a latent that are compared one by one; of larger ones, mean and spread
 _DARK, _FLAT = 12.0, 2.0  # of 255: mean of a black picture, spread of an empty one
 _VIEW = (16, 16)  # pixels
@@ -60,26 +61,26 @@ class Normal:
             if not getattr(self, name)[-1] > 0:  # is divided by: 0 / 0 would pass for familiar
                 raise ValueError(f"{FILE}: {name} ends at {float(getattr(self, name)[-1])}")
 
-    def strange(self, latent: Tensor, image: ImageArray) -> float:
-        """How far a picture is from the training frames: 1 is the farthest held-out one.
+    def strange(self, latent: Tensor, images: Sequence[ImageArray]) -> float:
+        """How far what is seen is from the training frames: 1 is the farthest held-out one.
 
         Args:
             latent: of it `[P, D]`.
-            image: itself, uint8 `[height, width, 3]`.
+            images: of the model's cameras, in their order, uint8 `[height, width, 3]`.
         """
         features = _features(latent[None]).cpu()
+        views = torch.cat([_views(image[None]) for image in images], dim=1)
         return max(
             float(_distances(features, self.bank) / self.strangeness[-1]),
-            float(_distances(_views(image[None]), self.views) / self.view_strangeness[-1]),
+            float(_distances(views, self.views) / self.view_strangeness[-1]),
         )
 
-    def check(self, model: LatentWorldModel) -> None:
+    def check(self, info: ModelInfo) -> None:
         """Raises ValueError unless it is of a model's kind."""
-        shape = model.predictor.config
-        whole = shape.num_tokens * shape.token_dim
+        whole = info.num_tokens * info.dim
         wanted = {
-            "bank": whole if whole <= _WHOLE else 2 * shape.token_dim,
-            "views": 3 * _VIEW[0] * _VIEW[1],
+            "bank": whole if whole <= _WHOLE else 2 * info.dim,
+            "views": 3 * _VIEW[0] * _VIEW[1] * len(info.views),
         }
         for name, size in wanted.items():
             if getattr(self, name).shape[1] != size:
@@ -124,7 +125,7 @@ def prediction_error(predicted: Tensor, seen: Tensor) -> float:
 
 @torch.no_grad()
 def fit_normal(
-    model: LatentWorldModel,
+    model: WorldModel,
     data: AlignedData,
     tokens: TokenStore,
     training: Sequence[int],
@@ -160,7 +161,7 @@ def fit_normal(
 
 
 def _known(
-    model: LatentWorldModel,
+    model: WorldModel,
     data: AlignedData,
     tokens: TokenStore,
     episodes: Sequence[int],
@@ -171,28 +172,41 @@ def _known(
     each = math.ceil(num_frames / len(episodes))
     for i in episodes:
         rows = _spread(len(data.indices[i]), each)
-        own = torch.from_numpy(np.array(tokens[i][rows], np.float32)).to(model.device)
-        features.append(_features(model.latents(own)).cpu())
+        seen = _seen(data, tokens, i, rows)
+        latents = model.latent(model.observe(model.initial(), seen, None))
+        features.append(_features(latents).cpu())
         episode = data.dataset.episode(data.episodes[i])
-        frames = data.dataset.frames(episode, data.camera, data.indices[i][rows].tolist())
-        views.append(_views(frames))
+        where = data.indices[i][rows].tolist()
+        frames = [data.dataset.frames(episode, camera, where) for camera in data.cameras]
+        views.append(torch.cat([_views(each) for each in frames], dim=1))
     return torch.cat(features), torch.cat(views)
 
 
 def _surprises(
-    model: LatentWorldModel, data: AlignedData, tokens: TokenStore, i: int, num: int
+    model: WorldModel, data: AlignedData, tokens: TokenStore, i: int, num: int
 ) -> Tensor:
     """Errors of one-step predictions in an episode."""
-    context = model.spec.context_frames
-    latents = model.latents(torch.from_numpy(np.array(tokens[i], np.float32)).to(model.device))
-    errors = []
-    for t in _spread(len(latents) - context, num) + context:  # the frame that is predicted
-        past = slice(t - context, t)
-        proprio = torch.from_numpy(np.array(data.proprio[i][past]))[None].to(model.device)
-        actions = torch.from_numpy(np.array(data.actions[i][past]))[None].to(model.device)
-        imagined = model.imagine(latents[None, past], proprio, actions[:, :-1], actions[:, -1:])
-        errors.append(prediction_error(imagined[0, 0], latents[t]))
+    context, device = model.info.context_frames, device_of(model)
+    noise = torch.Generator(device).manual_seed(i)
+    rows = _spread(len(tokens[i]) - context, num) + context  # the frames that are predicted
+    actions = torch.from_numpy(np.array(data.actions[i], np.float32)).to(device)
+    errors: list[float] = []
+    for part in np.array_split(rows, max(1, math.ceil(len(rows) / _AT_ONCE))):
+        state = model.initial()
+        for back in range(context, 0, -1):
+            applied = None if back == context else actions[part - back - 1]
+            state = model.observe(state, _seen(data, tokens, i, part - back), applied)
+        imagined = model.rollout(state, actions[part - 1][:, None], noise).mean[:, 0]
+        seen = _seen(data, tokens, i, part)
+        latents = model.latent(model.observe(model.initial(), seen, None))
+        errors += [prediction_error(*pair) for pair in zip(imagined, latents, strict=True)]
     return torch.tensor(errors)
+
+
+def _seen(data: AlignedData, tokens: TokenStore, i: int, rows: np.ndarray) -> EncodedFrames:
+    """Some frames of an episode."""
+    own = (np.array(values[i][rows], np.float32) for values in (tokens, data.proprio))
+    return EncodedFrames(*(torch.from_numpy(value) for value in own))
 
 
 def _spread(length: int, num: int) -> np.ndarray:
@@ -265,19 +279,19 @@ class Monitors:
         self._normal, self._settings, self._step_energy = normal, settings, step_energy
         self._num_surprises = 0
         self._promised: list[tuple[float, float]] = []
-        self._seen: tuple[ImageArray, FloatArray] | None = None
+        self._seen: dict[str, tuple[ImageArray, FloatArray]] = {}
 
-    def look(self, what: str, latent: Tensor, image: ImageArray) -> float | None:
-        """How strange a picture is (`Normal.strange`).
+    def look(self, what: str, latent: Tensor, images: Sequence[ImageArray]) -> float | None:
+        """How strange it is what the model's cameras see (`Normal.strange`).
 
         Args:
-            what: names the picture.
+            what: names it.
             latent: of it `[P, D]`.
-            image: itself, uint8 `[height, width, 3]`.
+            images: of the model's cameras, in their order, uint8 `[height, width, 3]`.
         """
         if self._normal is None:
             return None
-        ratio = self._normal.strange(latent, image)
+        ratio = self._normal.strange(latent, images)
         if not ratio <= self._settings.strange:
             raise MonitorError(
                 f"{what} is unlike the training pictures: {ratio:.1f} times as far from them as "
@@ -307,15 +321,16 @@ class Monitors:
             joints: where the arm stands `[J]`, rad.
         """
         self.picture(name, image)
-        if self._seen is not None:
-            moved = float(np.abs(joints - self._seen[1]).max())
-            if moved > _STILL_RAD and np.array_equal(image, self._seen[0]):
+        if name in self._seen:
+            before, stood = self._seen[name]
+            moved = float(np.abs(joints - stood).max())
+            if moved > _STILL_RAD and np.array_equal(image, before):
                 raise MonitorError(
                     f"camera {name} is frozen: the same picture after a joint moved {moved:.2f} rad"
                 )
-            if np.array_equal(image, self._seen[0]):
+            if np.array_equal(image, before):
                 return  # small steps add up
-        self._seen = image, np.array(joints)
+        self._seen[name] = image, np.array(joints)
 
     def predicted(self, predicted: Tensor, seen: Tensor) -> float | None:
         """The p-value of a prediction's error, once its action was executed."""
@@ -353,7 +368,7 @@ class MonitorGuard:
 
     Args:
         monitors: judge.
-        camera: that the controller sees through.
+        cameras: that the controller sees through.
         joints: where the arm stood at the last look `[J]`, rad.
         moves: whether what is decided really happens; else what comes of it is not judged.
     """
@@ -361,24 +376,26 @@ class MonitorGuard:
     def __init__(
         self,
         monitors: Monitors,
-        camera: str,
+        cameras: Sequence[str],
         joints: Callable[[], FloatArray],
         *,
         moves: bool = True,
     ) -> None:
-        self._monitors, self._camera = monitors, camera
+        self._monitors, self._cameras = monitors, tuple(cameras)
         self._joints, self._moves = joints, moves
         self._last: Decision | None = None
 
     def check(self, obs: Observation, decision: Decision, applied: FloatArray | None) -> Verdict:
         """A fault where something is not normal; else `p_value`, of the last prediction's error."""
         last, self._last = self._last, decision
-        image = obs.images[self._camera]
         try:
+            for name in self._cameras:
+                if self._moves:
+                    self._monitors.camera(name, obs.images[name], self._joints())
+                else:
+                    self._monitors.picture(name, obs.images[name])
             if not self._moves:
-                self._monitors.picture(self._camera, image)
                 return Verdict()
-            self._monitors.camera(self._camera, image, self._joints())
             if last is None or applied is None:
                 return Verdict()
             p_value = self._judge(last, decision, applied)

@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from robot_wm.types import Futures
+
 
 class Objective(Protocol):
     """Built from the goal's latent; judges imagined futures.
@@ -17,11 +19,8 @@ class Objective(Protocol):
     which candidates are hopeless.
     """
 
-    def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """Latents `[N, H, P, D]` under actions `[N, H, A]` to costs `[N]`, lower is better.
-
-        Of a model with K heads the latents are `[N, H, K, P, D]`, one of each head's.
-        """
+    def __call__(self, futures: Futures, actions: Tensor) -> Tensor:
+        """Futures under actions `[N, H, A]` to costs `[N]`, lower is better."""
         ...
 
     def energy(self, latents: Tensor) -> Tensor:
@@ -122,15 +121,13 @@ class GoalEnergy:
         error = difference.abs() if self._distance == "l1" else difference.square()
         return error.mean(-1) @ self._token_weights
 
-    def __call__(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """`[N, H, P, D]` or `[N, H, K, P, D]`, and `[N, H, A]`, to `[N]`.
+    def __call__(self, futures: Futures, actions: Tensor) -> Tensor:
+        """Futures under actions `[N, H, A]` to costs `[N]`.
 
         Raises:
             ValueError: latents of another encoder.
         """
-        heads = latents if latents.ndim == 5 else None
-        if heads is not None:
-            latents = heads.mean(2)
+        latents, heads = futures.mean, futures.latents if futures.latents.ndim == 5 else None
         cost = self._over_time(self.energy(latents[:, -1:] if self._horizon == "last" else latents))
         if self._disagreement_weight and heads is not None:  # one head agrees with itself
             apart = heads.var(2, correction=0).mean(-1) @ self._token_weights  # [N, H]
@@ -156,11 +153,11 @@ def _numbers(values: Sequence[float], name: str, like: Tensor) -> Tensor:
         raise ValueError(f"{name}: got {values!r}, want a list of numbers") from error
 
 
-def region_weights(grid: tuple[int, int], region: Sequence[float]) -> list[float]:
+def region_weights(grid: tuple[int, int, int], region: Sequence[float]) -> list[float]:
     """Weights of a token map for a part of the picture: each token's share inside it.
 
     Args:
-        grid: rows and columns of the map.
+        grid: views, rows and columns of the map; the region is the same in every view.
         region: top, left, bottom and right edge, as shares of the picture.
 
     Returns:
@@ -169,7 +166,7 @@ def region_weights(grid: tuple[int, int], region: Sequence[float]) -> list[float
     Raises:
         ValueError: edges out of order, or tokens that stand for no place in the picture.
     """
-    rows, columns = grid
+    views, rows, columns = grid
     try:
         top, left, bottom, right = (float(edge) for edge in region)
     except (TypeError, ValueError) as error:
@@ -187,4 +184,5 @@ def region_weights(grid: tuple[int, int], region: Sequence[float]) -> list[float
         return [max(0.0, min(high * count, i + 1) - max(low * count, i)) for i in range(count)]
 
     across = inside(columns, left, right)
-    return [down * along for down in inside(rows, top, bottom) for along in across]
+    one = [down * along for down in inside(rows, top, bottom) for along in across]
+    return one * views

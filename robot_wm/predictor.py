@@ -27,7 +27,8 @@ class PredictorConfig:
 
     Attributes:
         token_dim: the encoder's token dimension, D.
-        grid: rows and columns of the token map, P = rows * columns.
+        grid: rows and columns of a picture's token map.
+        num_views: pictures of a frame, V: P = V * rows * columns tokens, view by view.
         action_dim: A.
         state_dim: Q; 0 for a predictor that sees no proprioception.
         extrinsics_dim: size of the camera's pose, E; 0 for a predictor that sees none.
@@ -64,6 +65,7 @@ class PredictorConfig:
     residual: bool = False
     output_norm: bool = False
     num_outputs: int = 1
+    num_views: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
@@ -79,6 +81,7 @@ class PredictorConfig:
             num_heads=self.num_heads,
             grid_size=1 if self.grid_size is None else self.grid_size,
             num_outputs=self.num_outputs,
+            num_views=self.num_views,
         )
         check_counts(0, state_dim=self.state_dim, extrinsics_dim=self.extrinsics_dim)
         if not 1 <= self.mlp_ratio * self.width < 2**24:
@@ -91,7 +94,7 @@ class PredictorConfig:
     @property
     def num_tokens(self) -> int:
         """Tokens per frame, P."""
-        return self.grid[0] * self.grid[1]
+        return self.num_views * self.grid[0] * self.grid[1]
 
     @property
     def num_conditions(self) -> int:
@@ -240,12 +243,8 @@ class Predictor(nn.Module):
         extrinsics_n: Tensor | None,
         *,
         keep: bool,
-        depth: int | None = None,
     ) -> tuple[Tensor, KeyValueCache | None]:
-        """`extend`, which may let go of the new frames' keys and values block by block.
-
-        `depth` blocks alone are asked where it is given.
-        """
+        """`extend`, which may let go of the new frames' keys and values block by block."""
         self._check(cache, tokens, actions_n, states_n, extrinsics_n)
         past = cache.num_frames if cache is not None else 0
         frames = tokens.shape[1]
@@ -269,8 +268,6 @@ class Predictor(nn.Module):
         x = rearrange(x, "b t p w -> b (t p) w")
         parts = []
         for i, block in enumerate(self.predictor_blocks):
-            if i == depth:
-                break
             before = cache.blocks[i] if cache is not None else ()
             x, own = block(x, mask, rotary, before, condition)
             if keep:
@@ -300,8 +297,8 @@ class Predictor(nn.Module):
         states_n: Tensor | None = None,
         extrinsics_n: Tensor | None = None,
         *,
-        depth: int | None = None,
-    ) -> Tensor:
+        select: Callable[[Tensor], Tensor | None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Imagines frame after frame, feeding predictions back; each frame is computed once.
 
         Args:
@@ -311,42 +308,16 @@ class Predictor(nn.Module):
             actions_n: `[N, H, A]` from the current frame on.
             states_n: `[N, H, Q]` at the current frame and the H - 1 after it.
             extrinsics_n: `[N, H, E]`, likewise.
-            depth: blocks to ask, from the first; all where None. Fewer are a rough guess.
+            select: called after every frame but the last, with what the remaining candidates'
+                futures are so far, `[n, h, P, D]`; returns which of them go on, indices `[m]`, or
+                None for all. What remains is exact.
 
         Returns:
-            `[N, H, P, D]`, the H frames after the current one; with K heads `[N, H, K, P, D]`.
+            `[N, H, P, D]`, the H frames after the current one; with K heads `[N, H, K, P, D]`;
+            and which candidates they are, `[N]`.
 
         Raises:
             ValueError: as `forward`; or a horizon of none.
-        """
-        return self.rollout_selected(
-            cache, tokens, actions_n, states_n, extrinsics_n, select=lambda _: None, depth=depth
-        )[0]
-
-    def rollout_selected(
-        self,
-        cache: KeyValueCache | None,
-        tokens: Tensor,
-        actions_n: Tensor,
-        states_n: Tensor | None = None,
-        extrinsics_n: Tensor | None = None,
-        *,
-        select: Callable[[Tensor], Tensor | None],
-        depth: int | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """A rollout in which candidates may be dropped on the way; what remains is exact.
-
-        Args:
-            cache: this and the rest as in `rollout`.
-            select: called after every frame but the last, with what the remaining candidates'
-                futures are so far, `[n, h, P, D]`; returns which of them go on, indices `[m]`, or
-                None for all.
-
-        Returns:
-            The remaining futures, as `rollout` returns them, and which candidates they are.
-
-        Raises:
-            ValueError: as `rollout`; or a depth out of range.
         """
         num, horizon = actions_n.shape[:2]
         if min(num, horizon) < 1 or tokens.ndim != 3 or len(tokens) not in (1, num):
@@ -359,8 +330,6 @@ class Predictor(nn.Module):
                 raise ValueError(
                     f"{name}: got {tuple(value.shape)}, want {num} candidates and {horizon} frames"
                 )
-        if depth is not None and not 1 <= depth <= self.config.depth:
-            raise ValueError(f"depth: got {depth}, want 1 to {self.config.depth}")
         frame = tokens[:, None].expand(num, -1, -1, -1)
         remaining, futures = torch.arange(num, device=tokens.device), frame[:, :0]
         for h in range(horizon):
@@ -372,11 +341,10 @@ class Predictor(nn.Module):
                 None if states_n is None else states_n[:, now],
                 None if extrinsics_n is None else extrinsics_n[:, now],
                 keep=h + 1 < horizon,
-                depth=depth,
             )
             frame = self.combine(predicted)
             futures = predicted if not h else torch.cat((futures, predicted), dim=1)
-            chosen = select(futures) if h + 1 < horizon else None
+            chosen = select(futures) if select is not None and h + 1 < horizon else None
             if chosen is not None:
                 assert cache is not None
                 cache, remaining = cache.select(chosen), remaining[chosen]
@@ -473,6 +441,8 @@ def block_causal_mask(frames: int, block: int) -> Tensor:
 def _rotary_table(config: PredictorConfig) -> tuple[Tensor, Tensor]:
     """cos and sin `[max_frames * block, head size]` of the 3-D rotary positions.
 
+    Several views lie side by side: the columns of each begin where those of the one before end.
+
     Three segments of each head turn by frame, row and column; what is left of the head does not
     turn. Condition tokens turn by their frame alone.
     """
@@ -483,7 +453,9 @@ def _rotary_table(config: PredictorConfig) -> tuple[Tensor, Tensor]:
     time = torch.arange(config.max_frames, dtype=torch.float32)
     row = torch.arange(rows, dtype=torch.float32).repeat_interleave(columns) * (size / rows)
     column = torch.arange(columns, dtype=torch.float32).repeat(rows) * (size / columns)
-    position = torch.zeros(config.max_frames, config.num_conditions + rows * columns, 3)
+    row = row.repeat(config.num_views)
+    column = torch.cat([column + view * size for view in range(config.num_views)])
+    position = torch.zeros(config.max_frames, config.num_conditions + config.num_tokens, 3)
     position[:, :, 0] = time[:, None]
     position[:, config.num_conditions :, 1] = row
     position[:, config.num_conditions :, 2] = column

@@ -1,7 +1,7 @@
 """THE image, proprio and action pipeline, and its inverse.
 
-Training and deployment go through these same functions: data.py and world_model.py are the only
-callers, so a picture cannot be prepared in two ways.
+Training and deployment go through these same functions: data and models are the only callers, so a
+picture cannot be prepared in two ways.
 """
 
 from __future__ import annotations

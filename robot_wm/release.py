@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from robot_wm.encoders import from_release, release_shape, released_encoder
+from robot_wm.models import LatentWorldModel, ModelSpec, View
 from robot_wm.poses import POSE_NAMES
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
 from robot_wm.types import ActionSpec, check_counts
-from robot_wm.world_model import LatentWorldModel, ModelSpec
 
 _PREFIXES = ("module.", "backbone.")
 _HEAD_SIZE = 64  # of the released predictor
@@ -76,6 +76,8 @@ class ReleaseConfig:
             num_heads=1 if self.num_heads is None else self.num_heads,
             encoder_heads=1 if self.encoder_heads is None else self.encoder_heads,
             max_frames=self.max_frames,
+            image_height=self.image_height,
+            image_width=self.image_width,
         )
         for name in ("dt_s", "max_delta_m", "max_delta_rad", "max_delta_gripper"):
             if not 0 < getattr(self, name) < np.inf:
@@ -133,9 +135,7 @@ def load_release(path: Path, config: ReleaseConfig) -> tuple[LatentWorldModel, l
     span = np.array([config.max_delta_m] * 3 + [config.max_delta_rad] * 3)
     span = np.append(span, config.max_delta_gripper)
     spec = ModelSpec(
-        camera=config.camera,
-        image_height=config.image_height,
-        image_width=config.image_width,
+        views=(View(config.camera, config.image_height, config.image_width),),
         dt=config.dt_s,
         state_names=POSE_NAMES,
         action_spec=ActionSpec(POSE_NAMES, -span, span, ("m",) * 3 + ("rad",) * 3 + ("1",)),
@@ -147,13 +147,14 @@ def load_release(path: Path, config: ReleaseConfig) -> tuple[LatentWorldModel, l
     same = NormStats(np.zeros(7), np.ones(7))  # the release does not normalise actions or states
     model = LatentWorldModel(
         encoder,
-        predictor.eval().requires_grad_(False),
+        predictor,
         spec,
         action_stats=same,
         proprio_stats=same,
         error="l1",
         rollout_steps=2,
     )
+    model.eval().requires_grad_(False)
     return model, left_out
 
 

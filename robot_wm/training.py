@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +21,19 @@ from robot_wm.data import (
     split_episodes,
 )
 from robot_wm.encoders import Encoder
+from robot_wm.models import (
+    EncodedFrames,
+    Family,
+    FitConfig,
+    ModelInfo,
+    TrainableModel,
+    TrainingData,
+    WorldModel,
+    check_world_model_parts,
+    device_of,
+)
 from robot_wm.precision import choose_precision
-from robot_wm.predictor import Predictor, PredictorConfig
-from robot_wm.preprocess import NormStats
-from robot_wm.types import ActionSpec, check_counts
-from robot_wm.world_model import LatentWorldModel, ModelSpec
+from robot_wm.types import check_counts
 
 Metrics = dict[str, float]
 _EXAMINED_BYTES = 2**26  # of tokens in a batch of the held-out examination
@@ -93,13 +100,11 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * min(1.0, left / decay if decay else 1.0)
 
 
-def train(
-    model: LatentWorldModel, sampler: WindowSampler, config: TrainConfig
-) -> Iterator[Metrics]:
-    """Trains the model's predictor in place, one optimiser step per item.
+def train(model: TrainableModel, sampler: WindowSampler, config: TrainConfig) -> Iterator[Metrics]:
+    """Trains a world model in place, one optimiser step per item.
 
     Args:
-        model: its predictor learns; its encoder stays as it is.
+        model: its parameters learn; its encoder is none of them.
         sampler: of training windows.
         config: how.
 
@@ -110,8 +115,8 @@ def train(
         FloatingPointError: an input, a loss or a gradient is not finite; the weights are those
             before it.
     """
-    predictor = model.predictor.train().requires_grad_(True)
-    parameters = list(predictor.parameters())
+    model.train().requires_grad_(True)
+    parameters = list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -119,10 +124,10 @@ def train(
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999))
     average = [p.detach().clone() for p in parameters] if config.ema else []
     if config.compile:
-        for block in predictor.predictor_blocks:
-            block.compile()
-    lowered = choose_precision(config.precision, model.device) == torch.bfloat16
-    autocast = functools.partial(torch.autocast, model.device.type, torch.bfloat16, enabled=lowered)
+        model.compile()
+    device = device_of(model)
+    lowered = choose_precision(config.precision, device) == torch.bfloat16
+    autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=lowered)
     begin = time.monotonic()
     for step in range(config.num_steps):
         rate = learning_rate(config, step)
@@ -162,7 +167,7 @@ def train(
     with torch.no_grad():
         for mean, value in zip(average, parameters, strict=False):
             value.copy_(mean)
-    predictor.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
 
 
 def _microbatches(batch: Batch, num_parts: int) -> Iterator[tuple[Batch, float]]:
@@ -173,57 +178,11 @@ def _microbatches(batch: Batch, num_parts: int) -> Iterator[tuple[Batch, float]]
         yield part, len(rows) / size
 
 
-@dataclass(frozen=True)
-class FitConfig:
-    """What `fit` makes of a dataset.
-
-    Attributes:
-        num_frames: frames per training window.
-        batch_size: windows per step.
-        context_frames: frames the model remembers while planning.
-        proprio: see ModelSpec, like `features`.
-        features: the space to imagine in.
-        error: see LatentWorldModel, like `rollout_steps` and `rollout_prefix`.
-        rollout_steps: length of the rollout in the loss.
-        rollout_prefix: where it begins.
-        held_out_horizon: furthest step of the held-out examination.
-        holdout: share of the episodes held out, at least one.
-        seed: of weights, split and order.
-
-    Raises:
-        ValueError: sizes that do not fit together.
-    """
-
-    num_frames: int = 6
-    batch_size: int = 64
-    context_frames: int = 2
-    proprio: Literal["integrate", "pose", "none"] = "integrate"
-    features: Literal["raw", "layer_norm", "channel_norm"] = "raw"
-    error: Literal["l1", "l2"] = "l2"
-    rollout_steps: int = 3
-    rollout_prefix: Literal["first", "random"] = "random"
-    held_out_horizon: int = 4
-    holdout: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.rollout_steps < self.num_frames:
-            raise ValueError(
-                f"rollout_steps: got {self.rollout_steps}, want 1 to {self.num_frames - 1}, one "
-                f"less than num_frames"
-            )
-        if self.held_out_horizon < 1 or not 0 < self.holdout < 1:
-            raise ValueError(
-                f"got held_out_horizon {self.held_out_horizon} and holdout {self.holdout}, want at "
-                f"least 1 and a share between 0 and 1"
-            )
-
-
 @dataclass(frozen=True, eq=False)
 class Fitting:
     """A model about to be trained, with the windows it is trained and examined on."""
 
-    model: LatentWorldModel
+    model: TrainableModel
     training: WindowSampler
     held_out: WindowSampler
 
@@ -233,7 +192,8 @@ def prepare(
     tokens: TokenStore,
     encoder: Encoder,
     config: FitConfig,
-    make_predictor_config: Callable[..., PredictorConfig],
+    family: Family,
+    settings: Mapping[str, Any] | None = None,
 ) -> Fitting:
     """Everything before the first step, so that what does not fit is told before the work.
 
@@ -242,60 +202,16 @@ def prepare(
         tokens: of all its frames, by `encoder`.
         encoder: frozen.
         config: what to make of it.
-        make_predictor_config: called with `token_dim`, `grid`, `action_dim`, `state_dim`,
-            `max_frames` and `output_norm`; a partial PredictorConfig with the rest chosen.
+        family: of the model.
+        settings: the family's own.
 
     Raises:
-        ValueError: episodes too short, or actions that proprioception cannot integrate.
+        ValueError: episodes too short, or settings that do not fit the data.
     """
-    wanted = {"integrate": "state_delta", "pose": "pose_delta"}.get(config.proprio)
-    if wanted is not None and data.spec.action != wanted:
-        raise ValueError(
-            f"proprio: {config.proprio!r} adds actions to the state, but action="
-            f"{data.spec.action!r} are no such changes; want proprio=none or data.action={wanted}"
-        )
     training, held_out = split_episodes(data.num_episodes, config.holdout, config.seed)
-    stats = fit_stats(data, training)
-    examined = config.context_frames + config.held_out_horizon
-    predictor_config = make_predictor_config(
-        token_dim=encoder.dim,
-        grid=encoder.grid,
-        action_dim=len(data.action_names),
-        state_dim=0 if config.proprio == "none" else len(data.proprio_names),
-        max_frames=max(config.num_frames, examined),
-        output_norm=config.features == "layer_norm",
-    )
-    generator = torch.Generator().manual_seed(config.seed)
-    first = data.dataset.episode(data.episodes[0])
-    height, width = data.dataset.frames(first, data.camera, [0]).shape[1:3]
-    # The range of actions the predictor knows; one that never varies is no single point.
-    flat = stats.action_q99 - stats.action_q01 < 1e-6
-    bounds = stats.action_q01 - 1e-6 * flat, stats.action_q99 + 1e-6 * flat
-    spec = ModelSpec(
-        camera=data.camera.rpartition(".")[2],
-        image_height=height,
-        image_width=width,
-        dt=data.dt_s,
-        state_names=data.proprio_names,
-        action_spec=ActionSpec(data.action_names, *bounds, ("",) * len(data.action_names)),
-        proprio=config.proprio,
-        context_frames=config.context_frames,
-        features=config.features,
-    )
-    model = LatentWorldModel(
-        encoder,
-        Predictor(predictor_config, generator=generator),
-        spec,
-        action_stats=stats.action_stats,
-        proprio_stats=stats.proprio_stats,
-        feature_stats=(
-            _channel_stats(tokens, training) if config.features == "channel_norm" else None
-        ),
-        error=config.error,
-        rollout_steps=config.rollout_steps,
-        rollout_prefix=config.rollout_prefix,
-    )
-    model.spec = replace(spec, step_energy=_step_energy(model, tokens, training))
+    known = TrainingData(data, tokens, encoder, training, fit_stats(data, training))
+    model = family.build(known, config, settings or {})
+    check_world_model_parts(model)
     windows = WindowSampler(
         data,
         tokens,
@@ -304,6 +220,7 @@ def prepare(
         batch_size=config.batch_size,
         seed=config.seed,
     )
+    examined = config.context_frames + config.held_out_horizon
     window_bytes = examined * tokens.num_tokens * tokens.dim * 4
     examination = WindowSampler(
         data,
@@ -316,35 +233,8 @@ def prepare(
     return Fitting(model, windows, examination)
 
 
-def _channel_stats(tokens: TokenStore, episodes: Sequence[int]) -> NormStats:
-    """Mean and standard deviation of every channel over the tokens of some episodes."""
-    total, square, count = np.zeros(tokens.dim), np.zeros(tokens.dim), 0
-    for episode in episodes:
-        values = np.asarray(tokens[episode], np.float64).reshape(-1, tokens.dim)
-        total, square = total + values.sum(0), square + (values**2).sum(0)
-        count += len(values)
-    mean = total / count
-    std = np.sqrt(np.maximum(square / count - mean**2, 0))
-    return NormStats(mean, np.where(std > 1e-6 * (1 + np.abs(mean)), std, 1.0))
-
-
-def _step_energy(
-    model: LatentWorldModel, tokens: TokenStore, episodes: Sequence[int]
-) -> dict[str, float]:
-    """Mean distance of neighbouring frames' latents over some episodes."""
-    total, count = {"l1": 0.0, "l2": 0.0}, 0
-    for episode in episodes:
-        values = torch.from_numpy(np.array(tokens[episode], np.float32))  # [T, P, D]
-        change = model.latents(values).diff(dim=0)
-        if len(change):
-            total["l1"] += float(change.abs().mean(dim=(1, 2)).sum())
-            total["l2"] += float(change.square().mean(dim=(1, 2)).sum())
-            count += len(change)
-    return {name: value / max(1, count) for name, value in total.items()}
-
-
 def held_out_error(
-    model: LatentWorldModel,
+    model: WorldModel,
     sampler: WindowSampler,
     *,
     horizon: int,
@@ -367,41 +257,51 @@ def held_out_error(
     Returns:
         `true`, `shuffled`, `zero`, `copy_last`: H errors each.
     """
-    context = model.spec.context_frames
+    info, device = model.info, device_of(model)
+    context = info.context_frames
     generator = torch.Generator().manual_seed(seed)
+    noise = torch.Generator(device).manual_seed(seed)
     sums: dict[str, Tensor] = {}
     spread = torch.zeros(())
     steps = range(min(max_batches, sampler.steps_per_epoch))
     with torch.no_grad():
-        means = [
-            model.latents(sampler.batch(i).tokens.to(model.device)).mean((0, 1)) for i in steps
-        ]
+        means = [_latents(model, sampler.batch(i)).mean((0, 1)) for i in steps]
         mean = torch.stack(means).mean(0)
         for i in steps:  # one batch at a time: latents of large encoders fill memories
             batch = sampler.batch(i)
-            frames = model.latents(batch.tokens.to(model.device))
-            proprio = batch.proprio.to(model.device)[:, :context]
-            actions = batch.actions.to(model.device)[:, : context - 1 + horizon]
+            frames = _latents(model, batch)
+            actions = batch.actions.to(device)[:, : context - 1 + horizon]
             target = frames[:, context : context + horizon]
             past, future = actions[:, : context - 1], actions[:, context - 1 :]
+            state = model.initial()
+            for t in range(context):
+                seen = EncodedFrames(batch.tokens[:, t], batch.proprio[:, t])
+                state = model.observe(state, seen, past[:, t - 1] if t else None)
             order = torch.randperm(len(actions), generator=generator)
             shuffled = torch.empty_like(future)
             shuffled[order] = future[order.roll(1)]  # of another window, never its own
             futures = {"true": future, "shuffled": shuffled, "zero": torch.zeros_like(future)}
             imagined = {
-                name: model.imagine(frames[:, :context], proprio, past, value)
-                for name, value in futures.items()
+                name: model.rollout(state, value, noise).mean for name, value in futures.items()
             }
             imagined["copy_last"] = frames[:, context - 1 : context].expand_as(target)
             for name, value in imagined.items():
-                error = _error(model, value - target).mean((0, 2, 3)).cpu()  # [H]
+                error = _error(info, value - target).mean((0, 2, 3)).cpu()  # [H]
                 sums[name] = sums.get(name, torch.zeros(horizon)) + error
-            spread = spread + _error(model, frames - mean).mean().cpu()
+            spread = spread + _error(info, frames - mean).mean().cpu()
     return {name: (value / spread).tolist() for name, value in sums.items()}
 
 
-def _error(model: LatentWorldModel, difference: Tensor) -> Tensor:
-    return difference.abs() if model.error == "l1" else difference.square()
+def _latents(model: WorldModel, batch: Batch) -> Tensor:
+    """Latents `[B, T, P, D]` of every frame of a batch, each seen alone."""
+    size = batch.tokens.shape[:2]
+    seen = EncodedFrames(batch.tokens.flatten(0, 1), batch.proprio.flatten(0, 1))
+    latents = model.latent(model.observe(model.initial(), seen, None))
+    return latents.unflatten(0, size)
+
+
+def _error(info: ModelInfo, difference: Tensor) -> Tensor:
+    return difference.abs() if info.error == "l1" else difference.square()
 
 
 def _name(batch: Batch) -> str:

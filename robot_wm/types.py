@@ -6,7 +6,7 @@ Dimension legend, used in every docstring and tail comment of the project:
     D token dim  A action size     Q proprio size C channels
 
 Units: metres, radians, seconds. Images are uint8 RGB `[height, width, 3]`. An `action` is in the
-robot's own units everywhere above world_model.py; a normalised one is called `action_n`.
+robot's own units everywhere above a world model; a normalised one is called `action_n`.
 """
 
 from __future__ import annotations
@@ -222,6 +222,30 @@ class Goal:
 def list_goals(wanted: Goal | Sequence[Goal]) -> list[Goal]:
     """One goal, or several that are to be reached one after the other, as a list."""
     return [wanted] if isinstance(wanted, Goal) else list(wanted)
+
+
+@dataclass(frozen=True, eq=False)
+class Futures:
+    """What a world model imagines, as torch.Tensors.
+
+    Attributes:
+        latents: after each action `[N, H, P, D]`; of a model with K heads `[N, H, K, P, D]`.
+        reward: predicted after each action `[N, H]`; None of a family that predicts none.
+        value: of being there `[N, H]`; None likewise.
+        continuation: chance that the episode goes on `[N, H]`; None likewise.
+        kept: which candidates these are, indices `[N]`; None: all that were asked for.
+    """
+
+    latents: Any
+    reward: Any = None
+    value: Any = None
+    continuation: Any = None
+    kept: Any = None
+
+    @property
+    def mean(self) -> Any:
+        """Latents `[N, H, P, D]`: the mean of the heads, where there are several."""
+        return self.latents.mean(-3) if self.latents.ndim == 5 else self.latents
 
 
 @dataclass(frozen=True, eq=False)

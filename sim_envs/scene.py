@@ -112,6 +112,18 @@ def stand_of(robot: RobotModel) -> tuple[Table, Camera]:
     )
 
 
+def wrist_of(robot: RobotModel) -> Camera:
+    """A camera that rides on an arm.
+
+    Raises:
+        ValueError: the arm's model does not say where.
+    """
+    if robot.wrist is None:
+        raise ValueError(f"wrist_camera: the model of {robot.name} does not say where one rides")
+    position, point = (tuple(float(x) for x in where) for where in robot.wrist)
+    return Camera("wrist", position, point, fovy_deg=75.0, on_tool=True)  # type: ignore[arg-type]
+
+
 def _scaled(vector: Vector, scale: float) -> Vector:
     x, y, z = vector
     return scale * x, scale * y, scale * z

@@ -12,7 +12,7 @@ from robot_wm.kinematics.robot import STATE_NAMES
 from robot_wm.types import ActionSpec, FloatArray, Observation
 from sim_envs.look import Look
 from sim_envs.physics import Physics
-from sim_envs.scene import Block, Camera, Table, compose, stand_of
+from sim_envs.scene import Block, Camera, Table, compose, stand_of, wrist_of
 
 CLEARANCE_M = 0.06  # of an object from the gripper and from other objects, where both are drawn
 CUBE = Block("cube")
@@ -47,6 +47,7 @@ class Tabletop:
         robot: the arm.
         objects: that lie on the table.
         cameras: that look at it; None: one in front, as far away as the arm is large.
+        wrist_camera: whether one rides on the arm, besides those.
         table: under it; None: one as large as the arm asks for.
         image_size: height and width of every camera's square picture, pixels.
         control_hz: actions per second; the physics step must divide the period.
@@ -65,6 +66,7 @@ class Tabletop:
         *,
         objects: Sequence[Block] = (CUBE,),
         cameras: Sequence[Camera] | None = None,
+        wrist_camera: bool = False,
         table: Table | None = None,
         image_size: int = 128,
         control_hz: float = 5.0,
@@ -74,6 +76,7 @@ class Tabletop:
     ) -> None:
         own_table, front = stand_of(robot)
         cameras = (front,) if cameras is None else tuple(cameras)
+        cameras += (wrist_of(robot),) if wrist_camera else ()
         if not cameras:
             raise ValueError("cameras: got none, want at least 1")
         self._robot = robot

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from robot_wm.encoders import MiniConfig, random_mini
+from robot_wm.models import LatentWorldModel, ModelSpec, View
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
 from robot_wm.types import ActionSpec, Goal, Judgement, Measure, Observation
-from robot_wm.world_model import LatentWorldModel, ModelSpec
 
 SPEC = ActionSpec(("x", "y"), np.full(2, -0.1), np.full(2, 0.1), ("m", "m"))
 
@@ -97,9 +97,7 @@ def make_model(*, seed: int = 0, **changes) -> LatentWorldModel:
         ),
     )
     spec = {
-        "camera": "front",
-        "image_height": 32,
-        "image_width": 32,
+        "views": (View("front", 32, 32),),
         "dt": 0.2,
         "state_names": ("x", "y"),
         "action_spec": SPEC,
@@ -121,7 +119,7 @@ def make_model(*, seed: int = 0, **changes) -> LatentWorldModel:
             num_outputs=num_outputs,
         )
     ).eval()
-    return LatentWorldModel(
+    model = LatentWorldModel(
         encoder,
         predictor,
         ModelSpec(**spec, **own),
@@ -129,3 +127,4 @@ def make_model(*, seed: int = 0, **changes) -> LatentWorldModel:
         proprio_stats=NormStats(np.full(2, 0.5), np.full(2, 0.3)),
         **changes,
     )
+    return model.eval()

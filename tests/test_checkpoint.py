@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import PointEnv, make_model
+from safetensors.torch import load_file, save_file
 
 from robot_wm.checkpoint import (
     CheckpointError,
@@ -39,7 +40,9 @@ def test_what_comes_back_imagines_the_same(saved):
     loaded, config = load_checkpoint(directory)
     observation = PointEnv().reset(3)
     actions = torch.rand(5, 3, 2) * 0.2 - 0.1
-    imagined = [m.rollout(m.observe(None, observation, None), actions) for m in (model, loaded)]
+    imagined = [
+        m.rollout(m.observe(None, observation, None), actions).latents for m in (model, loaded)
+    ]
     torch.testing.assert_close(*imagined, atol=1e-6, rtol=1e-5)
     assert loaded.spec.action_spec.names == ("x", "y")
     assert loaded.spec.context_frames == 3 and loaded.rollout_steps == 3 and loaded.error == "l1"
@@ -50,8 +53,47 @@ def test_what_comes_back_imagines_the_same(saved):
     assert not any(p.requires_grad for p in loaded.predictor.parameters())
 
 
+def test_a_checkpoint_of_the_former_format_is_the_same_model(saved):
+    model, directory = saved
+    config = json.loads((directory / "config.json").read_text())
+    own = config.pop("model")
+    (view,) = own["spec"].pop("views")
+    own["spec"].pop("robot")
+    own["predictor"].pop("num_views")
+    sizes = {"image_height": view["height"], "image_width": view["width"]}
+    own["spec"] |= {"camera": view["camera"], **sizes}
+    del config["family"]
+    (directory / "config.json").write_text(json.dumps({**config, **own, "format": 2}))
+    weights = load_file(directory / "weights.safetensors")
+    (directory / "weights.safetensors").unlink()
+    plain = {name.removeprefix("predictor."): value for name, value in weights.items()}
+    save_file(plain, directory / "predictor.safetensors")
+    names = [p.name for p in directory.iterdir() if p.name != "manifest.json"]
+    hashes = {n: hashlib.sha256((directory / n).read_bytes()).hexdigest() for n in names}
+    (directory / "manifest.json").write_text(json.dumps(hashes))
+    loaded, again = load_checkpoint(directory)
+    assert again["family"] == "latent" and loaded.info.views == model.info.views
+    actions = torch.rand(5, 3, 2) * 0.2 - 0.1
+    seen = PointEnv().reset(3)
+    imagined = [m.rollout(m.observe(None, seen, None), actions).latents for m in (model, loaded)]
+    torch.testing.assert_close(*imagined, atol=1e-6, rtol=0)
+    assert again["training"] == {"seed": 1}
+    save_checkpoint(loaded, directory)  # and may be replaced
+
+
+def test_a_family_that_nobody_registered_is_named(saved):
+    _, directory = saved
+    text = (directory / "config.json").read_text().replace('"latent"', '"dreamer"')
+    (directory / "config.json").write_text(text)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["config.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="'dreamer', registered are latent.*--import"):
+        load_checkpoint(directory)
+
+
 @pytest.mark.parametrize(
-    "name", ["config.json", "predictor.safetensors", "encoder.safetensors", "manifest.json"]
+    "name", ["config.json", "weights.safetensors", "encoder.safetensors", "manifest.json"]
 )
 def test_a_missing_file_is_named(saved, name):
     _, directory = saved
@@ -60,7 +102,7 @@ def test_a_missing_file_is_named(saved, name):
         load_checkpoint(directory)
 
 
-@pytest.mark.parametrize("name", ["config.json", "predictor.safetensors", "encoder.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "encoder.safetensors"])
 def test_a_single_changed_byte_is_seen(saved, name):
     _, directory = saved
     content = bytearray((directory / name).read_bytes())
@@ -158,7 +200,7 @@ def test_every_kind_of_predictor_comes_back(variant, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), before)
     state = model.observe(None, PointEnv().reset(0), None)
     actions = torch.rand(3, 4, 2) * 0.2 - 0.1
-    imagined = loaded.rollout(state, actions), model.rollout(state, actions)
+    imagined = (m.rollout(state, actions).latents for m in (loaded, model))
     torch.testing.assert_close(*imagined, atol=1e-6, rtol=1e-5)
 
 
@@ -170,7 +212,7 @@ def test_every_kind_of_predictor_comes_back(variant, tmp_path):
         ("predictor", "grid", "[1]"),
         ("spec", "dt", "NaN"),
         ("spec", "dt", '"x"'),
-        ("spec", "image_height", "0"),
+        ("spec", "views", "[]"),
         ("spec", "context_frames", "1.5"),
         ("spec", "extrinsics", "[NaN]"),
         ("encoder", "name", '"os.system"'),
@@ -180,7 +222,7 @@ def test_every_kind_of_predictor_comes_back(variant, tmp_path):
 def test_a_configuration_that_was_made_up_is_refused(saved, part, name, value):
     _, directory = saved
     config = json.loads((directory / "config.json").read_text())
-    config[part][name] = json.loads(value)
+    (config if part == "encoder" else config["model"])[part][name] = json.loads(value)
     text = json.dumps(config)
     (directory / "config.json").write_text(text)
     manifest = json.loads((directory / "manifest.json").read_text())

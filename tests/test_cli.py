@@ -207,7 +207,7 @@ def test_limits_and_regions_that_cannot_be_are_named(work, goal, tmp_path, capsy
         ("objective.region=5", "region"),
         ("objective.token_weights=abc", "token_weights"),
         ("controller.limits.trust_radius=-1", "trust_radius"),
-        ("controller.economy.screen_depth=99", "screen_depth"),
+        ("controller.economy.keep_share=2", "keep_share"),
         ("controller.execute_steps=9", "execute_steps"),
         ("objective.region=[0,0,1,1]", "no place in the picture"),
         ("objective.region=[0,0]", "region"),
@@ -216,7 +216,7 @@ def test_limits_and_regions_that_cannot_be_are_named(work, goal, tmp_path, capsy
 
 
 def test_what_is_known_of_steps_is_written_beside_the_weights(work):
-    spec = json.loads((work / "ckpt" / "config.json").read_text())["spec"]
+    spec = json.loads((work / "ckpt" / "config.json").read_text())["model"]["spec"]
     assert 0 < spec["step_energy"]["l2"] and 0 < spec["step_energy"]["l1"]
 
 
@@ -430,7 +430,14 @@ def test_unknown_words_are_named_with_what_is_allowed(work, capsys):
     assert "data=..." in refused(capsys, "train", "out=x")
     assert "experiment" in refused(capsys, "eval", ckpt, "experiment=nothing")
     assert "allowed in planner: horizon" in refused(capsys, "eval", ckpt, "planner.num_sampels=3")
-    assert "unknown override" in refused(capsys, "eval", ckpt, "planner._target_=os.system")
+    for name, why in (
+        ("os.system", "os.system"),
+        ("nowhere.Planner", "nowhere"),
+        ("robot_wm.planners.nothing", "nothing"),
+        ("pathlib.Path", "without horizon"),
+    ):
+        assert why in refused(capsys, "eval", ckpt, f"planner._target_={name}")
+    assert "unknown override" in refused(capsys, "eval", ckpt, "controller._target_=os.system")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes import SPEC, PointEnv, PointTask, make_model
 from test_goldens import PLANNERS
+from test_loop import PointModel
 
 from robot_wm.contracts import (
     check_controller,
@@ -16,15 +17,17 @@ from robot_wm.contracts import (
     check_guard,
     check_planner,
     check_task,
+    check_world_model,
 )
 from robot_wm.controller import MPC
 from robot_wm.encoders import MiniConfig, load_mini, random_mini, shipped_weights
 from robot_wm.evaluation import LatentOracle, RandomController, StateOracle, ZeroController
+from robot_wm.models import EncodedFrames
 from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM
 from robot_wm.robots import so100
-from robot_wm.types import Decision, Env, Goal, Observation, Task, Verdict
+from robot_wm.types import Decision, Env, Futures, Goal, Observation, Task, Verdict
 from sim_envs.reach import ReachTask
 from sim_envs.tabletop import Tabletop
 
@@ -175,7 +178,7 @@ def test_guards_keep_the_contract():
 
     check(Still)
     monitors = Monitors(None, MonitorSettings(), step_energy=None)
-    check(lambda: MonitorGuard(monitors, "front", lambda: np.zeros(2)))
+    check(lambda: MonitorGuard(monitors, ["front"], lambda: np.zeros(2)))
     for verdict, why in (
         (Verdict("fault"), "no reason"),
         (Verdict("stop", "now"), "of kind"),  # type: ignore[arg-type]
@@ -262,11 +265,54 @@ def remember(model, num):
     return state
 
 
+def test_models_keep_the_contract(request):
+    for make in (*MODELS.values(), PointModel):
+        check_world_model(make, list(looks(4)))
+
+
+class Leaky(PointModel):
+    def imagine(self, state, actions):
+        return super().imagine(state, actions.flip(1))
+
+
+class Restless(PointModel):
+    def rollout(self, state, actions, generator=None, *, select=None):
+        latents = self.imagine(state, actions)
+        return Futures(latents + torch.randn(latents.shape))
+
+
+class Deaf(PointModel):
+    def imagine(self, state, actions):
+        return super().imagine(state, 0 * actions.detach())
+
+
+class Trusting(PointModel):
+    def observe(self, state, obs, applied):
+        if not isinstance(obs, EncodedFrames):
+            clean = np.nan_to_num(obs.proprio)
+            obs = Observation(obs.images, clean, obs.stamp_s)
+        return super().observe(state, obs, None)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (Leaky, "a later action changed"),
+        (Restless, "another one of the same generator"),
+        (Deaf, "grad"),
+        (Trusting, "a proprio that is not finite"),
+    ],
+)
+def test_check_world_model_sees_a_broken_model(make, why):
+    with pytest.raises((AssertionError, RuntimeError), match=why):
+        check_world_model(make, list(looks(4)))
+
+
 def test_model_imagines_one_latent_per_action(model):
-    assert model.dt > 0
+    assert model.info.dt > 0
     for num in (1, 2, 5):
         state = remember(model, num)
-        latents = model.rollout(state, torch.zeros(7, 3, 2))
+        latents = model.rollout(state, torch.zeros(7, 3, 2)).latents
         goal = model.embed(PointEnv().observe().images)
         assert latents.shape == (7, 3, *goal.shape)
         assert latents.isfinite().all()
@@ -276,15 +322,15 @@ def test_the_latent_of_a_state_is_that_of_the_picture_seen_last(model):
     for num in (1, 3):
         *_, (observation, _) = looks(num)
         torch.testing.assert_close(
-            model.latent(remember(model, num)), model.embed(observation.images)
+            model.latent(remember(model, num))[0], model.embed(observation.images)
         )
 
 
 def test_model_judges_each_candidate_alone(model):
     state = remember(model, 3)
     actions = torch.rand(6, 2, 2, generator=torch.Generator().manual_seed(0)) * 0.2 - 0.1
-    together = model.rollout(state, actions)
-    alone = model.rollout(state, actions[2:3])
+    together = model.rollout(state, actions).latents
+    alone = model.rollout(state, actions[2:3]).latents
     torch.testing.assert_close(together[2:3], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -292,7 +338,7 @@ def test_later_actions_do_not_change_earlier_latents(model):
     state = remember(model, 3)
     actions = torch.zeros(2, 3, 2)
     actions[1, 2] = 0.1
-    latents = model.rollout(state, actions)
+    latents = model.rollout(state, actions).latents
     torch.testing.assert_close(latents[0, :2], latents[1, :2], atol=1e-6, rtol=0)
     assert not torch.allclose(latents[0, 2], latents[1, 2])
 
@@ -300,9 +346,9 @@ def test_later_actions_do_not_change_earlier_latents(model):
 def test_observing_does_not_change_the_old_state(model):
     state = remember(model, 2)
     actions = torch.full((2, 1, 2), 0.05)
-    before = model.rollout(state, actions)
+    before = model.rollout(state, actions).latents
     model.observe(state, PointEnv().observe(), np.zeros(2))
-    assert torch.equal(model.rollout(state, actions), before)
+    assert torch.equal(model.rollout(state, actions).latents, before)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +364,7 @@ def test_model_refuses_numbers_that_make_no_sense(model, proprio, applied):
 
 
 def test_model_refuses_pictures_that_do_not_fit(model):
-    with pytest.raises(ValueError, match="want 'front'"):
+    with pytest.raises(ValueError, match="want front"):
         model.embed({"wrist": np.zeros((32, 32, 3), np.uint8)})
     with pytest.raises(ValueError, match="aspect"):
         model.embed({"front": np.zeros((32, 64, 3), np.uint8)})

@@ -82,8 +82,8 @@ def test_a_plan_must_win_by_the_margin():
 
 def test_a_plan_is_judged_again_and_refused_where_it_is_not_finite():
     class Breaks(PointModel):
-        def rollout(self, state, actions):
-            latents = super().rollout(state, actions)
+        def imagine(self, state, actions):
+            latents = super().imagine(state, actions)
             return torch.full_like(latents, torch.nan) if len(actions) == 2 else latents
 
     env = PointEnv()
@@ -96,8 +96,8 @@ def test_a_plan_is_judged_again_and_refused_where_it_is_not_finite():
 @pytest.mark.parametrize("planner", [CEM(), QuasiNewton()])
 def test_one_imagined_latent_that_is_not_finite_is_no_plan(planner):
     class Breaks(PointModel):
-        def rollout(self, state, actions):
-            latents = super().rollout(state, actions).clone()
+        def imagine(self, state, actions):
+            latents = super().imagine(state, actions).clone()
             latents[-1] = torch.nan
             return latents
 

@@ -28,7 +28,7 @@ from robot_wm.data import (
     DatasetWriter,
     DataSpec,
     align,
-    find_camera,
+    find_cameras,
     find_state,
     open_dataset,
 )
@@ -233,7 +233,7 @@ def test_kill_loses_only_the_episode_it_hit(tmp_path: Path) -> None:
     data = align(dataset, DataSpec(dt_s=0.1))
     assert data.num_episodes == dataset.num_episodes
     for index in range(dataset.num_episodes):
-        shown = dataset.frames(dataset.episode(index), data.camera, range(6))
+        shown = dataset.frames(dataset.episode(index), data.cameras[0], range(6))
         assert [toy.frame_of(image) for image in shown] == list(range(6))
 
 
@@ -430,13 +430,17 @@ def test_content_hash_sees_one_changed_byte(damaged: Path, root: Path) -> None:
 
 def test_detection_prefers_a_view_that_stands_still(root: Path) -> None:
     dataset = open_dataset(root)
-    assert find_camera(dataset, None) == "observation.images.front"
-    assert find_camera(dataset, "wrist") == "observation.images.wrist"
-    assert find_camera(dataset, "observation.images.wrist") == "observation.images.wrist"
+    assert find_cameras(dataset, None) == ("observation.images.front",)
+    assert find_cameras(dataset, "wrist") == ("observation.images.wrist",)
+    assert find_cameras(dataset, "observation.images.wrist") == ("observation.images.wrist",)
+    both = tuple(f"observation.images.{name}" for name in ("wrist", "front"))
+    assert find_cameras(dataset, "wrist + front") == both
+    with pytest.raises(ValueError, match="want each once"):
+        find_cameras(dataset, "front+observation.images.front")
     droid = ("wrist_left", "exterior_1_left", "exterior_2_left")
     view = dataset.features["observation.images.front"]
     features = {f"observation.images.{name}": view for name in droid}
-    assert find_camera(replace(dataset, features=features), None).endswith("exterior_1_left")
+    assert find_cameras(replace(dataset, features=features), None)[0].endswith("exterior_1_left")
     parts = {
         f"observation.state.{n}": dataset.features["observation.state"]
         for n in ("joint_position", "cartesian_position", "gripper_position")

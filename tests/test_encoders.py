@@ -296,8 +296,8 @@ def saved_with(encoder, directory):
     """A checkpoint whose predictor was made for this encoder."""
     from dataclasses import replace
 
+    from robot_wm.models import LatentWorldModel
     from robot_wm.predictor import Predictor
-    from robot_wm.world_model import LatentWorldModel
 
     model = make_model()
     config = replace(model.predictor.config, token_dim=encoder.dim, grid=encoder.grid)

@@ -15,7 +15,7 @@ from robot_wm.imagination import Economy, ImaginedCost, continued, elite_agreeme
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM
 from robot_wm.predictor import Predictor, PredictorConfig
-from robot_wm.types import Goal, PlanningError
+from robot_wm.types import Futures, Goal, PlanningError
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +42,12 @@ def test_without_economy_it_is_the_objective_of_the_rollout(scene):
         assert torch.equal(cost(scene), goal(model.rollout(state, actions), actions))
 
 
-@pytest.mark.parametrize(
-    "economy",
-    [
-        {"keep_share": 0.5},
-        {"screen_depth": 1, "screen_share": 0.5},
-        {"keep_share": 0.5, "screen_depth": 1, "screen_share": 0.5},
-    ],
-    ids=str,
-)
-def test_survivors_cost_what_they_cost_and_the_dropped_cost_more(scene, economy):
-    exact, saved = cost(scene), cost(scene, **economy)
+def test_survivors_cost_what_they_cost_and_the_dropped_cost_more(scene):
+    exact, saved = cost(scene), cost(scene, keep_share=0.5)
     assert saved.isfinite().all()
     survivors = torch.isclose(exact, saved, rtol=1e-5, atol=1e-7)
-    expected = (
-        64 * (0.5 if "screen_depth" in economy else 1) * (0.25 if "keep_share" in economy else 1)
-    )
-    assert survivors.sum() == expected
-    if not survivors.all():
-        assert saved[~survivors].min() > saved[survivors].max()
+    assert survivors.sum() == 64 * 0.25
+    assert saved[~survivors].min() > saved[survivors].max()
 
 
 def test_a_future_goes_on_as_its_actions_say():
@@ -80,15 +67,12 @@ def test_a_future_goes_on_as_its_actions_say():
 
 def test_halving_keeps_what_ends_well_not_what_hurries():
     class Point(PointModel):
-        def rollout_selected(self, state, actions, select):
-            futures, index = self.rollout(state, actions), torch.arange(len(actions))
-            for h in range(1, actions.shape[1]):
-                chosen = select(futures[index][:, :h])
+        def rollout(self, state, actions, generator=None, *, select=None):
+            latents, index = self.imagine(state, actions), torch.arange(len(actions))
+            for h in range(1, actions.shape[1] if select else 0):
+                chosen = select(latents[index][:, :h])
                 index = index if chosen is None else index[chosen]
-            return futures[index], index
-
-        def rollout_roughly(self, state, actions, depth):
-            raise NotImplementedError
+            return Futures(latents[index], kept=index)
 
     generator = torch.Generator().manual_seed(0)
     actions = 0.2 * torch.rand((64, 4, 2), generator=generator) - 0.1
@@ -142,17 +126,32 @@ def test_a_latent_that_is_not_finite_is_refused_on_the_way(scene):
             ImaginedCost(model, state, goal, economy)(bad)
 
 
-def test_a_model_that_cannot_leave_candidates_is_named():
-    with pytest.raises(ValueError, match="PointModel"):
-        ImaginedCost(PointModel(), None, GoalEnergy(torch.zeros(1, 2)), Economy(keep_share=0.5))
+def test_a_model_that_goes_on_with_all_candidates_is_judged_on_all():
+    actions = 0.2 * torch.rand((64, 4, 2), generator=torch.Generator().manual_seed(0)) - 0.1
+    state, goal = SimpleNamespace(position=torch.zeros(2)), GoalEnergy(torch.tensor([[0.1, 0.0]]))
+    exact = ImaginedCost(PointModel(), state, goal)(actions)
+    saved = ImaginedCost(PointModel(), state, goal, Economy(keep_share=0.5))(actions)
+    torch.testing.assert_close(exact, saved)
+
+
+def test_what_a_model_draws_is_the_same_at_every_call():
+    class Noisy(PointModel):
+        def rollout(self, state, actions, generator=None, *, select=None):
+            latents = self.imagine(state, actions)
+            return Futures(latents + torch.randn(latents.shape, generator=generator))
+
+    actions = torch.zeros(6, 2, 2)
+    state, goal = SimpleNamespace(position=torch.zeros(2)), GoalEnergy(torch.zeros(1, 2))
+    cost = ImaginedCost(Noisy(), state, goal, seed=1)
+    assert torch.equal(cost(actions), cost(actions)) and cost(actions).std() > 0
+    assert not torch.equal(ImaginedCost(Noisy(), state, goal, seed=2)(actions), cost(actions))
 
 
 @pytest.mark.parametrize(
     "bad",
     [
         {"keep_share": 0.0},
-        {"screen_share": 1.5},
-        {"screen_depth": 0},
+        {"keep_share": 1.5},
         {"batch_size": 0},
         {"at_least": 0},
         {"precision": "int8"},
@@ -162,11 +161,6 @@ def test_a_model_that_cannot_leave_candidates_is_named():
 def test_impossible_economies_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Economy(**bad)
-
-
-def test_more_blocks_than_there_are_cannot_screen(scene):
-    with pytest.raises(ValueError, match="depth"):
-        cost(scene, screen_depth=9)
 
 
 def test_elite_agreement_is_the_rank_correlation_of_the_best():
@@ -194,8 +188,8 @@ def test_bfloat16_is_given_up_where_the_elite_does_not_survive_it(scene):
     class Coarse(PointModel):
         """Its differences drown in a constant when they are rounded."""
 
-        def rollout(self, state, actions):
-            far = 100.0 + super().rollout(state, actions)
+        def imagine(self, state, actions):
+            far = 100.0 + super().imagine(state, actions)
             return far.bfloat16().float() if torch.is_autocast_enabled("cpu") else far
 
     centre = GoalEnergy(torch.full((1, 2), 100.0))
@@ -246,12 +240,8 @@ def test_a_model_with_heads_trains_imagines_and_plans():
     model, env = make_model(context_frames=2, num_outputs=3), PointEnv()
     state = model.observe(model.initial(), env.reset(0), None)
     actions = torch.zeros(5, 3, 2)
-    assert model.rollout(state, actions).shape == (5, 3, 3, 2, 6)
-    proprio = torch.zeros(5, 1, 2)
-    imagined = model.imagine(
-        state.latents[None].expand(5, -1, -1, -1), proprio, actions[:, :0], actions
-    )
-    assert imagined.shape == (5, 3, 2, 6)
+    futures = model.rollout(state, actions)
+    assert futures.latents.shape == (5, 3, 3, 2, 6) and futures.mean.shape == (5, 3, 2, 6)
 
     def objective(latent):
         return GoalEnergy(latent, disagreement_weight=1.0)

@@ -22,10 +22,11 @@ from robot_wm.evaluation import (
     summarize,
     wilson,
 )
+from robot_wm.models import EncodedFrames, ModelInfo, View
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM
 from robot_wm.runtime import GuardError, run_episode
-from robot_wm.types import Goal, Judgement, Measure, Plan, PlanningError, Verdict
+from robot_wm.types import Futures, Goal, Judgement, Measure, Plan, PlanningError, Verdict
 
 EPISODES = [{"seed": seed} for seed in range(6)]
 
@@ -33,7 +34,16 @@ EPISODES = [{"seed": seed} for seed in range(6)]
 class PointModel:
     """Knows the point exactly: its latent is the position."""
 
-    dt = 0.2
+    info = ModelInfo(
+        views=(View("front", 32, 32),),
+        state_names=("x", "y"),
+        action_spec=SPEC,
+        dt=0.2,
+        longest_horizon=99,
+        context_frames=1,
+        grid=(1, 1, 1),
+        dim=2,
+    )
 
     def __init__(self):
         self.embedded = []
@@ -43,9 +53,16 @@ class PointModel:
         return None
 
     def observe(self, state, obs, applied):
+        if isinstance(obs, EncodedFrames):
+            return SimpleNamespace(position=obs.proprio[:, None], latent=obs.tokens)
         self.applied.append(applied)
+        for value in (obs.proprio, np.zeros(2) if applied is None else applied):
+            if np.shape(value) != (2,) or not np.isfinite(value).all():
+                raise ValueError(f"got {value}, want 2 finite numbers")
+        if "front" not in obs.images:
+            raise ValueError("camera: want front")
         position = torch.from_numpy(obs.proprio).float()
-        return SimpleNamespace(position=position, latent=self.embed(obs.images))
+        return SimpleNamespace(position=position, latent=self.embed(obs.images)[None])
 
     def latent(self, state):
         return state.latent
@@ -56,7 +73,10 @@ class PointModel:
         row, column = np.unravel_index(picture.argmax(), picture.shape)
         return torch.tensor([[column / 31, row / 31]], dtype=torch.float32)
 
-    def rollout(self, state, actions):
+    def rollout(self, state, actions, generator=None, *, select=None):
+        return Futures(self.imagine(state, actions))
+
+    def imagine(self, state, actions):
         return (state.position + actions.cumsum(1))[:, :, None]
 
     def loss(self, batch):
@@ -107,8 +127,8 @@ def test_a_good_model_reaches_and_floors_do_not():
 
 def test_the_latent_oracle_tells_a_poor_encoder_from_a_poor_predictor():
     class Wrong(PointModel):  # imagines the opposite, but sees well
-        def rollout(self, state, actions):
-            return super().rollout(state, -actions)
+        def imagine(self, state, actions):
+            return super().imagine(state, -actions)
 
     class Blind(PointModel):
         def embed(self, images):
@@ -215,8 +235,8 @@ def test_what_a_decision_foresees_is_what_the_model_imagines_from_that_look():
 
 def test_a_planner_that_gives_up_is_a_failed_episode_not_a_crash():
     class Broken(PointModel):
-        def rollout(self, state, actions):
-            return super().rollout(state, actions) * torch.nan
+        def imagine(self, state, actions):
+            return super().imagine(state, actions) * torch.nan
 
     results = evaluate(PointTask(), controller(Broken()), EPISODES, num_steps=4)
     assert all("finite" in str(result.error) for result in results)

@@ -31,7 +31,7 @@ from robot_wm.runtime import GuardError, run_episode
 def shipped():
     directory = find_checkpoint("so100_reach")
     model, _ = load_checkpoint(directory)
-    return model, load_normal(directory, model)
+    return model, load_normal(directory, model.info)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def drive(shipped, simulation, goal, env=None, **settings):
     """One run under guard; its steps."""
     model, _ = shipped
     controller = make_controller(model, simulation.env, load_config("eval", ["checkpoint=x"]))
-    guard = MonitorGuard(monitors(shipped, **settings), model.spec.camera, simulation.env.joints)
+    guard = MonitorGuard(monitors(shipped, **settings), ["front"], simulation.env.joints)
     tape = Tape()
     run_episode(
         env or simulation.env,
@@ -88,7 +88,7 @@ def test_nothing_is_said_of_a_run_that_goes_well(shipped, simulation):
     for episode in simulation.episodes("dev", 3):
         goal = simulation.task.start(episode)
         now = simulation.env.observe().images
-        assert check_views(monitors(shipped), shipped[0], now, {"goal": goal.images["front"]}) == []
+        assert check_views(monitors(shipped), shipped[0], now, {"goal": goal.images}) == []
         steps = drive(shipped, simulation, goal)
         assert "p_value" not in steps[0].numbers
         seen += [step.numbers["p_value"] for step in steps[1:]]
@@ -126,7 +126,7 @@ def test_a_picture_that_no_demonstration_shows_is_told(shipped, simulation, what
     }[what]
     strange = np.ascontiguousarray(strange)
     found = check_views(
-        monitors(shipped, strange=1.4), shipped[0], {"front": image}, {what: strange}
+        monitors(shipped, strange=1.4), shipped[0], {"front": image}, {what: {"front": strange}}
     )
     assert len(found) == 1 and what in found[0] and "unlike the training pictures" in found[0]
 
@@ -185,7 +185,7 @@ def test_another_model_s_file_is_told(shipped):
     model, normal = shipped
     other = Normal(**{**vars(normal), "bank": normal.bank[:, :5]})
     with pytest.raises(ValueError, match="bank of 5 numbers, want 32"):
-        other.check(model)
+        other.check(model.info)
 
 
 @pytest.mark.parametrize(

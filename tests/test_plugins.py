@@ -312,7 +312,7 @@ def test_a_policy_governs_what_it_asks_for(make_policy, goal, robot):
     policy.reset()
     again = call(policy, batch, clock, 1 / FPS)
     policy.reset()
-    with pytest.raises(ValueError, match="sees through 'front', the robot has top"):
+    with pytest.raises(ValueError, match="sees through front, the robot has top"):
         call(policy, show(seen, KEYS[::-1], "top"), clock, 1 / FPS)
     # It stays where it is until the rate is known, which it is in a second episode.
     begins = int((asked != asked[0]).any(dim=1).int().argmax())
@@ -522,3 +522,16 @@ def test_the_directory_runs_no_code_and_overwrites_nothing(policy_dir, capsys):
     ):
         assert main(words) == 2
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["robot.arm=os.getcwd", "planner._target_=os.getcwd", "env.task._target_=os.getcwd"],
+)
+def test_a_policy_s_file_names_nothing_that_is_imported(word):
+    from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
+    from lerobot_policy_robot_wm.modeling_robot_wm import read_settings
+
+    config = RobotWMConfig(checkpoint="so100_reach", goal_image="any.png", overrides=[word])
+    with pytest.raises(ValueError, match="want a name of ours|unknown override"):
+        read_settings(config, "any.png")

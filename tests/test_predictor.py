@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def test_a_cached_rollout_equals_the_recomputed_one(variant, context):
             if context > 1:
                 past = (past_a, past_s) if sees_state else (past_a,)
                 _, cache = predictor.extend(None, tokens[:, :-1], *past)
-            cached = predictor.rollout(
+            cached, _ = predictor.rollout(
                 cache,
                 tokens[:, -1],
                 actions[:, :horizon],
@@ -233,3 +234,13 @@ def test_too_many_frames_and_wrong_sizes_are_named():
     for bad in ({"rotary": "both"}, {"conditioning": "film"}, {"grid_size": 0}, {"state_dim": -1}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             make(**bad)
+
+
+def test_views_are_told_apart_and_one_view_is_as_before():
+    one, two = (
+        shaken(max_frames=3, num_views=views, grid=(2, 3), conditioning="adaln") for views in (1, 2)
+    )
+    assert two.config.num_tokens == 12
+    torch.testing.assert_close(two._cos[:6], one._cos[:6], atol=0, rtol=0)
+    frame = two._cos[:12]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(frame, 2))

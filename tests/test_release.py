@@ -93,7 +93,7 @@ def test_extrinsics_are_used_where_they_are_given(content, tmp_path, capsys):
     assert model.spec.extrinsics == (0.1, 0.2, 0.3, 0.0, 0.0, 1.5)
     picture = np.zeros((64, 64, 3), np.uint8)
     state = model.observe(None, Observation({"front": picture}, np.zeros(7), 0.0), None)
-    assert model.rollout(state, torch.zeros(3, 2, 7)).shape == (3, 2, 16, 48)
+    assert model.rollout(state, torch.zeros(3, 2, 7)).latents.shape == (3, 2, 16, 48)
 
 
 def test_it_plans_end_effector_poses(content, tmp_path):
@@ -108,7 +108,7 @@ def test_it_plans_end_effector_poses(content, tmp_path):
     pose = np.array([0.4, 0.1, 0.3, 3.0, -0.4, 1.0, 0.5])
     actions = rng.uniform(model.spec.action_spec.low, model.spec.action_spec.high, (2, 3, 7))
     state = model.observe(None, Observation({"front": picture}, pose, 0.0), None)
-    imagined = model.rollout(state, torch.tensor(actions, dtype=torch.float32))
+    imagined = model.rollout(state, torch.tensor(actions, dtype=torch.float32)).latents
     for n in range(2):
         states, now = [pose], pose
         for action in actions[n, :2]:
@@ -117,7 +117,7 @@ def test_it_plans_end_effector_poses(content, tmp_path):
                 (now[:3] + action[:3], turned.as_euler("xyz"), np.clip(now[6:] + action[6:], 0, 1))
             )
             states.append(now)
-        tokens = state.latents[None]
+        tokens = state.latents
         moves = torch.tensor(actions[n : n + 1], dtype=torch.float32)
         path = torch.tensor(np.array(states)[None], dtype=torch.float32)
         for t in range(1, 4):

@@ -125,9 +125,9 @@ def test_a_policy_of_the_tool_is_learned_from_joints(recorded, moved, tmp_path, 
     assert "warning: the dataset is of" not in err and "robot.limits" not in err
     assert "name: lerobot" in (card := (out / "card.md").read_text()) and "84.27" in card
     model, saved = load_checkpoint(out)
-    spec, learned = model.spec.action_spec, learned_joints(saved)
+    spec, learned = model.info.action_spec, learned_joints(saved)
     arm = build_robot(robot())
-    check_robot(spec, model.dt, robot(), arm, learned_actions(saved), learned)
+    check_robot(spec, model.info.dt, robot(), arm, learned_actions(saved), learned)
     # What the model was taught of a pose is what it is told of it on the arm, which holds its tool
     # as the demonstrations did.
     chain = so100().chain
@@ -139,7 +139,7 @@ def test_a_policy_of_the_tool_is_learned_from_joints(recorded, moved, tmp_path, 
     np.testing.assert_allclose(actions.proprio(moved[0][0, 5]), moved[1][0, 5], atol=1e-4)
     with pytest.raises(ValueError, match=r"trained with robot\.joints\.zero=\[0\.0, 84\.27"):
         other = robot("robot.joints.zero=[0,80,-90,5.73,0,9.09]")
-        check_robot(spec, model.dt, other, build_robot(other), "state_delta", learned)
+        check_robot(spec, model.info.dt, other, build_robot(other), "state_delta", learned)
     # What is normal is looked for through the same eyes, without being told.
     assert main(["monitors", f"checkpoint={out}", f"data={recorded}", cache]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["frames"] > 0
@@ -159,7 +159,7 @@ def test_nothing_draws_a_tool_into_the_box_that_it_was_not_in(moved, tmp_path, c
     model, saved = load_checkpoint(out)
     for learned in (learned_joints(saved), None):  # what it knows, and the simulation's box
         arm = build_robot(robot())
-        actions = make_actions(arm, model.spec.action_spec, robot(), learned)
+        actions = make_actions(arm, model.info.action_spec, robot(), learned)
         for joints in high.reshape(-1, 6)[::5]:
             stay = actions.targets(joints, np.zeros(4))[-1]
             np.testing.assert_allclose(actions.moved(joints, stay), 0, atol=2e-3)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from fakes import make_model
 
-from robot_wm import precision, training
+from robot_wm import precision
 from robot_wm.data import TokenStore, WindowSampler
+from robot_wm.models.latent import channel_stats
 from robot_wm.precision import choose_precision
 from robot_wm.training import TrainConfig, held_out_error, learning_rate, train
 
@@ -116,13 +117,13 @@ def test_the_average_of_the_weights_is_the_average_of_the_weights(world, decay):
 
 def test_shuffled_actions_are_never_a_windows_own(world, monkeypatch):
     model, seen = make_model(), []
-    imagine = model.imagine
+    rollout = model.rollout
 
-    def watch(latents, proprio, past, actions):
+    def watch(state, actions, *given):
         seen.append(actions)
-        return imagine(latents, proprio, past, actions)
+        return rollout(state, actions, *given)
 
-    monkeypatch.setattr(model, "imagine", watch)
+    monkeypatch.setattr(model, "rollout", watch)
     held_out_error(model, world(range(32, 34)), horizon=4, max_batches=1)
     true, shuffled, zero = seen
     assert not (true == shuffled).all(dim=(1, 2)).any() and not zero.any()
@@ -162,7 +163,7 @@ def test_channel_statistics_are_those_of_the_training_tokens():
     tokens = [np.random.default_rng(i).normal(i, 1 + i, (5, 2, 3)) for i in range(4)]
     tokens[3] += 100  # held out
     store = TokenStore(np.concatenate(tokens).astype(np.float32), (5,) * 4)
-    stats = training._channel_stats(store, (0, 1, 2))
+    stats = channel_stats(store, (0, 1, 2))
     seen = np.concatenate(tokens[:3]).reshape(-1, 3)
     np.testing.assert_allclose(stats.mean, seen.mean(0), atol=1e-5)
     np.testing.assert_allclose(stats.std, seen.std(0), rtol=1e-5)

@@ -22,9 +22,17 @@ from robot_wm.cli.console import Progress, finish, output_dir, replacing, say
 from robot_wm.cli.control import legal_actions, make_economy, make_objective
 from robot_wm.cli.flops import flop_counter, sustained_rate
 from robot_wm.imagination import Economy, ImaginedCost
+from robot_wm.models import (
+    EncodedFrames,
+    LatentWorldModel,
+    ModelSpec,
+    State,
+    View,
+    family_of,
+)
 from robot_wm.objectives import GoalEnergy, Objective
 from robot_wm.planners import CEM, GRADIENT_COST, Cost, Planner
-from robot_wm.predictor import Predictor, PredictorConfig, rollout_recomputed
+from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
 from robot_wm.report import plot_planners
 from robot_wm.types import (
@@ -36,7 +44,6 @@ from robot_wm.types import (
     check_counts,
     list_goals,
 )
-from robot_wm.world_model import LatentState, LatentWorldModel, ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +87,11 @@ def run(config: DictConfig) -> None:
     device = pick_device(config.device)
     model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
     model.to(device)
-    longest = model.predictor.config.max_frames - model.spec.context_frames + 1
+    if not isinstance(model, LatentWorldModel):
+        raise ValueError(
+            f"checkpoint: of the family {family_of(model).name}; the plain way knows the latent one"
+        )
+    longest = model.info.longest_horizon
     for key, horizon in (
         ("reference.horizon", config.reference.horizon),
         ("planner.horizon", config.planner.horizon),
@@ -158,7 +169,7 @@ class Bench:
         config: DictConfig,
     ) -> None:
         self._model, self._bounds, self._pairs = model, bounds, pairs
-        self._config, self._economy = config, make_economy(config.controller.economy, model)
+        self._config, self._economy = config, make_economy(config.controller.economy, model.device)
         self._goals = [objective(model.embed(pair.goal)) for pair in pairs]
 
     def solve(self, planner: Planner, *, economy: Economy | None = None) -> Found:
@@ -178,23 +189,23 @@ class Bench:
     def _look_and_plan(
         self,
         i: int,
-        before: LatentState,
+        before: State,
         planner: Planner,
         generator: torch.Generator,
         economy: Economy | None = None,
-    ) -> tuple[LatentState, Plan]:
+    ) -> tuple[State, Plan]:
         """What a controller does at one look."""
         pair, model = self._pairs[i], self._model
         state = model.observe(before, pair.now, pair.applied)
         cost = ImaginedCost(model, state, self._goals[i], economy)
         return state, planner.plan(cost, self._bounds, init=None, generator=generator)
 
-    def _exact(self, i: int, state: LatentState, actions: FloatArray) -> float:
+    def _exact(self, i: int, state: State, actions: FloatArray) -> float:
         candidate = torch.tensor(actions[None], dtype=torch.float32, device=self._model.device)
         with torch.no_grad():
             return float(ImaginedCost(self._model, state, self._goals[i])(candidate)[0])
 
-    def _state(self, i: int, *, past_only: bool = False) -> LatentState:
+    def _state(self, i: int, *, past_only: bool = False) -> State:
         pair, model = self._pairs[i], self._model
         state = model.observe(model.initial(), pair.before, None)
         return state if past_only else model.observe(state, pair.now, pair.applied)
@@ -302,8 +313,6 @@ class Bench:
     def against_reference(self) -> dict[str, float]:
         """The plain way and the same search as it ships, on the checkpoint."""
         settings: Any = OmegaConf.to_container(self._config.reference)
-        if self._model.spec.extrinsics or self._model.predictor.config.num_outputs > 1:
-            raise ValueError("checkpoint: the plain way knows no extrinsics and no heads")
         planner, economy = reference_cem(settings), self._economy
         plain, quick, costs = [], [], []
         for i in range(len(self._pairs)):
@@ -361,19 +370,11 @@ def reference_cem(settings: Mapping[str, Any]) -> CEM:
     return CEM(**{name: settings[name] for name in names})
 
 
-def reference_cost(model: LatentWorldModel, state: LatentState, objective: Objective) -> Cost:
+def reference_cost(model: LatentWorldModel, state: State, objective: Objective) -> Cost:
     """Costs the plain way: context repeated per candidate, all frames again for every step."""
 
     def cost(actions: Tensor) -> Tensor:
-        num = len(actions)
-        tokens = state.latents.expand(num, -1, -1, -1)
-        past = state.actions.expand(num, -1, -1)
-        ahead, states, _ = model.inputs(state.proprio[-1:], actions)
-        actions_n = torch.cat((model.action_stats.forward(past), ahead), dim=1)
-        if states is not None:
-            before = model.proprio_stats.forward(state.proprio[:-1]).expand(num, -1, -1)
-            states = torch.cat((before, states), dim=1)
-        return objective(rollout_recomputed(model.predictor, tokens, actions_n, states), actions)
+        return objective(model.rollout_recomputed(state, actions), actions)
 
     return cost
 
@@ -406,11 +407,12 @@ def medium_reference(config: DictConfig, device: torch.device) -> dict[str, floa
     )
     bounds = ActionSpec(names, -np.ones(4), np.ones(4), ("",) * 4)
     same = NormStats(np.zeros(4), np.ones(4))
-    spec = ModelSpec("front", 96, 96, 0.2, names, bounds, context_frames=context)
+    views = (View("front", 96, 96),)
+    spec = ModelSpec(views, 0.2, names, bounds, context_frames=context)
     predictor = Predictor(shape, generator=generator).to(device).eval()
     blind: Any = _Shape(shape.token_dim, shape.grid)
     model = LatentWorldModel(blind, predictor, spec, action_stats=same, proprio_stats=same)
-    economy = make_economy(config.controller.economy, model)
+    economy = make_economy(config.controller.economy, device)
 
     def draw(*size: int) -> Tensor:
         return torch.randn(size, generator=generator).to(device)
@@ -418,13 +420,14 @@ def medium_reference(config: DictConfig, device: torch.device) -> dict[str, floa
     plain, quick, ratios = [], [], []
     with Progress("reference", "repeat") as progress:
         for repeat in range(settings["repeats"]):
-            latents = draw(context, shape.num_tokens, shape.token_dim)
-            proprio, past = draw(context, 4), draw(context - 1, 4).clamp(-1, 1)
+            latents = draw(context, 1, shape.num_tokens, shape.token_dim)
+            proprio, past = draw(context, 1, 4), draw(context - 1, 1, 4).clamp(-1, 1)
             goal = GoalEnergy(draw(shape.num_tokens, shape.token_dim))
             with torch.inference_mode():
-                state = LatentState(
-                    latents, proprio, past, model.remember(latents[None], proprio[None], past[None])
-                )
+                state = model.initial()
+                for t in range(context):
+                    seen = EncodedFrames(latents[t], proprio[t])
+                    state = model.observe(state, seen, past[t - 1] if t else None)
             slow, theirs = timed_plan(
                 planner, reference_cost(model, state, goal), bounds, device, 0
             )

@@ -63,7 +63,7 @@ def run(config: DictConfig) -> None:
                 cache = None
                 if context > 1:
                     _, cache = predictor.extend(None, tokens[:, :-1], *past)
-                return predictor.rollout(cache, tokens[:, -1], *ahead)
+                return predictor.rollout(cache, tokens[:, -1], *ahead)[0]
 
             def recomputed(ahead: tuple[Tensor, Tensor] = ahead) -> Tensor:
                 whole = [

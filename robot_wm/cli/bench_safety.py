@@ -208,12 +208,15 @@ class Bench:
     def broken_models(self, seed: int) -> int:
         """Actions that planners take behind a model that imagines NaN: all of it, or one number."""
         model, _ = load_checkpoint(find_checkpoint("so100_reach"))
-        spec = model.spec
+        info = model.info
         rng = np.random.default_rng(seed)
-        image = rng.integers(0, 256, (spec.image_height, spec.image_width, 3), np.uint8)
-        seen = Observation({spec.camera: image}, np.zeros(len(spec.state_names)), 0.0)
-        arm = _Planned(spec.action_spec, model.dt)
-        weights = list(model.predictor.parameters())
+        images = {
+            view.camera: rng.integers(0, 256, (view.height, view.width, 3), np.uint8)
+            for view in info.views
+        }
+        seen = Observation(images, np.zeros(len(info.state_names)), 0.0)
+        arm = _Planned(info.action_spec, info.dt)
+        weights = list(model.parameters())
         moved, num = 0, 0
         planners = groups()["planner"]
         for planner, broken in itertools.product(planners, (weights, weights[-1:])):
@@ -224,11 +227,11 @@ class Bench:
                 "deploy", [f"planner={planner}", "checkpoint=so100_reach", "goal=any.png"]
             )
             controller = make_controller(model, arm, config)
-            controller.reset(Goal(images={spec.camera: image[::-1].copy()}))
+            controller.reset(Goal({name: image[::-1].copy() for name, image in images.items()}))
             num += 1
             try:
                 action = controller.act(seen, None).action
-                moved += int(bool(np.any(action != spec.action_spec.rest)))
+                moved += int(bool(np.any(action != info.action_spec.rest)))
             except PlanningError:
                 pass
             for weight, value in zip(broken, before, strict=True):

@@ -20,12 +20,12 @@ from robot_wm.cli.console import finish, say
 from robot_wm.cli.flops import MATMUL_SIZE, flop_counter, sustained_rate
 from robot_wm.data import Batch
 from robot_wm.encoders import shipped_config
+from robot_wm.models import LatentWorldModel, ModelSpec, View
 from robot_wm.precision import choose_precision
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
 from robot_wm.training import TrainConfig, train
 from robot_wm.types import ActionSpec, check_counts
-from robot_wm.world_model import LatentWorldModel, ModelSpec
 
 _ACTION_DIM = 4
 # Kernels by what they are for; whatever has another name is "other".
@@ -206,7 +206,9 @@ def _untrained(
     names = tuple("abcd")
     same = NormStats(np.zeros(_ACTION_DIM), np.ones(_ACTION_DIM))
     bound = np.ones(_ACTION_DIM)
-    spec = ModelSpec("front", 96, 96, 0.2, names, ActionSpec(names, -bound, bound, ("",) * 4))
+    spec = ModelSpec(
+        (View("front", 96, 96),), 0.2, names, ActionSpec(names, -bound, bound, ("",) * 4)
+    )
     model = LatentWorldModel(
         _Shape(token_dim, shape.grid),  # type: ignore[arg-type]  # never called
         Predictor(shape, generator=torch.Generator().manual_seed(seed)).to(device),

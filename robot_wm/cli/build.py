@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class Simulation:
 
     Attributes:
         name: of the arm and the task, such as `"so100_reach"`.
+        robot: the arm.
         env: what is acted on.
         task: judges.
         num_steps: actions in an episode.
@@ -33,6 +34,7 @@ class Simulation:
     """
 
     name: str
+    robot: RobotModel
     env: Env
     task: Task
     num_steps: int
@@ -66,7 +68,9 @@ def build_simulation(config: DictConfig) -> Simulation:
     if config.governed:
         govern(env, robot)
     task = instantiate(config.task, env=env)
-    return Simulation(f"{robot.name}_{config.name}", env, task, config.num_steps, config)
+    parts = ("env", "episode", "start", "judge", "simulate", "look_ahead")
+    check_parts(task, str(config.task._target_), parts)
+    return Simulation(f"{robot.name}_{config.name}", robot, env, task, config.num_steps, config)
 
 
 def govern(env: Tabletop, robot: RobotModel) -> None:
@@ -100,6 +104,18 @@ def pick_device(name: str) -> torch.device:
             f"device: got {name!r}, want auto, cpu, or a GPU of this machine"
         ) from error
     return device
+
+
+def check_parts(made: Any, target: str, parts: Sequence[str]) -> Any:
+    """What a `_target_` of the caller's made, which is to have some parts.
+
+    Raises:
+        ValueError: it lacks one.
+    """
+    missing = [part for part in parts if not hasattr(made, part)]
+    if missing:
+        raise ValueError(f"{target}: made a {type(made).__name__} without {', '.join(missing)}")
+    return made
 
 
 def instantiate(config: DictConfig, **facts: Any) -> Any:

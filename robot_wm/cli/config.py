@@ -15,9 +15,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from robot_wm.cli.extensions import config_folder
+
 # These take a path or a hub id, which is quoted so that hydra's grammar leaves it alone.
 _TEXT_KEYS = ("out", "checkpoint", "goal", "cache", "source", "weights", "init", "camera", "state")
 _ROOT = Path(__file__).resolve().parents[1]
+# In whose place a caller may put something of their own.
+_REPLACED = ("planner", "encoder", "env.task", "env.robot", "env.demonstrator")
 
 
 class UsageError(ValueError):
@@ -34,25 +38,31 @@ def config_dir() -> Path:
 
 def groups() -> dict[str, list[str]]:
     """Config groups and their choices: `{"planner": ["cem", ...], ...}`."""
-    return {
-        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in sorted(config_dir().iterdir())
-        if folder.is_dir()
-    }
+    found: dict[str, set[str]] = {}
+    own = config_folder()
+    for root in (config_dir(), *([own] if own else [])):
+        for folder in filter(Path.is_dir, root.iterdir()):
+            found.setdefault(folder.name, set()).update(p.stem for p in folder.glob("*.yaml"))
+    return {name: sorted(choices) for name, choices in sorted(found.items())}
 
 
-def load_config(command: str, words: Sequence[str]) -> DictConfig:
+def load_config(command: str, words: Sequence[str], *, typed: bool = True) -> DictConfig:
     """Composes a command's configuration.
 
     Args:
         command: names its YAML file.
         words: `key=value` overrides.
+        typed: whether the caller typed them: those may name what is to be imported (`_target_`).
+            False: they come from a file.
 
     Raises:
         UsageError: an unknown key or choice, a value of the wrong kind, or a key that is missing.
     """
     top: Any = OmegaConf.to_container(compose_config(command, []))
-    pairs = [_split(word, top) for word in words]
+    views = dict(_view(word) for word in words if word.startswith("goal.") and "goal" in top)
+    words = [word for word in words if not (word.startswith("goal.") and "goal" in top)]
+    words += ["goal=by camera"] if views else []
+    pairs, targets = _take_targets([pair for word in words for pair in _split(word, top)], typed)
     choices = [f"{key}={value}" for key, value in pairs if key in groups()]
     base = compose_config(command, choices)  # with the chosen groups, to know their keys
     known: Any = OmegaConf.to_container(base)
@@ -70,11 +80,50 @@ def load_config(command: str, words: Sequence[str]) -> DictConfig:
     OmegaConf.set_struct(config, True)
     _check_targets(config, base, "")
     _check_kinds(config, base, "")
+    if views:
+        targets = {**targets, "goal": views}
+    for key, own in targets.items():
+        OmegaConf.update(config, key, own, merge=False, force_add=True)
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         names = ", ".join(f"{'data' if key == 'data.source' else key}=..." for key in missing)
         raise UsageError(f"{command} needs {names}")
     return config
+
+
+def _view(word: str) -> tuple[str, str]:
+    """`goal.CAMERA=FILE` as camera and file."""
+    key, equals, value = word.partition("=")
+    if not equals or not value or not key.removeprefix("goal."):
+        raise UsageError(f"got {word!r}, want goal.CAMERA=FILE")
+    return key.removeprefix("goal."), os.path.expanduser(value)
+
+
+def _take_targets(
+    pairs: Sequence[tuple[str, str]], typed: bool
+) -> tuple[list[tuple[str, str]], dict[str, dict[str, Any]]]:
+    """Takes out the words about what a caller puts in the place of ours.
+
+    Returns:
+        The other words, and by key what stands in their place: `_target_` and its own settings.
+    """
+    targets: dict[str, dict[str, Any]] = {}
+    for key, value in pairs:
+        owner, _, last = key.rpartition(".")
+        if last == "_target_" and typed and owner in _REPLACED:
+            targets[owner] = {"_target_": value}
+    rest = []
+    for key, value in pairs:
+        owner = next((name for name in targets if key.startswith(f"{name}.")), None)
+        if owner is None:
+            rest.append((key, value))
+        elif not key.endswith("._target_"):
+            try:
+                parsed: Any = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))
+            except Exception as error:  # whatever a reader of YAML raises
+                raise UsageError(f"{key}: got {value!r}, want a value") from error
+            targets[owner][key.removeprefix(f"{owner}.")] = parsed["value"]
+    return rest, targets
 
 
 def _drop_strangers(config: DictConfig, base: DictConfig, plain: DictConfig) -> None:
@@ -92,6 +141,9 @@ def _drop_strangers(config: DictConfig, base: DictConfig, plain: DictConfig) -> 
 def compose_config(command: str, overrides: list[str]) -> DictConfig:
     """What hydra makes of a command's YAML and some overrides, unchecked."""
     GlobalHydra.instance().clear()
+    own = config_folder()
+    if own is not None:
+        overrides = [*overrides, f"hydra.searchpath=[file://{own}]"]
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return compose(command, overrides)
@@ -101,8 +153,8 @@ def compose_config(command: str, overrides: list[str]) -> DictConfig:
         GlobalHydra.instance().clear()
 
 
-def _split(word: str, top: dict[str, Any]) -> tuple[str, str]:
-    """One command line word as key and value, in hydra's grammar."""
+def _split(word: str, top: dict[str, Any]) -> list[tuple[str, str]]:
+    """One command line word as keys and values, in hydra's grammar."""
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise UsageError(f"got {word!r}, want key=value")
@@ -113,11 +165,17 @@ def _split(word: str, top: dict[str, Any]) -> tuple[str, str]:
         raise UsageError(f"unknown override {word!r}{near}; allowed: {', '.join(allowed)}")
     if key == "data" and value not in choices["data"]:
         key = "data.source"
+    if key == "encoder" and value not in choices[key]:
+        from robot_wm.encoders import NAMES  # torch takes a second
+
+        if value in NAMES:
+            return [("encoder", "vit"), ("encoder.name", value)]
+        choices[key] += NAMES
     if key in choices and value not in choices[key]:
         raise UsageError(f"{key}: got {value!r}, want one of {', '.join(choices[key])}")
     if key.split(".")[-1] in _TEXT_KEYS and value != "null":
         value = _quote(value)
-    return key, value
+    return [(key, value)]
 
 
 def _check_key(key: str, known: dict[str, Any]) -> None:
@@ -179,6 +237,8 @@ def _check_kinds(config: DictConfig, base: DictConfig, prefix: str) -> None:
         if isinstance(old, DictConfig) and isinstance(new, DictConfig):
             _check_kinds(new, old, f"{name}.")
             continue
+        if old == "home" and isinstance(new, ListConfig):
+            continue  # a pose by its name, or by its joints
         for kind, types, want in _KINDS:
             if isinstance(old, kind):
                 if not isinstance(new, types) or (isinstance(new, bool) and kind is not bool):

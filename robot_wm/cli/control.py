@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -10,13 +10,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from robot_wm.cli.build import instantiate
+from robot_wm.cli.build import check_parts, instantiate
 from robot_wm.controller import MPC, ActionChunks, GoalSequence, Steered
 from robot_wm.imagination import Economy
+from robot_wm.kinematics import RobotModel
+from robot_wm.models import ModelInfo, TrainableModel, device_of
 from robot_wm.objectives import Objective, region_weights
 from robot_wm.precision import choose_precision
+from robot_wm.robots import known_arms
 from robot_wm.types import ActionSpec
-from robot_wm.world_model import LatentWorldModel
 
 
 class Controlled(Protocol):
@@ -31,37 +33,37 @@ class Controlled(Protocol):
         ...
 
 
-def make_controller(model: LatentWorldModel, env: Controlled, config: DictConfig) -> GoalSequence:
+def make_controller(model: TrainableModel, env: Controlled, config: DictConfig) -> GoalSequence:
     """The model's MPC for a robot, and what goes around it, as a configuration says.
 
     Raises:
         ValueError: the checkpoint is for another robot or another control rate, or a setting that
             it cannot follow.
     """
-    if abs(model.dt - env.control_dt) > 1e-3:
+    info, device = model.info, device_of(model)
+    if abs(info.dt - env.control_dt) > 1e-3:
         raise ValueError(
-            f"checkpoint: it imagines steps of {model.dt:g} s, the env takes {env.control_dt:g} s"
+            f"checkpoint: it imagines steps of {info.dt:g} s, the env takes {env.control_dt:g} s"
         )
     planner = instantiate(config.planner)
-    longest = model.predictor.config.max_frames - model.spec.context_frames + 1
-    if planner.horizon > longest:
+    check_parts(planner, str(config.planner._target_), ("horizon", "plan", "with_budget"))
+    if planner.horizon > info.longest_horizon:
         raise ValueError(
-            f"planner.horizon: got {planner.horizon}, want at most {longest}: the checkpoint's "
-            f"predictor takes {model.predictor.config.max_frames} frames"
+            f"planner.horizon: got {planner.horizon}, want at most {info.longest_horizon}: so far "
+            f"the checkpoint imagines"
         )
     settings: Any = OmegaConf.to_container(config.controller)
-    economy = make_economy(config.controller.economy, model)
+    economy = make_economy(config.controller.economy, device)
     objective = make_objective(model, config.objective)
     if settings["compile"]:
-        for block in model.predictor.predictor_blocks:
-            block.compile()
+        model.compile()
     mpc = MPC(
         model,
         planner,
         objective,
         legal_actions(model, env, settings["limits"]),
         seed=config.seed,
-        device=model.device,
+        device=device,
         margin=_energy(model, config, "margin") or 0.0,
         economy=economy,
     )
@@ -78,33 +80,46 @@ def make_controller(model: LatentWorldModel, env: Controlled, config: DictConfig
     )
 
 
-def make_economy(config: DictConfig, model: LatentWorldModel) -> Economy:
+def check_cameras(info: ModelInfo, cameras: Iterable[str]) -> None:
+    """Raises ValueError unless a model's cameras are among those that there are."""
+    there = list(cameras)
+    missing = [name for name in info.cameras if name not in there]
+    if missing:
+        raise ValueError(
+            f"checkpoint: it sees through {', '.join(info.cameras)}; there is no "
+            f"{', '.join(missing)}, only {', '.join(there) or 'none'}"
+        )
+
+
+def check_arm(info: ModelInfo, robot: RobotModel) -> None:
+    """Raises ValueError where a model is known to be of another arm."""
+    if info.robot in known_arms() and info.robot != robot.name:
+        raise ValueError(
+            f"checkpoint: made for another robot: trained on a {info.robot}, this is a {robot.name}"
+        )
+
+
+def make_economy(config: DictConfig, device: torch.device) -> Economy:
     """Where imagining saves work, as a `controller.economy` says.
 
     Raises:
-        ValueError: a setting out of range, or more blocks than the predictor has.
+        ValueError: a setting out of range.
     """
     settings: Any = OmegaConf.to_container(config)
     if settings["precision"] == "auto":
-        precision = choose_precision("auto", model.device)
+        precision = choose_precision("auto", device)
         settings["precision"] = str(precision).removeprefix("torch.")
-    economy, depth = Economy(**settings), model.predictor.config.depth
-    if economy.screen_depth is not None and economy.screen_depth > depth:
-        raise ValueError(
-            f"controller.economy.screen_depth: got {economy.screen_depth}, the predictor has "
-            f"{depth} blocks"
-        )
-    return economy
+    return Economy(**settings)
 
 
-def legal_actions(model: LatentWorldModel, env: Controlled, limits: dict[str, Any]) -> ActionSpec:
+def legal_actions(model: TrainableModel, env: Controlled, limits: dict[str, Any]) -> ActionSpec:
     """What the robot can do, the training data knows, and the user allows.
 
     Raises:
         ValueError: they do not meet.
     """
     try:
-        bounds = env.action_spec.within(model.spec.action_spec)
+        bounds = env.action_spec.within(model.info.action_spec)
     except ValueError as error:
         raise ValueError(f"checkpoint: made for another robot than the env: {error}") from error
     own = {key: value for key, value in limits.items() if value is not None and value != {}}
@@ -113,7 +128,7 @@ def legal_actions(model: LatentWorldModel, env: Controlled, limits: dict[str, An
     return bounds.within(replace(bounds, **own)) if own else bounds
 
 
-def make_objective(model: LatentWorldModel, config: DictConfig) -> Callable[[Tensor], Objective]:
+def make_objective(model: TrainableModel, config: DictConfig) -> Callable[[Tensor], Objective]:
     """The goal's latent to the objective that an `objective` group describes.
 
     Raises:
@@ -124,16 +139,15 @@ def make_objective(model: LatentWorldModel, config: DictConfig) -> Callable[[Ten
     if region is not None:
         if settings.get("token_weights") is not None:
             raise ValueError("objective: got token_weights and region, want one of them")
-        settings["token_weights"] = region_weights(model.predictor.config.grid, region)
+        settings["token_weights"] = region_weights(model.info.grid, region)
     if settings.get("action_unit") is None:
-        settings["action_unit"] = model.spec.action_spec.unit.tolist()
+        settings["action_unit"] = model.info.action_spec.unit.tolist()
     make = instantiate(DictConfig(settings))
-    shape = model.predictor.config
-    make(torch.zeros(shape.num_tokens, shape.token_dim))  # complains now, not in an episode
+    make(torch.zeros(model.info.num_tokens, model.info.dim))  # complains now, not in an episode
     return make
 
 
-def _energy(model: LatentWorldModel, config: DictConfig, name: str) -> float | None:
+def _energy(model: TrainableModel, config: DictConfig, name: str) -> float | None:
     """A setting in units of the training data's steps, in those of the objective."""
     share, known = config.controller[name], _step_energy(model, config)
     if share is None or not share:
@@ -145,9 +159,9 @@ def _energy(model: LatentWorldModel, config: DictConfig, name: str) -> float | N
     return share * known
 
 
-def _step_energy(model: LatentWorldModel, config: DictConfig) -> float | None:
+def _step_energy(model: TrainableModel, config: DictConfig) -> float | None:
     """Mean energy of a step of the training data; None of a checkpoint from before steps were
     measured, or of Meta's release.
     """
-    known = model.spec.step_energy
+    known = model.info.step_energy
     return None if known is None else known[config.objective.distance]

@@ -30,7 +30,7 @@ from hardware.spawn import controller_spec, spawn
 from hardware.wire import Wire
 from robot_wm.cli.console import ask, finish, output_dir, say, say_outcomes
 from robot_wm.cli.devices import Device, end, open_device
-from robot_wm.cli.pictures import read_picture
+from robot_wm.cli.pictures import goal_files, plain, read_picture
 from robot_wm.cli.robots import build_robot
 from robot_wm.kinematics import Limits, RobotModel
 from robot_wm.types import Outcome
@@ -72,9 +72,10 @@ def run(config: DictConfig) -> None:
     if config.record is not None and config.mode != "run":
         raise ValueError("record: a dry run moves nothing, and would teach that nothing moves")
     out = output_dir(config.out)
-    goals = [str(path) for path in (config.goal, *config.then)]
-    for path in goals:
-        read_picture(Path(path))
+    goals = [plain(value) for value in (config.goal, *config.then)]
+    for goal in goals:
+        for path in goal_files(goal).values():
+            read_picture(path)
     robot = build_robot(config.robot)
     settings: Any = OmegaConf.to_container(config.robot.settings)
     try:
@@ -171,7 +172,7 @@ class Crew:
     device: Device
     robot: RobotModel
     settings: dict[str, Any]
-    goals: Sequence[str]
+    goals: Sequence[object]
     record: Path
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 

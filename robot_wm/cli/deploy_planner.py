@@ -21,10 +21,11 @@ from hardware.remote import Actions, ArmStoppedError, RemoteArm
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
-from robot_wm.cli.control import make_controller
+from robot_wm.cli.control import check_arm, check_cameras, make_controller
 from robot_wm.cli.deployed import DeploymentDataset
+from robot_wm.cli.extensions import import_extensions
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.pictures import read_picture, taken_by
+from robot_wm.cli.pictures import goal_name, read_goal, side_by_side
 from robot_wm.cli.robots import build_robot
 from robot_wm.cli.threads import share_cores
 from robot_wm.cli.tool import LearnedJoints, learned_joints
@@ -64,6 +65,7 @@ def main(words: list[str]) -> int:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.nice(5)  # the controller first
     share_cores()
+    import_extensions()
     with os.fdopen(int(words[0]), "r") as file:
         spec: Mapping[str, Any] = json.load(file)
     human, wire = Wire.at(spec["human"]), Wire.at(spec["wire"])
@@ -146,31 +148,24 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     robot = arm.within(np.array(spec["low"]), np.array(spec["high"]))
     learned = learned_joints(saved)
     actions_of = learned_actions(saved)
-    check_robot(model.spec.action_spec, model.dt, config.robot, robot, actions_of, learned)
-    actions = make_actions(robot, model.spec.action_spec, config.robot, learned)
+    info = model.info
+    check_robot(info.action_spec, info.dt, config.robot, robot, actions_of, learned)
+    check_arm(info, robot)
+    actions = make_actions(robot, info.action_spec, config.robot, learned)
     frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
-    if model.spec.camera not in frames:
-        raise ValueError(
-            f"checkpoint: it sees through {model.spec.camera!r}, the robot has {', '.join(frames)}"
-        )
-    env = RemoteArm(wire, frames, actions, control_dt=model.dt)
+    check_cameras(info, frames)
+    env = RemoteArm(wire, frames, actions, control_dt=info.dt)
     moves = config.mode == "run"
     if not moves:  # then nothing comes nearer, and it would soon stop planning
         config.controller.patience = 0
     controller = make_controller(model, env, config)
-    goals = {path: read_picture(Path(path)) for path in spec["goals"]}
-    for path in goals:
-        camera = taken_by(Path(path))
-        if camera not in (None, model.spec.camera):
-            raise ValueError(
-                f"goal: {path} was taken by camera {camera!r}, the checkpoint sees through "
-                f"{model.spec.camera!r}"
-            )
-    wanted = [Goal(images={model.spec.camera: goals[path]}) for path in spec["goals"]]
+    goals = {goal_name(goal): read_goal(goal, info.cameras) for goal in spec["goals"]}
+    pictures = [goals[goal_name(goal)] for goal in spec["goals"]]
+    wanted = [Goal(images=images) for images in pictures]
     controller.reset(wanted)  # refuses a picture that does not fit
     own: Any = OmegaConf.to_container(config.monitors)
     allow = own.pop("allow_strange")
-    known, normal = model.spec.step_energy, load_normal(directory, model)
+    known, normal = info.step_energy, load_normal(directory, model.info)
     monitors = Monitors(
         normal,
         MonitorSettings(**own),
@@ -184,23 +179,25 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
             f"too few held-out frames: no prediction's p-value can be below {normal.least_p:.3f}, "
             f"and monitors.surprise_p is {config.monitors.surprise_p:g}"
         )
-    guard = MonitorGuard(monitors, model.spec.camera, lambda: env.joints, moves=moves)
+    guard = MonitorGuard(monitors, info.cameras, lambda: env.joints, moves=moves)
     dataset = view = None
     if config.record is not None:
         dataset = DeploymentDataset(
             Path(config.record),
-            dt=model.dt,
+            dt=info.dt,
             robot_type=str(config.robot.get("type") or robot.name),
             cameras={name: (slot.shape[0], slot.shape[1]) for name, slot in frames.items()},
-            state_names=model.spec.state_names,
+            state_names=info.state_names,
             actions=env.action_spec,
             task=str(config.task),
         )
     if config.view is not None:
         from robot_wm.cli.view import RerunView  # Rerun takes a second to load
 
-        where, pictures = str(config.view), [goals[path] for path in spec["goals"]]
-        view = RerunView(where, controller, model.spec.camera, pictures, env.action_spec.names)
+        main = info.cameras[0]
+        shown = [side_by_side(images, info.cameras) for images in pictures]
+        names = env.action_spec.names
+        view = RerunView(str(config.view), controller, main, shown, names)
     return Run(env, controller, guard, wanted, [*notes, *problems], dataset, view)
 
 

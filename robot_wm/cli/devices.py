@@ -23,7 +23,7 @@ from hardware.spawn import Shared, spawn
 from hardware.wire import FrameSlot, Wire
 from robot_wm.cli.console import say
 from robot_wm.kinematics import Limits, RobotModel
-from sim_envs.scene import stand_of
+from sim_envs.scene import stand_of, wrist_of
 
 _FIRST_PICTURE_S = 60.0
 _MAX_PIXELS = 4096
@@ -129,8 +129,8 @@ class Simulated(Device):
 
     def __init__(self, config: DictConfig, robot: RobotModel) -> None:
         size = _size("robot.image_size", config.image_size)
-        _, camera = stand_of(robot)
-        super().__init__({camera.name: (size, size)})
+        cameras = [stand_of(robot)[1], *([wrist_of(robot)] if config.wrist_camera else [])]
+        super().__init__({camera.name: (size, size) for camera in cameras})
         self._config, self._robot, num_joints = config, robot, len(robot.joints)
         self._goals, self._measured = Goals(num_joints), Measured(num_joints)
 
@@ -149,15 +149,14 @@ class Simulated(Device):
         return [*super().shared(), self._goals, self._measured]
 
     def _start(self) -> None:
-        (slot,) = self.frames.values()
         spec = {
             "robot": OmegaConf.to_yaml(self._config, resolve=True),
             "goals": self._goals.fileno(),
             "measured": self._measured.fileno(),
-            "frames": slot.fileno(),
+            "frames": self.places(),
             "wire": self._theirs.fileno(),
         }
-        shared = [self._goals, self._measured, slot, self._theirs]
+        shared = [self._goals, self._measured, *self.frames.values(), self._theirs]
         self.children["world"] = spawn(["robot_wm.cli.world"], spec, shared)
 
     def __exit__(self, *what: Any) -> None:

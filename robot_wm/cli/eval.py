@@ -14,7 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
-from robot_wm.cli.control import legal_actions, make_controller, make_objective
+from robot_wm.cli.control import (
+    check_arm,
+    check_cameras,
+    legal_actions,
+    make_controller,
+    make_objective,
+)
 from robot_wm.controller import GoalSequence
 from robot_wm.evaluation import (
     EpisodeResult,
@@ -27,6 +33,7 @@ from robot_wm.evaluation import (
     plan_seconds,
     summarize,
 )
+from robot_wm.models import TrainableModel, device_of
 from robot_wm.report import EpisodeVideo, Landscape, MeasureLabel, Report, write_report
 from robot_wm.report.units import show
 from robot_wm.runtime import Recorder, Step
@@ -39,7 +46,6 @@ from robot_wm.types import (
     Observation,
     Outcome,
 )
-from robot_wm.world_model import LatentWorldModel
 
 FLOORS = ("random", "zero")
 RecorderFactory = Callable[[int, Goal], Recorder | None]
@@ -80,6 +86,8 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     model, saved = load_checkpoint(find_checkpoint(config.checkpoint))
     model.to(pick_device(config.device))
     simulation = build_simulation(config.env)
+    check_arm(model.info, simulation.robot)
+    check_cameras(model.info, simulation.env.observe().images)
     controller = make_controller(model, simulation.env, config)
     task, spec = simulation.task, simulation.env.action_spec
     episodes = simulation.episodes(str(config.split), config.num_episodes)
@@ -192,13 +200,13 @@ class _Film:
 
     def __init__(
         self,
-        model: LatentWorldModel,
+        model: TrainableModel,
         simulation: Simulation,
         config: DictConfig,
         goal: Goal,
         title: str,
     ) -> None:
-        self._model = model
+        self._model, self._camera = model, model.info.cameras[0]
         self._simulation = simulation
         self._config = config
         self._goal = goal
@@ -209,10 +217,10 @@ class _Film:
     def record(self, step: Step) -> None:
         if not self._frames:
             self.landscape = self._draw(step)
-        self._frames.append(step.observation.images[self._model.spec.camera])
+        self._frames.append(step.observation.images[self._camera])
 
     def finish(self, last: Observation) -> None:
-        self._frames.append(last.images[self._model.spec.camera])
+        self._frames.append(last.images[self._camera])
 
     def _draw(self, step: Step, side: int = 25) -> Landscape | None:
         """The energy after one action (dx, dy), everything else at rest."""
@@ -225,7 +233,7 @@ class _Film:
         actions[:, :, 0], actions[:, :, 1] = grid[None, :, 0], grid[:, None, 1]
         goal = self._model.embed(self._goal.images)
         objective = make_objective(self._model, self._config.objective)(goal)
-        candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size)).to(self._model.device)
+        candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size)).to(device_of(self._model))
         with torch.inference_mode():
             state = self._model.observe(self._model.initial(), step.observation, None)
             energy = objective(self._model.rollout(state, candidates), candidates)
@@ -248,7 +256,7 @@ class _Film:
         return EpisodeVideo(
             title=self._title,
             frames=np.stack(self._frames),
-            goal=self._goal.images[self._model.spec.camera],
+            goal=self._goal.images[self._camera],
             measured=np.array(result.curve[: len(self._frames)]),
             fps=1 / self._simulation.env.control_dt,
         )

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from robot_wm.cli.extensions import import_extensions, take_options
 from robot_wm.cli.threads import share_cores
 
 COMMANDS = {
@@ -36,6 +37,9 @@ commands:
 {commands}
 
 robot-wm COMMAND --help lists a command's keys and their defaults.
+--import MODULE imports a module of yours first, one that registers an arm, a family or an encoder;
+--config-dir DIR adds a folder of settings of yours. KEY._target_=module.Name puts a planner, an
+encoder, a task or an env of yours in the place of ours.
 ROBOT_WM_TRACEBACK=1 shows where an error came from.
 """
 
@@ -47,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 it went wrong on the way, 2 a user's mistake, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        words = take_options(words)
+    except ValueError as error:
+        return _fail(words[0], error, 2)
     if not words or words[0] in ("-h", "--help", "help"):
         listing = "\n".join(f"  {name:15}{text}" for name, text in COMMANDS.items())
         print(USAGE.format(commands=listing))
@@ -65,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             raise ValueError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
         share_cores()
+        import_extensions()
         module = importlib.import_module(f"robot_wm.cli.{_file(name)}")
         if "-h" in words or "--help" in words:
             print(_help(name))

@@ -16,9 +16,9 @@ from robot_wm.cli.tool import learned_joints, view_of
 from robot_wm.cli.train import load_data
 from robot_wm.data import encode_dataset, split_episodes
 from robot_wm.encoders import WEIGHTS_DIR
+from robot_wm.models import ModelInfo, device_of
 from robot_wm.monitors import FILE, Normal, fit_normal
 from robot_wm.robots import make_arm
-from robot_wm.world_model import LatentWorldModel
 
 
 def run(config: DictConfig) -> None:
@@ -30,30 +30,31 @@ def run(config: DictConfig) -> None:
         )
     model, saved = load_checkpoint(directory)
     model.to(pick_device(config.device))
+    info, device = model.info, device_of(model)
     learned = learned_joints(saved)
     view = None
     if learned is not None:
         arm = replace(make_arm(learned.arm), device=learned.joints)
-        view = view_of(arm, model.spec.state_names)
+        view = view_of(arm, info.state_names)
     data = load_data(config.data, view=view)
-    camera = data.camera.rpartition(".")[2]
-    if camera != model.spec.camera or data.action_names != model.spec.action_spec.names:
+    cameras = tuple(key.rpartition(".")[2] for key in data.cameras)
+    if cameras != info.cameras or data.action_names != info.action_spec.names:
         raise ValueError(
-            f"data: camera {camera}, actions {', '.join(data.action_names)}; the checkpoint's are "
-            f"{model.spec.camera} and {', '.join(model.spec.action_spec.names)}"
+            f"data: camera {', '.join(cameras)}, actions {', '.join(data.action_names)}; the "
+            f"checkpoint's are {', '.join(info.cameras)} and {', '.join(info.action_spec.names)}"
         )
-    if abs(data.dt_s - model.dt) > 1e-3:
-        raise ValueError(f"data: steps of {data.dt_s:g} s, the checkpoint's are {model.dt:g} s")
+    if abs(data.dt_s - info.dt) > 1e-3:
+        raise ValueError(f"data: steps of {data.dt_s:g} s, the checkpoint's are {info.dt:g} s")
     action = (saved["training"].get("data") or {}).get("action", config.data.action)
     if action != config.data.action:
         raise ValueError(f"data.action: got {config.data.action}, the checkpoint's is {action}")
     encoder = model.encoder
     if isinstance(encoder, nn.Module):
-        encoder.to(model.device)
+        encoder.to(device)
     with Progress("encode", "frame") as progress:
         tokens = encode_dataset(
             data,
-            lambda frames: encoder(frames.to(model.device)),
+            lambda frames: encoder(frames.to(device)),
             encoder.image,
             encoder_fingerprint=encoder.fingerprint.key,
             cache_dir=Path(config.cache),
@@ -79,7 +80,7 @@ def summary(normal: Normal) -> dict[str, float]:
     }
 
 
-def load_normal(directory: Path, model: LatentWorldModel) -> Normal | None:
+def load_normal(directory: Path, info: ModelInfo) -> Normal | None:
     """What is normal for the model of a checkpoint; None: not known.
 
     Raises:
@@ -89,5 +90,5 @@ def load_normal(directory: Path, model: LatentWorldModel) -> Normal | None:
     if not path.is_file():
         return None
     normal = Normal.from_bytes(path.read_bytes())
-    normal.check(model)
+    normal.check(info)
     return normal

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation, pick_device
 from robot_wm.cli.console import finish, output_dir, replacing, say, say_outcomes
-from robot_wm.cli.control import make_controller
+from robot_wm.cli.control import check_arm, check_cameras, make_controller
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.pictures import read_picture
+from robot_wm.cli.pictures import goal_name, plain, read_goal, side_by_side
 from robot_wm.cli.watch import refuse_strange
 from robot_wm.evaluation import plan_seconds
 from robot_wm.monitors import Monitors, MonitorSettings
@@ -45,11 +44,15 @@ def run(config: DictConfig) -> None:
     directory = find_checkpoint(config.checkpoint)
     model, _ = load_checkpoint(directory)
     model.to(pick_device(config.device))
-    paths = [str(path) for path in (config.goal, *config.then)]
-    pictures = [read_picture(Path(path)) for path in paths]
+    info = model.info
+    given: list[Any] = [plain(value) for value in (config.goal, *config.then)]
+    names, pictures = map(goal_name, given), [read_goal(goal, info.cameras) for goal in given]
+    wanted = dict(zip(names, pictures, strict=True))
     simulation = build_simulation(config.env)
+    check_arm(info, simulation.robot)
+    check_cameras(info, simulation.env.observe().images)
     controller = make_controller(model, simulation.env, config)
-    goals = [Goal(images={model.spec.camera: picture}) for picture in pictures]
+    goals = [Goal(images=images) for images in pictures]
     if len(goals) > 1 and not controller.moves_on:
         raise ValueError(
             "then: several pictures, but nothing says when to go on from one; give "
@@ -60,10 +63,9 @@ def run(config: DictConfig) -> None:
     start = simulation.env.reset(config.seed)
     own: Any = OmegaConf.to_container(config.monitors)
     allow_strange = own.pop("allow_strange")
-    monitors = Monitors(load_normal(directory, model), MonitorSettings(**own), step_energy=None)
-    for problem in refuse_strange(
-        monitors, model, start.images, dict(zip(paths, pictures, strict=True)), allow=allow_strange
-    ):
+    normal = load_normal(directory, info)
+    monitors = Monitors(normal, MonitorSettings(**own), step_energy=None)
+    for problem in refuse_strange(monitors, model, start.images, wanted, allow=allow_strange):
         say(f"  {problem}")
     tape = _Tape()
     num_steps = simulation.num_steps * len(goals)
@@ -74,11 +76,9 @@ def run(config: DictConfig) -> None:
     energies = seen[0], outcomes[-1].energy
     out.mkdir(parents=True, exist_ok=True)
     film = EpisodeVideo(
-        title=f"plan to {', '.join(paths)}",
-        frames=np.stack(
-            [observation.images[model.spec.camera] for observation in tape.observations]
-        ),
-        goal=pictures[-1],
+        title=f"plan to {', '.join(wanted)}",
+        frames=np.stack([side_by_side(seen.images, info.cameras) for seen in tape.observations]),
+        goal=side_by_side(pictures[-1], info.cameras),
         measured=None,
         fps=1 / simulation.env.control_dt,
     )

@@ -124,7 +124,7 @@ def load_clips(
         data = load_data(config.data)
         with Progress("read", "frame") as progress:
             frames = load_frames(data, size, cache_dir=cache, progress=progress)
-        taken = (data.dataset.content_hash, data.camera, data.state, data.spec.action, data.dt_s)
+        taken = (data.dataset.content_hash, *data.cameras, data.state, data.spec.action, data.dt_s)
         lengths, actions = data.lengths, data.actions
         key = hashlib.sha256(repr((*taken, data.episodes)).encode()).hexdigest()
     clips = Clips(

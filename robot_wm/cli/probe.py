@@ -1,20 +1,26 @@
-"""`robot-wm probe`: what can be read off an encoder's tokens, and what their distances mean."""
+"""`robot-wm probe`: what can be read off an encoder's tokens, or a model's latents, and what their
+distances mean.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import Progress, finish, say
-from robot_wm.cli.train import load_data
+from robot_wm.cli.train import load_data, make_encoder
 from robot_wm.data import AlignedData, encode_dataset, split_episodes
 from robot_wm.encoders import Encoder, MiniEncoder, build_encoder, random_mini
+from robot_wm.models import EncodedFrames, WorldModel
 from robot_wm.probing import (
     Probe,
     check_split,
@@ -31,14 +37,23 @@ _PCA_FRAMES = 2000
 def run(config: DictConfig) -> None:
     """Probes, prints the table, ends with the encoder's figures."""
     settings: Any = OmegaConf.to_container(config)
-    encoder = build_encoder(**settings["encoder"])
+    model = None
+    if config.checkpoint is None:
+        encoder = make_encoder(settings["encoder"])
+    else:
+        model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
+        model.to(pick_device(config.device))
+        encoder = model.encoder
     data = load_data(config.data, also=_PRIVILEGED)
     targets = targets_from_state(data.proprio, data.proprio_names)
     fitted, held_out = split_episodes(data.num_episodes, config.holdout, seed=config.seed)
     check_split(len(fitted), len(held_out))
     tokens = _encode(data, encoder, config)
+    if model is not None:
+        tokens = _latents(model, data, tokens)
     ours = probe(tokens, targets, held_out)
-    rows = {f"{config.encoder.name} (probed)": ours}
+    what = config.encoder.get("name") if model is None else Path(str(config.checkpoint)).name
+    rows = {f"{what} (probed)": ours}
     if config.baselines:
         shape = encoder.config if isinstance(encoder, MiniEncoder) else None
         untrained = _encode(data, random_mini(seed=0, config=shape), config)
@@ -54,6 +69,28 @@ def run(config: DictConfig) -> None:
     say(probe_table(rows))
     figures = {name: asdict(row) for name, row in rows.items() if row is not ours}
     finish({**asdict(ours), "fingerprint": encoder.fingerprint.key, "baselines": figures})
+
+
+@torch.no_grad()
+def _latents(
+    model: WorldModel, data: AlignedData, tokens: Sequence[FloatArray]
+) -> list[FloatArray]:
+    """A model's latents `[T, P, D]` of every episode's frames, each seen alone.
+
+    Raises:
+        ValueError: the data lacks what the model calls its state.
+    """
+    names = model.info.state_names
+    missing = [name for name in names if name not in data.proprio_names]
+    if missing:
+        raise ValueError(f"data: no {', '.join(missing)}, which the checkpoint's state has")
+    columns = [data.proprio_names.index(name) for name in names]
+    latents = []
+    for own, proprio in zip(tokens, data.proprio, strict=True):
+        parts = (np.array(value, np.float32) for value in (own, proprio[:, columns]))
+        seen = EncodedFrames(*(torch.from_numpy(part) for part in parts))
+        latents.append(model.latent(model.observe(model.initial(), seen, None)).cpu().numpy())
+    return latents
 
 
 def _encode(data: AlignedData, encoder: Encoder, config: DictConfig) -> list[FloatArray]:

@@ -84,16 +84,19 @@ def _judge(checkpoint: str | None, camera: str) -> Callable[[ImageArray], str]:
         return lambda picture: _problem(monitors, camera, picture)
     directory = find_checkpoint(checkpoint)
     model, _ = load_checkpoint(directory)
-    normal = load_normal(directory, model)
-    if model.spec.camera != camera:
-        raise ValueError(f"camera: got {camera}, the checkpoint sees through {model.spec.camera}")
+    normal = load_normal(directory, model.info)
+    if camera not in model.info.cameras:
+        sees = ", ".join(model.info.cameras)
+        raise ValueError(f"camera: got {camera}, the checkpoint sees through {sees}")
+    if len(model.info.cameras) > 1:  # how familiar they are is told of all of them together
+        return lambda picture: _problem(monitors, camera, picture)
 
     def judge(picture: ImageArray) -> str:
         latent = model.embed({camera: picture})  # refuses another aspect
         problem = _problem(monitors, camera, picture)
         if problem or normal is None:
             return problem
-        strange = normal.strange(latent, picture)
+        strange = normal.strange(latent, [picture])
         return f"; {strange:.1f} times as far from the training pictures as any held-out one"
 
     return judge

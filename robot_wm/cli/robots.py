@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from robot_wm.cli.extensions import find_attribute
 from robot_wm.kinematics import JointMap, RobotModel
 from robot_wm.robots import make_arm
 from robot_wm.types import FloatArray
@@ -41,10 +41,10 @@ def find_arm(name: str) -> RobotModel:
     """
     if "." not in name:
         return make_arm(name)
-    module, _, function = name.rpartition(".")
+    make: Any = find_attribute(name)
     try:
-        made = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        made = make()
+    except TypeError as error:
         raise ValueError(f"arm: {name}: {error}") from error
     if not isinstance(made, RobotModel):
         raise ValueError(f"arm: {name} returned a {type(made).__name__}, want a RobotModel")
@@ -65,9 +65,15 @@ def joint_map(robot: DictConfig, names: tuple[str, ...]) -> JointMap:
 
 
 def _pose(value: Any, robot: RobotModel) -> FloatArray | None:
-    """Joints of a setting: a list, `home`, or null."""
+    """Joints of a setting: a list, `home`, or null.
+
+    Raises:
+        ValueError: something else.
+    """
     if value is None:
         return None
     if value == "home":
         return robot.home
-    return np.array(OmegaConf.to_container(value) if not isinstance(value, str) else value)
+    if not OmegaConf.is_list(value):
+        raise ValueError(f"robot.rest: got {value!r}, want home, or a list of joints, rad")
+    return np.array(OmegaConf.to_container(value))

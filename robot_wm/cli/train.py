@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from robot_wm.checkpoint import check_replaceable, save_checkpoint
-from robot_wm.cli.build import pick_device
+from robot_wm.cli.build import check_parts, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
 from robot_wm.data import (
     AlignedData,
@@ -27,11 +26,10 @@ from robot_wm.data import (
     split_episodes,
 )
 from robot_wm.encoders import Encoder, build_encoder
+from robot_wm.models import LATENT, FitConfig, find_family
 from robot_wm.monitors import FILE, fit_normal
 from robot_wm.precision import choose_precision
-from robot_wm.predictor import PredictorConfig
 from robot_wm.training import (
-    FitConfig,
     Metrics,
     TrainConfig,
     held_out_error,
@@ -60,9 +58,10 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     check_replaceable(out)
     settings: Any = OmegaConf.to_container(config)
     optimizer, how = TrainConfig(**settings["optimizer"]), FitConfig(**settings["fit"])
-    make_predictor_config = functools.partial(PredictorConfig, **settings["predictor"])
+    family = find_family(str(config.family))
+    own = settings["predictor"] if family is LATENT else settings["model"]
     device = pick_device(config.device)
-    encoder = build_encoder(**settings["encoder"])
+    encoder = make_encoder(settings["encoder"])
     if isinstance(encoder, nn.Module):
         encoder.to(device)
     learned: dict[str, Any] = {}
@@ -92,14 +91,14 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
             cache_dir=Path(config.cache),
             progress=progress,
         )
-    fitting = prepare(data, tokens, encoder, how, make_predictor_config)
+    fitting = prepare(data, tokens, encoder, how, family, own)
     model = fitting.model.to(device)
-    num_weights = sum(p.numel() for p in model.predictor.parameters())
+    num_weights = sum(p.numel() for p in model.parameters())
     say(
         f"train on {fitting.training.num_windows} windows of {how.num_frames} frames; encoder "
         f"{encoder.grid[0] * encoder.grid[1]} x {encoder.dim}, predictor {num_weights / 1e6:.1f} M"
     )
-    precision = str(choose_precision(optimizer.precision, model.device)).removeprefix("torch.")
+    precision = str(choose_precision(optimizer.precision, device)).removeprefix("torch.")
     say(f"matrix products in {precision}")
     optimizer = replace(optimizer, precision=precision)
     metrics = []
@@ -145,6 +144,18 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     return TrainingRun(metrics, errors)
 
 
+def make_encoder(settings: dict[str, Any]) -> Encoder:
+    """The encoder of an `encoder` group, or of the caller's own class.
+
+    Raises:
+        ValueError: a setting that does not fit, or what is made is no encoder.
+    """
+    if "_target_" not in settings:
+        return build_encoder(**settings)
+    encoder = instantiate(OmegaConf.create(settings))
+    return check_parts(encoder, settings["_target_"], ("dim", "grid", "image", "fingerprint"))
+
+
 def load_data(
     config: DictConfig, *, also: str | None = None, view: StateView | None = None
 ) -> AlignedData:
@@ -168,8 +179,8 @@ def load_data(
     data = align(dataset, spec, drop_corrupt=config.drop_corrupt, view=view)
     seen = "" if view is None else f" as {', '.join(view.names)}"
     say(
-        f"data: {data.num_episodes} episodes of {dataset.source}, camera {data.camera}, state "
-        f"{data.state}{seen}, every {data.dt_s:g} s"
+        f"data: {data.num_episodes} episodes of {dataset.source}, camera "
+        f"{', '.join(data.cameras)}, state {data.state}{seen}, every {data.dt_s:g} s"
     )
     for warning in data.warnings:
         say(f"warning: {warning}")
@@ -209,8 +220,9 @@ def _card(
     errors: dict[str, list[float]],
 ) -> str:
     """What the checkpoint is and how to make it again."""
+    name = config.encoder.get("name") or config.encoder._target_
     facts = {
-        "encoder": f"{config.encoder.name}, `{encoder.fingerprint.weights[:16]}`",
+        "encoder": f"{name}, `{encoder.fingerprint.weights[:16]}`",
         "data": f"{data.num_episodes} episodes, `{data.dataset.content_hash[:16]}`",
         "trained for": f"{last['step']:.0f} steps, {last['elapsed_s'] / 60:.1f} min; loss "
         f"{last['loss']:.4g}",

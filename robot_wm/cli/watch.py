@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from robot_wm.models import WorldModel
 from robot_wm.monitors import MonitorError, Monitors
 from robot_wm.types import ImageArray
-from robot_wm.world_model import LatentWorldModel
 
 
 def refuse_strange(
     monitors: Monitors,
-    model: LatentWorldModel,
+    model: WorldModel,
     images: Mapping[str, ImageArray],
-    goals: Mapping[str, ImageArray],
+    goals: Mapping[str, Mapping[str, ImageArray]],
     *,
     allow: bool,
 ) -> list[str]:
@@ -30,19 +30,19 @@ def refuse_strange(
 
 def check_views(
     monitors: Monitors,
-    model: LatentWorldModel,
+    model: WorldModel,
     images: Mapping[str, ImageArray],
-    goals: Mapping[str, ImageArray],
+    goals: Mapping[str, Mapping[str, ImageArray]],
 ) -> list[str]:
     """What is wrong with what is seen and what is wanted, before an arm moves; empty where nothing.
 
     Args:
         monitors: judge.
-        model: whose camera matters.
+        model: whose cameras matter.
         images: by camera, what is seen now.
-        goals: by file, what is wanted.
+        goals: by name, what is wanted: pictures by camera.
     """
-    camera = model.spec.camera
+    cameras = model.info.cameras
     problems = []
     for name, image in images.items():
         try:
@@ -51,22 +51,34 @@ def check_views(
             problems.append(str(error))
     if problems:
         return problems
-    for what, image in ((f"what camera {camera} sees", images[camera]), *goals.items()):
+    seen = {name: images[name] for name in cameras}
+    for what, views in ((f"what camera {', '.join(cameras)} sees", seen), *goals.items()):
         try:
-            monitors.look(what, model.embed({camera: image}), image)
+            _look(monitors, model, what, views)
         except MonitorError as error:
             problems.append(str(error))
-            for other, view in images.items():
-                if image is images[camera] and other != camera and view.shape == image.shape:
-                    problems += _swapped(monitors, model, camera, other, view)
+            if views is seen and len(cameras) == 1:
+                problems += _swapped(monitors, model, cameras[0], images)
     return problems
 
 
+def _look(
+    monitors: Monitors, model: WorldModel, what: str, views: Mapping[str, ImageArray]
+) -> None:
+    monitors.look(what, model.embed(views), [views[name] for name in model.info.cameras])
+
+
 def _swapped(
-    monitors: Monitors, model: LatentWorldModel, camera: str, other: str, view: ImageArray
+    monitors: Monitors, model: WorldModel, camera: str, images: Mapping[str, ImageArray]
 ) -> list[str]:
-    try:
-        monitors.look(other, model.embed({camera: view}), view)
-    except (MonitorError, ValueError):
-        return []
-    return [f"camera {other} sees what {camera} should: are they swapped?"]
+    """Whether another camera sees what one should."""
+    swapped = []
+    for other, view in images.items():
+        if other == camera or view.shape != images[camera].shape:
+            continue
+        try:
+            _look(monitors, model, other, {camera: view})
+        except (MonitorError, ValueError):
+            continue
+        swapped.append(f"camera {other} sees what {camera} should: are they swapped?")
+    return swapped

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
+from robot_wm.cli.extensions import import_extensions
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -38,6 +40,7 @@ def _quiet() -> None:
     """One software-rendering thread per worker, Ctrl-C left to the parent, and its end followed."""
     os.environ.setdefault("LP_NUM_THREADS", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import_extensions()
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 

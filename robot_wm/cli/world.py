@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from hardware.process import lower_niceness
 from hardware.simulated import Goals, Measured
 from hardware.wire import FrameSlot, Wire
+from robot_wm.cli.extensions import import_extensions
 from robot_wm.cli.robots import build_robot
 from sim_envs.tabletop import Tabletop
 
@@ -30,15 +31,21 @@ def main(words: list[str]) -> int:
         spec: Mapping[str, Any] = json.load(file)
     for name in ("SIGINT", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    import_extensions()
     lower_niceness()  # reality does not wait
     config = OmegaConf.create(spec["robot"])
     assert isinstance(config, DictConfig)
     robot = build_robot(config)
-    env = Tabletop(robot, image_size=config.image_size, random_look=config.random_look)
+    env = Tabletop(
+        robot,
+        image_size=config.image_size,
+        random_look=config.random_look,
+        wrist_camera=config.wrist_camera,
+    )
     env.reset(config.seed)
     num_joints = len(robot.joints)
     goals, measured = Goals(num_joints, spec["goals"]), Measured(num_joints, spec["measured"])
-    frames = FrameSlot(config.image_size, config.image_size, spec["frames"])
+    frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
     live(env, goals, measured, frames, Wire.at(spec["wire"]), camera_hz=config.camera_hz)
     return 0
 
@@ -47,13 +54,13 @@ def live(
     env: Tabletop,
     goals: Goals,
     measured: Measured,
-    frames: FrameSlot,
+    frames: Mapping[str, FrameSlot],
     wire: Wire,
     *,
     camera_hz: float,
 ) -> None:
     """Keeps up with the clock until the wire's other end is gone."""
-    physics, (camera, *_) = env.physics, env.cameras
+    physics = env.physics
     begin_s, simulated_s, picture_s = time.monotonic(), 0.0, 0.0
     while not wire.closed:
         wire.receive()  # nothing is said on it, but its end shows
@@ -70,8 +77,8 @@ def live(
         if now_s >= picture_s:
             picture_s = max(picture_s + 1 / camera_hz, now_s)
             taken_s = time.monotonic()
-            size = frames.shape[0]
-            frames.write(np.ascontiguousarray(physics.render(camera, size, size)), taken_s)
+            for name, image in env.observe().images.items():
+                frames[name].write(np.ascontiguousarray(image), taken_s)
         time.sleep(max(0.0, begin_s + simulated_s - time.monotonic()))
 
 

@@ -11,7 +11,7 @@ from robot_wm.data.alignment import (
 from robot_wm.data.clips import Clips
 from robot_wm.data.dataset import Dataset, Episode, Feature
 from robot_wm.data.folder import FolderFrames, load_video_folder
-from robot_wm.data.keys import find_camera, find_state
+from robot_wm.data.keys import find_cameras, find_state
 from robot_wm.data.opening import open_dataset
 from robot_wm.data.tokens import TokenStore, encode_dataset, load_frames, scale_frames
 from robot_wm.data.windows import Batch, DataStats, WindowSampler, fit_stats, split_episodes
@@ -35,7 +35,7 @@ __all__ = [
     "WindowSampler",
     "align",
     "encode_dataset",
-    "find_camera",
+    "find_cameras",
     "find_state",
     "fit_stats",
     "load_frames",

@@ -1,4 +1,4 @@
-"""What of a dataset a world model sees: one camera, a state and actions, on the model's clock.
+"""What of a dataset a world model sees: cameras, a state and actions, on the model's clock.
 
 Everything LeRobot loads without complaint is checked here, episode by episode: values that are not
 finite, rows out of order or missing, clocks that disagree, columns of the wrong shape. A damaged
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from robot_wm.data.dataset import Dataset, Episode
-from robot_wm.data.keys import dim_names, find_camera, find_state
+from robot_wm.data.keys import dim_names, find_cameras, find_state
 from robot_wm.poses import POSE_NAMES, pose_change
 from robot_wm.types import FloatArray
 
@@ -38,8 +38,8 @@ class DataSpec:
     """What to take from a dataset.
 
     Attributes:
-        camera: key or short name (`front` for `observation.images.front`); the only camera, or
-            the likeliest fixed view, where None.
+        camera: key or short name (`front` for `observation.images.front`), or several joined by
+            `+`; the only camera, or the likeliest fixed view, where None.
         state: key or short name, or several joined by `+`; `observation.state`, or its parts,
             where None.
         action: `state_delta`: what the robot did, state[t+1] - state[t] of the sampled frames;
@@ -103,7 +103,7 @@ class AlignedData:
     Attributes:
         dataset: where the frames are.
         spec: what was asked for.
-        camera: key of the camera taken.
+        cameras: keys of the cameras taken, V of them.
         state: keys of the state taken, joined by `+`.
         dt_s: seconds between sampled frames: the multiple of the period nearest `spec.dt_s`.
         episodes: the episodes' numbers.
@@ -119,7 +119,7 @@ class AlignedData:
 
     dataset: Dataset
     spec: DataSpec
-    camera: str
+    cameras: tuple[str, ...]
     state: str
     dt_s: float
     episodes: tuple[int, ...]
@@ -174,7 +174,7 @@ def align(
         ValueError: a key that is not there, a step that the dataset's rate does not allow,
             damaged episodes, or none left; a state without what the view needs.
     """
-    camera, state = find_camera(dataset, spec.camera), find_state(dataset, spec.state)
+    cameras, state = find_cameras(dataset, spec.camera), find_state(dataset, spec.state)
     stride = _stride(dataset, spec)
     if spec.action == "recorded" and "action" not in dataset.features:
         raise ValueError(f"{dataset.source}: no action column; it has {sorted(dataset.features)}")
@@ -206,7 +206,7 @@ def align(
             findings.append(Finding(index, "data", str(error)))
             continue
         try:
-            kept.append((index, *_sample(dataset, episode, spec, camera, state, stride, look)))
+            kept.append((index, *_sample(dataset, episode, spec, cameras, state, stride, look)))
         except _DamagedError as error:
             file = episode.file.relative_to(dataset.root).as_posix()
             findings.append(Finding(index, file, str(error)))
@@ -229,7 +229,7 @@ def align(
     return AlignedData(
         dataset=dataset,
         spec=spec,
-        camera=camera,
+        cameras=cameras,
         state="+".join(state),
         dt_s=stride / dataset.fps,
         episodes=episodes,
@@ -270,7 +270,7 @@ def _sample(
     dataset: Dataset,
     episode: Episode,
     spec: DataSpec,
-    camera: str,
+    cameras: Sequence[str],
     state: Sequence[str],
     stride: int,
     look: Callable[[FloatArray], FloatArray] | None,
@@ -284,11 +284,12 @@ def _sample(
     rows, said = len(episode), dataset.num_rows(episode.index)
     if rows != said:
         raise _DamagedError(f"the data has {rows} rows, the metadata says {said}")
-    span_s = dataset.video_span_s(episode.index, camera)
-    if span_s is not None and span_s < times_s[-1] - times_s[0] - 0.5 * period_s:
-        raise _DamagedError(
-            f"the video of {camera} is {span_s:.3f} s long, the data {times_s[-1]:.3f}"
-        )
+    for camera in cameras:
+        span_s = dataset.video_span_s(episode.index, camera)
+        if span_s is not None and span_s < times_s[-1] - times_s[0] - 0.5 * period_s:
+            raise _DamagedError(
+                f"the video of {camera} is {span_s:.3f} s long, the data {times_s[-1]:.3f}"
+            )
     proprio = np.concatenate([_values(dataset, episode, key) for key in state], axis=1)  # [rows, Q]
     num_steps = int((times_s[-1] - times_s[0]) / (stride * period_s) + 0.5 / stride) + 1
     want_s = times_s[0] + np.arange(num_steps) * stride * period_s

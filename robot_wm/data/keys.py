@@ -14,24 +14,28 @@ _STATE_PARTS = ("cartesian_position", "joint_position", "joint_positions")
 _GRIPPER_PARTS = ("gripper_position",)
 
 
-def find_camera(dataset: Dataset, name: str | None) -> str:
-    """The key of the camera meant by `name` (see DataSpec).
+def find_cameras(dataset: Dataset, name: str | None) -> tuple[str, ...]:
+    """The keys of the cameras meant by `name` (see DataSpec), each once.
 
     Raises:
-        ValueError: no such camera, several, or none at all; lists those there are.
+        ValueError: no such camera, several of a name, one twice, or none at all; lists those there
+            are.
     """
     keys = dataset.camera_keys
     if not keys:
         raise ValueError(f"{dataset.source}: no camera; it has {sorted(dataset.features)}")
     if name is not None:
-        return _find_key(dataset, name, keys, "camera")
+        found = tuple(_find_key(dataset, n.strip(), keys, "camera") for n in name.split("+"))
+        if len(set(found)) != len(found):
+            raise ValueError(f"{dataset.source}: camera: got {name!r}, want each once")
+        return found
 
     def rank(key: str) -> tuple[bool, int]:
         short = key.lower().removeprefix("observation.")
         views = [i for i, view in enumerate(_FIXED_VIEWS) if view in short]
         return any(view in short for view in _MOVING_VIEWS), min(views, default=len(_FIXED_VIEWS))
 
-    return min(keys, key=rank)  # the first of the best
+    return (min(keys, key=rank),)  # the first of the best
 
 
 def find_state(dataset: Dataset, name: str | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ not at all, and is checked against its sha256 before use.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -35,23 +36,29 @@ class TokenStore:
     """Tokens of every sampled frame of an AlignedData, episode by episode.
 
     Attributes:
-        array: `[sum of lengths, P, D]`, float32 or float16, a read-only memory map.
+        array: of its first camera `[sum of lengths, P, D]`, float32 or float16, a read-only memory
+            map.
         lengths: frames per episode.
+        more: of its other cameras, likewise: their tokens follow the first one's in every frame.
     """
 
     array: FloatArray
     lengths: tuple[int, ...]
+    more: tuple[FloatArray, ...] = ()
 
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self.lengths)
 
     def __getitem__(self, index: int, /) -> FloatArray:
-        """Tokens `[T, P, D]` of the episode at that position."""
+        """Tokens `[T, V * P, D]` of the episode at that position."""
         if not 0 <= index < len(self.lengths):
             raise IndexError(f"episode: got {index}, want 0 to {len(self.lengths) - 1}")
         end = int(self._ends[index])
-        return self.array[end - self.lengths[index] : end]
+        rows = slice(end - self.lengths[index], end)
+        if not self.more:
+            return self.array[rows]
+        return np.concatenate([array[rows] for array in (self.array, *self.more)], axis=1)
 
     @cached_property
     def _ends(self) -> np.ndarray:
@@ -59,8 +66,8 @@ class TokenStore:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens per frame, P."""
-        return self.array.shape[1]
+        """Tokens per frame, of all cameras."""
+        return sum(array.shape[1] for array in (self.array, *self.more))
 
     @property
     def dim(self) -> int:
@@ -96,10 +103,10 @@ def encode_dataset(
         ValueError: a frame does not decode, or the encoder returns another shape than promised or
             a value not finite.
     """
-    key = _key(data, {"encoder": encoder_fingerprint, "image": asdict(image), "dtype": dtype})
+    what = {"encoder": encoder_fingerprint, "image": asdict(image), "dtype": dtype}
 
-    def batches() -> Iterator[np.ndarray]:
-        for frames in _batches(data, batch_size):
+    def batches(camera: str) -> Iterator[np.ndarray]:
+        for frames in _batches(data, camera, batch_size):
             with torch.inference_mode():
                 tokens = encode(prepare_images(frames, image).unsqueeze(1))  # [B, 1, P, D]
             if tokens.ndim != 4 or tokens.shape[:2] != (len(frames), 1):
@@ -113,8 +120,18 @@ def encode_dataset(
                 )
             yield values
 
-    array = _cached(Path(cache_dir) / f"tokens-{key}", batches, dtype, data.num_frames, progress)
-    return TokenStore(array, data.lengths)
+    total = data.num_frames * len(data.cameras)
+    arrays = []
+    for i, camera in enumerate(data.cameras):
+        path = Path(cache_dir) / f"tokens-{_key(data, camera, what)}"
+        make = functools.partial(batches, camera)
+        told = progress and functools.partial(_shifted, progress, i * data.num_frames, total)
+        arrays.append(_cached(path, make, dtype, data.num_frames, told))
+    return TokenStore(arrays[0], data.lengths, tuple(arrays[1:]))
+
+
+def _shifted(progress: Progress, before: int, total: int, done: int, _: int) -> None:
+    progress(before + done, total)
 
 
 def load_frames(
@@ -137,12 +154,15 @@ def load_frames(
         memory map.
 
     Raises:
-        ValueError: a frame does not decode.
+        ValueError: a frame does not decode, or there are several cameras.
     """
-    key = _key(data, {"frames": list(size)})
+    if len(data.cameras) != 1:
+        raise ValueError(f"data.camera: got {', '.join(data.cameras)}, want one")
+    (camera,) = data.cameras
+    key = _key(data, camera, {"frames": list(size)})
 
     def batches() -> Iterator[np.ndarray]:
-        for frames in _batches(data, 64):
+        for frames in _batches(data, camera, 64):
             yield scale_frames(frames, size)
 
     path = Path(cache_dir) / f"frames-{key}"
@@ -156,7 +176,7 @@ def scale_frames(frames: ImageArray, size: tuple[int, int]) -> ImageArray:
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _key(data: AlignedData, what: dict[str, Any]) -> str:
+def _key(data: AlignedData, camera: str, what: dict[str, Any]) -> str:
     """Hash of all that an entry depends on."""
     rows = hashlib.sha256()
     for episode, indices in zip(data.episodes, data.indices, strict=True):
@@ -164,21 +184,21 @@ def _key(data: AlignedData, what: dict[str, Any]) -> str:
     parts = {
         "format": _FORMAT,
         "content": data.dataset.content_hash,
-        "camera": data.camera,
+        "camera": camera,
         "rows": rows.hexdigest(),
         **what,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _batches(data: AlignedData, batch_size: int) -> Iterator[ImageArray]:
-    """Sampled frames in order, decoded once, `batch_size` at a time across episodes."""
+def _batches(data: AlignedData, camera: str, batch_size: int) -> Iterator[ImageArray]:
+    """Sampled frames of a camera in order, decoded once, `batch_size` at a time across episodes."""
     held: list[ImageArray] = []
     for index, indices in zip(data.episodes, data.indices, strict=True):
         episode = data.dataset.episode(index)
         for start in range(0, len(indices), _DECODE_CHUNK):
             rows = indices[start : start + _DECODE_CHUNK].tolist()
-            held.append(data.dataset.frames(episode, data.camera, rows))
+            held.append(data.dataset.frames(episode, camera, rows))
             while sum(map(len, held)) >= batch_size:
                 joined = np.concatenate(held)
                 yield joined[:batch_size]

@@ -2,8 +2,10 @@
 
 from robot_wm.encoders.catalog import (
     NAMES,
+    EncoderKind,
     build_encoder,
     load_encoder,
+    register_encoder,
     released_encoder,
     save_encoder,
 )
@@ -19,12 +21,13 @@ from robot_wm.encoders.mini import (
     shipped_weights,
     sincos_2d,
 )
-from robot_wm.encoders.protocol import Encoder, Fingerprint, freeze
+from robot_wm.encoders.protocol import Encoder, Fingerprint, fingerprint, freeze
 from robot_wm.encoders.vit import ViTConfig, ViTEncoder
 from robot_wm.encoders.vjepa2 import VJepa2Shape, from_release, release_shape
 
 __all__ = [
     "NAMES",
+    "EncoderKind",
     "WEIGHTS_DIR",
     "Encoder",
     "EncoderWeightsError",
@@ -35,9 +38,11 @@ __all__ = [
     "ViTConfig",
     "ViTEncoder",
     "build_encoder",
+    "fingerprint",
     "freeze",
     "from_release",
     "load_encoder",
+    "register_encoder",
     "load_mini",
     "random_mini",
     "release_shape",

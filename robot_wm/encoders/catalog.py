@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,36 @@ from robot_wm.encoders.protocol import Encoder
 from robot_wm.encoders.vit import ViTConfig, ViTEncoder
 from robot_wm.encoders.vjepa2 import SHAPES, VJepa2Backbone, VJepa2Shape, from_transformers
 from robot_wm.preprocess import ImageSpec
+
+
+@dataclass(frozen=True)
+class EncoderKind:
+    """An encoder from outside, as a checkpoint keeps it.
+
+    Attributes:
+        name: by which a checkpoint names it.
+        encoder_type: its class, a torch.nn.Module: its weights are its state_dict.
+        describe: an encoder to JSON: all that `rebuild` needs beside its weights.
+        rebuild: makes it again; the weights are then loaded into it.
+    """
+
+    name: str
+    encoder_type: type[Any]
+    describe: Callable[[Any], dict[str, Any]]
+    rebuild: Callable[[Mapping[str, Any]], Any]
+
+
+def register_encoder(kind: EncoderKind) -> EncoderKind:
+    """Adds an encoder to the table that checkpoints are read by; returns it.
+
+    Raises:
+        ValueError: the name is taken by another.
+    """
+    if kind.name in NAMES or _REGISTERED.get(kind.name, kind) != kind:
+        raise ValueError(f"encoder: {kind.name!r} is taken")
+    _REGISTERED[kind.name] = kind
+    return kind
+
 
 # Commits as public projects cite them; none was looked up on the hub itself.
 _HUB = {
@@ -91,6 +121,7 @@ _TIMM = {
     "dinov3_vitl": ("vit_large_patch16_dinov3.lvd1689m", 256, 24),
     "ijepa_vith": ("vit_huge_patch14_gap_224.in1k_ijepa", 224, 32),
 }
+_REGISTERED: dict[str, EncoderKind] = {}
 NAMES = ("mini", "mini_patches", "random", "pixels", *_TIMM, *SHAPES)
 
 
@@ -173,8 +204,16 @@ def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
     if isinstance(encoder, PixelEncoder):
         save_file(encoder.state_dict(), path)
         return {"name": "pixels", "image_size": encoder.image_size}
+    for kind in _REGISTERED.values():
+        if type(encoder) is kind.encoder_type:
+            weights = {k: v.contiguous() for k, v in encoder.state_dict().items()}  # type: ignore[attr-defined]
+            save_file(weights, path)
+            return {"name": kind.name, "own": kind.describe(encoder)}
     if not isinstance(encoder, ViTEncoder):
-        raise TypeError(f"encoder: got {type(encoder).__name__}, want one of robot_wm.encoders")
+        raise TypeError(
+            f"encoder: got {type(encoder).__name__}, want one of robot_wm.encoders, or one that is "
+            f"registered (robot_wm.encoders.register_encoder)"
+        )
     description = {**asdict(encoder.config), "hub": encoder.hub}
     if isinstance(encoder.backbone, MiniPatches):
         save_mini(encoder.backbone.mini, path)
@@ -201,6 +240,16 @@ def load_encoder(description: Mapping[str, Any], path: Path) -> Encoder:
         return load_mini(path)
     if described.get("name") == "pixels":
         return PixelEncoder(image_size=described["image_size"])
+    if described.get("name") in _REGISTERED:
+        kind = _REGISTERED[described["name"]]
+        encoder = kind.rebuild(described["own"])
+        _load(encoder, read_weights(path), kind.name)
+        return encoder
+    if "own" in described:
+        raise ValueError(
+            f"encoder: {described['name']!r} is not registered; the module that registers it has "
+            f"to be imported first: robot-wm --import MODULE ..."
+        )
     config = ViTConfig(**described)
     if config.name == "mini_patches":
         return _mini_patches(load_mini(path), config.pool)

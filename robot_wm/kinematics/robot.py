@@ -66,6 +66,8 @@ class RobotModel:
             work that it does.
         limits: what it may do.
         park: joints `[J]`, rad, where it may go limp; None: nowhere.
+        wrist: where a camera rides on it, and what it looks at: position and point `[2, 3]`, m, in
+            the frame of the body that carries the tool; None: nowhere.
         device: how a real arm counts its joints; None where it is only simulated.
 
     Raises:
@@ -85,6 +87,7 @@ class RobotModel:
     home: FloatArray
     limits: Limits
     park: FloatArray | None = None
+    wrist: FloatArray | None = None
     device: JointMap | None = None
 
     def __post_init__(self) -> None:
@@ -98,6 +101,8 @@ class RobotModel:
                 raise ValueError(f"{name}: got {value}, want {want} finite numbers")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
+        if self.wrist is not None and np.shape(self.wrist) != (2, 3):
+            raise ValueError(f"wrist: got {self.wrist}, want a position and a point")
         for what in ("workspace", "table"):
             low, high = getattr(self, f"{what}_low"), getattr(self, f"{what}_high")
             if not (low < high).all():

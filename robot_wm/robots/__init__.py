@@ -22,6 +22,11 @@ def register_arm(name: str, make: Callable[[], RobotModel]) -> None:
     _ARMS[name] = make
 
 
+def known_arms() -> tuple[str, ...]:
+    """Names of the table."""
+    return tuple(sorted(_ARMS))
+
+
 def make_arm(name: str) -> RobotModel:
     """The arm of a name.
 
@@ -33,4 +38,4 @@ def make_arm(name: str) -> RobotModel:
     return _ARMS[name]()
 
 
-__all__ = ["jaco", "make_arm", "register_arm", "so100"]
+__all__ = ["jaco", "known_arms", "make_arm", "register_arm", "so100"]

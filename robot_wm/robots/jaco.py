@@ -42,6 +42,7 @@ def jaco() -> RobotModel:
         table_high=np.array([0.55, 0.20]),
         # The hand points down and the elbow up.
         home=np.array([0.14, 2.61, 4.82, 0.29, -1.08, 0.43, 0.6, 0.6, 0.6]),
+        wrist=np.array([[0.0, 0.11, -0.03], [0.015, 0.0, -0.22]]),
         limits=Limits(
             low=low,
             high=high,

@@ -45,6 +45,8 @@ def so100() -> RobotModel:
         table_high=np.array([0.30, 0.15]),
         # The gripper points down and forward: every place of the workspace is reached near that.
         home=np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3]),
+        # On the fixed jaw's side, looking past both jaws.
+        wrist=np.array([[0.0, 0.0, 0.07], [0.0, -0.12, 0.0]]),
         limits=Limits(
             low=low,
             high=high,

@@ -42,8 +42,9 @@ from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import load_config
 from robot_wm.cli.control import make_controller
 from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actions
+from robot_wm.cli.extensions import import_extensions
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.pictures import read_picture
+from robot_wm.cli.pictures import read_goal
 from robot_wm.cli.robots import build_robot, find_arm
 from robot_wm.cli.threads import share_cores
 from robot_wm.cli.tool import learned_joints
@@ -113,6 +114,7 @@ class RobotWMPolicy(PreTrainedPolicy):
     ) -> None:
         super().__init__(config)
         share_cores()
+        import_extensions()
         if not config.goal_image:
             raise ValueError("policy.goal_image: got none, want a picture file")
         if config.fps is not None:
@@ -122,21 +124,22 @@ class RobotWMPolicy(PreTrainedPolicy):
         model, saved = load_checkpoint(directory)
         model.to(pick_device(str(config.device)))
         self._robot, self._joints = read_robot(settings)
-        spec, learned = model.spec.action_spec, learned_joints(saved)
+        info, learned = model.info, learned_joints(saved)
+        spec = info.action_spec
         actions_of = learned_actions(saved)
-        check_robot(spec, model.dt, settings.robot, self._robot, actions_of, learned)
+        check_robot(spec, info.dt, settings.robot, self._robot, actions_of, learned)
         self._clock, self._fps = clock, config.fps
         self._settle_s = SETTLE_S + float(settings.robot.camera_latency_s)
         self._actions = make_actions(self._robot, spec, settings.robot, learned)
-        arm = _Arm(self._actions.spec, model.dt)
+        arm = _Arm(self._actions.spec, info.dt)
         self._controller = make_controller(model, arm, settings)
-        self._camera = model.spec.camera
+        self._cameras = info.cameras
         paths = (str(settings.goal), *settings.then)
-        self._pictures = {path: read_picture(Path(path)) for path in paths}
-        self._goals = [Goal(images={self._camera: self._pictures[path]}) for path in paths]
+        self._pictures = {path: read_goal(path, info.cameras) for path in paths}
+        self._goals = [Goal(images=self._pictures[path]) for path in paths]
         own: Any = OmegaConf.to_container(settings.monitors)
         self._allow_strange = bool(own.pop("allow_strange"))
-        normal = load_normal(directory, model)
+        normal = load_normal(directory, model.info)
         self._monitors = Monitors(normal, MonitorSettings(**own), step_energy=None)
         self._model = model
         self._drive: _Drive | None = None
@@ -214,12 +217,12 @@ class RobotWMPolicy(PreTrainedPolicy):
             state = batch[OBS_STATE][0].cpu().tolist()
             joints = self._joints.angles(dict(zip(drive.layout.state_names, state, strict=True)))
             if self._governor is None:
-                self._check_view(self._picture(batch))
+                self._check_view(self._pictures_of(batch))
                 self._governor = self._make_governor(drive, joints)
                 drive.pace.skip_interval()
             stands = self._ticks >= drive.period and self._rested >= drive.settle
             if drive.pace.is_known and (self._start is None or stands):
-                self._governor = self._look(drive, self._governor, joints, self._picture(batch))
+                self._governor = self._look(drive, self._governor, joints, self._pictures_of(batch))
                 drive.pace.skip_interval()
             # The tick begins when its command leaves: after a plan LeRobot calls at once again.
             if self._start is not None and drive.pace.take_tick(self._clock()):
@@ -251,11 +254,11 @@ class RobotWMPolicy(PreTrainedPolicy):
         limits = replace(self._robot.limits, tick_s=1 / layout.fps)
         period, settle = (
             math.ceil(duration_s * layout.fps - 1e-6)
-            for duration_s in (self._model.dt, self._settle_s)
+            for duration_s in (self._model.info.dt, self._settle_s)
         )
         return _Drive(layout, limits, period, settle, Pace(layout.fps))
 
-    def _check_view(self, picture: ImageArray) -> None:
+    def _check_view(self, images: Mapping[str, ImageArray]) -> None:
         """Compares what is seen and what is wanted with the demonstrations.
 
         Raises:
@@ -263,7 +266,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         """
         if self._allow_strange:
             return
-        problems = check_views(self._monitors, self._model, {self._camera: picture}, self._pictures)
+        problems = check_views(self._monitors, self._model, images, self._pictures)
         if problems:
             raise ValueError(
                 f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)"
@@ -286,7 +289,11 @@ class RobotWMPolicy(PreTrainedPolicy):
         self._rested = 0 if moves else self._rested + 1
 
     def _look(
-        self, drive: _Drive, governor: Governor, joints: FloatArray, picture: ImageArray
+        self,
+        drive: _Drive,
+        governor: Governor,
+        joints: FloatArray,
+        images: Mapping[str, ImageArray],
     ) -> Governor:
         """Plans the next step from measured joints `[J]`, rad; who governs the way there."""
         # A blocked arm must not be pushed ever harder: where it does not follow, it begins anew.
@@ -295,23 +302,31 @@ class RobotWMPolicy(PreTrainedPolicy):
         begin, start = self._start, governor.joints
         applied = None if begin is None else self._actions.moved(begin, start)
         proprio = self._actions.proprio(joints)
-        seen = Observation({self._camera: picture}, proprio, self._clock())
+        seen = Observation(images, proprio, self._clock())
         action = self._controller.act(seen, applied).action
         self._start, self._ticks, self._rested = start, 0, 0
         self._target = self._actions.targets(start, action)[-1]
         return governor
 
-    def _picture(self, batch: Mapping[str, Tensor]) -> ImageArray:
-        picture = batch.get(f"{OBS_IMAGES}.{self._camera}")
-        if picture is None:
-            prefix = f"{OBS_IMAGES}."
-            have = [key.removeprefix(prefix) for key in batch if key.startswith(prefix)]
+    def _pictures_of(self, batch: Mapping[str, Tensor]) -> dict[str, ImageArray]:
+        """What the checkpoint's cameras see, by their names.
+
+        Raises:
+            ValueError: the robot lacks one.
+        """
+        prefix = f"{OBS_IMAGES}."
+        have = [key.removeprefix(prefix) for key in batch if key.startswith(prefix)]
+        missing = [name for name in self._cameras if name not in have]
+        if missing:
             raise ValueError(
-                f"checkpoint: it sees through {self._camera!r}, the robot has "
+                f"checkpoint: it sees through {', '.join(self._cameras)}, the robot has "
                 f"{', '.join(have) or 'no camera'}"
             )
-        levels = (picture[0].permute(1, 2, 0) * 255).round().clamp(0, 255)
-        return levels.to(torch.uint8).cpu().numpy()
+        images = {}
+        for name in self._cameras:
+            levels = (batch[f"{prefix}{name}"][0].permute(1, 2, 0) * 255).round().clamp(0, 255)
+            images[name] = levels.to(torch.uint8).cpu().numpy()
+        return images
 
     def get_optim_params(self) -> dict[str, Any]:
         return {}
@@ -331,7 +346,7 @@ def read_settings(config: RobotWMConfig, goal: str) -> DictConfig:
         ValueError: limits wider than those that ship.
     """
     own = [f"checkpoint={config.checkpoint}", f"goal={goal}", *config.overrides]
-    settings = load_config("deploy", ["robot=lerobot", *own])
+    settings = load_config("deploy", ["robot=lerobot", *own], typed=False)
     # A policy's directory may be a stranger's: it names nothing that is imported, and it may narrow
     # what an arm does, not widen it.
     if "." in str(settings.robot.arm):

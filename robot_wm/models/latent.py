@@ -1,24 +1,28 @@
-"""World models: look, remember, imagine. Everything above speaks robot units and uint8 pictures."""
+"""The family of a frozen encoder with a block-causal, action-conditioned predictor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robot_wm.data import Batch
+from robot_wm.data import Batch, TokenStore
 from robot_wm.encoders import Encoder
+from robot_wm.models.families import Family, register_family
+from robot_wm.models.fitting import FitConfig, TrainingData
+from robot_wm.models.protocol import EncodedFrames, ModelInfo, Select, View
 from robot_wm.poses import integrate_poses
-from robot_wm.predictor import KeyValueCache, Predictor
+from robot_wm.predictor import KeyValueCache, Predictor, PredictorConfig, rollout_recomputed
 from robot_wm.preprocess import NormStats, prepare_images
 from robot_wm.types import (
     ActionSpec,
     FloatArray,
+    Futures,
     ImageArray,
     Observation,
     PlanningError,
@@ -26,52 +30,13 @@ from robot_wm.types import (
     check_image,
 )
 
-State = Any  # opaque to all but the model that made it
-
-
-class WorldModel(Protocol):
-    """Imagines latents under actions. Its state is its own affair."""
-
-    @property
-    def dt(self) -> float:
-        """Seconds between two frames."""
-        ...
-
-    def initial(self) -> State:
-        """The state before anything was seen."""
-        ...
-
-    def observe(self, state: State, obs: Observation, applied: FloatArray | None) -> State:
-        """The state after seeing `obs`, which `applied` `[A]` (robot's units) led to."""
-        ...
-
-    def latent(self, state: State) -> Tensor:
-        """The latent of what was seen last, as `embed` makes it."""
-        ...
-
-    def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
-        """The latent of a picture, by camera name: a goal, or what is not observed."""
-        ...
-
-    def rollout(self, state: State, actions: Tensor) -> Tensor:
-        """Latents `[N, H, ...]` imagined under `actions` `[N, H, A]`, robot's units."""
-        ...
-
-    def loss(
-        self, batch: Batch, *, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, dict[str, float]]:
-        """Training loss (scalar, with gradient) and metrics, random by `generator` alone."""
-        ...
-
 
 @dataclass(frozen=True)
 class ModelSpec:
     """What a LatentWorldModel was trained for: with the weights, all that a checkpoint needs.
 
     Attributes:
-        camera: name of the camera it looks through.
-        image_height: height of that camera's pictures in training, pixels.
-        image_width: width, pixels.
+        views: the cameras that it looks through; their tokens are concatenated in this order.
         dt: seconds between two frames.
         state_names: one per proprioceptive dimension, Q.
         action_spec: the actions seen in training, 1 % to 99 % quantile: a trust region. Units
@@ -87,11 +52,10 @@ class ModelSpec:
         step_energy: `"l1"` and `"l2"` distance between the latents of neighbouring frames, mean
             over the training episodes: what one step is worth where a planner has to tell whether
             it has arrived. None: not known.
+        robot: name of the arm that it was trained on; None: not known.
     """
 
-    camera: str
-    image_height: int
-    image_width: int
+    views: tuple[View, ...]
     dt: float
     state_names: tuple[str, ...]
     action_spec: ActionSpec
@@ -100,8 +64,10 @@ class ModelSpec:
     features: Literal["raw", "layer_norm", "channel_norm"] = "raw"
     extrinsics: tuple[float, ...] = ()
     step_energy: Mapping[str, float] | None = None
+    robot: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "views", tuple(self.views))
         object.__setattr__(self, "state_names", tuple(self.state_names))
         if isinstance(self.dt, int):
             object.__setattr__(self, "dt", float(self.dt))
@@ -122,11 +88,9 @@ class ModelSpec:
                 f"proprio: 'integrate' needs one action per state dimension, got actions "
                 f"{self.action_spec.names} and states {self.state_names}"
             )
-        check_counts(
-            context_frames=self.context_frames,
-            image_height=self.image_height,
-            image_width=self.image_width,
-        )
+        check_counts(context_frames=self.context_frames, views=len(self.views))
+        if len({view.camera for view in self.views}) != len(self.views):
+            raise ValueError(f"views: got {self.views}, want each camera once")
         if not (isinstance(self.dt, float) and 0 < self.dt < np.inf):
             raise ValueError(f"dt: got {self.dt!r}, want seconds above zero")
         if not np.isfinite(self.extrinsics).all():
@@ -140,7 +104,8 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class LatentState:
-    """The last few frames: latents `[T, P, D]`, proprio `[T, Q]`, actions between `[T - 1, A]`.
+    """The last few frames of B episodes: latents `[B, T, P, D]`, proprio `[B, T, Q]`, and the
+    actions between them `[B, T - 1, A]`.
 
     The cache holds what the predictor made of all but the last: computed once per observation, for
     all candidates of a plan.
@@ -152,7 +117,7 @@ class LatentState:
     cache: KeyValueCache | None
 
 
-class LatentWorldModel:
+class LatentWorldModel(nn.Module):
     """A frozen encoder with a block-causal predictor (V-JEPA 2-AC, arXiv 2506.09985).
 
     Args:
@@ -184,6 +149,7 @@ class LatentWorldModel:
         rollout_steps: int = 2,
         rollout_prefix: Literal["first", "random"] = "first",
     ) -> None:
+        super().__init__()
         if error not in ("l1", "l2"):
             raise ValueError(f"error: got {error!r}, want 'l1' or 'l2'")
         check_counts(rollout_steps=rollout_steps)
@@ -196,7 +162,8 @@ class LatentWorldModel:
             raise ValueError(f"rollout_prefix: got {rollout_prefix!r}, want 'first' or 'random'")
         shape, num_states = predictor.config, len(spec.state_names)
         fits = {
-            "tokens per frame": (encoder.grid, shape.grid),
+            "views": (len(spec.views), shape.num_views),
+            "tokens per picture": (encoder.grid, shape.grid),
             "token size": (encoder.dim, shape.token_dim),
             "action size": (spec.action_spec.size, shape.action_dim),
             "state size": (0 if spec.proprio == "none" else num_states, shape.state_dim),
@@ -212,7 +179,7 @@ class LatentWorldModel:
         for name, (one, other) in fits.items():
             if one != other:
                 raise ValueError(f"{name}: got {one} and {other}, want the same")
-        self.encoder = encoder
+        self._frozen = (encoder,)  # not a part that learns, nor one that is saved with those
         self.predictor = predictor
         self.spec = spec
         self.action_stats = action_stats
@@ -223,74 +190,106 @@ class LatentWorldModel:
         self.rollout_prefix: Literal["first", "random"] = rollout_prefix
 
     @property
-    def dt(self) -> float:
-        return self.spec.dt
+    def encoder(self) -> Encoder:
+        """Frozen."""
+        return self._frozen[0]
+
+    @property
+    def info(self) -> ModelInfo:
+        spec, shape = self.spec, self.predictor.config
+        return ModelInfo(
+            views=spec.views,
+            state_names=spec.state_names,
+            action_spec=spec.action_spec,
+            dt=spec.dt,
+            longest_horizon=shape.max_frames - spec.context_frames + 1,
+            context_frames=spec.context_frames,
+            grid=(shape.num_views, *shape.grid),
+            dim=shape.token_dim,
+            error=self.error,
+            step_energy=spec.step_energy,
+            robot=spec.robot,
+        )
 
     @property
     def device(self) -> torch.device:
+        """Where its predictor is."""
         return next(self.predictor.parameters()).device
 
-    def to(self, device: torch.device | str) -> LatentWorldModel:
-        """This model, its encoder and predictor moved to `device`."""
-        self.predictor.to(device)
+    def to(self, *args: Any, **kwargs: Any) -> LatentWorldModel:
+        """This model, its encoder and predictor moved; see torch.nn.Module.to."""
+        super().to(*args, **kwargs)
         if isinstance(self.encoder, nn.Module):
-            self.encoder.to(device)
+            self.encoder.to(*args, **kwargs)
         return self
+
+    def compile(self) -> None:  # type: ignore[override]
+        """Compiles the predictor's blocks, in place."""
+        for block in self.predictor.predictor_blocks:
+            block.compile()
 
     def initial(self) -> LatentState | None:
         return None
 
     def observe(
-        self, state: LatentState | None, obs: Observation, applied: FloatArray | None
+        self,
+        state: LatentState | None,
+        obs: Observation | EncodedFrames,
+        applied: FloatArray | Tensor | None,
     ) -> LatentState:
         """See `WorldModel.observe`.
 
         Raises:
             ValueError: a picture or vector that does not fit, or numbers that are not finite.
         """
-        latents = self.embed(obs.images)[None]
-        proprio = self._vector(obs.proprio, len(self.spec.state_names), "proprio")
-        if state is None or applied is None:
-            actions = proprio.new_zeros((0, self.spec.action_spec.size))
-            return LatentState(latents, proprio, actions, None)
-        action = self._vector(applied, self.spec.action_spec.size, "applied")
+        if isinstance(obs, EncodedFrames):
+            latents = self.latents(obs.tokens.to(self.device))[:, None]
+            proprio = obs.proprio.to(self.device)[:, None]
+        else:
+            latents = self.embed(obs.images)[None, None]
+            proprio = self._vectors(obs.proprio, len(self.spec.state_names), "proprio")
         keep = self.spec.context_frames - 1
-        if keep == 0:
-            return LatentState(latents, proprio, action[:0], None)
-        latents = torch.cat((state.latents[-keep:], latents))
-        proprio = torch.cat((state.proprio[-keep:], proprio))
-        actions = torch.cat((state.actions, action))[-keep:]
-        cache = self.remember(latents[None], proprio[None], actions[None])
-        return LatentState(latents, proprio, actions, cache)
+        size = self.spec.action_spec.size
+        action = None if applied is None else self._vectors(applied, size, "applied")
+        if state is None or action is None or keep == 0:
+            return LatentState(latents, proprio, proprio.new_zeros((len(proprio), 0, size)), None)
+        latents = torch.cat((state.latents[:, -keep:], latents), dim=1)
+        proprio = torch.cat((state.proprio[:, -keep:], proprio), dim=1)
+        actions = torch.cat((state.actions, action), dim=1)[:, -keep:]
+        return LatentState(latents, proprio, actions, self._remember(latents, proprio, actions))
 
     def latent(self, state: LatentState) -> Tensor:
-        """Latent `[P, D]` of what was seen last."""
-        return state.latents[-1]
+        """Latents `[B, P, D]` of what was seen last."""
+        return state.latents[:, -1]
 
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
-        """Latent `[P, D]` of this model's camera picture.
+        """Latent `[P, D]` of the pictures of this model's cameras.
 
         Raises:
-            ValueError: the camera is missing, or its picture has another aspect ratio than the
+            ValueError: a camera is missing, or its picture has another aspect ratio than the
                 training pictures.
         """
-        picture = images.get(self.spec.camera)
-        if picture is None:
-            raise ValueError(f"camera: got {sorted(images)}, want {self.spec.camera!r}")
-        check_image(picture, f"camera {self.spec.camera!r}")
-        height, width = picture.shape[:2]
-        aspect, wanted = width / height, self.spec.image_width / self.spec.image_height
-        if abs(aspect / wanted - 1) > 0.02:
-            raise ValueError(
-                f"camera {self.spec.camera!r}: got a {width}x{height} picture, want the aspect of "
-                f"{self.spec.image_width}x{self.spec.image_height}"
-            )
-        frames = prepare_images(picture, self.encoder.image).to(self.device)
-        with torch.no_grad():
-            tokens = self.encoder(frames[None, None])[0, 0]
+        missing = [v.camera for v in self.spec.views if v.camera not in images]
+        if missing:
+            wanted = ", ".join(view.camera for view in self.spec.views)
+            raise ValueError(f"camera: got {', '.join(sorted(images)) or 'none'}, want {wanted}")
+        tokens = torch.cat([self._see(view, images[view.camera]) for view in self.spec.views])
         if not tokens.isfinite().all():
             raise PlanningError("the encoder returned tokens that are not finite")
         return self.latents(tokens)
+
+    @torch.no_grad()
+    def _see(self, view: View, picture: ImageArray) -> Tensor:
+        """Tokens of a picture through one camera."""
+        check_image(picture, f"camera {view.camera!r}")
+        height, width = picture.shape[:2]
+        if abs(width / height / (view.width / view.height) - 1) > 0.02:
+            raise ValueError(
+                f"camera {view.camera!r}: got a {width}x{height} picture, want the aspect of "
+                f"{view.width}x{view.height}"
+            )
+        frames = prepare_images(picture, self.encoder.image).to(self.device)
+        return self.encoder(frames[None, None])[0, 0]
 
     def latents(self, tokens: Tensor) -> Tensor:
         """The encoder's tokens `[..., P, D]` in the space that this model imagines in."""
@@ -300,57 +299,46 @@ class LatentWorldModel:
             return self.feature_stats.forward(tokens)
         return tokens
 
-    def rollout(self, state: LatentState, actions: Tensor) -> Tensor:
-        """Imagines: `actions` `[N, H, A]` in the robot's units to latents `[N, H, P, D]`.
-
-        Where the predictor has K heads, `[N, H, K, P, D]`: what each of them imagines.
+    def rollout(
+        self,
+        state: LatentState,
+        actions: Tensor,
+        generator: Any = None,
+        *,
+        select: Select | None = None,
+    ) -> Futures:
+        """See `WorldModel.rollout`; nothing in it is random.
 
         Raises:
             ValueError: another action size, or more frames than the predictor takes.
         """
-        return self.predictor.rollout(*self._from(state), *self.inputs(state.proprio[-1:], actions))
-
-    def rollout_selected(
-        self,
-        state: LatentState,
-        actions: Tensor,
-        select: Callable[[Tensor], Tensor | None],
-    ) -> tuple[Tensor, Tensor]:
-        """As `rollout`, but candidates may be dropped on the way (`Predictor.rollout_selected`)."""
-        return self.predictor.rollout_selected(
-            *self._from(state), *self.inputs(state.proprio[-1:], actions), select=select
+        latents, kept = self.predictor.rollout(
+            state.cache,
+            state.latents[:, -1],
+            *self._inputs(state.proprio[:, -1], actions),
+            select=select,
         )
+        return Futures(latents, kept=None if select is None else kept)
 
-    def rollout_roughly(self, state: LatentState, actions: Tensor, depth: int) -> Tensor:
-        """As `rollout`, by the predictor's first `depth` blocks alone: a rough guess."""
-        return self.predictor.rollout(
-            *self._from(state), *self.inputs(state.proprio[-1:], actions), depth=depth
-        )
-
-    def imagine(self, latents: Tensor, proprio: Tensor, past: Tensor, actions: Tensor) -> Tensor:
-        """Open-loop prediction for sequences with a context each.
-
-        Args:
-            latents: context `[B, C, P, D]`.
-            proprio: context `[B, C, Q]`, robot's units.
-            past: actions within the context, `[B, C - 1, A]`, robot's units.
-            actions: those to come, `[B, H, A]`, robot's units.
-
-        Returns:
-            Latents of the H frames that follow the context, `[B, H, P, D]`.
+    def rollout_recomputed(self, state: LatentState, actions: Tensor) -> Futures:
+        """What `rollout` must equal: the context repeated per candidate, and all frames computed
+        again for every step.
 
         Raises:
-            ValueError: another action size, no context, or more frames than the predictor takes.
+            ValueError: a predictor with extrinsics or several heads, which this does not know.
         """
-        if latents.ndim != 4 or not latents.shape[1]:
-            raise ValueError(
-                f"latents: got {tuple(latents.shape)}, want [B, C, P, D], C at least 1"
-            )
-        cache = self.remember(latents, proprio, past) if latents.shape[1] > 1 else None
-        futures = self.predictor.rollout(
-            cache, latents[:, -1], *self.inputs(proprio[:, -1], actions)
-        )
-        return self._combined(futures)
+        if self.spec.extrinsics or self.predictor.config.num_outputs > 1:
+            raise ValueError("checkpoint: the plain way knows no extrinsics and no heads")
+        num = len(actions)
+        past = self.action_stats.forward(state.actions).expand(num, -1, -1)
+        ahead, states, _ = self._inputs(state.proprio[:, -1], actions)
+        if states is not None:
+            before = self._states_n(state.proprio[:, :-1])
+            assert before is not None
+            states = torch.cat((before.expand(num, -1, -1), states), dim=1)
+        tokens = state.latents.expand(num, -1, -1, -1)
+        actions_n = torch.cat((past, ahead), dim=1)
+        return Futures(rollout_recomputed(self.predictor, tokens, actions_n, states))
 
     def loss(
         self, batch: Batch, *, generator: torch.Generator | None = None
@@ -413,8 +401,8 @@ class LatentWorldModel:
         return loss, metrics
 
     @torch.no_grad()
-    def remember(self, latents: Tensor, proprio: Tensor, past: Tensor) -> KeyValueCache:
-        """What the predictor makes of all but the last frame of a context; as in `imagine`."""
+    def _remember(self, latents: Tensor, proprio: Tensor, past: Tensor) -> KeyValueCache:
+        """What the predictor makes of all but the last frame of a context."""
         _, cache = self.predictor.extend(
             None,
             latents[:, :-1],
@@ -424,10 +412,7 @@ class LatentWorldModel:
         )
         return cache
 
-    def _from(self, state: LatentState) -> tuple[KeyValueCache | None, Tensor]:
-        return state.cache, state.latents[-1:]
-
-    def inputs(
+    def _inputs(
         self, proprio: Tensor, actions: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """What the predictor sees beside tokens, from `[N or 1, Q]` under `[N, H, A]`."""
@@ -477,9 +462,138 @@ class LatentWorldModel:
         pose = torch.tensor(self.spec.extrinsics, device=self.device)
         return pose.expand(*like.shape[:2], -1)
 
-    def _vector(self, value: FloatArray, size: int, what: str) -> Tensor:
-        """`[size]` to float32 `[1, size]` on the device."""
-        value = np.asarray(value, np.float32)
-        if value.shape != (size,) or not np.isfinite(value).all():
-            raise ValueError(f"{what}: got {value}, want {size} finite numbers")
-        return torch.from_numpy(value).to(self.device)[None]
+    def _vectors(self, value: FloatArray | Tensor, size: int, what: str) -> Tensor:
+        """`[size]` or `[B, size]` to float32 `[B, 1, size]` on the device."""
+        if not isinstance(value, Tensor):
+            value = np.asarray(value, np.float32)
+            if value.shape != (size,) or not np.isfinite(value).all():
+                raise ValueError(f"{what}: got {value}, want {size} finite numbers")
+            value = torch.from_numpy(value)[None]
+        if value.ndim != 2 or value.shape[1] != size:
+            raise ValueError(f"{what}: got {tuple(value.shape)}, want [B, {size}]")
+        return value.to(self.device)[:, None]
+
+
+def _build(known: TrainingData, config: FitConfig, settings: Mapping[str, Any]) -> LatentWorldModel:
+    """An untrained model for a dataset; `settings` are PredictorConfig's choices.
+
+    Raises:
+        ValueError: actions that proprioception cannot integrate, or settings that do not fit.
+    """
+    data, encoder = known.data, known.encoder
+    wanted = {"integrate": "state_delta", "pose": "pose_delta"}.get(config.proprio)
+    if wanted is not None and data.spec.action != wanted:
+        raise ValueError(
+            f"proprio: {config.proprio!r} adds actions to the state, but action="
+            f"{data.spec.action!r} are no such changes; want proprio=none or data.action={wanted}"
+        )
+    views = known.views()
+    shape = PredictorConfig(
+        token_dim=encoder.dim,
+        grid=encoder.grid,
+        num_views=len(views),
+        action_dim=len(data.action_names),
+        state_dim=0 if config.proprio == "none" else len(data.proprio_names),
+        max_frames=max(config.num_frames, config.context_frames + config.held_out_horizon),
+        output_norm=config.features == "layer_norm",
+        **settings,
+    )
+    spec = ModelSpec(
+        views=views,
+        dt=data.dt_s,
+        state_names=data.proprio_names,
+        action_spec=known.action_spec(),
+        proprio=config.proprio,
+        context_frames=config.context_frames,
+        features=config.features,
+        robot=data.dataset.robot_type or None,
+    )
+    model = LatentWorldModel(
+        encoder,
+        Predictor(shape, generator=torch.Generator().manual_seed(config.seed)),
+        spec,
+        action_stats=known.stats.action_stats,
+        proprio_stats=known.stats.proprio_stats,
+        feature_stats=(
+            channel_stats(known.tokens, known.training)
+            if config.features == "channel_norm"
+            else None
+        ),
+        error=config.error,
+        rollout_steps=config.rollout_steps,
+        rollout_prefix=config.rollout_prefix,
+    )
+    model.spec = replace(spec, step_energy=known.step_energy(model.latents))
+    return model
+
+
+def channel_stats(tokens: TokenStore, episodes: Sequence[int]) -> NormStats:
+    """Mean and standard deviation of every channel over the tokens of some episodes."""
+    dim = tokens.dim
+    total, square, count = np.zeros(dim), np.zeros(dim), 0
+    for episode in episodes:
+        values = np.asarray(tokens[episode], np.float64).reshape(-1, dim)
+        total, square = total + values.sum(0), square + (values**2).sum(0)
+        count += len(values)
+    mean = total / count
+    std = np.sqrt(np.maximum(square / count - mean**2, 0))
+    return NormStats(mean, np.where(std > 1e-6 * (1 + np.abs(mean)), std, 1.0))
+
+
+def _describe(model: LatentWorldModel) -> dict[str, Any]:
+    spec = model.spec
+    own: dict[str, Any] = {
+        **{f.name: getattr(spec, f.name) for f in fields(spec)},
+        "views": [asdict(view) for view in spec.views],
+        "action_spec": {
+            "names": list(spec.action_spec.names),
+            "units": list(spec.action_spec.units),
+            "low": spec.action_spec.low.tolist(),
+            "high": spec.action_spec.high.tolist(),
+        },
+        "step_energy": None if spec.step_energy is None else dict(spec.step_energy),
+    }
+    return {
+        "spec": own,
+        "predictor": asdict(model.predictor.config),
+        "action_stats": _stats_to_json(model.action_stats),
+        "proprio_stats": _stats_to_json(model.proprio_stats),
+        "feature_stats": (
+            None if model.feature_stats is None else _stats_to_json(model.feature_stats)
+        ),
+        "error": model.error,
+        "rollout_steps": model.rollout_steps,
+        "rollout_prefix": model.rollout_prefix,
+    }
+
+
+def _rebuild(encoder: Encoder, saved: Mapping[str, Any]) -> LatentWorldModel:
+    spec = {
+        **saved["spec"],
+        "views": tuple(View(**view) for view in saved["spec"]["views"]),
+        "action_spec": ActionSpec(**saved["spec"]["action_spec"]),
+    }
+    with torch.random.fork_rng(devices=[]):  # its first weights are not kept
+        predictor = Predictor(PredictorConfig(**saved["predictor"]))
+    stats = {
+        name: None if saved[name] is None else NormStats(**saved[name])
+        for name in ("action_stats", "proprio_stats", "feature_stats")
+    }
+    model = LatentWorldModel(
+        encoder,
+        predictor,
+        ModelSpec(**spec),
+        **stats,  # type: ignore[arg-type] - action_stats and proprio_stats are never None
+        error=saved["error"],
+        rollout_steps=saved["rollout_steps"],
+        rollout_prefix=saved["rollout_prefix"],
+    )
+    model.eval().requires_grad_(False)
+    return model
+
+
+def _stats_to_json(stats: NormStats) -> dict[str, list[float]]:
+    return {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
+
+
+LATENT = register_family(Family("latent", LatentWorldModel, _build, _describe, _rebuild))

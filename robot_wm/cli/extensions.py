@@ -1,0 +1,84 @@
+"""What the caller brings along: modules that register things, and folders of settings.
+
+Both are named on the command line, or in the environment of whoever starts a command, so that the
+processes that it starts have them too. No file that is loaded can name any.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+IMPORT, CONFIG_DIR = "ROBOT_WM_IMPORT", "ROBOT_WM_CONFIG_DIR"
+
+
+def take_options(words: Sequence[str]) -> list[str]:
+    """Takes `--import MODULE[,MODULE]` and `--config-dir DIR` out of a command line.
+
+    Returns:
+        The other words.
+
+    Raises:
+        ValueError: an option without its value, or no such folder.
+    """
+    rest, given = [], list(words)
+    while given:
+        word = given.pop(0)
+        name, equals, value = word.partition("=")
+        if name not in ("--import", "--config-dir"):
+            rest.append(word)
+            continue
+        if not equals:
+            if not given:
+                raise ValueError(f"{name}: want a value after it")
+            value = given.pop(0)
+        if name == "--import":
+            os.environ[IMPORT] = ",".join(filter(None, (os.environ.get(IMPORT), value)))
+        else:
+            folder = Path(value).expanduser().resolve()
+            if not folder.is_dir():
+                raise ValueError(f"--config-dir: no folder {value}")
+            os.environ[CONFIG_DIR] = str(folder)
+    return rest
+
+
+def import_extensions() -> None:
+    """Imports the modules that the caller named; those of the working folder are found too.
+
+    Raises:
+        ValueError: there is no such module, or it does not import.
+    """
+    named = [name.strip() for name in os.environ.get(IMPORT, "").split(",") if name.strip()]
+    if named and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in named:
+        find_attribute(name)
+
+
+def find_attribute(name: str) -> object:
+    """What a dotted name of the caller's names: a module, or what is in one.
+
+    Raises:
+        ValueError: nothing.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module, _, attribute = name.rpartition(".")
+    try:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not module or not (error.name or "").startswith(name.split(".")[0]):
+                raise
+            return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def config_folder() -> Path | None:
+    """The caller's folder of settings, if there is one."""
+    value = os.environ.get(CONFIG_DIR)
+    return Path(value) if value else None
