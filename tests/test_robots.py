@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from robot_wm.cli import main
 from robot_wm.cli.build import build_simulation
 from robot_wm.cli.config import load_config
 from robot_wm.cli.robots import build_robot, find_arm
@@ -160,3 +163,24 @@ def test_an_arm_is_built_from_its_settings():
         config = load_config("deploy", ["checkpoint=x", "goal=y", f"robot.rest={rest}"])
         with pytest.raises(ValueError, match="park|rest"):
             build_robot(config.robot)
+
+
+def test_another_arm_is_driven_by_deploy(tmp_path, capsys):
+    """From demonstrations of Kinova's arm to its simulated device, behind its governor."""
+    small = ["experiment=debug", "env=jaco_reach", "env.robot.image_size=64", "env.num_steps=8"]
+    data, checkpoint, goal = (str(tmp_path / name) for name in ("data", "ckpt", "goal.png"))
+    assert main(["collect", *small, f"out={data}"]) == 0
+    words = ["experiment=debug", f"data={data}", f"cache={tmp_path / 'cache'}"]
+    assert main(["train", *words, f"out={checkpoint}"]) == 0
+    env = Tabletop(jaco(), image_size=64)
+    Image.fromarray(env.reset(5).images["front"]).save(goal)
+    env.close()
+    words = [f"checkpoint={checkpoint}", f"goal={goal}", "robot.image_size=64", "confirm=false"]
+    words += ["num_steps=2", "monitors.allow_strange=true", f"out={tmp_path / 'run'}"]
+    capsys.readouterr()
+    assert main(["deploy", *words]) == 2
+    assert "trained on a jaco, this is a so100" in capsys.readouterr().err
+    assert main(["deploy", *words, "robot.arm=jaco"]) == 0
+    told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert told["ended"].startswith("done") and not told["fault"]
+    assert main(["replay", told["record"]]) == 0

@@ -71,7 +71,7 @@ def _mjcf() -> tuple[str, dict[str, bytes]]:
         _add_servo(arm, joint, name, kp=200 * torque, kv=10 * torque, torque=torque)
     for name in FINGERS:
         joint = arm.find("joint", name.replace("jaco_hand_", "jaco_hand/"))
-        _add_servo(arm, joint, name, kp=8, kv=0.8, torque=2)
+        _add_servo(arm, joint, name, kp=60, kv=3, torque=4)
     return export(arm)
 
 
