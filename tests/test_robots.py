@@ -73,8 +73,16 @@ def test_values_that_are_no_arm_are_refused():
             replace(arm, **changes)
     with pytest.raises(ValueError, match="want some of"):
         arm.with_limits(tip_sped=1.0)
-    with pytest.raises(ValueError, match="tip_speed"):
-        arm.with_limits(tip_speed=-1.0)
+    for wrong in (-1.0, float("nan"), True, "0.1", [0.1, 0.1]):
+        with pytest.raises(ValueError, match="tip_speed"):
+            arm.with_limits(tip_speed=wrong)
+    for wrong in (True, [True, *[1.0] * 5], [1.0, None, *[1.0] * 4], [1.0] * 5):
+        with pytest.raises(ValueError, match="max_speed"):
+            arm.with_limits(max_speed=wrong)
+    for word in ("tip_speed=true", "box_low=[true,0,0]", "tick_s=fast"):
+        words = ["checkpoint=x", "goal=y", f"robot.limits.{word}"]
+        with pytest.raises(ValueError, match=word.partition("=")[0]):
+            build_robot(load_config("deploy", words).robot)
 
 
 def test_the_gripper_opens_as_far_as_it_says(arm):

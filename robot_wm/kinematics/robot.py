@@ -133,9 +133,13 @@ class RobotModel:
             ValueError: limits that make no sense, or are not among them.
         """
         known = [field.name for field in fields(Limits) if field.name not in ("low", "high")]
-        for name in changes:
+        for name, value in changes.items():
             if name not in known:
                 raise ValueError(f"limits: got {name!r}, want some of {', '.join(known)}")
+            # True would count as 1 m/s, and text as what it spells.
+            numbers = np.ravel(np.array(value, dtype=object))
+            if any(isinstance(x, bool | np.bool_ | str) or x is None for x in numbers):
+                raise ValueError(f"{name}: got {value!r}, want numbers")
         for name in {"max_speed", "max_acceleration"} & set(changes):
             if np.ndim(changes[name]) == 0:
                 changes[name] = np.full(self.chain.num_joints, changes[name])
