@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hardware.governor import Governor
+from hardware.pilot import PilotSettings
 from robot_wm.cli import main
 from robot_wm.cli.build import build_simulation
 from robot_wm.cli.config import load_config
@@ -91,6 +93,28 @@ def test_the_gripper_opens_as_far_as_it_says(arm):
         assert arm.state(joints)[3] == pytest.approx(opening, abs=1e-9)
         again = arm.with_closed(arm.home, arm.closed(joints))
         np.testing.assert_allclose(again, joints, atol=1e-9)
+
+
+def test_the_servos_follow_what_the_governor_lets_through(arm):
+    """An arm that may accelerate faster than its motors can overshoots, and is called stuck."""
+    env, settings, rng = Tabletop(arm, image_size=32), PilotSettings(), np.random.default_rng(0)
+    env.reset(0)
+    governor = Governor(arm.limits, arm.chain.corners, env.joints())
+    steps = round(arm.limits.tick_s / env.physics.timestep_s)
+    for _ in range(10):
+        wish = rng.uniform(arm.workspace_low, arm.workspace_high)
+        joints = arm.opened(arm.reach(wish[:3], governor.joints)[0], wish[3])
+        still = 0
+        while still < 20:
+            away = np.clip(joints - governor.joints, *np.outer((-0.9, 0.9), arm.limits.max_jump))
+            command = governor.step(governor.joints + away)
+            env.command(command.joints)
+            env.physics.step(steps)
+            behind = np.abs(env.joints() - command.joints).max()
+            assert behind < settings.tracking_error_rad / 2
+            still = 0 if command.speed.any() else still + 1
+        assert behind < settings.start_error_rad / 2
+    env.close()
 
 
 def test_another_arm_reaches_through_its_governor():

@@ -47,7 +47,8 @@ def jaco() -> RobotModel:
             low=low,
             high=high,
             max_speed=np.array([*_SPEEDS, 1.0, 1.0, 1.0]),
-            max_acceleration=np.array([4.0, 4.0, 4.0, 6.0, 6.0, 6.0, 10.0, 10.0, 10.0]),
+            # What the motors can give: torque, less friction and weight, over the rotors' inertia.
+            max_acceleration=np.array([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 10.0, 10.0, 10.0]),
             tip_speed=0.5,
             box_low=np.array([-0.5, -0.7, 0.005]),
             box_high=np.array([0.9, 0.7, 1.1]),
