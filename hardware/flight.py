@@ -202,7 +202,14 @@ def chain_message(chain: Chain) -> dict[str, Any]:
     """A chain for JSON; `parse_chain` reads it back."""
     return {
         "links": [
-            {field.name: _plain(getattr(link, field.name)) for field in fields(link)}
+            {
+                "parent": link.parent,
+                "joint": link.joint,
+                "T_parent": link.T_parent.tolist(),
+                "axis": link.axis.tolist(),
+                "pivot": link.pivot.tolist(),
+                "corners": link.corners.tolist(),
+            }
             for link in chain.links
         ],
         "joint_names": list(chain.joint_names),
@@ -218,7 +225,9 @@ def parse_chain(message: Mapping[str, Any]) -> Chain:
     for link in message["links"]:
         arrays = {name: np.array(link[name], np.float64) for name in ("T_parent", "axis", "pivot")}
         corners = np.array(link["corners"], np.float64).reshape(-1, 3)
-        links.append(Link(int(link["parent"]), int(link["joint"]), corners=corners, **arrays))
+        links.append(
+            Link(int(link["parent"]), int(link["joint"]), points=corners, few=True, **arrays)
+        )
     return Chain(
         links,
         joint_names=tuple(message["joint_names"]),

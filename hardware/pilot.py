@@ -151,6 +151,7 @@ class Pilot:
         rest: FloatArray | None = None,
     ) -> None:
         self._limits, self._corners, self._rest = limits, corners, rest
+        corners(limits.low[None])  # what is prepared at the first call is prepared in no tick
         self._settings = settings or PilotSettings()
         if rest is not None:
             Governor(limits, corners, rest)  # refuses it

@@ -5,7 +5,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from robot_wm.kinematics import Chain, IKSettings, Link, inverse_kinematics
-from robot_wm.kinematics.mjcf import enclose, load_chain, load_mujoco
+from robot_wm.kinematics.hull import enclose
+from robot_wm.kinematics.mjcf import load_chain, load_mujoco
 from robot_wm.robots import so100
 from sim_envs.physics import Physics
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from robot_wm.kinematics.hull import enclose
 from robot_wm.types import FloatArray
 
 
@@ -24,7 +26,8 @@ class Link:
         T_parent: pose in the parent's frame at joint angle 0, `[4, 4]`.
         axis: of the hinge, in its own frame, `[3]`, of unit length.
         pivot: a point on that axis, in its own frame, `[3]`, m.
-        corners: that enclose its shape, in its own frame, `[P, 3]`, m.
+        points: whose convex hull holds its shape, in its own frame, `[N, 3]`, m.
+        few: whether the points are taken as they are for the corners.
     """
 
     parent: int
@@ -32,7 +35,13 @@ class Link:
     T_parent: FloatArray
     axis: FloatArray
     pivot: FloatArray
-    corners: FloatArray
+    points: FloatArray
+    few: bool = False
+
+    @cached_property
+    def corners(self) -> FloatArray:
+        """Few corners `[P, 3]`, m, that enclose its points; found when they are first asked for."""
+        return self.points if self.few else enclose(self.points)
 
 
 class Chain:
@@ -74,7 +83,6 @@ class Chain:
         self._path = [i for i in self._to_base if links[i].joint >= 0]
         # T(q) = fixed + sin(q) odd + (1 - cos(q)) even, by Rodrigues' formula about the pivot.
         self._parts = [_rodrigues(link) for link in links]
-        self._corners = [np.c_[link.corners, np.ones(len(link.corners))].T for link in links]
 
     def with_range(self, joint_range: FloatArray) -> Chain:
         """The same links with other ranges of the joints `[J, 2]`, rad."""
@@ -104,6 +112,11 @@ class Chain:
                 np.broadcast_to(own, (len(joints), 4, 4)) if above is None else above @ own
             )
         return poses
+
+    @cached_property
+    def _corners(self) -> list[FloatArray]:
+        """Of every link, homogeneous, `[4, P]`."""
+        return [np.c_[link.corners, np.ones(len(link.corners))].T for link in self.links]
 
     def corners(self, joints: FloatArray) -> FloatArray:
         """Corners of all moving bodies `[N, P, 3]`, base frame, m, at `joints` `[N, J]`, rad."""

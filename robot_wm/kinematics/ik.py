@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from robot_wm.kinematics.chain import Chain
 from robot_wm.types import FloatArray
@@ -66,6 +65,9 @@ def inverse_kinematics(
     Raises:
         ValueError: a wish that is not finite, or of another shape.
     """
+    if rotation is not None:
+        from scipy.spatial.transform import Rotation  # slow to import
+
     settings = settings or IKSettings()
     position = np.asarray(position, np.float64)
     if position.shape != (3,) or not np.isfinite(position).all():

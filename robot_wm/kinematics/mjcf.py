@@ -17,14 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.spatial import ConvexHull, HalfspaceIntersection
 
 from robot_wm.kinematics.chain import Chain, Link
 from robot_wm.types import FloatArray
-
-_FLAT_M = 1e-6  # thinner than this, a shape has no hull of its own
-_OUTSIDE_M = 1e-3  # no side of a hull lies farther inside the corners that enclose it
-
 
 # MuJoCo's own FatalError comes where it was imported before it was told how to render.
 _CANNOT_RENDER = (ImportError, AttributeError, RuntimeError)
@@ -149,7 +144,7 @@ def load_chain(
                 T_parent=np.linalg.inv(above) @ _pose(data, body),
                 axis=model.jnt_axis[joint].copy() if own else np.array([0.0, 0.0, 1.0]),
                 pivot=model.jnt_pos[joint].copy() if own else np.zeros(3),
-                corners=_corners(mujoco, model, body),
+                points=_points(mujoco, model, body),
             )
         )
     tool_body = int(site.bodyid[0])
@@ -175,8 +170,8 @@ def _pose(data: Any, body: int) -> FloatArray:
     return pose
 
 
-def _corners(mujoco: Any, model: Any, body: int) -> FloatArray:
-    """Corners `[P, 3]` that enclose a body's shapes, in its frame, m."""
+def _points(mujoco: Any, model: Any, body: int) -> FloatArray:
+    """Points `[N, 3]` whose convex hull holds a body's shapes, in its frame, m."""
     points = [np.zeros((0, 3))]
     first = int(model.body_geomadr[body])
     for geom in range(first, first + int(model.body_geomnum[body])):
@@ -190,35 +185,4 @@ def _corners(mujoco: Any, model: Any, body: int) -> FloatArray:
             center, half = model.geom_aabb[geom][:3], model.geom_aabb[geom][3:]
             shape = center + half * np.array(list(itertools.product((-1, 1), repeat=3)))
         points.append(shape @ turn.reshape(3, 3).T + model.geom_pos[geom])
-    return enclose(np.concatenate(points))
-
-
-def enclose(points: FloatArray, outside_m: float = _OUTSIDE_M) -> FloatArray:
-    """Find a few corners whose convex hull holds every point.
-
-    A bounding box is cut along the sides of the points' own hull, the one that lies deepest
-    inside first. What keeps the corners in a box or below a speed keeps the points there too,
-    since the farthest and the fastest point of a rigid hull is one of its corners.
-
-    Args:
-        points: `[N, 3]`, m.
-        outside_m: by how much a corner may lie outside a side of the points' hull.
-
-    Returns:
-        Corners `[P, 3]`, m; the points themselves where they are flat or fewer than four.
-    """
-    points = np.unique(points, axis=0)
-    spread = np.linalg.svd(points - points[:1], compute_uv=False) if len(points) > 3 else (0.0,)
-    if min(spread) <= _FLAT_M:
-        return points
-    hull = ConvexHull(points)
-    sides = np.unique(hull.equations, axis=0)  # [S, 4]: normal and offset, <= 0 inside
-    normals = np.concatenate((np.eye(3), -np.eye(3)))
-    cuts = np.c_[normals, -(points @ normals.T).max(axis=0)]
-    inside = points[hull.vertices].mean(axis=0)
-    while True:
-        corners = HalfspaceIntersection(cuts, inside).intersections
-        outside = corners @ sides[:, :3].T + sides[:, 3]
-        if outside.max() <= outside_m:
-            return np.unique(corners, axis=0)
-        cuts = np.r_[cuts, sides[[outside.max(axis=0).argmax()]]]
+    return np.concatenate(points)
