@@ -1,9 +1,9 @@
-"""The family of a frozen encoder with a block-causal, action-conditioned predictor."""
+"""A frozen encoder with a block-causal predictor: look, remember, imagine, learn."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,16 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robot_wm.data import Batch, TokenStore
+from robot_wm.data import Batch
 from robot_wm.encoders import Encoder
-from robot_wm.models.families import Family, register_family
-from robot_wm.models.fitting import FitConfig, TrainingData
+from robot_wm.models.latent.spec import ModelSpec
 from robot_wm.models.protocol import EncodedFrames, ModelInfo, Select, View
 from robot_wm.poses import integrate_poses
-from robot_wm.predictor import KeyValueCache, Predictor, PredictorConfig, rollout_recomputed
+from robot_wm.predictor import KeyValueCache, Predictor, rollout_recomputed
 from robot_wm.preprocess import NormStats, prepare_images
 from robot_wm.types import (
-    ActionSpec,
     FloatArray,
     Futures,
     ImageArray,
@@ -29,77 +27,6 @@ from robot_wm.types import (
     check_counts,
     check_image,
 )
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a LatentWorldModel was trained for: with the weights, all that a checkpoint needs.
-
-    Attributes:
-        views: the cameras that it looks through; their tokens are concatenated in this order.
-        dt: seconds between two frames.
-        state_names: one per proprioceptive dimension, Q.
-        action_spec: the actions seen in training, 1 % to 99 % quantile: a trust region. Units
-            are the dataset's, which does not state them.
-        proprio: `"integrate"`: actions are changes of the proprioceptive state, and a rollout adds
-            them up; `"pose"`: state and actions are those of robot_wm.poses, seven numbers each;
-            `"none"`: the predictor sees no proprioception.
-        context_frames: frames it remembers while planning.
-        features: the space it imagines in. `"raw"`: the encoder's tokens; `"layer_norm"`: each
-            token normalised over its channels, as V-JEPA 2-AC has it; `"channel_norm"`: each
-            channel normalised by its statistics over the training frames.
-        extrinsics: the camera's pose, for a predictor that sees it.
-        step_energy: `"l1"` and `"l2"` distance between the latents of neighbouring frames, mean
-            over the training episodes: what one step is worth where a planner has to tell whether
-            it has arrived. None: not known.
-        robot: name of the arm that it was trained on; None: not known.
-    """
-
-    views: tuple[View, ...]
-    dt: float
-    state_names: tuple[str, ...]
-    action_spec: ActionSpec
-    proprio: Literal["integrate", "pose", "none"] = "integrate"
-    context_frames: int = 2
-    features: Literal["raw", "layer_norm", "channel_norm"] = "raw"
-    extrinsics: tuple[float, ...] = ()
-    step_energy: Mapping[str, float] | None = None
-    robot: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "views", tuple(self.views))
-        object.__setattr__(self, "state_names", tuple(self.state_names))
-        if isinstance(self.dt, int):
-            object.__setattr__(self, "dt", float(self.dt))
-        object.__setattr__(self, "extrinsics", tuple(float(x) for x in self.extrinsics))
-        if self.proprio not in ("integrate", "pose", "none"):
-            raise ValueError(f"proprio: got {self.proprio!r}, want 'integrate', 'pose' or 'none'")
-        if self.features not in ("raw", "layer_norm", "channel_norm"):
-            raise ValueError(
-                f"features: got {self.features!r}, want 'raw', 'layer_norm' or 'channel_norm'"
-            )
-        if self.proprio == "pose" and not len(self.state_names) == self.action_spec.size == 7:
-            raise ValueError(
-                f"proprio: 'pose' needs 7 states and 7 actions (x y z, roll pitch yaw, gripper), "
-                f"got {self.state_names} and {self.action_spec.names}"
-            )
-        if self.proprio == "integrate" and len(self.state_names) != self.action_spec.size:
-            raise ValueError(
-                f"proprio: 'integrate' needs one action per state dimension, got actions "
-                f"{self.action_spec.names} and states {self.state_names}"
-            )
-        check_counts(context_frames=self.context_frames, views=len(self.views))
-        if len({view.camera for view in self.views}) != len(self.views):
-            raise ValueError(f"views: got {self.views}, want each camera once")
-        if not (isinstance(self.dt, float) and 0 < self.dt < np.inf):
-            raise ValueError(f"dt: got {self.dt!r}, want seconds above zero")
-        if not np.isfinite(self.extrinsics).all():
-            raise ValueError(f"extrinsics: got {self.extrinsics}, want finite numbers")
-        energy = self.step_energy
-        if energy is not None and not (
-            set(energy) == {"l1", "l2"} and all(0 <= float(e) < np.inf for e in energy.values())
-        ):
-            raise ValueError(f"step_energy: got {energy}, want finite l1 and l2, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -472,128 +399,3 @@ class LatentWorldModel(nn.Module):
         if value.ndim != 2 or value.shape[1] != size:
             raise ValueError(f"{what}: got {tuple(value.shape)}, want [B, {size}]")
         return value.to(self.device)[:, None]
-
-
-def _build(known: TrainingData, config: FitConfig, settings: Mapping[str, Any]) -> LatentWorldModel:
-    """An untrained model for a dataset; `settings` are PredictorConfig's choices.
-
-    Raises:
-        ValueError: actions that proprioception cannot integrate, or settings that do not fit.
-    """
-    data, encoder = known.data, known.encoder
-    wanted = {"integrate": "state_delta", "pose": "pose_delta"}.get(config.proprio)
-    if wanted is not None and data.spec.action != wanted:
-        raise ValueError(
-            f"proprio: {config.proprio!r} adds actions to the state, but action="
-            f"{data.spec.action!r} are no such changes; want proprio=none or data.action={wanted}"
-        )
-    views = known.views()
-    shape = PredictorConfig(
-        token_dim=encoder.dim,
-        grid=encoder.grid,
-        num_views=len(views),
-        action_dim=len(data.action_names),
-        state_dim=0 if config.proprio == "none" else len(data.proprio_names),
-        max_frames=max(config.num_frames, config.context_frames + config.held_out_horizon),
-        output_norm=config.features == "layer_norm",
-        **settings,
-    )
-    spec = ModelSpec(
-        views=views,
-        dt=data.dt_s,
-        state_names=data.proprio_names,
-        action_spec=known.action_spec(),
-        proprio=config.proprio,
-        context_frames=config.context_frames,
-        features=config.features,
-        robot=data.dataset.robot_type or None,
-    )
-    model = LatentWorldModel(
-        encoder,
-        Predictor(shape, generator=torch.Generator().manual_seed(config.seed)),
-        spec,
-        action_stats=known.stats.action_stats,
-        proprio_stats=known.stats.proprio_stats,
-        feature_stats=(
-            channel_stats(known.tokens, known.training)
-            if config.features == "channel_norm"
-            else None
-        ),
-        error=config.error,
-        rollout_steps=config.rollout_steps,
-        rollout_prefix=config.rollout_prefix,
-    )
-    model.spec = replace(spec, step_energy=known.step_energy(model.latents))
-    return model
-
-
-def channel_stats(tokens: TokenStore, episodes: Sequence[int]) -> NormStats:
-    """Mean and standard deviation of every channel over the tokens of some episodes."""
-    dim = tokens.dim
-    total, square, count = np.zeros(dim), np.zeros(dim), 0
-    for episode in episodes:
-        values = np.asarray(tokens[episode], np.float64).reshape(-1, dim)
-        total, square = total + values.sum(0), square + (values**2).sum(0)
-        count += len(values)
-    mean = total / count
-    std = np.sqrt(np.maximum(square / count - mean**2, 0))
-    return NormStats(mean, np.where(std > 1e-6 * (1 + np.abs(mean)), std, 1.0))
-
-
-def _describe(model: LatentWorldModel) -> dict[str, Any]:
-    spec = model.spec
-    own: dict[str, Any] = {
-        **{f.name: getattr(spec, f.name) for f in fields(spec)},
-        "views": [asdict(view) for view in spec.views],
-        "action_spec": {
-            "names": list(spec.action_spec.names),
-            "units": list(spec.action_spec.units),
-            "low": spec.action_spec.low.tolist(),
-            "high": spec.action_spec.high.tolist(),
-        },
-        "step_energy": None if spec.step_energy is None else dict(spec.step_energy),
-    }
-    return {
-        "spec": own,
-        "predictor": asdict(model.predictor.config),
-        "action_stats": _stats_to_json(model.action_stats),
-        "proprio_stats": _stats_to_json(model.proprio_stats),
-        "feature_stats": (
-            None if model.feature_stats is None else _stats_to_json(model.feature_stats)
-        ),
-        "error": model.error,
-        "rollout_steps": model.rollout_steps,
-        "rollout_prefix": model.rollout_prefix,
-    }
-
-
-def _rebuild(encoder: Encoder, saved: Mapping[str, Any]) -> LatentWorldModel:
-    spec = {
-        **saved["spec"],
-        "views": tuple(View(**view) for view in saved["spec"]["views"]),
-        "action_spec": ActionSpec(**saved["spec"]["action_spec"]),
-    }
-    with torch.random.fork_rng(devices=[]):  # its first weights are not kept
-        predictor = Predictor(PredictorConfig(**saved["predictor"]))
-    stats = {
-        name: None if saved[name] is None else NormStats(**saved[name])
-        for name in ("action_stats", "proprio_stats", "feature_stats")
-    }
-    model = LatentWorldModel(
-        encoder,
-        predictor,
-        ModelSpec(**spec),
-        **stats,  # type: ignore[arg-type] - action_stats and proprio_stats are never None
-        error=saved["error"],
-        rollout_steps=saved["rollout_steps"],
-        rollout_prefix=saved["rollout_prefix"],
-    )
-    model.eval().requires_grad_(False)
-    return model
-
-
-def _stats_to_json(stats: NormStats) -> dict[str, list[float]]:
-    return {"mean": stats.mean.tolist(), "std": stats.std.tolist()}
-
-
-LATENT = register_family(Family("latent", LatentWorldModel, _build, _describe, _rebuild))

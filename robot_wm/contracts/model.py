@@ -1,0 +1,122 @@
+"""Whether a WorldModel keeps its promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from robot_wm.types import FloatArray, Observation
+
+if TYPE_CHECKING:  # torch takes a second, and whoever checks an env needs none
+    from robot_wm.models import WorldModel
+
+
+def check_world_model(
+    make: Callable[[], WorldModel], looks: Sequence[tuple[Observation, FloatArray | None]]
+) -> None:
+    """Runs a WorldModel through what training, examination, planning and monitors expect of it.
+
+    Args:
+        make: builds the model, the same at every call.
+        looks: three or more in a row through its cameras, and what became of the action before
+            each; None with the first.
+
+    Raises:
+        AssertionError: names the promise that is broken.
+    """
+    import torch
+
+    from robot_wm.data import Batch
+    from robot_wm.models import EncodedFrames, ModelInfo
+
+    model = make()
+    info = model.info
+    assert isinstance(info, ModelInfo), f"info: got a {type(info).__name__}"
+    size, tokens, device = info.action_spec.size, (info.num_tokens, info.dim), None
+    for parameter in getattr(model, "parameters", lambda: ())():
+        device = parameter.device
+    horizon = min(3, info.longest_horizon)
+    rng = torch.Generator().manual_seed(0)
+    bounds = torch.tensor(info.action_spec.high, dtype=torch.float32)
+    actions = ((2 * torch.rand((5, horizon, size), generator=rng) - 1) * bounds).to(device)
+
+    def noise() -> torch.Generator:
+        return torch.Generator(actions.device).manual_seed(3)
+
+    def imagine(state: object, some: torch.Tensor = actions) -> torch.Tensor:
+        with torch.no_grad():
+            return model.rollout(state, some, noise()).mean
+
+    state, before = model.initial(), None
+    for look, applied in looks:
+        before, state = state, model.observe(state, look, applied)
+        (latent,) = model.latent(state)
+        assert tuple(latent.shape) == tokens, f"latent: got {tuple(latent.shape)}, want {tokens}"
+        seen = model.embed(look.images)
+        assert torch.allclose(latent, seen, atol=1e-5), (
+            "latent: another than embed's of the picture"
+        )
+    known = torch.get_rng_state()
+    futures = imagine(state)
+    assert futures.shape == (5, horizon, *tokens), f"rollout: got {tuple(futures.shape)}"
+    assert futures.isfinite().all(), "rollout: not finite"
+    assert torch.equal(imagine(state), futures), "rollout: another one of the same generator"
+    assert torch.equal(torch.get_rng_state(), known), "rollout: torch's own randomness was used"
+    last = actions.clone()
+    last[:, -1] = -last[:, -1]
+    early = imagine(state, last)[:, : horizon - 1]
+    assert torch.allclose(early, futures[:, : horizon - 1], atol=1e-5), (
+        "rollout: a later action changed an earlier latent"
+    )
+    old = imagine(before)
+    model.observe(before, looks[-1][0], looks[-1][1])
+    assert torch.equal(imagine(before), old), "observe: it changed the state that it was given"
+    wanted = actions.clone().requires_grad_()
+    model.rollout(state, wanted, noise()).mean[:, -1].square().sum().backward()
+    assert wanted.grad is not None and wanted.grad.abs().sum() > 0, (
+        "rollout: no gradient of actions"
+    )
+
+    num, frames = 4, max(4, info.context_frames + horizon)
+    data = Batch(
+        tokens=torch.randn((num, frames, *tokens), generator=rng),
+        proprio=torch.randn((num, frames, len(info.state_names)), generator=rng) * 0.1,
+        actions=(2 * torch.rand((num, frames - 1, size), generator=rng) - 1) * bounds,
+        episodes=torch.arange(num),
+        starts=torch.zeros(num, dtype=torch.int64),
+    )
+    state = model.initial()
+    for t in range(info.context_frames):
+        applied = data.actions[:, t - 1].to(device) if t else None
+        state = model.observe(state, EncodedFrames(data.tokens[:, t], data.proprio[:, t]), applied)
+    shape = tuple(model.latent(state).shape)
+    assert shape == (num, *tokens), f"latent: of {num} episodes got {shape}"
+    assert len(imagine(state, actions[:num])) == num, "rollout: of as many episodes as candidates"
+
+    if hasattr(model, "parameters"):
+        learner = make()
+        learner.train().requires_grad_(True)  # type: ignore[attr-defined] - it is an nn.Module
+        losses = [learner.loss(data, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
+        assert float(losses[0][0].detach()) == float(losses[1][0].detach()), (
+            "loss: another one of the same generator"
+        )
+        assert "loss" in losses[0][1], "loss: its metrics have no 'loss'"
+        losses[0][0].backward()
+        learned = sum(float(p.grad.abs().sum()) for p in learner.parameters() if p.grad is not None)  # type: ignore[attr-defined]
+        assert learned > 0, "loss: no gradient of any parameter"
+
+    first, _ = looks[0]
+    bad_proprio = Observation(first.images, np.full_like(first.proprio, np.nan), 0.0)
+    for what, look, applied in (
+        ("a proprio that is not finite", bad_proprio, None),
+        ("no picture", Observation({}, first.proprio, 0.0), None),
+        ("an action that is not finite", first, np.full(size, np.nan)),
+        ("an action of another size", first, np.zeros(size + 1)),
+    ):
+        try:
+            model.observe(model.observe(model.initial(), first, None), look, applied)
+        except ValueError:
+            continue
+        raise AssertionError(f"observe: took {what}, want a ValueError")

@@ -1,0 +1,67 @@
+"""Whether a RobotModel keeps its promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from robot_wm.kinematics import RobotModel
+from robot_wm.types import FloatArray
+
+
+def check_robot(make: Callable[[], RobotModel], *, num: int = 40) -> None:
+    """Runs a RobotModel through what simulation, governor and actions expect of it.
+
+    Args:
+        make: builds the arm.
+        num: places of its workspace that are tried.
+
+    Raises:
+        AssertionError: names the promise that is broken.
+    """
+    from robot_wm.kinematics.mjcf import load_mujoco
+
+    robot = make()
+    chain, limits, rng = robot.chain, robot.limits, np.random.default_rng(0)
+    low, high = chain.joint_range.T
+    assert robot.name and "/" not in robot.name, f"name: got {robot.name!r}"
+    mujoco = load_mujoco()
+    model = mujoco.MjModel.from_xml_string(robot.xml, dict(robot.assets))
+    data = mujoco.MjData(model)
+    servos = [model.actuator(i).name for i in range(model.nu)]
+    assert sorted(servos) == sorted(robot.joints), f"xml: actuators {servos}, want one per joint"
+    qpos = [int(model.joint(name).qposadr[0]) for name in robot.joints]
+    for joints in rng.uniform(low, high, (5, len(low))):
+        data.qpos[qpos] = joints
+        mujoco.mj_kinematics(model, data)
+        off_m = np.abs(chain.tool(joints)[:3, 3] - data.site(robot.tool).xpos).max()
+        assert off_m < 1e-9, f"chain: its tool is {off_m:.2g} m from MuJoCo's"
+        step = 1e-6
+        moved = [chain.tool(joints + step * axis)[:3, 3] for axis in np.eye(len(low))]
+        slope = (np.array(moved) - chain.tool(joints)[:3, 3]).T / step
+        assert np.abs(slope - chain.jacobian(joints)[:3]).max() < 1e-4, "chain: a wrong Jacobian"
+    _check_stands(robot, robot.home, "home")
+    if robot.park is not None:
+        _check_stands(robot, robot.park, "park")
+    assert (limits.low >= low - 1e-9).all() and (limits.high <= high + 1e-9).all(), (
+        "limits: wider than the joints"
+    )
+    for place in rng.uniform(robot.workspace_low, robot.workspace_high, (num, 4)):
+        joints, error_m = robot.reach(place[:3], robot.home)
+        joints = robot.opened(joints, place[3])
+        assert error_m < 5e-3, f"workspace: {place[:3]} is {error_m:.3f} m out of reach"
+        off_m = np.abs(robot.state(joints) - place).max()
+        assert off_m < 5e-3, f"workspace: at {place} its state is {off_m:.3f} m off"
+        _check_stands(robot, joints, f"workspace: at {place.round(3)}")
+    if robot.device is not None:
+        assert robot.device.names == robot.joints, "device: other joints than the arm's"
+        again = robot.device.angles(robot.device.values(robot.home))
+        assert np.abs(again - robot.home).max() < 1e-9, "device: its values do not come back"
+
+
+def _check_stands(robot: RobotModel, joints: FloatArray, what: str) -> None:
+    limits, corners = robot.limits, robot.chain.corners(joints[None])
+    assert ((joints >= limits.low) & (joints <= limits.high)).all(), f"{what}: beyond the joints"
+    inside = (corners >= limits.box_low).all() and (corners <= limits.box_high).all()
+    assert inside, f"{what}: a corner of the arm is outside the box of its limits"

@@ -1,0 +1,56 @@
+"""Values and seams that every room of the house shares. numpy only, no torch.
+
+Dimension legend, used in every docstring and tail comment of the project:
+
+    B batch      T time (frames)   N candidates   H horizon (actions)   P tokens per frame
+    D token dim  A action size     Q proprio size C channels
+
+Units: metres, radians, seconds. Images are uint8 RGB `[height, width, 3]`. An `action` is in the
+robot's own units everywhere above a world model; a normalised one is called `action_n`.
+"""
+
+from robot_wm.types.actions import ActionSpec
+from robot_wm.types.checks import FloatArray, ImageArray, check_counts, check_image
+from robot_wm.types.seams import Controller, Env, Guard, Task
+from robot_wm.types.values import (
+    Decision,
+    DecisionKind,
+    Futures,
+    Goal,
+    Judgement,
+    Measure,
+    Observation,
+    Outcome,
+    OutcomeKind,
+    Plan,
+    PlanningError,
+    Verdict,
+    VerdictKind,
+    list_goals,
+)
+
+__all__ = [
+    "ActionSpec",
+    "Controller",
+    "Decision",
+    "DecisionKind",
+    "Env",
+    "FloatArray",
+    "Futures",
+    "Goal",
+    "Guard",
+    "ImageArray",
+    "Judgement",
+    "Measure",
+    "Observation",
+    "Outcome",
+    "OutcomeKind",
+    "Plan",
+    "PlanningError",
+    "Task",
+    "Verdict",
+    "VerdictKind",
+    "check_counts",
+    "check_image",
+    "list_goals",
+]

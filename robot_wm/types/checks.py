@@ -1,0 +1,23 @@
+"""Arrays, and whether a value is what it is meant to be."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+ImageArray = NDArray[np.uint8]
+
+
+def check_counts(low: int = 1, **values: object) -> None:
+    """Raises ValueError unless every value is a whole number of at least `low`."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ValueError(f"{name}: got {value!r}, want a whole number of at least {low}")
+
+
+def check_image(image: ImageArray, what: str = "image") -> None:
+    """Raises ValueError unless `image` is uint8 RGB `[height, width, 3]`."""
+    shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
+    if shape is None or len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
+        raise ValueError(f"{what}: got {dtype} {shape}, want uint8 [height, width, 3]")
