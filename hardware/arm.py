@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from hardware.pilot import Reading
 from hardware.wire import FrameSlot
 from robot_wm.types import FloatArray
@@ -53,6 +55,7 @@ class Arm(Protocol):
         """Sends a command `[J]`, rad.
 
         Raises:
+            ValueError: another number of joints, or not finite; nothing is sent.
             ArmError: no answer.
         """
         ...
@@ -67,3 +70,9 @@ class Arm(Protocol):
     def close(self, *, relax: bool = False) -> None:
         """Lets go of it: it goes on holding, its torque on, unless it may relax. Never raises."""
         ...
+
+
+def check_command(joints: FloatArray, num_joints: int) -> None:
+    """Raises ValueError unless `joints` are so many finite angles: the last look before a write."""
+    if np.shape(joints) != (num_joints,) or not np.isfinite(joints).all():
+        raise ValueError(f"command: got {joints}, want {num_joints} finite angles")

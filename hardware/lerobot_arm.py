@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hardware.arm import ArmError, ArmLimits
+from hardware.arm import ArmError, ArmLimits, check_command
 from hardware.pilot import Reading
 from hardware.wire import FrameSlot
 from robot_wm.kinematics.joints import JointMap
@@ -98,6 +98,7 @@ class LeRobotArm:
         }
 
     def write(self, joints: FloatArray) -> None:
+        check_command(joints, len(self._joints.keys))
         values = self._joints.values(joints)
         self._try(lambda: self._robot.send_action(dict(values)))
 

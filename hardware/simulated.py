@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hardware.arm import ArmError, ArmLimits
+from hardware.arm import ArmError, ArmLimits, check_command
 from hardware.pilot import Reading
 from hardware.wire import FrameSlot, Slot
 from robot_wm.types import FloatArray
@@ -115,6 +115,7 @@ class SimulatedArm:
         return Reading(measured[0], measured[1], stamps)
 
     def write(self, joints: FloatArray) -> None:
+        check_command(joints, len(self._limits.names))
         self._goals.write(joints)
 
     def hold(self) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hardware.actions import JointActions, PoseActions, ToolActions
+from hardware.contracts import check_actions
 from robot_wm.kinematics.joints import JointMap
 from robot_wm.poses import integrate_poses
 from robot_wm.robots import so100
@@ -121,3 +122,52 @@ def test_policies_of_another_size_are_refused():
         )
     with pytest.raises(ValueError, match=r"got 4 .*, want 6"):
         JointActions(spec(4, 1), low=low, high=high)
+
+
+def small_tool():
+    return ToolActions(so100(), spec(4, 0.04))
+
+
+def small_pose():
+    return PoseActions(so100(), spec(7, [0.04] * 3 + [0.1] * 3 + [0.2]))
+
+
+def small_joints():
+    low, high = CHAIN.joint_range.T
+    return JointActions(spec(6, 0.1), low=low, high=high)
+
+
+# Five joints cannot turn the tool about every axis.
+@pytest.mark.parametrize(
+    ("make", "followed"), [(small_tool, None), (small_pose, [0, 1, 2, 6]), (small_joints, None)]
+)
+def test_ways_to_move_joints_keep_the_contract(make, followed):
+    robot, rng = so100(), np.random.default_rng(0)
+    places = rng.uniform(robot.workspace_low, robot.workspace_high, (20, 4))
+    postures = [robot.opened(robot.reach(p[:3], POSE)[0], p[3]) for p in places]
+    check_actions(make, np.array(postures), followed=followed)
+
+
+class Forward(ToolActions):
+    def moved(self, before, after):
+        return -super().moved(before, after)
+
+
+class Leaping(ToolActions):
+    def targets(self, joints, action):
+        joints += 0.1
+        return super().targets(joints, action)
+
+
+class Trusting(ToolActions):
+    def targets(self, joints, action):
+        return super().targets(joints, np.nan_to_num(action[:4]))
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [(Forward, "from what was asked"), (Leaping, "were changed"), (Trusting, "without a Value")],
+)
+def test_check_actions_sees_what_is_broken(broken, why):
+    with pytest.raises(AssertionError, match=why):
+        check_actions(lambda: broken(so100(), spec(4, 0.04)), np.tile(POSE, (3, 1)))

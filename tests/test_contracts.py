@@ -13,14 +13,16 @@ from test_loop import PointModel
 
 from robot_wm.contracts import (
     check_controller,
+    check_encoder,
     check_env,
     check_guard,
+    check_objective,
     check_planner,
     check_task,
     check_world_model,
 )
-from robot_wm.controller import MPC
-from robot_wm.encoders import MiniConfig, load_mini, random_mini, shipped_weights
+from robot_wm.controller import MPC, ActionChunks, GoalSequence
+from robot_wm.encoders import MiniConfig, build_encoder, load_mini, random_mini, shipped_weights
 from robot_wm.evaluation import LatentOracle, RandomController, StateOracle, ZeroController
 from robot_wm.models import EncodedFrames
 from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
@@ -29,9 +31,12 @@ from robot_wm.planners import CEM
 from robot_wm.robots import so100
 from robot_wm.types import Decision, Env, Futures, Goal, Observation, Task, Verdict
 from sim_envs.reach import ReachTask
+from sim_envs.reach_demonstrator import ReachDemonstrator
 from sim_envs.tabletop import Tabletop
 
 ENCODERS = {
+    "pixels": lambda: build_encoder("pixels"),
+    "patches": lambda: build_encoder("mini_patches"),
     "shipped": lambda: load_mini(shipped_weights()),
     "random": lambda: random_mini(seed=0),
     "several tokens": lambda: random_mini(
@@ -106,6 +111,50 @@ def test_check_planner_sees_a_broken_planner(make, why):
         check_planner(make)
 
 
+OBJECTIVES = {
+    "l2": GoalEnergy,
+    "l1": lambda goal: GoalEnergy(goal, distance="l1"),
+    "mean": lambda goal: GoalEnergy(goal, horizon="mean", discount=0.9),
+    "weighted": lambda goal: GoalEnergy(goal, token_weights=[0.0, 1.0, 2.0, 1.0]),
+    "costly": lambda goal: GoalEnergy(
+        goal,
+        action_weight=0.1,
+        smoothness_weight=0.1,
+        disagreement_weight=0.1,
+        action_unit=[0.1, 0.1, 0.1],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_objectives_keep_the_contract(name):
+    check_objective(OBJECTIVES[name])
+
+
+class Ranked(GoalEnergy):
+    def __call__(self, futures, actions):
+        return super().__call__(futures, actions).argsort().argsort().float()
+
+
+class Rewarding(GoalEnergy):
+    def __call__(self, futures, actions):
+        return -super().__call__(futures, actions)
+
+
+class Signed(GoalEnergy):
+    def energy(self, latents):
+        return super().energy(latents) - 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [(Ranked, "other candidates"), (Rewarding, "being at the goal"), (Signed, "below zero")],
+)
+def test_check_objective_sees_a_broken_objective(make, why):
+    with pytest.raises(AssertionError, match=why):
+        check_objective(make)
+
+
 def point_goal():
     env = PointEnv()
     env.reset(5)
@@ -114,6 +163,10 @@ def point_goal():
 
 CONTROLLERS = {
     "mpc": lambda: MPC(make_model(), PLANNERS["cem"], GoalEnergy, SPEC),
+    "chunks": lambda: ActionChunks(MPC(make_model(), PLANNERS["cem"], GoalEnergy, SPEC), 2),
+    "sequence": lambda: GoalSequence(
+        MPC(make_model(), PLANNERS["cem"], GoalEnergy, SPEC), arrival=1e-3, timeout_steps=2
+    ),
     "random": lambda: RandomController(SPEC),
     "zero": lambda: ZeroController(SPEC),
 }
@@ -122,6 +175,12 @@ CONTROLLERS = {
 @pytest.mark.parametrize("name", sorted(CONTROLLERS))
 def test_controllers_keep_the_contract(name):
     check_controller(CONTROLLERS[name], PointEnv(), point_goal())
+
+
+def test_demonstrators_keep_the_contract():
+    task = ReachTask(Tabletop(so100(), image_size=32))
+    goal = task.start(task.episode(3))
+    check_controller(lambda: ReachDemonstrator(task), task.env, goal)
 
 
 @pytest.mark.parametrize("name", ["state", "latent"])
@@ -212,35 +271,49 @@ def test_check_task_sees_a_broken_task(make, why):
         check_task(make)
 
 
-@pytest.fixture(params=sorted(ENCODERS))
-def encoder(request):
-    return ENCODERS[request.param]()
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_encoders_keep_the_contract(name):
+    check_encoder(ENCODERS[name])
 
 
-def frames(encoder, num, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, num, 3, encoder.image.height, encoder.image.width, generator=generator)
+class Wrapped(torch.nn.Module):
+    """A good encoder but for what a subclass spoils."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = random_mini(seed=0)
+        self.dim, self.grid, self.image = self.inner.dim, self.inner.grid, self.inner.image
+        self.fingerprint = self.inner.fingerprint
+
+    def forward(self, frames):
+        return self.inner(frames)
 
 
-def test_encoder_shapes(encoder):
-    tokens = encoder(frames(encoder, 3))
-    assert tokens.shape == (2, 3, encoder.grid[0] * encoder.grid[1], encoder.dim)
-    assert tokens.isfinite().all() and not tokens.requires_grad
-    assert len(encoder.fingerprint.key) == 64
+class Averaging(Wrapped):
+    def forward(self, frames):
+        tokens = self.inner(frames)
+        return (tokens + tokens.mean(1, keepdim=True)) / 2
 
 
-def test_encoder_sees_each_frame_alone(encoder):
-    clip = frames(encoder, 3)
-    before = encoder(clip)
-    changed = clip.clone()
-    changed[:, 2] = 0
-    assert torch.equal(encoder(changed)[:, :2], before[:, :2])
-    assert not torch.allclose(encoder(changed)[:, 2], before[:, 2])
+class Learning(Wrapped):
+    def forward(self, frames):
+        return self.inner(frames).requires_grad_()
 
 
-def test_encoder_refuses_other_pictures(encoder):
-    with pytest.raises(ValueError, match="frames: got"):
-        encoder(torch.zeros(1, 1, 3, 30, 30))
+class Newborn(Wrapped):
+    def __init__(self):
+        super().__init__()
+        self.inner = random_mini(seed=int(torch.randint(1000, ())))
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [(Averaging, "another frame"), (Learning, "want a gradient"), (Newborn, "a twin's")],
+)
+def test_check_encoder_sees_a_broken_encoder(make, why):
+    check_encoder(Wrapped)
+    with pytest.raises(AssertionError, match=why):
+        check_encoder(make)
 
 
 @pytest.fixture(params=sorted(MODELS))

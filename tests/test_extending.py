@@ -145,7 +145,9 @@ def test_an_encoder_is_one_file(theirs, data):
     from tiny_encoder import TinyEncoder
 
     from robot_wm.checkpoint import load_checkpoint
+    from robot_wm.contracts import check_encoder
 
+    check_encoder(TinyEncoder)
     words = ["experiment=debug", "data=data", "cache=cache", "out=tiny"]
     robot_wm(theirs, "train", *words, "encoder._target_=tiny_encoder.TinyEncoder", "encoder.seed=5")
     model, saved = load_checkpoint(theirs / "tiny")

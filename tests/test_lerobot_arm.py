@@ -13,6 +13,7 @@ from lerobot.motors.feetech import feetech
 
 import hardware.lerobot_arm
 from hardware.arm import ArmError
+from hardware.contracts import check_arm
 from hardware.lerobot_arm import DeviceLock, open_robot
 from robot_wm.kinematics.joints import JointMap
 from robot_wm.robots import so100
@@ -59,6 +60,10 @@ def connect(bus, folder, *, joints=None, dry_run=False, low=LOW, high=HIGH, **se
         reply_s=0.2,
         dry_run=dry_run,
     )
+
+
+def test_the_driver_of_an_so101_keeps_the_contract_of_an_arm(bus, tmp_path):
+    check_arm(lambda: connect(bus, tmp_path / "cal"))
 
 
 @pytest.fixture

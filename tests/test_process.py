@@ -1,26 +1,35 @@
 """The controller's process: how it stops, for whom, and that nothing else can move the arm."""
 
 import ctypes
+import dataclasses
 import json
 import os
 import platform
 import signal
 import struct
+import threading
 import time
 
 import numpy as np
 import pytest
 
 import hardware.process
+from hardware.actions import ToolActions
+from hardware.arm import ArmLimits, check_command
+from hardware.contracts import check_arm
 from hardware.flight import FlightRecorder, replay
 from hardware.pilot import Pilot, Reading
 from hardware.plans import JointPlan
 from hardware.process import Controller, Wires
+from hardware.remote import RemoteArm
+from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
 from hardware.verify import violations
 from hardware.wire import Wire
 from robot_wm.cli.rehearsal import Rehearsal
+from robot_wm.contracts import check_env
 from robot_wm.kinematics.limits import Limits
 from robot_wm.robots import so100
+from robot_wm.types import ActionSpec
 
 HOME = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
 
@@ -47,6 +56,70 @@ def rehearsal(chain, tmp_path):
         return Rehearsal(chain, limits, HOME, tmp_path / "run.jsonl", settings=patient, **words)
 
     return make
+
+
+def test_a_remote_arm_keeps_the_contract_of_an_env(rehearsal):
+    """With no simulator behind it: it looks, moves, and cannot be put anywhere."""
+    reach = np.full(4, 0.02)
+    spec = ActionSpec(("x", "y", "z", "opening"), -reach, reach, ("m",) * 4)
+    with rehearsal(moves=False) as run:
+        run.arm()
+        frames = {"front": run.frames}
+
+        def make():
+            return RemoteArm(run.planner, frames, ToolActions(so100(), spec), control_dt=0.2)
+
+        check_env(make, resettable=False)
+    check_record(run)
+
+
+@pytest.fixture
+def servos(chain):
+    """What a simulated arm shares with its simulation, which follows at once."""
+    goals, measured, over = Goals(6), Measured(6), threading.Event()
+
+    def live():
+        while not over.wait(0.005):
+            goal = goals.read()
+            measured.write(HOME if goal is None else goal, time.monotonic())
+
+    thread = threading.Thread(target=live, daemon=True)
+    thread.start()
+    wait_for_life(measured, timeout_s=5.0)
+    yield ArmLimits(chain.joint_names, *chain.joint_range.T), goals, measured
+    over.set()
+    thread.join()
+    goals.close()
+    measured.close()
+
+
+def test_the_simulated_arm_keeps_the_contract(servos):
+    check_arm(lambda: SimulatedArm(*servos, {}))
+
+
+class Deaf(SimulatedArm):
+    def write(self, joints):
+        check_command(joints, 6)
+
+
+class Eager(SimulatedArm):
+    def write(self, joints):
+        self._goals.write(np.nan_to_num(joints[:6]))
+
+
+class Late(SimulatedArm):
+    def read(self):
+        reading = super().read()
+        return dataclasses.replace(reading, stamp_s=reading.stamp_s - 5.0)
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [(Deaf, "does not come"), (Eager, "without a ValueError"), (Late, "stamped")],
+)
+def test_check_arm_sees_a_broken_arm(servos, broken, why):
+    with pytest.raises(AssertionError, match=why):
+        check_arm(lambda: broken(*servos, {}))
 
 
 def check_record(run):

@@ -75,7 +75,7 @@ class Rehearsal:
     def __enter__(self) -> Rehearsal:
         size = len(self.joints)
         self.goals, self._measured = Goals(size), Measured(size)
-        self._frames = FrameSlot(_SIZE, _SIZE)
+        self.frames = FrameSlot(_SIZE, _SIZE)
         self._servos = threading.Thread(target=self._live, daemon=True)
         self._servos.start()
         self.human, human = Wire.pair()
@@ -94,7 +94,7 @@ class Rehearsal:
             "high": self.limits.high.tolist(),
             "goals": self.goals.fileno(),
             "measured": self._measured.fileno(),
-            "frames": {_CAMERA: (_SIZE, _SIZE, self._frames.fileno())},
+            "frames": {_CAMERA: (_SIZE, _SIZE, self.frames.fileno())},
         }
         self.children["controller"] = spawn(
             ["hardware", "controller"],
@@ -112,7 +112,7 @@ class Rehearsal:
                 keys=self._keys is not None,
                 dry_run=False,
             ),
-            [to_planner, human, beats, self.goals, self._measured, self._frames],
+            [to_planner, human, beats, self.goals, self._measured, self.frames],
             stdin=subprocess.DEVNULL if self._keys is None else self._keys,
         )
         if self._moves:
@@ -150,7 +150,7 @@ class Rehearsal:
             if now_s > picture_s + 0.03 and not self.frozen:
                 picture_s = now_s
                 picture = rng.integers(0, 256, (_SIZE, _SIZE, 3), np.uint8)
-                self._frames.write(picture, now_s)
+                self.frames.write(picture, now_s)
             time.sleep(_SERVO_S)
 
     def listen(self) -> list[dict[str, Any]]:
@@ -247,7 +247,7 @@ class Rehearsal:
                 child.wait()
         self._end.set()
         self._servos.join()
-        for item in (self.goals, self._measured, self._frames, self.human, self.planner):
+        for item in (self.goals, self._measured, self.frames, self.human, self.planner):
             item.close()
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from robot_wm.encoders import EncoderKind, fingerprint, register_encoder
+from robot_wm.encoders import EncoderKind, check_frames, fingerprint, register_encoder
 from robot_wm.preprocess import ImageSpec
 
 
@@ -22,6 +22,7 @@ class TinyEncoder(nn.Module):
         self.fingerprint = fingerprint(self, self)
 
     def forward(self, frames):
+        check_frames(frames, self.image, self.filter.weight)
         maps = self.filter(frames.flatten(0, 1)).tanh()
         cells = nn.functional.adaptive_avg_pool2d(maps, self.grid)
         return 4 * cells.flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
