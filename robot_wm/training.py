@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from robot_wm.contracts import check_world_model, hold_to
 from robot_wm.data import (
     AlignedData,
     Batch,
@@ -33,7 +34,7 @@ from robot_wm.models import (
     device_of,
 )
 from robot_wm.precision import choose_precision
-from robot_wm.types import check_counts
+from robot_wm.types import FloatArray, Observation, check_counts
 
 Metrics = dict[str, float]
 _EXAMINED_BYTES = 2**26  # of tokens in a batch of the held-out examination
@@ -212,6 +213,11 @@ def prepare(
     known = TrainingData(data, tokens, encoder, training, fit_stats(data, training))
     model = family.build(known, config, settings or {})
     check_world_model_parts(model)
+
+    def build() -> TrainableModel:
+        return family.build(known, config, settings or {})
+
+    hold_to(lambda: check_world_model(build, _looks(data, training[0])), model)
     windows = WindowSampler(
         data,
         tokens,
@@ -231,6 +237,22 @@ def prepare(
         seed=config.seed,
     )
     return Fitting(model, windows, examination)
+
+
+def _looks(data: AlignedData, position: int) -> list[tuple[Observation, FloatArray | None]]:
+    """The first looks of an episode, as a robot would have had them."""
+    episode = data.dataset.episode(data.episodes[position])
+    rows = [int(row) for row in data.indices[position][:4]]
+    pictures = {
+        key.rpartition(".")[2]: data.dataset.frames(episode, key, rows) for key in data.cameras
+    }
+    proprio, actions = data.proprio[position], data.actions[position]
+    looks: list[tuple[Observation, FloatArray | None]] = []
+    for t in range(len(rows)):
+        images = {name: frames[t] for name, frames in pictures.items()}
+        applied = actions[t - 1] if t else None
+        looks.append((Observation(images, proprio[t], float(t)), applied))
+    return looks
 
 
 def held_out_error(

@@ -236,6 +236,71 @@ def test_what_keeps_no_contract_is_refused(theirs):
     assert "nowhere" in robot_wm(theirs, "--import", "nowhere", *words, ok=False)
 
 
+BROKEN = """
+import torch
+from hover import Hover
+from line_search import LineSearch
+from tiny_encoder import TinyEncoder
+from toy_rssm import ToyRSSM
+from dataclasses import replace
+from robot_wm.models import find_family, register_family
+
+TOY_RSSM = find_family("toy_rssm")
+
+
+class Wild(LineSearch):
+    def plan(self, *args, **words):
+        found = super().plan(*args, **words)
+        return replace(found, actions=found.actions + 1.0)
+
+
+class Boastful(Hover):
+    def simulate(self, actions):
+        return super().simulate(actions) - 0.1
+
+
+class Blended(TinyEncoder):
+    def forward(self, frames):
+        tokens = super().forward(frames)
+        return tokens + tokens.mean(1, keepdim=True)
+
+
+class Restless(ToyRSSM):
+    def rollout(self, *args, **words):
+        futures = super().rollout(*args, **words)
+        return replace(futures, latents=futures.latents + torch.rand(()))
+
+
+def build(known, config, settings):
+    model = TOY_RSSM.build(known, config, settings)
+    model.__class__ = Restless
+    return model
+
+
+register_family(replace(TOY_RSSM, name="restless", model_type=Restless, build=build))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["plan", "checkpoint=so100_reach", "goal=docs/images/goal.png", "out=p",
+          "planner._target_=broken.Wild"], "broken.Wild: plan: 0.95 beyond what bounds allows"),
+        (["eval", "checkpoint=so100_reach", "env.task._target_=broken.Boastful"],
+         "broken.Boastful: simulate: 0.1000 from what apply does"),
+        (["train", "experiment=debug", "data=data", "out=x", "encoder._target_=broken.Blended"],
+         "broken.Blended: tokens: a frame's depend on another frame"),
+        (["train", "experiment=debug", "data=data", "out=x", "cache=cache", "family=restless"],
+         "broken.Restless: rollout: another one of the same generator"),
+    ],
+)  # fmt: skip
+def test_a_broken_promise_is_told_before_any_work(theirs, data, words, why):
+    (theirs / "broken.py").write_text(BROKEN)
+    words = [word.replace("docs/", f"{ROOT}/docs/") for word in words]
+    error = robot_wm(theirs, "--import", "broken", *words, ok=False)
+    assert why in error.splitlines()[-1] and "Traceback" not in error
+
+
 def test_the_page_shows_exactly_these_files():
     page = (ROOT / "docs" / "extending.md").read_text()
     for path in sorted(FILES.glob("*.py")):

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from hardware.governor import Governor
 from robot_wm.cli.robots import build_robot
+from robot_wm.contracts import check_env, check_task, hold_to
 from robot_wm.kinematics import RobotModel
 from robot_wm.types import Controller, Env, FloatArray, Task
 from sim_envs.manifest import episodes_of
@@ -64,12 +65,19 @@ def build_simulation(config: DictConfig) -> Simulation:
     if config.num_steps < 1:
         raise ValueError(f"env.num_steps: got {config.num_steps}, want at least 1")
     robot = build_robot(config)
-    env = instantiate(config.robot, robot=robot)
-    if config.governed:
-        govern(env, robot)
+
+    def make_env() -> Env:
+        env = instantiate(config.robot, robot=robot)
+        if config.governed:
+            govern(env, robot)
+        return env
+
+    env = make_env()
+    hold_to(lambda: check_env(make_env), env)
     task = instantiate(config.task, env=env)
     parts = ("env", "episode", "start", "judge", "simulate", "look_ahead")
     check_parts(task, str(config.task._target_), parts)
+    hold_to(lambda: check_task(lambda: instantiate(config.task, env=make_env())), task)
     return Simulation(f"{robot.name}_{config.name}", robot, env, task, config.num_steps, config)
 
 

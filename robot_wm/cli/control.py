@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from robot_wm.cli.build import check_parts, instantiate
+from robot_wm.contracts import check_planner, hold_to
 from robot_wm.controller import MPC, ActionChunks, GoalSequence, Steered
 from robot_wm.imagination import Economy
 from robot_wm.kinematics import RobotModel
@@ -47,6 +48,7 @@ def make_controller(model: TrainableModel, env: Controlled, config: DictConfig) 
         )
     planner = instantiate(config.planner)
     check_parts(planner, str(config.planner._target_), ("horizon", "plan", "with_budget"))
+    hold_to(lambda: check_planner(lambda: instantiate(config.planner)), planner)
     if planner.horizon > info.longest_horizon:
         raise ValueError(
             f"planner.horizon: got {planner.horizon}, want at most {info.longest_horizon}: so far "

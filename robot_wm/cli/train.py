@@ -15,6 +15,7 @@ from torch import nn
 from robot_wm.checkpoint import check_replaceable, save_checkpoint
 from robot_wm.cli.build import check_parts, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
+from robot_wm.contracts import check_encoder, hold_to
 from robot_wm.data import (
     AlignedData,
     DataSpec,
@@ -153,7 +154,9 @@ def make_encoder(settings: dict[str, Any]) -> Encoder:
     if "_target_" not in settings:
         return build_encoder(**settings)
     encoder = instantiate(OmegaConf.create(settings))
-    return check_parts(encoder, settings["_target_"], ("dim", "grid", "image", "fingerprint"))
+    check_parts(encoder, settings["_target_"], ("dim", "grid", "image", "fingerprint"))
+    hold_to(lambda: check_encoder(lambda: encoder), encoder)
+    return encoder
 
 
 def load_data(
