@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robot_wm.data import AlignedData, DatasetWriter, TokenStore, encode_dataset
-from robot_wm.preprocess import ImageSpec
+from robot_wm.preprocess import ImageSpec, prepare_images
 
 LENGTHS = (8, 11, 9)
 SIZE = (32, 48)
@@ -93,12 +93,13 @@ def edit_rows(root: Path, key: str, edit: Callable[[np.ndarray], None]) -> None:
     pq.write_table(table.set_column(table.column_names.index(key), key, new), path)
 
 
-def mean_token(frames: Tensor) -> Tensor:
-    """An encoder of two tokens, [grey level, 1] and [0, red - blue]: frames [B, 1, 3, h, w]."""
-    low = frames[..., frames.shape[-2] // 2 :, frames.shape[-1] // 2 :].mean((-1, -2))  # [B, 1, 3]
+def mean_token(pictures: np.ndarray) -> Tensor:
+    """An encoder of two tokens, [grey level, 1] and [0, red - blue]: pictures [B, h, w, 3]."""
+    frames = prepare_images(pictures, RAW)
+    low = frames[..., frames.shape[-2] // 2 :, frames.shape[-1] // 2 :].mean((-1, -2))  # [B, 3]
     zero = torch.zeros_like(low[..., 0])
     grey = torch.stack([low.mean(-1), zero + 1], -1)
-    return torch.stack([grey, torch.stack([zero, low[..., 0] - low[..., 2]], -1)], 2)
+    return torch.stack([grey, torch.stack([zero, low[..., 0] - low[..., 2]], -1)], 1)
 
 
 RAW = ImageSpec(16, 16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -106,5 +107,5 @@ RAW = ImageSpec(16, 16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 def encode(data: AlignedData, cache_dir: Path, fingerprint: str = "mean") -> TokenStore:
     return encode_dataset(
-        data, mean_token, RAW, encoder_fingerprint=fingerprint, cache_dir=cache_dir, batch_size=5
+        data, mean_token, encoder_fingerprint=fingerprint, cache_dir=cache_dir, batch_size=5
     )

@@ -42,7 +42,6 @@ def test_tokens_are_of_their_frames(data: AlignedData, tmp_path: Path) -> None:
     store = encode_dataset(
         data,
         toy.mean_token,
-        toy.RAW,
         encoder_fingerprint="mean",
         cache_dir=tmp_path,
         batch_size=4,
@@ -104,7 +103,7 @@ def test_damaged_cache_is_made_again(data: AlignedData, tmp_path: Path, damage: 
 def test_interrupted_encoding_leaves_nothing(data: AlignedData, tmp_path: Path) -> None:
     calls = 0
 
-    def dies(frames: Tensor) -> Tensor:
+    def dies(frames: np.ndarray) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == 2:
@@ -112,9 +111,7 @@ def test_interrupted_encoding_leaves_nothing(data: AlignedData, tmp_path: Path) 
         return toy.mean_token(frames)
 
     with pytest.raises(KeyboardInterrupt):
-        encode_dataset(
-            data, dies, toy.RAW, encoder_fingerprint="x", cache_dir=tmp_path, batch_size=5
-        )
+        encode_dataset(data, dies, encoder_fingerprint="x", cache_dir=tmp_path, batch_size=5)
     assert not list(tmp_path.iterdir())
 
 
@@ -123,7 +120,6 @@ def test_tokens_that_are_not_finite_are_refused(data: AlignedData, tmp_path: Pat
         encode_dataset(
             data,
             lambda frames: toy.mean_token(frames) * torch.nan,
-            toy.RAW,
             encoder_fingerprint="nan",
             cache_dir=tmp_path,
         )

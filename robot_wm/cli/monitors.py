@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
 
 from robot_wm.checkpoint import add_to_checkpoint, find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
-from robot_wm.cli.console import Progress, finish
+from robot_wm.cli.console import finish
 from robot_wm.cli.tool import learned_joints, view_of
-from robot_wm.cli.train import load_data
-from robot_wm.data import encode_dataset, split_episodes
+from robot_wm.cli.train import encode_data, load_data
+from robot_wm.data import split_episodes
 from robot_wm.encoders import WEIGHTS_DIR
 from robot_wm.models import ModelInfo, device_of
 from robot_wm.monitors import FILE, Normal, fit_normal
@@ -48,18 +47,7 @@ def run(config: DictConfig) -> None:
     action = (saved["training"].get("data") or {}).get("action", config.data.action)
     if action != config.data.action:
         raise ValueError(f"data.action: got {config.data.action}, the checkpoint's is {action}")
-    encoder = model.encoder
-    if isinstance(encoder, nn.Module):
-        encoder.to(device)
-    with Progress("encode", "frame") as progress:
-        tokens = encode_dataset(
-            data,
-            lambda frames: encoder(frames.to(device)),
-            encoder.image,
-            encoder_fingerprint=encoder.fingerprint.key,
-            cache_dir=Path(config.cache),
-            progress=progress,
-        )
+    tokens = encode_data(data, model.encoder, device, Path(config.cache))
     fit: dict[str, Any] = saved["training"].get("fit") or {}
     share, seed = float(fit.get("holdout", 0.1)), int(fit.get("seed", 0))
     episodes = split_episodes(data.num_episodes, share, seed)

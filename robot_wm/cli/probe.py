@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
-from robot_wm.cli.console import Progress, finish, say
-from robot_wm.cli.train import load_data, make_encoder
-from robot_wm.data import AlignedData, encode_dataset, split_episodes
+from robot_wm.cli.console import finish, say
+from robot_wm.cli.train import encode_data, load_data, make_encoder
+from robot_wm.data import AlignedData, split_episodes
 from robot_wm.encoders import Encoder, MiniEncoder, build_encoder, random_mini
 from robot_wm.models import EncodedFrames, WorldModel
 from robot_wm.probing import (
@@ -94,18 +93,7 @@ def _latents(
 
 
 def _encode(data: AlignedData, encoder: Encoder, config: DictConfig) -> list[FloatArray]:
-    device = pick_device(config.device)
-    if isinstance(encoder, nn.Module):
-        encoder.to(device)
-    with Progress("encode", "frame") as progress:
-        store = encode_dataset(
-            data,
-            lambda frames: encoder(frames.to(device)),
-            encoder.image,
-            encoder_fingerprint=encoder.fingerprint.key,
-            cache_dir=Path(config.cache),
-            progress=progress,
-        )
+    store = encode_data(data, encoder, pick_device(config.device), Path(config.cache))
     return [store[i] for i in range(len(store))]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -20,13 +21,14 @@ from robot_wm.data import (
     AlignedData,
     DataSpec,
     StateView,
+    TokenStore,
     align,
     encode_dataset,
     find_state,
     open_dataset,
     split_episodes,
 )
-from robot_wm.encoders import Encoder, build_encoder
+from robot_wm.encoders import Encoder, build_encoder, encode
 from robot_wm.models import LATENT, FitConfig, find_family
 from robot_wm.monitors import FILE, fit_normal
 from robot_wm.precision import choose_precision
@@ -63,8 +65,6 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     own = settings["predictor"] if family is LATENT else settings["model"]
     device = pick_device(config.device)
     encoder = make_encoder(settings["encoder"])
-    if isinstance(encoder, nn.Module):
-        encoder.to(device)
     learned: dict[str, Any] = {}
     if config.robot is None or "source" not in config.data:
         data = load_data(config.data)
@@ -83,15 +83,7 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
         )
         for oddity in oddities(data, config.robot):
             say(f"warning: {oddity}")
-    with Progress("encode", "frame") as progress:
-        tokens = encode_dataset(
-            data,
-            lambda frames: encoder(frames.to(device)),
-            encoder.image,
-            encoder_fingerprint=encoder.fingerprint.key,
-            cache_dir=Path(config.cache),
-            progress=progress,
-        )
+    tokens = encode_data(data, encoder, device, Path(config.cache))
     fitting = prepare(data, tokens, encoder, how, family, own)
     model = fitting.model.to(device)
     num_weights = sum(p.numel() for p in model.parameters())
@@ -157,6 +149,22 @@ def make_encoder(settings: dict[str, Any]) -> Encoder:
     check_parts(encoder, settings["_target_"], ("dim", "grid", "image", "fingerprint"))
     hold_to(lambda: check_encoder(lambda: encoder), encoder)
     return encoder
+
+
+def encode_data(
+    data: AlignedData, encoder: Encoder, device: torch.device, cache_dir: Path
+) -> TokenStore:
+    """Every frame's tokens, from the cache where they are in it; the encoder goes to the device."""
+    if isinstance(encoder, nn.Module):
+        encoder.to(device)
+    with Progress("encode", "frame") as progress:
+        return encode_dataset(
+            data,
+            lambda pictures: encode(encoder, pictures, device),
+            encoder_fingerprint=encoder.fingerprint.key,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
 
 
 def load_data(

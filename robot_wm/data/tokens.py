@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -77,8 +77,7 @@ class TokenStore:
 
 def encode_dataset(
     data: AlignedData,
-    encode: Callable[[Tensor], Tensor],
-    image: ImageSpec,
+    encode: Callable[[ImageArray], Tensor],
     *,
     encoder_fingerprint: str,
     cache_dir: Path,
@@ -90,10 +89,9 @@ def encode_dataset(
 
     Args:
         data: the frames.
-        encode: frames `[B, 1, 3, height, width]`, prepared by `prepare_images` on the CPU, to
-            tokens `[B, 1, P, D]` on any device. Called under torch.inference_mode.
-        image: what `encode` wants.
-        encoder_fingerprint: a hash of the encoder's weights and settings.
+        encode: pictures `[B, height, width, 3]`, uint8, to tokens `[B, P, D]` on any device.
+            Called under torch.inference_mode.
+        encoder_fingerprint: a hash of the encoder's weights and of how pictures are prepared.
         cache_dir: where entries are kept; made if missing.
         batch_size: frames per call, B.
         dtype: of the tokens on disk.
@@ -103,17 +101,15 @@ def encode_dataset(
         ValueError: a frame does not decode, or the encoder returns another shape than promised or
             a value not finite.
     """
-    what = {"encoder": encoder_fingerprint, "image": asdict(image), "dtype": dtype}
+    what = {"encoder": encoder_fingerprint, "dtype": dtype}
 
     def batches(camera: str) -> Iterator[np.ndarray]:
         for frames in _batches(data, camera, batch_size):
             with torch.inference_mode():
-                tokens = encode(prepare_images(frames, image).unsqueeze(1))  # [B, 1, P, D]
-            if tokens.ndim != 4 or tokens.shape[:2] != (len(frames), 1):
-                raise ValueError(
-                    f"encode: got {tuple(tokens.shape)}, want [{len(frames)}, 1, P, D]"
-                )
-            values = tokens[:, 0].to(torch.float32).cpu().numpy().astype(dtype)
+                tokens = encode(frames)
+            if tokens.ndim != 3 or len(tokens) != len(frames):
+                raise ValueError(f"encode: got {tuple(tokens.shape)}, want [{len(frames)}, P, D]")
+            values = tokens.to(torch.float32).cpu().numpy().astype(dtype)
             if not np.isfinite(values).all():
                 raise ValueError(
                     f"encode: tokens of {data.dataset.source} are not finite ({dtype})"

@@ -21,7 +21,14 @@ from robot_wm.encoders.mini import (
     shipped_weights,
     sincos_2d,
 )
-from robot_wm.encoders.protocol import Encoder, Fingerprint, check_frames, fingerprint, freeze
+from robot_wm.encoders.protocol import (
+    Encoder,
+    Fingerprint,
+    check_frames,
+    encode,
+    fingerprint,
+    freeze,
+)
 from robot_wm.encoders.vit import ViTConfig, ViTEncoder
 from robot_wm.encoders.vjepa2 import VJepa2Shape, from_release, release_shape
 
@@ -39,6 +46,7 @@ __all__ = [
     "ViTEncoder",
     "build_encoder",
     "check_frames",
+    "encode",
     "fingerprint",
     "freeze",
     "from_release",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robot_wm.preprocess import ImageSpec, prepare_images
+from robot_wm.types import ImageArray
 
 # The same weights give the same numbers to about this share of their size on other processors.
 _PROBE_TOLERANCE = 0.01
@@ -84,6 +85,24 @@ class Encoder(Protocol):
         ...
 
 
+def encode(encoder: Encoder, pictures: ImageArray, device: torch.device | str = "cpu") -> Tensor:
+    """Pictures to tokens, each by itself: the one way there, in training as in the loop.
+
+    Args:
+        encoder: frozen.
+        pictures: uint8 RGB `[N, height, width, 3]` of any size.
+        device: where the encoder is.
+
+    Returns:
+        Tokens `[N, P, D]`, there.
+
+    Raises:
+        ValueError: not uint8 RGB.
+    """
+    frames = prepare_images(pictures, encoder.image).to(device)
+    return encoder(frames[:, None])[:, 0]
+
+
 def fingerprint(module: nn.Module, encoder: Encoder, *, pool: int = 1) -> Fingerprint:
     """The fingerprint of an encoder whose weights are `module`'s."""
     weights = hashlib.sha256()
@@ -96,9 +115,9 @@ def fingerprint(module: nn.Module, encoder: Encoder, *, pool: int = 1) -> Finger
         del how["antialias"]  # as fingerprints were before there was a choice
     preprocessing = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
     weight = next(iter(module.state_dict().values()))
-    frames = prepare_images(_probe_picture(), encoder.image)[None, None].to(weight.device)
     with torch.no_grad():
-        tokens = encoder(frames).flatten().to("cpu", torch.float64)
+        tokens = encode(encoder, _probe_picture()[None], weight.device)
+    tokens = tokens.flatten().to("cpu", torch.float64)
     # A stride that shares no factor with any size reaches all tokens and channels.
     chosen = (torch.arange(_PROBE_SIZE) * 7919) % len(tokens)
     probe = tuple(round(x, 6) for x in tokens[chosen].tolist())

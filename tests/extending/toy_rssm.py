@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from robot_wm.encoders import encode
 from robot_wm.models import EncodedFrames, Family, ModelInfo, View, register_family
-from robot_wm.preprocess import prepare_images
 from robot_wm.types import ActionSpec, Futures
 
 
@@ -59,9 +59,9 @@ class ToyRSSM(nn.Module):
         missing = [view.camera for view in self.views if view.camera not in images]
         if missing:
             raise ValueError(f"camera: got {sorted(images)}, want {', '.join(missing)} too")
-        frames = (prepare_images(images[v.camera], self.encoder.image) for v in self.views)
+        pictures = (images[view.camera][None] for view in self.views)
         with torch.no_grad():
-            return torch.cat([self.encoder(f[None, None].to(self.unit))[0, 0] for f in frames])
+            return torch.cat([encode(self.encoder, p, self.unit.device)[0] for p in pictures])
 
     def rollout(self, state, actions, generator=None, *, select=None):
         memory, drawn = (part.expand(len(actions), -1) for part in state[:2])

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robot_wm.data import Batch
-from robot_wm.encoders import Encoder
+from robot_wm.encoders import Encoder, encode
 from robot_wm.models.latent.spec import ModelSpec
 from robot_wm.models.protocol import EncodedFrames, ModelInfo, Select, View
 from robot_wm.poses import integrate_poses
 from robot_wm.predictor import KeyValueCache, Predictor, rollout_recomputed
-from robot_wm.preprocess import NormStats, prepare_images
+from robot_wm.preprocess import NormStats
 from robot_wm.types import (
     FloatArray,
     Futures,
@@ -215,8 +215,7 @@ class LatentWorldModel(nn.Module):
                 f"camera {view.camera!r}: got a {width}x{height} picture, want the aspect of "
                 f"{view.width}x{view.height}"
             )
-        frames = prepare_images(picture, self.encoder.image).to(self.device)
-        return self.encoder(frames[None, None])[0, 0]
+        return encode(self.encoder, picture[None], self.device)[0]
 
     def latents(self, tokens: Tensor) -> Tensor:
         """The encoder's tokens `[..., P, D]` in the space that this model imagines in."""
