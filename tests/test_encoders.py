@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,7 @@ from robot_wm.encoders.vjepa2 import (
     from_transformers,
     release_shape,
 )
+from robot_wm.preprocess import prepare_images
 
 # name: (picture, tokens per side, D)
 PUBLIC = {
@@ -88,6 +91,25 @@ def test_the_video_model_sees_a_frame_as_a_clip_of_itself(tmp_path):
     with torch.no_grad():
         expected = theirs(clip, skip_predictor=True).last_hidden_state
         assert torch.equal(ours(frames), expected)
+
+
+def test_the_video_model_sees_the_whole_square():
+    """The hub's processor cuts 6 % off each side; without that cut, both make the same numbers."""
+    from transformers import VJEPA2VideoProcessor
+
+    rows, columns = np.mgrid[0:480, 0:480] / 480
+    waves = [np.sin(5 * rows + 3 * columns), np.cos(7 * columns), np.sin(4 * rows * columns)]
+    picture = (127 * (1 + np.stack(waves, axis=-1))).astype(np.uint8)
+    clip = torch.from_numpy(picture).permute(2, 0, 1)[None]
+
+    def theirs(**how):
+        made = VJEPA2VideoProcessor(**how)(clip, return_tensors="pt")
+        return made["pixel_values_videos"][0, 0]
+
+    image = build_encoder("vjepa2_vitl", pretrained=False, num_blocks=1).image
+    whole = prepare_images(picture, dataclasses.replace(image, height=292, width=292))
+    torch.testing.assert_close(whole, theirs(do_center_crop=False), atol=0.02, rtol=0)
+    torch.testing.assert_close(whole[:, 18:-18, 18:-18], theirs(), atol=0.02, rtol=0)
 
 
 def release_layout(backbone):
@@ -182,6 +204,61 @@ def test_a_local_file_of_the_hubs_layout_is_loaded_and_its_position_table_resize
     with torch.no_grad():
         expected = public.eval().forward_features(frames[:, 0])[:, 1:]
     torch.testing.assert_close(large(frames)[:, 0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_dinov2_at_224_is_transformers_own(tmp_path):
+    """The position table of 518 pixels shrunk as Meta's code and transformers' do."""
+    import timm
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(5)
+    public = timm.create_model("vit_small_patch14_dinov2.lvd142m", num_classes=0, depth=1)
+    smooth = torch.nn.functional.interpolate(torch.randn(1, 384, 6, 6), 37, mode="bicubic")
+    state = public.state_dict()
+    state["pos_embed"][:, 1:] = smooth.flatten(2).transpose(1, 2)
+    save_file(state, tmp_path / "model.safetensors")
+    encoder = build_encoder(
+        "dinov2_vits", weights=str(tmp_path / "model.safetensors"), num_blocks=1
+    )
+
+    theirs = Dinov2Model(
+        Dinov2Config(
+            hidden_size=384, num_hidden_layers=1, num_attention_heads=6, image_size=518,
+            patch_size=14,
+        )
+    ).eval()  # fmt: skip
+    # Of transformers 4 and of 5.
+    new = "encoder.layer.0.attention.q_proj.weight" in theirs.state_dict()
+    inner = [f"{x}_proj" if new else f"attention.{n}" for x, n in
+             (("q", "query"), ("k", "key"), ("v", "value"))]  # fmt: skip
+    outer = "o_proj" if new else "output.dense"
+    names = {
+        "cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm",
+        "blocks.0.norm1": "encoder.layer.0.norm1", "blocks.0.norm2": "encoder.layer.0.norm2",
+        "blocks.0.attn.proj": f"encoder.layer.0.attention.{outer}",
+        "blocks.0.ls1.gamma": "encoder.layer.0.layer_scale1.lambda1",
+        "blocks.0.ls2.gamma": "encoder.layer.0.layer_scale2.lambda1",
+        "blocks.0.mlp.fc1": "encoder.layer.0.mlp.fc1",
+        "blocks.0.mlp.fc2": "encoder.layer.0.mlp.fc2",
+    }  # fmt: skip
+    renamed = {}
+    for name, value in state.items():
+        stem, _, last = name.rpartition(".")
+        if name in names:
+            renamed[names[name]] = value
+        elif stem in names:
+            renamed[f"{names[stem]}.{last}"] = value
+        else:
+            assert stem == "blocks.0.attn.qkv", name
+            for part, own in zip(inner, value.chunk(3), strict=True):
+                renamed[f"encoder.layer.0.attention.{part}.{last}"] = own
+    missing = theirs.load_state_dict(renamed, strict=False)
+    assert set(missing.missing_keys) <= {"embeddings.mask_token"} and not missing.unexpected_keys
+    frames = torch.randn(1, 1, 3, 224, 224)
+    with torch.no_grad():
+        expected = theirs(frames[:, 0], interpolate_pos_encoding=True).last_hidden_state[:, 1:]
+    torch.testing.assert_close(encoder(frames)[:, 0], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_placed_file_is_found_and_its_absence_explained(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 
 from robot_wm.planners import (
@@ -424,3 +425,42 @@ def test_differences_are_the_gradient(low, high, radius, norm):
     _, gradient = search.judge_with_gradient(legal)
     expected = slope.expand_as(gradient) * torch.tensor(space.free)
     torch.testing.assert_close(gradient, expected, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("norm", ["l2", "box"])
+@pytest.mark.parametrize(
+    ("planner", "gap"),
+    [
+        (QuasiNewton(horizon=2, num_iterations=20), 1e-5),
+        (GradientDescent(horizon=2, num_iterations=100), 1e-3),
+    ],
+)
+def test_a_trust_region_that_binds_does_not_stop_a_descent(planner, gap, norm):
+    """Against scipy's SLSQP: a stretched quadratic whose minimum lies outside of the region."""
+    radius, size = 0.5, 3
+    legal = ActionSpec(
+        ("x", "y", "z"), *np.outer((-1, 1), np.ones(size)), ("m",) * size,
+        trust_radius=radius, trust_norm=norm,
+    )  # fmt: skip
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        turn, _ = np.linalg.qr(rng.normal(size=(2 * size, 2 * size)))
+        bend, best = turn @ np.diag(np.geomspace(1, 10, 2 * size)) @ turn.T, rng.normal(size=6)
+
+        def cost(actions, bend=bend, best=best):
+            away = actions.flatten(1) - torch.tensor(best).float()
+            return ((away @ torch.tensor(bend).float()) * away).sum(1)
+
+        def room(x):
+            away = x.reshape(2, size)
+            return radius**2 - ((away**2).sum(1) if norm == "l2" else away.ravel() ** 2)
+
+        found = scipy.optimize.minimize(
+            lambda x, bend=bend, best=best: (x - best) @ bend @ (x - best),
+            np.zeros(2 * size),
+            constraints={"type": "ineq", "fun": room},
+            method="SLSQP",
+            options={"maxiter": 500, "ftol": 1e-12},
+        )
+        plan = planner.plan(cost, legal, init=None, generator=torch.Generator().manual_seed(seed))
+        assert plan.cost <= found.fun * (1 + gap)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robot_wm.preprocess import ImageSpec
@@ -39,9 +40,11 @@ class TimmBackbone(nn.Module):
         if weights is not None:
             if num_blocks is not None:
                 weights = _first_blocks(weights, num_blocks)
-            how |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": dict(weights)}}
         self.vit: Any  # timm's models share no class
         try:
+            if weights is not None:
+                weights = _resize_table(weights, architecture, image_size)
+                how |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": weights}}
             self.vit = timm.create_model(
                 architecture, num_classes=0, img_size=(image_size, image_size), **how
             )
@@ -69,6 +72,31 @@ class TimmBackbone(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """`[n, 3, size, size]` to `[n, patches, D]`, class and register tokens left out."""
         return self.vit.forward_features(frames)[:, self.vit.num_prefix_tokens :]
+
+
+def _resize_table(
+    weights: Mapping[str, Tensor], architecture: str, image_size: int
+) -> dict[str, Tensor]:
+    """The weights with their position table as DINOv2's own code resizes it, and transformers'.
+
+    Left to itself, timm resizes it with antialiasing: from 518 to 224 pixels the tokens are some
+    2 % others.
+    """
+    import timm
+
+    table, weights = weights.get("pos_embed"), dict(weights)
+    with torch.device("meta"):
+        vit: Any = timm.create_model(architecture, num_classes=0, img_size=image_size, depth=1)
+    prefix, (rows, columns) = vit.num_prefix_tokens, vit.patch_embed.grid_size
+    if vit.pos_embed is None or table is None or table.ndim != 3:
+        return weights  # it has none, or timm says what is wrong with it
+    side = round((table.shape[1] - prefix) ** 0.5)
+    if side**2 + prefix == table.shape[1] and (side, side) != (rows, columns):
+        maps = table[:, prefix:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        maps = F.interpolate(maps, (rows, columns), mode="bicubic")
+        resized = maps.flatten(2).transpose(1, 2).to(table)
+        weights["pos_embed"] = torch.cat((table[:, :prefix], resized), dim=1)
+    return weights
 
 
 def ijepa_from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

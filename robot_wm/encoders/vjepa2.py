@@ -1,7 +1,8 @@
 """V-JEPA 2 encoders (arXiv 2506.09985) through transformers, one frame at a time.
 
 A frame enters as a two-frame clip of itself: one tubelet, so one map of patch tokens, and nothing
-of the frames around it.
+of the frames around it. The whole of a square picture is seen: the hub's own processor keeps the
+central 256 of 292 pixels, as for videos to classify, but an arm works at the edges, too.
 """
 
 from __future__ import annotations

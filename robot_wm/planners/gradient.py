@@ -14,6 +14,7 @@ from robot_wm.planners.search import (
     GRADIENT_COST,
     Search,
     Space,
+    along,
     check_positive,
     check_sizes,
     check_spread,
@@ -71,7 +72,9 @@ class GradientDescent:
         for i in range(1, self.num_iterations + 1):
             needed = None if i == 1 else 0
             _, gradient = search.judge_with_gradient(at, num_finite=needed)
-            gradient = gradient * space.unit  # so that a step means the same in all dimensions
+            # So that a step means the same in all dimensions, and none presses against an end.
+            gradient = gradient * space.unit
+            gradient = along(gradient, *space.ends(at, gradient, bounds=False))
             first = 0.9 * first + 0.1 * gradient
             second = 0.999 * second + 0.001 * gradient.square()
             ahead = first / (1 - 0.9**i) / ((second / (1 - 0.999**i)).sqrt() + 1e-12)
@@ -146,6 +149,7 @@ class GradientCEM:
             for i in range(self.num_steps):
                 _, gradient = search.judge_with_gradient(at, num_finite=0, known=i == 0)
                 gradient = gradient * space.unit
+                gradient = along(gradient, *space.ends(at, gradient, bounds=False))
                 size = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None]
                 rate = self.step * (1 - i / self.num_steps)
                 at = space.project(at - rate * space.unit * gradient / size)
@@ -226,8 +230,6 @@ class _BFGS:
     ) -> None:
         self._space, self._shape = space, at.shape
         self._unit = space.unit.expand(at.shape[1:]).flatten()  # [d], d = H * A
-        self._low = space.low.expand(at.shape[1:]).flatten()
-        self._high = space.high.expand(at.shape[1:]).flatten()
         self._at, self._value = at.flatten(1), value  # [K, d], [K]
         self._gradient = gradient.flatten(1) * self._unit
         self._inverse = torch.eye(len(self._unit)).to(at).repeat(len(at), 1, 1)  # [K, d, d]
@@ -236,22 +238,31 @@ class _BFGS:
 
     def propose(self) -> Tensor:
         """Where to look next, `[K, H, A]`."""
-        pressed = (self._at <= self._low) & (self._gradient > 0)
-        pressed |= (self._at >= self._high) & (self._gradient < 0)
-        slope = self._gradient.masked_fill(pressed, 0.0)
-        inverse = self._inverse.masked_fill(pressed[:, :, None] | pressed[:, None, :], 0.0)
-        step = -torch.einsum("kij,kj->ki", inverse, slope)
+        ends = self._ends(self._at, self._gradient)
+        slope = self._along(self._gradient, ends)
+        step = -torch.einsum("kij,kj->ki", self._inverse, slope)
+        step = self._along(step, ends)
         steepest = -slope / _length(slope) * self._radius[:, None]
         downhill = self._knows & ((step * slope).sum(1) < 0)
         step = torch.where(downhill[:, None], step, steepest)
         step = step * (self._radius[:, None] / _length(step)).clamp(max=1)
         return self._space.project((self._at + step * self._unit).view(self._shape))
 
+    def _ends(self, at: Tensor, slope: Tensor, *, bounds: bool = True) -> tuple[Tensor, Tensor]:
+        return self._space.ends(at.view(self._shape), slope.view(self._shape), bounds=bounds)
+
+    def _along(self, vectors: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
+        return along(vectors.view(self._shape), *ends).flatten(1)
+
+    def _on_edge(self, at: Tensor, slope: Tensor) -> Tensor:
+        return self._along(slope, self._ends(at, slope, bounds=False))
+
     def learn(self, there: Tensor, value: Tensor, gradient: Tensor) -> None:
         """What was found there; moves there where it is lower."""
         there, gradient = there.flatten(1), gradient.flatten(1) * self._unit
         step = (there - self._at) / self._unit.clamp(min=1e-12)
-        change = gradient - self._gradient
+        # On the edge of a ball, what turns the slope is the edge as well as the cost.
+        change = self._on_edge(there, gradient) - self._on_edge(self._at, self._gradient)
         curvature = (step * change).sum(1)
         usable = curvature > 1e-6 * _length(step)[:, 0] * _length(change)[:, 0]
         usable &= value.isfinite()
@@ -260,8 +271,8 @@ class _BFGS:
         first = (curvature / _length(change)[:, 0].square())[:, None, None] * eye
         before = torch.where(self._knows[:, None, None], self._inverse, first)
         across = eye - torch.einsum("ki,kj->kij", step, change) / curvature[:, None, None]
-        along = torch.einsum("ki,kj->kij", step, step) / curvature[:, None, None]
-        updated = across @ before @ across.transpose(1, 2) + along
+        outer = torch.einsum("ki,kj->kij", step, step) / curvature[:, None, None]
+        updated = across @ before @ across.transpose(1, 2) + outer
         self._inverse = torch.where(usable[:, None, None], updated, self._inverse)
         self._knows |= usable
         lower = value < self._value

@@ -13,6 +13,7 @@ from robot_wm.planners.protocol import Cost
 from robot_wm.types import ActionSpec, FloatArray, Plan, PlanningError, check_counts
 
 GRADIENT_COST = 2  # in evaluations: a pass back through a network costs two passes forward
+_EDGE = 1e-4  # of the trust region's radius: nearer to its edge is at it
 _DIFFERENCE = 0.05  # in units of the spec's scale: above what rendered pixels quantise
 
 
@@ -48,6 +49,35 @@ class Space:
         else:
             away = away / (away.norm(dim=-1, keepdim=True) / radius).clamp(min=1)
         return self.rest + away * self._divisor
+
+    def ends(self, actions: Tensor, slope: Tensor, *, bounds: bool = True) -> tuple[Tensor, Tensor]:
+        """What legal sequences `[..., A]` press against, where a cost falls beyond it.
+
+        Descent without that (`along`) stays legal to first order: where nothing is left of it, a
+        projected search may end, whatever it scales its steps by (Bertsekas 1982).
+
+        Args:
+            actions: legal sequences.
+            slope: of the cost there, per unit of the spec's scale, `[..., A]`.
+            bounds: whether bounds are looked at, beside the trust region.
+
+        Returns:
+            Numbers that are at an end `[..., A]`, and what points out of the trust region's ball,
+            of length one where an action is at its edge and zero elsewhere, `[..., A]`.
+        """
+        pressed = torch.zeros_like(slope, dtype=torch.bool)
+        if bounds:
+            pressed = (actions <= self.low) & (slope > 0) | (actions >= self.high) & (slope < 0)
+        radius, outward = self.spec.trust_radius, torch.zeros_like(slope)
+        if radius is None:
+            return pressed, outward
+        away = (actions - self.rest) / self._divisor
+        if self.spec.trust_norm == "box":
+            return pressed | (away.abs() >= radius * (1 - _EDGE)) & (slope * away < 0), outward
+        length = away.norm(dim=-1, keepdim=True)
+        beyond = (slope * away).sum(-1, keepdim=True) < 0
+        at_edge = (length >= radius * (1 - _EDGE)) & beyond
+        return pressed, torch.where(at_edge, away / length.clamp(min=1e-20), outward)
 
     def sequence(self, actions: FloatArray | None) -> Tensor:
         """A known beginning `[h, A]`, continued by rest: `[H, A]`."""
@@ -220,6 +250,12 @@ class Search:
                 "elite_costs": self.costs[kept].tolist(),
             },
         )
+
+
+def along(vectors: Tensor, pressed: Tensor, outward: Tensor) -> Tensor:
+    """Vectors `[..., A]` without what `Space.ends` found that sequences press against."""
+    vectors = vectors - (vectors * outward).sum(-1, keepdim=True) * outward
+    return vectors.masked_fill(pressed, 0.0)
 
 
 def finite_costs(costs: Tensor, num_candidates: int) -> Tensor:
