@@ -68,9 +68,13 @@ class Normal:
             latent: of it `[P, D]`.
             images: of the model's cameras, in their order, uint8 `[height, width, 3]`.
         """
+        return max(self.far(latent, images))
+
+    def far(self, latent: Tensor, images: Sequence[ImageArray]) -> tuple[float, float]:
+        """Both distances that `strange` takes the larger of: by latent, and by small pictures."""
         features = _features(latent[None]).cpu()
         views = torch.cat([_views(image[None]) for image in images], dim=1)
-        return max(
+        return (
             float(_distances(features, self.bank) / self.strangeness[-1]),
             float(_distances(views, self.views) / self.view_strangeness[-1]),
         )
