@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 
+from robot_wm.data import WindowSampler
 from robot_wm.encoders import MiniConfig, random_mini
 from robot_wm.models import LatentWorldModel, ModelSpec, View
 from robot_wm.predictor import Predictor, PredictorConfig
@@ -128,3 +130,40 @@ def make_model(*, seed: int = 0, **changes) -> LatentWorldModel:
         **changes,
     )
     return model.eval()
+
+
+def point_windows(
+    episodes: Sequence[int], *, num_frames: int = 6, batch_size: int = 32, num_episodes: int = 40
+) -> WindowSampler:
+    """Windows of tokens that are the point's place in disguise: a predictor can learn them exactly.
+
+    Args:
+        episodes: of `num_episodes`, 12 frames each, that windows are cut from.
+        num_frames: of a window.
+        batch_size: windows of a batch.
+        num_episodes: that there are.
+    """
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(2, 12))
+    proprio, actions, tokens = [], [], []
+    for _ in range(num_episodes):
+        moves = rng.uniform(-0.1, 0.1, (11, 2)).astype(np.float32)
+        path = np.concatenate((rng.uniform(0.2, 0.8, (1, 2)), moves)).cumsum(0).astype(np.float32)
+        proprio.append(path)
+        actions.append(moves)
+        tokens.append((3 * np.sin(path @ mix)).reshape(12, 2, 6).astype(np.float32))
+    data = SimpleNamespace(
+        num_episodes=num_episodes,
+        lengths=(12,) * num_episodes,
+        proprio=proprio,
+        actions=actions,
+        episodes=range(num_episodes),
+    )
+    return WindowSampler(
+        data,  # type: ignore[arg-type] - all of it that is looked at
+        tokens,
+        episodes=episodes,
+        num_frames=num_frames,
+        batch_size=batch_size,
+        seed=0,
+    )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import SPEC, PointTask, make_model
+from fakes import SPEC, PointTask, make_model, point_windows
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.controller import MPC
@@ -57,31 +57,16 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def windows(num_frames: int = 6, episodes: range = range(8)) -> WindowSampler:
-    """Tokens that are a point's place in disguise."""
-    rng = np.random.default_rng(0)
-    mix = rng.normal(size=(2, 12))
-    proprio, actions, tokens = [], [], []
-    for _ in range(10):
-        moves = rng.uniform(-0.1, 0.1, (11, 2)).astype(np.float32)
-        path = np.concatenate((rng.uniform(0.2, 0.8, (1, 2)), moves)).cumsum(0).astype(np.float32)
-        proprio.append(path)
-        actions.append(moves)
-        tokens.append((3 * np.sin(path @ mix)).reshape(12, 2, 6).astype(np.float32))
-    data = SimpleNamespace(
-        num_episodes=10, lengths=(12,) * 10, proprio=proprio, actions=actions, episodes=range(10)
-    )
-    return WindowSampler(
-        data, tokens, episodes=episodes, num_frames=num_frames, batch_size=8, seed=0
-    )
+def windows(episodes: range) -> WindowSampler:
+    return point_windows(episodes, batch_size=8, num_episodes=10)
 
 
 def training(name: str) -> dict[str, Any]:
     """Losses of ten steps, and the error on held-out episodes after them."""
     model = make_model(**MODELS[name])
     config = TrainConfig(num_steps=10, learning_rate=3e-3, precision="float32")
-    losses = [row["loss"] for row in train(model, windows(), config)]
-    held_out = held_out_error(model, windows(episodes=range(8, 10)), horizon=3)
+    losses = [row["loss"] for row in train(model, windows(range(8)), config)]
+    held_out = held_out_error(model, windows(range(8, 10)), horizon=3)
     return {"losses": losses, "held_out": [float(error) for error in held_out["true"]]}
 
 

@@ -1,49 +1,24 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from fakes import make_model
+from fakes import make_model, point_windows
 
 from robot_wm import precision
-from robot_wm.data import TokenStore, WindowSampler
+from robot_wm.data import TokenStore
 from robot_wm.models.latent import channel_stats
 from robot_wm.precision import choose_precision
 from robot_wm.training import TrainConfig, held_out_error, learning_rate, train
 
 
-@pytest.fixture(scope="module")
-def world():
-    """Tokens that are the point's position in disguise: a predictor can learn them exactly."""
-    rng = np.random.default_rng(0)
-    mix = rng.normal(size=(2, 12))
-    proprio, actions, tokens = [], [], []
-    for _ in range(40):
-        moves = rng.uniform(-0.1, 0.1, (11, 2)).astype(np.float32)
-        path = np.concatenate((rng.uniform(0.2, 0.8, (1, 2)), moves)).cumsum(0).astype(np.float32)
-        proprio.append(path)
-        actions.append(moves)
-        tokens.append((3 * np.sin(path @ mix)).reshape(12, 2, 6).astype(np.float32))
-    data = SimpleNamespace(
-        num_episodes=40, lengths=(12,) * 40, proprio=proprio, actions=actions, episodes=range(40)
-    )
-
-    def sampler(episodes, num_frames=6, **more):
-        return WindowSampler(
-            data, tokens, episodes=episodes, num_frames=num_frames, batch_size=32, seed=0, **more
-        )
-
-    return sampler
-
-
-def test_training_beats_copying_and_needs_the_right_actions(world):
+def test_training_beats_copying_and_needs_the_right_actions():
     model = make_model()
     config = TrainConfig(num_steps=250, learning_rate=3e-3)
-    rows = list(train(model, world(range(32)), config))
-    errors = held_out_error(model, world(range(32, 40)), horizon=4)
+    rows = list(train(model, point_windows(range(32)), config))
+    errors = held_out_error(model, point_windows(range(32, 40)), horizon=4)
     assert rows[-1]["loss"] < rows[0]["loss"] / 2
     assert [row["step"] for row in rows] == list(range(1, 251))
     for h in range(4):
@@ -53,19 +28,19 @@ def test_training_beats_copying_and_needs_the_right_actions(world):
     assert not any(p.requires_grad for p in model.predictor.parameters())
 
 
-def test_the_same_seed_trains_the_same_weights(world):
+def test_the_same_seed_trains_the_same_weights():
     results = []
     for _ in range(2):
         model = make_model()
-        rows = list(train(model, world(range(32)), TrainConfig(num_steps=5)))
+        rows = list(train(model, point_windows(range(32)), TrainConfig(num_steps=5)))
         results.append([row["loss"] for row in rows])
     assert results[0] == results[1]
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_windows(world):
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_windows():
     model = make_model()
     before = {name: value.clone() for name, value in model.predictor.state_dict().items()}
-    sampler = world(range(32))
+    sampler = point_windows(range(32))
     good = sampler.batch
 
     def bad(step):
@@ -80,24 +55,24 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_windows(w
         assert torch.equal(value, before[name])
 
 
-def weights_after(world, num_steps=4, model=None, **config):
+def weights_after(num_steps=4, model=None, **config):
     model = model or make_model()
     settings = TrainConfig(**{"num_steps": num_steps, "precision": "float32", **config})
-    rows = list(train(model, world(range(32)), settings))
+    rows = list(train(model, point_windows(range(32)), settings))
     return torch.cat([p.flatten() for p in model.predictor.parameters()]), rows
 
 
 @pytest.mark.parametrize("prefix", ["first", "random"])
-def test_a_batch_in_parts_is_the_same_step(world, prefix):
+def test_a_batch_in_parts_is_the_same_step(prefix):
     model = {"rollout_prefix": prefix, "rollout_steps": 3}
-    whole, rows = weights_after(world, model=make_model(**model))
-    parts, split = weights_after(world, model=make_model(**model), num_microbatches=3)
+    whole, rows = weights_after(model=make_model(**model))
+    parts, split = weights_after(model=make_model(**model), num_microbatches=3)
     torch.testing.assert_close(whole, parts, atol=1e-5, rtol=0)
     assert [r["loss"] for r in rows] == pytest.approx([r["loss"] for r in split], rel=1e-4)
 
 
 @pytest.mark.parametrize("decay", [0.3, 0.9])
-def test_the_average_of_the_weights_is_the_average_of_the_weights(world, decay):
+def test_the_average_of_the_weights_is_the_average_of_the_weights(decay):
     model = make_model()
 
     def flat():
@@ -105,7 +80,7 @@ def test_the_average_of_the_weights_is_the_average_of_the_weights(world, decay):
 
     config = TrainConfig(num_steps=5, learning_rate=1e-2, ema=decay)
     path = [flat()]
-    for _ in train(model, world(range(32)), config):
+    for _ in train(model, point_windows(range(32)), config):
         path.append(flat())
     mean = path[0]
     for step, weights in enumerate(path[1:]):
@@ -115,7 +90,7 @@ def test_the_average_of_the_weights_is_the_average_of_the_weights(world, decay):
     assert not torch.allclose(flat(), path[-1], atol=1e-4)
 
 
-def test_shuffled_actions_are_never_a_windows_own(world, monkeypatch):
+def test_shuffled_actions_are_never_a_windows_own(monkeypatch):
     model, seen = make_model(), []
     rollout = model.rollout
 
@@ -124,27 +99,27 @@ def test_shuffled_actions_are_never_a_windows_own(world, monkeypatch):
         return rollout(state, actions, *given)
 
     monkeypatch.setattr(model, "rollout", watch)
-    held_out_error(model, world(range(32, 34)), horizon=4, max_batches=1)
+    held_out_error(model, point_windows(range(32, 34)), horizon=4, max_batches=1)
     true, shuffled, zero = seen
     assert not (true == shuffled).all(dim=(1, 2)).any() and not zero.any()
     torch.testing.assert_close(true.sum(0), shuffled.sum(0))
 
 
-def test_training_in_bfloat16_goes_the_same_way(world):
+def test_training_in_bfloat16_goes_the_same_way():
     model = make_model()
     config = TrainConfig(num_steps=8, precision="bfloat16")
-    rows = list(train(model, world(range(32)), config))
-    _, exact = weights_after(world, num_steps=8)
+    rows = list(train(model, point_windows(range(32)), config))
+    _, exact = weights_after(num_steps=8)
     assert all(p.dtype == torch.float32 for p in model.predictor.parameters())
     losses, expected = ([r["loss"] for r in which] for which in (rows, exact))
     assert losses == pytest.approx(expected, rel=0.03) and losses != expected
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_blocks_train_alike(world):
-    _, plain = weights_after(world, num_steps=3)
+def test_compiled_blocks_train_alike():
+    _, plain = weights_after(num_steps=3)
     model = make_model()
-    _, compiled = weights_after(world, num_steps=3, model=model, compile=True)
+    _, compiled = weights_after(num_steps=3, model=model, compile=True)
     assert [r["loss"] for r in compiled] == pytest.approx([r["loss"] for r in plain], rel=1e-3)
     assert not any("_orig_mod" in name for name in model.predictor.state_dict())
 
