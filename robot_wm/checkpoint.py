@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 
 from robot_wm.data.files import sha256_file, sync
 from robot_wm.encoders import WEIGHTS_DIR, Fingerprint, load_encoder, save_encoder
-from robot_wm.models import TrainableModel, family_of, find_family
+from robot_wm.models import TrainableModel, check_world_model_parts, family_of, find_family
 
 FORMAT = 3
 _CONFIG, _MANIFEST = "config.json", "manifest.json"
@@ -212,6 +212,7 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
                 f"the encoder is not the one the predictor was trained on: {different} differ"
             )
         model = family.rebuild(encoder, config["model"])
+        check_world_model_parts(model)
         weights = load_file(directory / file)
         if file == _PREDICTOR:
             weights = {f"predictor.{name}": value for name, value in weights.items()}

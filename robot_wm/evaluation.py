@@ -210,7 +210,7 @@ def plan_seconds(seconds: Sequence[float]) -> dict[str, float]:
 
 
 class RandomController:
-    """The floor: uniform actions within the spec, the same for the same goal picture."""
+    """The floor: drawn within the bounds, made legal; the same for the same goal picture."""
 
     def __init__(self, action_spec: ActionSpec, *, seed: int = 0) -> None:
         self._spec = action_spec
@@ -224,7 +224,7 @@ class RandomController:
         self._rng = np.random.default_rng((self._seed, zlib.crc32(pictures)))
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
-        return Decision(self._rng.uniform(self._spec.low, self._spec.high))
+        return Decision(self._spec.clip(self._rng.uniform(self._spec.low, self._spec.high)))
 
 
 class ZeroController:

@@ -93,7 +93,8 @@ class ImaginedCost:
             enabled=economy.precision == "bfloat16",
             cache_enabled=False,
         ):
-            if not economy.drops or actions.requires_grad or len(actions) <= economy.at_least:
+            exact = not economy.drops or actions.requires_grad or len(actions) <= economy.at_least
+            if exact or self._model.info.predicts:  # a reward cannot be guessed from latents
                 return torch.cat([self._exactly(part) for part in actions.split(size)])
             parts = [self._sparingly(part) for part in actions.split(size)]
         return _behind(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -244,10 +244,12 @@ class MonitorSettings:
         strange: a picture this many times as far from the training frames as the farthest held-out
             one is refused.
         surprise_p: a prediction off by as much as this share of the demonstrations' is a surprise.
-        surprises: so many in a row stop the arm.
-        progress_looks: over so many plans,
-        progress_share: less than this share of the promised drop in energy stops the arm,
-        progress_steps: where the promise was worth this many of the training data's steps.
+        surprises: number of them in a row that stops the arm.
+        progress_looks: number of plans over which progress is judged.
+        progress_share: the arm is stopped where the energy fell by less than this share of what
+            those plans promised together.
+        progress_steps: progress is judged only where they promised at least this many times what
+            a step of the training data changes.
     """
 
     strange: float = 1.5
@@ -281,6 +283,10 @@ class Monitors:
         self, normal: Normal | None, settings: MonitorSettings, *, step_energy: float | None
     ) -> None:
         self._normal, self._settings, self._step_energy = normal, settings, step_energy
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what came before: a run begins."""
         self._num_surprises = 0
         self._promised: list[tuple[float, float]] = []
         self._seen: dict[str, tuple[ImageArray, FloatArray]] = {}
@@ -391,6 +397,9 @@ class MonitorGuard:
 
     def check(self, obs: Observation, decision: Decision, applied: FloatArray | None) -> Verdict:
         """A fault where something is not normal; else `p_value`, of the last prediction's error."""
+        if applied is None:  # a run begins
+            self._monitors.begin()
+            self._last = None
         last, self._last = self._last, decision
         try:
             for name in self._cameras:

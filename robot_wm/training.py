@@ -218,6 +218,17 @@ def prepare(
         return family.build(known, config, settings or {})
 
     hold_to(lambda: check_world_model(build, _looks(data, training[0])), model)
+    info = model.info
+    if type(model) is not family.model_type:
+        raise ValueError(
+            f"family: {family.name} built a {type(model).__name__}, it is registered with "
+            f"{family.model_type.__name__}"
+        )
+    if config.held_out_horizon > info.longest_horizon:
+        raise ValueError(
+            f"held_out_horizon: got {config.held_out_horizon}, want at most "
+            f"{info.longest_horizon}: so far the model imagines"
+        )
     windows = WindowSampler(
         data,
         tokens,
@@ -226,7 +237,7 @@ def prepare(
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    examined = config.context_frames + config.held_out_horizon
+    examined = info.context_frames + config.held_out_horizon
     window_bytes = examined * tokens.num_tokens * tokens.dim * 4
     examination = WindowSampler(
         data,

@@ -238,9 +238,14 @@ def test_guards_keep_the_contract():
     check(Still)
     monitors = Monitors(None, MonitorSettings(), step_energy=None)
     check(lambda: MonitorGuard(monitors, ["front"], lambda: np.zeros(2)))
+    for kind in ("stop", "Fault", None):  # would pass for "go on"
+        with pytest.raises(ValueError, match="kind"):
+            Verdict(kind, "now")
+    with pytest.raises(ValueError, match="kind"):
+        Decision(SPEC.rest, "Plan")
     for verdict, why in (
         (Verdict("fault"), "no reason"),
-        (Verdict("stop", "now"), "of kind"),  # type: ignore[arg-type]
+        (Verdict("fault", "I do not like it"), "nothing was wrong"),
         (Verdict(numbers={"p": np.nan}), "not finite"),
     ):
         with pytest.raises(AssertionError, match=why):

@@ -165,7 +165,7 @@ def test_an_arm_is_one_file(theirs):
 
     check_robot(long_arm)
     check_env(lambda: Tabletop(long_arm(), image_size=32))
-    words = ["--import", "long_arm", "collect", *SMALL, "env.arm=long_arm", "env.governed=true"]
+    words = ["--import", "long_arm", "collect", *SMALL, "env.arm=long_arm"]
     told = robot_wm(theirs, *words, "out=arm", "num_episodes=3", "env.num_steps=14")
     assert told["demonstrator_distance_m_median"] < 0.02
     used("an arm", "long_arm.py")

@@ -118,3 +118,15 @@ def test_impossible_limits_are_refused(bad):
 def test_check_image_refuses_other_things(image):
     with pytest.raises(ValueError, match="uint8"):
         check_image(image)
+
+
+def test_a_trust_region_keeps_its_size_within_another_spec():
+    """It was measured by the scale of the spec that has it."""
+    wide = ActionSpec(("x",), np.full(1, -1.0), np.ones(1), ("m",), scale=np.ones(1))
+    region = ActionSpec(
+        ("x",), np.full(1, -1.0), np.ones(1), ("m",), scale=np.full(1, 0.1), trust_radius=1.0
+    )
+    for both in (wide.within(region), region.within(wide)):
+        assert both.clip(np.array([0.9])) == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="units"):
+        wide.within(ActionSpec(("x",), np.full(1, -40.0), np.full(1, 40.0), ("mm",)))

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from hardware.governor import Governor
 from robot_wm.cli.robots import build_robot
-from robot_wm.contracts import check_env, check_task, hold_to
+from robot_wm.contracts import check_env, check_task, hold_to, is_ours
 from robot_wm.kinematics import RobotModel
 from robot_wm.types import Controller, Env, FloatArray, Task
 from sim_envs.manifest import episodes_of
@@ -53,7 +53,8 @@ class Simulation:
         """
         if self.config.demonstrator is None:
             raise ValueError(f"env.demonstrator: {self.name} has none")
-        return instantiate(self.config.demonstrator, task=self.task, num_steps=self.num_steps)
+        expert = instantiate(self.config.demonstrator, task=self.task, num_steps=self.num_steps)
+        return check_parts(expert, str(self.config.demonstrator._target_), ("reset", "act"))
 
 
 def build_simulation(config: DictConfig) -> Simulation:
@@ -68,6 +69,10 @@ def build_simulation(config: DictConfig) -> Simulation:
 
     def make_env() -> Env:
         env = instantiate(config.robot, robot=robot)
+        if config.governed and not hasattr(env, "govern"):
+            raise ValueError(
+                f"env.governed: {config.robot._target_} has no governor; want env.governed=false"
+            )
         if config.governed:
             govern(env, robot)
         return env
@@ -78,6 +83,8 @@ def build_simulation(config: DictConfig) -> Simulation:
     parts = ("env", "episode", "start", "judge", "simulate", "look_ahead")
     check_parts(task, str(config.task._target_), parts)
     hold_to(lambda: check_task(lambda: instantiate(config.task, env=make_env())), task)
+    if config.name == "reach" and not is_ours(task):
+        raise ValueError(f"env.name: got reach, want a name for {config.task._target_}")
     return Simulation(f"{robot.name}_{config.name}", robot, env, task, config.num_steps, config)
 
 

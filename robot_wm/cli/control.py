@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from robot_wm.cli.build import check_parts, instantiate
-from robot_wm.contracts import check_planner, hold_to
+from robot_wm.contracts import check_objective, check_planner, hold_to
 from robot_wm.controller import MPC, ActionChunks, GoalSequence, Steered
 from robot_wm.imagination import Economy
 from robot_wm.kinematics import RobotModel
@@ -145,7 +145,10 @@ def make_objective(model: TrainableModel, config: DictConfig) -> Callable[[Tenso
     if settings.get("action_unit") is None:
         settings["action_unit"] = model.info.action_spec.unit.tolist()
     make = instantiate(DictConfig(settings))
-    make(torch.zeros(model.info.num_tokens, model.info.dim))  # complains now, not in an episode
+    info = model.info  # it complains now, not in an episode
+    made = make(torch.zeros(info.num_tokens, info.dim))
+    sizes = {"num_tokens": info.num_tokens, "dim": info.dim, "action_size": info.action_spec.size}
+    hold_to(lambda: check_objective(make, **sizes), made)
     return make
 
 
@@ -166,4 +169,4 @@ def _step_energy(model: TrainableModel, config: DictConfig) -> float | None:
     measured, or of Meta's release.
     """
     known = model.info.step_energy
-    return None if known is None else known[config.objective.distance]
+    return None if known is None else known.get(config.objective.get("distance", ""))

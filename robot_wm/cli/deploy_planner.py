@@ -169,7 +169,7 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     monitors = Monitors(
         normal,
         MonitorSettings(**own),
-        step_energy=None if known is None else known[config.objective.distance],
+        step_energy=None if known is None else known.get(config.objective.get("distance", "")),
     )
     notes = [] if normal else ["the checkpoint does not know what is normal: robot-wm monitors"]
     seen = {name: frame[0] for name, slot in frames.items() if (frame := slot.read()) is not None}

@@ -51,11 +51,10 @@ def import_extensions() -> None:
     Raises:
         ValueError: there is no such module, or it does not import.
     """
-    named = [name.strip() for name in os.environ.get(IMPORT, "").split(",") if name.strip()]
-    if named and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    for name in named:
-        find_attribute(name)
+    _look_here()
+    for name in os.environ.get(IMPORT, "").split(","):
+        if name.strip():
+            find_attribute(name.strip())
 
 
 def find_attribute(name: str) -> object:
@@ -64,8 +63,7 @@ def find_attribute(name: str) -> object:
     Raises:
         ValueError: nothing.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    _look_here()
     module, _, attribute = name.rpartition(".")
     try:
         try:
@@ -74,8 +72,14 @@ def find_attribute(name: str) -> object:
             if not module or not (error.name or "").startswith(name.split(".")[0]):
                 raise
             return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"{name}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _look_here() -> None:
+    """Modules of the working folder are found, after all that is installed."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def config_folder() -> Path | None:

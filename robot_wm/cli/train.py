@@ -147,7 +147,7 @@ def make_encoder(settings: dict[str, Any]) -> Encoder:
         return build_encoder(**settings)
     encoder = instantiate(OmegaConf.create(settings))
     check_parts(encoder, settings["_target_"], ("dim", "grid", "image", "fingerprint"))
-    hold_to(lambda: check_encoder(lambda: encoder), encoder)
+    hold_to(lambda: check_encoder(lambda: instantiate(OmegaConf.create(settings))), encoder)
     return encoder
 
 

@@ -25,18 +25,27 @@ def hold_to(check: Callable[[], None], made: object) -> None:
 
     Args:
         check: a suite, ready to run.
-        made: what it is run on.
+        made: what it is run on, or the function that made it.
 
     Raises:
         ValueError: a promise is broken; it says which.
     """
-    kind = type(made)
-    if kind.__module__.partition(".")[0] in _OURS:
+    kind = made if hasattr(made, "__qualname__") else type(made)
+    if is_ours(made):
         return
+    name = f"{kind.__module__}.{kind.__qualname__}"  # type: ignore[attr-defined]
     try:
         check()
     except AssertionError as error:
-        raise ValueError(f"{kind.__module__}.{kind.__name__}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def is_ours(made: object) -> bool:
+    """Whether an object's class, or a function or class itself, is of this project."""
+    kind = made if hasattr(made, "__qualname__") else type(made)
+    return str(kind.__module__).partition(".")[0] in _OURS
 
 
 __all__ = [
@@ -51,4 +60,5 @@ __all__ = [
     "check_task",
     "check_world_model",
     "hold_to",
+    "is_ours",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,14 @@ def check_world_model(
     assert futures.isfinite().all(), "rollout: not finite"
     assert torch.equal(imagine(state), futures), "rollout: another one of the same generator"
     assert torch.equal(torch.get_rng_state(), known), "rollout: torch's own randomness was used"
+    same = imagine(state, actions[:1].expand(5, -1, -1).clone())
+    assert torch.allclose(same, same[:1].expand_as(same), atol=1e-5), (
+        "rollout: equal actions led to other futures: the noise is to be the same for all"
+    )
+    with torch.no_grad():
+        carried = model.rollout(state, actions, noise())
+    has = tuple(n for n in ("reward", "value", "continuation") if getattr(carried, n) is not None)
+    assert {*has} == {*info.predicts}, f"info: predicts {info.predicts}, its futures carry {has}"
     last = actions.clone()
     last[:, -1] = -last[:, -1]
     early = imagine(state, last)[:, : horizon - 1]
@@ -102,7 +111,12 @@ def check_world_model(
         assert float(losses[0][0].detach()) == float(losses[1][0].detach()), (
             "loss: another one of the same generator"
         )
-        assert "loss" in losses[0][1], "loss: its metrics have no 'loss'"
+        for name, value in (("loss", None), *losses[0][1].items()):
+            value = losses[0][1].get(name) if value is None else value
+            assert isinstance(value, float) and math.isfinite(value), (
+                f"loss: its metric {name!r} is {value!r}, want a finite float"
+            )
+        assert {*losses[0][1]} == {*losses[1][1]}, "loss: other metrics the second time"
         losses[0][0].backward()
         learned = sum(float(p.grad.abs().sum()) for p in learner.parameters() if p.grad is not None)  # type: ignore[attr-defined]
         assert learned > 0, "loss: no gradient of any parameter"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from robot_wm.types import (
     ActionSpec,
     Controller,
     Decision,
-    DecisionKind,
     Env,
     FloatArray,
     Goal,
@@ -20,7 +19,6 @@ from robot_wm.types import (
     Plan,
     PlanningError,
     Verdict,
-    VerdictKind,
 )
 
 if TYPE_CHECKING:  # torch takes a second, and whoever checks an env needs none
@@ -74,9 +72,11 @@ def check_planner(make: Callable[[], Planner]) -> None:
         warm = plan(cost, spec, init=found)
         assert warm.cost <= found.cost + 1e-9, "plan: worse than the one it started from"
 
+    least = _count_evaluations(make().with_budget(1), cost, specs["bounds"])
     for budget in (16, 96, 400):
         num = _count_evaluations(make().with_budget(budget), cost, specs["bounds"])
-        assert num <= 1.5 * budget + 16, f"with_budget({budget}): evaluates {num} sequences"
+        most = max(1.5 * budget + 16, least)
+        assert num <= most, f"with_budget({budget}): evaluates {num} sequences"
         assert num >= budget / 4, f"with_budget({budget}): evaluates {num} sequences"
 
     def broken(actions: Tensor) -> Tensor:
@@ -153,7 +153,6 @@ def _decisions(
         assert np.isfinite(action).all(), f"act: action {action}"
         beyond = np.abs(spec.clip(action) - action).max()
         assert beyond < 1e-6, f"act: action {action}, beyond what is legal by {beyond:.2g}"
-        _check_kind("decision", decision.kind, get_args(DecisionKind))
         assert decision.goal == 0, f"act: after goal {decision.goal} of one"
         assert decision.energy is None or math.isfinite(decision.energy), "act: energy not finite"
         if decision.foresee is not None:
@@ -162,11 +161,6 @@ def _decisions(
         applied = env.apply(action)
         decisions.append(decision)
     return decisions
-
-
-def _check_kind(what: str, kind: str, allowed: Sequence[object]) -> None:
-    flat = [one for group in allowed for one in (get_args(group) or (group,))]
-    assert kind in flat, f"{what}: of kind {kind!r}, want one of {flat}"
 
 
 def check_guard(make: Callable[[], Guard], env: Env, controller: Controller, goal: Goal) -> None:
@@ -181,7 +175,8 @@ def check_guard(make: Callable[[], Guard], env: Env, controller: Controller, goa
     Raises:
         AssertionError: names the promise that is broken.
     """
-    for guard in (make(), make()):
+    one = make()
+    for guard in (one, one, make()):  # nothing of a run is left for the next one
         env.reset(0)
         controller.reset(goal)
         applied: FloatArray | None = None
@@ -191,10 +186,8 @@ def check_guard(make: Callable[[], Guard], env: Env, controller: Controller, goa
             before = decision.action.copy()
             verdict = guard.check(seen, decision, applied)
             assert isinstance(verdict, Verdict), f"check: returned {type(verdict).__name__}"
-            _check_kind("verdict", verdict.kind, get_args(VerdictKind))
             assert verdict.kind == "go on" or verdict.reason, "check: no reason given"
             assert all(map(math.isfinite, verdict.numbers.values())), "check: numbers not finite"
             assert np.array_equal(decision.action, before), "check: changed the decision's action"
-            if verdict.kind == "fault":
-                break
+            assert verdict.kind != "fault", f"check: nothing was wrong, it says {verdict.reason!r}"
             applied = env.apply(decision.action)

@@ -52,7 +52,7 @@ def register_encoder(kind: EncoderKind) -> EncoderKind:
     Raises:
         ValueError: the name is taken by another.
     """
-    if kind.name in NAMES or _REGISTERED.get(kind.name, kind) != kind:
+    if kind.name in (*NAMES, "vjepa2") or _REGISTERED.get(kind.name, kind) != kind:
         raise ValueError(f"encoder: {kind.name!r} is taken")
     _REGISTERED[kind.name] = kind
     return kind
@@ -198,10 +198,10 @@ def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
     Raises:
         TypeError: an encoder that is not of this catalog.
     """
-    if isinstance(encoder, MiniEncoder):
+    if type(encoder) is MiniEncoder:
         save_mini(encoder, path)
         return {"name": "mini"}
-    if isinstance(encoder, PixelEncoder):
+    if type(encoder) is PixelEncoder:
         save_file(encoder.state_dict(), path)
         return {"name": "pixels", "image_size": encoder.image_size}
     for kind in _REGISTERED.values():
@@ -209,7 +209,7 @@ def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
             weights = {k: v.contiguous() for k, v in encoder.state_dict().items()}  # type: ignore[attr-defined]
             save_file(weights, path)
             return {"name": kind.name, "own": kind.describe(encoder)}
-    if not isinstance(encoder, ViTEncoder):
+    if type(encoder) is not ViTEncoder:
         raise TypeError(
             f"encoder: got {type(encoder).__name__}, want one of robot_wm.encoders, or one that is "
             f"registered (robot_wm.encoders.register_encoder)"

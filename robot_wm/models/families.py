@@ -114,8 +114,11 @@ def check_world_model_parts(model: Any) -> None:
         raise ValueError(f"family: the info of {name} is no ModelInfo")
     if not isinstance(model, Encoded):
         raise ValueError(f"family: {name} has no encoder")
-    if not any(True for _ in model.parameters()):
+    own = {id(parameter) for parameter in model.parameters()}
+    if not own:
         raise ValueError(f"family: {name} has no parameters to learn")
+    if isinstance(model.encoder, nn.Module) and own & {id(p) for p in model.encoder.parameters()}:
+        raise ValueError(f"family: {name} has its encoder among the parts that learn")
 
 
 def device_of(model: Any) -> torch.device:

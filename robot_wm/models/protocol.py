@@ -38,6 +38,8 @@ class View:
 
     def __post_init__(self) -> None:
         check_counts(height=self.height, width=self.width)
+        if not isinstance(self.camera, str) or not self.camera:
+            raise ValueError(f"camera: got {self.camera!r}, want a name")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class ModelInfo:
         context_frames: frames that it is to be shown before it imagines, where there are so many.
         grid: (V, rows, columns) of a latent's P tokens.
         dim: numbers of a token, D.
+        predicts: what its futures carry beside latents: of "reward", "value", "continuation".
         error: of its latents: mean absolute ("l1") or squared ("l2") difference.
         step_energy: `"l1"` and `"l2"` distance between the latents of neighbouring frames of the
             training data, on average; None: not known.
@@ -67,6 +70,7 @@ class ModelInfo:
     context_frames: int
     grid: tuple[int, int, int]
     dim: int
+    predicts: tuple[str, ...] = ()
     error: Literal["l1", "l2"] = "l2"
     step_energy: Mapping[str, float] | None = None
     robot: str | None = None
@@ -82,6 +86,15 @@ class ModelInfo:
             raise ValueError(f"dt: got {self.dt!r}, want seconds above zero")
         if self.grid[0] != len(self.views):
             raise ValueError(f"grid: got {self.grid} of {len(self.views)} views")
+        if len({*self.cameras}) != len(self.views):
+            raise ValueError(f"views: got {', '.join(self.cameras)}, want each camera once")
+        if self.error not in ("l1", "l2"):
+            raise ValueError(f"error: got {self.error!r}, want 'l1' or 'l2'")
+        energy = self.step_energy
+        if energy is not None and not (
+            {*energy} == {"l1", "l2"} and all(0 <= float(e) < np.inf for e in energy.values())
+        ):
+            raise ValueError(f"step_energy: got {energy}, want finite l1 and l2, 0 or more")
 
     @property
     def num_tokens(self) -> int:
@@ -166,7 +179,10 @@ class WorldModel(Protocol):
             state: of 1 episode, or of N.
             actions: `[N, H, A]`, robot's units, float32, where the model is.
             generator: a torch.Generator: all the randomness there is; the default one where None.
-            select: drops candidates on the way; a family may go on with all of them.
+                What is drawn is the same for all candidates, so that equal actions lead to equal
+                futures, and costs compare.
+            select: drops candidates on the way; a family that calls it goes on with those that
+                it names, and one may leave it alone.
 
         Returns:
             Of all candidates, or of those that `Futures.kept` names.

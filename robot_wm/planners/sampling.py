@@ -104,7 +104,8 @@ class PredictiveSampling:
             std = self.init_std ** (1 - done) * self.min_std**done * space.unit
             noise = normal((self.num_samples - 1, knots, space.spec.size), generator)
             moved = best + std * torch.einsum("hk,nka->nha", basis, noise)
-            known = best[None] if iteration == 0 else best[None][:0]
+            alone = self.num_samples == 1  # then there is nothing else to judge
+            known = best[None] if iteration == 0 or alone else best[None][:0]
             search.judge(space.project(torch.cat((known, moved))))
             best = search.actions[0]
         return search.plan()

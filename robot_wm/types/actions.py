@@ -125,8 +125,10 @@ class ActionSpec:
                     f"fixed: got {name}={self.fixed[name]} and {other.fixed[name]}, want one"
                 )
         scale, radius, norm = self.scale, self.trust_radius, self.trust_norm
-        if radius is None:
-            radius, norm = other.trust_radius, other.trust_norm
+        if radius is None and other.trust_radius is not None:
+            # The region keeps its size: it was measured by the other's scale.
+            radius, norm, scale = other.trust_radius, other.trust_norm, other.unit
+        elif radius is None:
             scale = other.scale if scale is None else scale
         elif other.trust_radius is not None:
             if norm != other.trust_norm or not np.array_equal(self.unit, other.unit):
@@ -134,6 +136,10 @@ class ActionSpec:
                     "trust_radius: two trust regions of another shape cannot be joined"
                 )
             radius = min(radius, other.trust_radius)
+        if any(a and b and a != b for a, b in zip(self.units, other.units, strict=True)):
+            raise ValueError(
+                f"actions: got units {', '.join(self.units)} and {', '.join(other.units)}"
+            )
         return ActionSpec(
             self.names,
             low,

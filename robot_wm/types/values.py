@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from robot_wm.types.checks import FloatArray, ImageArray
 
@@ -152,9 +152,12 @@ class Decision:
     latent: Any = None
     foresee: Callable[[FloatArray], tuple[Any, float]] | None = None
 
+    def __post_init__(self) -> None:
+        _check_kind("decision", self.kind, DecisionKind)
+
     @property
     def planned(self) -> bool:
-        """Whether a plan was made for it, followed or not."""
+        """Whether a plan was made for it and held against doing nothing."""
         return self.rest_cost is not None
 
 
@@ -171,6 +174,16 @@ class Verdict:
     kind: VerdictKind = "go on"
     reason: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:  # one that nobody knows would be taken for "go on"
+        _check_kind("verdict", self.kind, VerdictKind)
+
+
+def _check_kind(what: str, kind: str, allowed: Any) -> None:
+    """Raises ValueError unless a kind is one of a Literal's."""
+    known = [one for group in get_args(allowed) for one in (get_args(group) or (group,))]
+    if kind not in known:
+        raise ValueError(f"{what}: got kind {kind!r}, want one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ class ToyRSSM(nn.Module):
 
     def _draw(self, told, generator):
         mean, spread = told.chunk(2, 1)
-        noise = torch.randn(mean.shape, generator=generator, device=generator and generator.device)
+        device = generator and generator.device
+        noise = torch.randn(mean[:1].shape, generator=generator, device=device)  # for all the same
         return mean + spread.clamp(-5, 1).exp() * noise.to(mean)
 
     def _row(self, value, what):
