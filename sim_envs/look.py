@@ -23,6 +23,7 @@ FOVY_JITTER_DEG = 2.0
 
 _TEXTURES = ("flat", "checker", "gradient", "speckled")
 _CLUTTER = ("sphere", "cylinder", "capsule", "ellipsoid", "box", "cylinder")
+# Of an SO-100's table, m.
 _CLUTTER_LOW, _CLUTTER_HIGH = np.array([-0.12, -0.32]), np.array([0.50, 0.32])
 # Clutter stands around the place of work, not in it: what lies in it is the object.
 _WORK_LOW, _WORK_HIGH = np.array([-0.12, -0.20]), np.array([0.34, 0.20])
@@ -88,13 +89,14 @@ def add_variety(scene: Any) -> None:
 
 
 class Look:
-    """Dresses a scene that has variety.
+    """Changes what a scene looks like, and nothing that moves in it.
 
     Args:
         physics: of the scene, made with `compose(variety=True)`, in its own colours.
         arm: name of the arm: its materials change their colours.
         objects: names of the objects, which change theirs.
         cameras: names of those beside the table, which stand and aim elsewhere.
+        scale: of the arm, to that of an SO-100: clutter stands so much farther away.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class Look:
         arm: str,
         objects: Sequence[str],
         cameras: Sequence[str],
+        scale: float = 1.0,
     ) -> None:
+        self._scale = scale
         self._physics = physics
         model = physics.model
         names = [model.material(i).name for i in range(model.nmat)]
@@ -161,7 +165,7 @@ class Look:
             while ((_WORK_LOW < place) & (place < _WORK_HIGH)).all():
                 place = rng.uniform(_CLUTTER_LOW, _CLUTTER_HIGH)
             turn = rng.uniform(0, np.pi)
-            geom.pos = (*place, size.max())
+            geom.pos = (*(self._scale * place), size.max())
             geom.quat = (np.cos(turn / 2), 0, 0, np.sin(turn / 2))
         self._physics.forward()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from robot_wm.types import FloatArray, Goal, ImageArray, Judgement, Measure
-from sim_envs.tabletop import CLEARANCE_M, Tabletop
+from sim_envs.tabletop import CLEARANCE_M, NUM_DRAWS, Tabletop
 from sim_envs.trying import look_ahead, simulate
 
 MIN_START_DISTANCE_M = 0.08
@@ -49,10 +49,13 @@ class ReachTask:
         Returns:
             `seed`; `start` and `goal`, poses `[4]` (ee x, y, z and opening, m) at least 8 cm
             apart; `cube` `[3]` (x, y in m, yaw in rad), clear of the gripper at both ends.
+
+        Raises:
+            ValueError: the workspace has no room for one.
         """
         rng, robot = np.random.default_rng(seed), self._env.robot
         table = [*robot.table_low, -np.pi], [*robot.table_high, np.pi]
-        while True:
+        for _ in range(NUM_DRAWS):
             start, goal = rng.uniform(robot.workspace_low, robot.workspace_high, (2, 4))
             cube = rng.uniform(*table)
             clearance = min(np.linalg.norm(pose[:2] - cube[:2]) for pose in (start, goal))
@@ -60,6 +63,10 @@ class ReachTask:
             if far and clearance >= CLEARANCE_M:
                 poses = {"start": start.tolist(), "goal": goal.tolist(), "cube": cube.tolist()}
                 return {"seed": seed, **poses}
+        raise ValueError(
+            f"episode: no start and goal {MIN_START_DISTANCE_M} m apart, and cube {CLEARANCE_M} m "
+            f"away from both, in the workspace of {robot.name}"
+        )
 
     def start(self, episode: Mapping[str, object]) -> Goal:
         """Takes the goal picture, then puts the arm at the start.

@@ -99,9 +99,14 @@ class Table:
     half_size: float = 0.35
 
 
+def scale_of(robot: RobotModel) -> float:
+    """How large an arm's workspace is, to an SO-100's."""
+    return float(robot.workspace_high[0]) / _SO100_REACH_M
+
+
 def stand_of(robot: RobotModel) -> tuple[Table, Camera]:
     """A table for an arm and a camera that sees its workspace: the SO-100's, in proportion."""
-    scale = float(robot.workspace_high[0]) / _SO100_REACH_M
+    scale = scale_of(robot)
     table, front = Table(), Camera("front", (0.58, -0.36, 0.50), (0.18, -0.02, 0.14))
     x, y = table.center
     return (
@@ -137,6 +142,7 @@ def compose(
     cameras: tuple[Camera, ...] = (),
     variety: bool = False,
     detail_m: float = 0.0,
+    image_size: int = 128,
 ) -> tuple[str, dict[str, bytes]]:
     """The MJCF text of a scene and its mesh files, as Physics takes them.
 
@@ -149,6 +155,7 @@ def compose(
         detail_m: corners of the meshes nearer than about this are one; 0 keeps them all. With 3 mm
             a small picture renders about three times faster and looks the same, but for some
             pixels; hulls that touch change by as much.
+        image_size: of the largest picture that is rendered, pixels.
 
     Raises:
         ValueError: two things of one name.
@@ -156,8 +163,11 @@ def compose(
     mjcf = load_dm_mjcf()
     names = [robot.name, *(block.name for block in objects)]
     if len({*names}) != len(names) or len({c.name for c in cameras}) != len(cameras):
-        raise ValueError(f"scene: got {', '.join(names)} and cameras, want names of their own")
+        cams = ", ".join(camera.name for camera in cameras)
+        raise ValueError(f"scene: got {', '.join(names)}, cameras {cams}; want names of their own")
     scene = mjcf.from_xml_string(_SURROUNDINGS)
+    buffer = getattr(scene.visual, "global")
+    buffer.offwidth, buffer.offheight = (max(n, image_size) for n in (640, 480))
     scene.worldbody.add(
         "geom",
         name="table",
@@ -177,8 +187,12 @@ def compose(
             if "Collision" not in name:
                 assets[name] = coarsen(mesh, detail_m)
     arm = mjcf.from_xml_string(robot.xml, assets=assets)
+    arm.model = robot.name  # whatever its text calls it
+    tool = arm.find("site", robot.tool)
+    if tool is None:
+        raise ValueError(f"tool: {robot.name} has no site {robot.tool!r}")
     for camera in cameras:
-        _add_camera(scene, arm.find("site", robot.tool).parent, camera)
+        _add_camera(scene, tool.parent, camera)
     scene.attach(arm)
     if variety:
         add_variety(scene)

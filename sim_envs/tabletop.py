@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -12,18 +13,35 @@ from robot_wm.kinematics.robot import STATE_NAMES
 from robot_wm.types import ActionSpec, FloatArray, Observation
 from sim_envs.look import Look
 from sim_envs.physics import Physics
-from sim_envs.scene import Block, Camera, Table, compose, stand_of, wrist_of
+from sim_envs.scene import Block, Camera, Table, compose, scale_of, stand_of, wrist_of
 
 CLEARANCE_M = 0.06  # of an object from the gripper and from other objects, where both are drawn
 CUBE = Block("cube")
 
+NUM_DRAWS = 10_000  # after which what is drawn is taken to have no room
+
 _LEASH_M = 0.03
+_GRIPPER_M = 0.035  # of the gripper, around its tool
+_STEEP = 0.15  # of a camera's height: one that stands less far aside looks straight down
 _ABOVE_M = 5e-4  # the table, where an object is laid
 _ARRIVED_RAD = 1e-3
 _LATEST = 5  # control periods that a governed arm has for one action
 
-# Joints at rest `[J]` to what turns a joint target `[J]` into this tick's joint command, rad.
-BeginGovernor = Callable[[FloatArray], Callable[[FloatArray], FloatArray]]
+
+class TickGovernor(Protocol):
+    """Turns joint targets into one legal joint command a tick."""
+
+    def step(self, target: FloatArray) -> FloatArray:
+        """This tick's command `[J]`, rad, toward a target `[J]`, rad."""
+        ...
+
+    def copy(self) -> TickGovernor:
+        """Another that goes on from here."""
+        ...
+
+
+# Makes a governor for an arm that stands at joints `[J]`, rad.
+BeginGovernor = Callable[[FloatArray], TickGovernor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +51,7 @@ class TabletopState:
     physics: FloatArray
     target: FloatArray
     joints: FloatArray
+    governor: TickGovernor | None
 
 
 class Tabletop:
@@ -54,7 +73,8 @@ class Tabletop:
         max_delta_m: bound of dx, dy, dz and of the opening per action.
         random_look: colours, textures, lights, cameras and clutter are drawn anew by `reset` and
             `dress`, from their seed; False keeps the scene's own look.
-        detail_m: of what is rendered, see `compose`; 0 is all there is.
+        detail_m: corners of the meshes nearer to each other than about this are drawn as one
+            (`compose`); 0 draws them all.
 
     Raises:
         ValueError: the control period is not a multiple of the physics step, or no camera.
@@ -77,6 +97,15 @@ class Tabletop:
         own_table, front = stand_of(robot)
         cameras = (front,) if cameras is None else tuple(cameras)
         cameras += (wrist_of(robot),) if wrist_camera else ()
+        if not 0 < control_hz < np.inf:
+            raise ValueError(f"control_hz: got {control_hz}, want a rate above zero")
+        for camera in cameras:
+            away = np.abs(np.subtract(camera.position, camera.look_at))
+            if random_look and not camera.on_tool and max(away[:2]) < _STEEP * away[2]:
+                raise ValueError(
+                    f"cameras: {camera.name} looks straight down, and a random look would turn its "
+                    f"picture any way; move it aside, or want random_look=False"
+                )
         if not cameras:
             raise ValueError("cameras: got none, want at least 1")
         self._robot = robot
@@ -94,11 +123,14 @@ class Tabletop:
                 cameras=cameras,
                 variety=random_look,
                 detail_m=detail_m,
+                image_size=image_size,
             )
         )
         beside = [camera.name for camera in cameras if not camera.on_tool]
         self._look = (
-            Look(self._physics, robot.name, tuple(self._objects), beside) if random_look else None
+            Look(self._physics, robot.name, tuple(self._objects), beside, scale_of(robot))
+            if random_look
+            else None
         )
         substeps = 1.0 / control_hz / self._physics.timestep_s
         self._substeps = round(substeps)
@@ -118,6 +150,7 @@ class Tabletop:
         self._target = np.zeros(4)
         self._joints = robot.home.copy()
         self._begin: BeginGovernor | None = None
+        self._governor: TickGovernor | None = None
         self._tick_steps = 0
         self.reset(0)
 
@@ -160,8 +193,8 @@ class Tabletop:
             tick_s: from one of its commands to the next.
 
         Raises:
-            ValueError: the tick is not a whole number of physics steps, or the arm stands where it
-                may not.
+            ValueError: the tick is not a whole number of physics steps, the control period no
+                whole number of ticks, or the arm stands where it may not.
         """
         steps = tick_s / self._physics.timestep_s
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
@@ -169,8 +202,12 @@ class Tabletop:
                 f"tick_s: got {tick_s}, want a whole number of physics steps of "
                 f"{self._physics.timestep_s} s"
             )
+        if self._substeps % round(steps):
+            raise ValueError(
+                f"tick_s: got {tick_s}, want a part of the control period, {self._control_dt:g} s"
+            )
         self._begin, self._tick_steps = begin, round(steps)
-        self._govern = begin(self._joints)
+        self._at_rest()
 
     def reset(self, seed: int) -> Observation:
         """A start pose, an opening, the objects' poses and a look, all drawn from `seed`."""
@@ -190,18 +227,29 @@ class Tabletop:
 
         Args:
             rng: decides.
-            away_from: places whose x and y they are clear of as well.
-            clearance_m: by so much.
+            away_from: where the gripper is, poses whose x and y they are clear of as well.
+            clearance_m: between two middles; more where they are so large that they would touch.
+
+        Raises:
+            ValueError: the table has no room for them.
         """
         low = np.array([*self._robot.table_low, -np.pi])
         high = np.array([*self._robot.table_high, np.pi])
         poses: dict[str, FloatArray] = {}
+        radius = {n: float(np.hypot(*block.half_size[:2])) for n, block in self._objects.items()}
         for name in self._objects:
-            taken = [place[:2] for place in (*away_from, *poses.values())]
-            while True:
+            taken = [(place[:2], _GRIPPER_M) for place in away_from]
+            taken += [(pose[:2], radius[other]) for other, pose in poses.items()]
+            clear = [(place, max(clearance_m, radius[name] + size)) for place, size in taken]
+            for _ in range(NUM_DRAWS):
                 pose = rng.uniform(low, high)
-                if all(np.linalg.norm(pose[:2] - place) >= clearance_m for place in taken):
+                if all(np.linalg.norm(pose[:2] - place) >= least for place, least in clear):
                     break
+            else:
+                raise ValueError(
+                    f"objects: got {len(self._objects)}, the table has no room for {name} clear "
+                    f"of the others"
+                )
             poses[name] = pose
         return poses
 
@@ -215,7 +263,7 @@ class Tabletop:
             self._look.draw(np.random.default_rng((seed, 2)))
 
     def place(self, pose: FloatArray, objects: Mapping[str, FloatArray] | None = None) -> None:
-        """Sets the arm at rest at a pose, with no time passing on the way.
+        """Sets the arm at rest at a pose, where it then stands for a control period.
 
         Args:
             pose: `[4]`: ee x, y, z and gripper opening, m.
@@ -245,7 +293,7 @@ class Tabletop:
 
     def _at_rest(self) -> None:
         if self._begin is not None:
-            self._govern = self._begin(self._joints)
+            self._governor = self._begin(self._joints)
 
     def place_object(self, name: str, pose: FloatArray) -> None:
         """Lays an object on the table, at rest, at a pose `[3]`.
@@ -341,14 +389,14 @@ class Tabletop:
 
     def _drive(self, joints: FloatArray) -> FloatArray:
         """Takes the arm to joint angles `[J]`, rad; returns the last command."""
-        if self._begin is None:
+        if self._governor is None:
             self.command(joints)
             self._physics.step(self._substeps)
             return joints
         least = self._substeps // self._tick_steps
         command = self._joints
         for tick in range(1, _LATEST * least + 1):
-            command = self._govern(joints)
+            command = self._governor.step(joints)
             self.command(command)
             self._physics.step(self._tick_steps)
             if tick >= least and np.abs(command - joints).max() < _ARRIVED_RAD:
@@ -357,13 +405,18 @@ class Tabletop:
 
     def snapshot(self) -> TabletopState:
         """The full state, for `restore`."""
-        return TabletopState(self._physics.snapshot(), self._target.copy(), self._joints.copy())
+        return TabletopState(
+            self._physics.snapshot(),
+            self._target.copy(),
+            self._joints.copy(),
+            None if self._governor is None else self._governor.copy(),
+        )
 
     def restore(self, state: TabletopState) -> None:
         """Returns to a `snapshot`, exactly."""
         self._physics.restore(state.physics)
         self._target, self._joints = state.target.copy(), state.joints.copy()
-        self._at_rest()
+        self._governor = None if state.governor is None else state.governor.copy()
 
     def stop(self) -> None:
         """Brakes and holds the arm: at the measured pose, or as its governor lets it."""

@@ -5,7 +5,7 @@ import pytest
 
 from hardware.governor import Governor
 from hardware.verify import violations
-from robot_wm.cli.build import build_simulation
+from robot_wm.cli.build import GovernedTicks, build_simulation
 from robot_wm.cli.config import load_config
 from robot_wm.contracts import check_env
 from robot_wm.robots import so100
@@ -25,15 +25,14 @@ def test_no_command_breaks_a_limit_whatever_is_asked():
     limits, chain = so100().limits, so100().chain
     commands: list[np.ndarray] = []
 
-    def begin(joints):
-        governor = Governor(limits, chain.corners, joints)
-        commands[:] = [joints]
-
-        def step(target):
-            commands.append(governor.step(target).joints)
+    class Noted(GovernedTicks):
+        def step(self, target):
+            commands.append(super().step(target))
             return commands[-1]
 
-        return step
+    def begin(joints):
+        commands[:] = [joints]
+        return Noted(Governor(limits, chain.corners, joints))
 
     env.govern(begin, tick_s=limits.tick_s)
     rng = np.random.default_rng(0)
@@ -43,6 +42,33 @@ def test_no_command_breaks_a_limit_whatever_is_asked():
             env.apply(rng.uniform(-1, 1, 4) * rng.choice([0.01, 0.04]))
         assert len(commands) > 100
         assert not any(violations(limits, chain.corners, np.array(commands)).values())
+
+
+def test_what_is_simulated_in_between_changes_nothing_of_a_governed_arm():
+    """It is under way when the simulation is saved: the governor's speed belongs to its state."""
+    plain, tried = simulation(), simulation()
+    rng = np.random.default_rng(3)
+    for each in (plain, tried):
+        each.task.start(each.task.episode(8_000_001))
+    for _ in range(8):
+        action = rng.uniform(-0.04, 0.04, 4)
+        tried.task.simulate(rng.uniform(-0.04, 0.04, (2, 2, 4)))
+        np.testing.assert_array_equal(plain.env.apply(action), tried.env.apply(action))
+        np.testing.assert_array_equal(plain.env.joints(), tried.env.joints())
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["env.robot.control_hz=100"], "a part of the control period"),  # it would never move
+        (["env.limits.tick_s=0.03"], "a part of the control period"),
+        (["env.limits.box_low=[-0.15,-0.19,0.005]"], "may not stand at"),
+        (["env.robot.control_hz=0"], "control_hz"),
+    ],
+)
+def test_a_governor_that_cannot_be_kept_is_told_at_once(words, why):
+    with pytest.raises(ValueError, match=why):
+        simulation(*words)
 
 
 def test_it_arrives_where_the_ungoverned_arm_does():

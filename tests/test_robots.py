@@ -18,6 +18,7 @@ from robot_wm.cli.config import load_config
 from robot_wm.cli.robots import build_robot, find_arm
 from robot_wm.contracts import check_env, check_robot, check_task
 from robot_wm.kinematics import Gripper
+from robot_wm.kinematics.mjcf import load_chain
 from robot_wm.robots import jaco, make_arm, register_arm, so100
 from robot_wm.runtime import run_episode
 from sim_envs.reach import ReachTask
@@ -165,6 +166,60 @@ def test_several_objects_and_cameras():
             Tabletop(so100(), **words)
     with pytest.raises(ValueError, match="want at least 1"):
         Tabletop(so100(), cameras=())
+
+
+def test_what_has_no_room_is_told():
+    many = tuple(Block(f"b{i}") for i in range(40))
+    with pytest.raises(ValueError, match="no room"):
+        Tabletop(so100(), objects=many, image_size=32)
+    arm = replace(so100(), workspace_low=so100().workspace_high - 0.03)
+    with pytest.raises(ValueError, match="in the workspace of so100"):
+        ReachTask(Tabletop(arm, image_size=32)).episode(0)
+    above = Camera("top", (0.22, 0.0, 0.6), (0.22, 0.0, 0.0))
+    Tabletop(so100(), cameras=(above,), image_size=32).close()
+    with pytest.raises(ValueError, match="straight down"):
+        Tabletop(so100(), cameras=(above,), image_size=32, random_look=True)
+
+
+def test_large_objects_lie_beside_each_other():
+    blocks = tuple(Block(name, half_size=(0.04, 0.04, 0.02)) for name in ("a", "b"))
+    env = Tabletop(so100(), objects=blocks, image_size=32)
+    for seed in range(12):
+        env.reset(seed)
+        apart = np.linalg.norm(env.object_pose("a")[:2] - env.object_pose("b")[:2])
+        assert apart >= 2 * 0.04 * 2**0.5 - 1e-3
+    env.close()
+
+
+def test_clutter_stands_around_the_place_of_work(arm):
+    env = Tabletop(arm, image_size=32, random_look=True)
+    model = env.physics.model
+    for seed in range(60):
+        env.dress(seed)
+        for i in range(6):
+            geom = model.geom(f"clutter{i}")
+            inside = (arm.workspace_low[:2] < geom.pos[:2]) & (
+                geom.pos[:2] < arm.workspace_high[:2]
+            )
+            assert geom.rgba[3] == 0 or not inside.all()
+    env.close()
+
+
+ONE_JOINT = """<mujoco model="other"><compiler angle="{angle}"/><worldbody><body>
+<joint name="a" axis="0 0 1" range="-1 1"/><geom size=".1"/><site name="ee"/>{more}
+</body></worldbody></mujoco>"""
+
+
+@pytest.mark.parametrize(
+    ("angle", "more", "why"),
+    [
+        ("degree", "", "angles in degree"),
+        ("radian", '<body pos=".1 0 0"><joint name="b"/><geom size=".1"/></body>', "joint b"),
+    ],
+)
+def test_what_nobody_would_watch_is_no_arm(angle, more, why):
+    with pytest.raises(ValueError, match=why):
+        load_chain(ONE_JOINT.format(angle=angle, more=more), joints=("a",), tool="ee")
 
 
 def test_arms_come_by_name_or_by_the_function_of_a_caller():

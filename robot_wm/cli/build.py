@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,12 +97,31 @@ def govern(env: Tabletop, robot: RobotModel) -> None:
         ValueError: the arm stands where its limits do not let it.
     """
     limits = robot.limits
+    probe = Governor(limits, robot.chain.corners, limits.seat(robot.home))
+    for share in itertools.product((0.0, 1.0), repeat=4):  # an episode may begin at any of them
+        wish = robot.workspace_low + share * (robot.workspace_high - robot.workspace_low)
+        joints, _ = robot.reach(wish[:3], robot.home)
+        problem = probe.problem(limits.seat(robot.opened(joints, wish[3])))
+        if problem:
+            raise ValueError(f"env.limits: the arm may not stand at {wish.round(3)} m: {problem}")
 
-    def begin(joints: FloatArray) -> Callable[[FloatArray], FloatArray]:
-        governor = Governor(limits, robot.chain.corners, limits.seat(joints))
-        return lambda target: governor.step(target).joints
+    def begin(joints: FloatArray) -> GovernedTicks:
+        return GovernedTicks(Governor(limits, robot.chain.corners, limits.seat(joints)))
 
     env.govern(begin, tick_s=float(limits.tick_s))
+
+
+class GovernedTicks:
+    """The governor of the real arm as a Tabletop takes one (sim_envs.tabletop.TickGovernor)."""
+
+    def __init__(self, governor: Governor) -> None:
+        self._governor = governor
+
+    def step(self, target: FloatArray) -> FloatArray:
+        return self._governor.step(target).joints
+
+    def copy(self) -> GovernedTicks:
+        return GovernedTicks(copy.copy(self._governor))  # it changes none of its arrays in place
 
 
 def pick_device(name: str) -> torch.device:

@@ -80,7 +80,7 @@ def collect(config: DictConfig, out: Path) -> list[Judgement]:
     with DatasetWriter(
         out,
         fps=fps,
-        robot_type=str(config.env.arm).rpartition(".")[2],
+        robot_type=simulation.robot.name,
         cameras=cameras,
         state_names=spec.names,
         action_names=spec.names,

@@ -204,9 +204,11 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
 def make_actions(
     robot: RobotModel, spec: ActionSpec, config: DictConfig, learned: LearnedJoints | None = None
 ) -> Actions:
-    """How a policy's actions move a robot's joints: 4 are steps of the tool, 7 of its pose, and one
-    for each joint steps of the joints: in the device's own units where they are named as it names
-    them, as in the datasets that LeRobot records on it.
+    """How a policy's actions move a robot's joints.
+
+    Named as the device names its joints, they are steps of those, in its units, as in the datasets
+    that LeRobot records on it. Else 4 are steps of the tool, 7 of its pose, and one for each joint,
+    in rad by `robot.action_units`, steps of the joints.
 
     Args:
         robot: the arm.
@@ -228,17 +230,17 @@ def make_actions(
             f"robot.limits: the box leaves nothing of where the model plans, "
             f"{low[:3].round(3)} to {high[:3].round(3)} m are left"
         )
+    own = _of_device(spec, robot)
+    if own or (spec.size == robot.chain.num_joints and set(config.action_units) == {"rad"}):
+        low, high = robot.limits.low, robot.limits.high
+        return JointActions(spec, low=low, high=high, joints=robot.device if own else None)
     if spec.size == 7:
         return PoseActions(robot, spec, low=low[:3], high=high[:3])
-    if spec.size == robot.chain.num_joints:
-        joints = robot.device if _of_device(spec, robot) else None
-        if joints is None and set(config.action_units) != {"rad"}:
-            raise ValueError(
-                f"checkpoint: its actions, {', '.join(spec.names)}, are neither robot.joints.keys "
-                f"nor, by robot.action_units, rad"
-            )
-        low, high = robot.chain.joint_range.T
-        return JointActions(spec, low=low, high=high, joints=joints)
+    if spec.size != 4:
+        raise ValueError(
+            f"checkpoint: its actions, {', '.join(spec.names)}, are neither robot.joints.keys "
+            f"nor, by robot.action_units, rad"
+        )
     posture = None if learned is None else learned.posture
     return ToolActions(robot, spec, low=low, high=high, posture=posture)
 

@@ -9,8 +9,9 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.cli.extensions import find_attribute
+from robot_wm.contracts import check_robot, hold_to
 from robot_wm.kinematics import JointMap, RobotModel
-from robot_wm.robots import make_arm
+from robot_wm.robots import find_arm_factory
 from robot_wm.types import FloatArray
 
 
@@ -30,7 +31,12 @@ def build_robot(config: DictConfig) -> RobotModel:
     robot = robot.with_limits(**{name: v for name, v in own.items() if v is not None})
     park, home = (_pose(config.get(key), robot) for key in ("rest", "posture"))
     device = joint_map(config, robot.joints) if config.get("joints") is not None else None
-    return replace(robot, park=park, home=robot.home if home is None else home, device=device)
+    return replace(
+        robot,
+        park=robot.park if park is None else park,
+        home=robot.home if home is None else home,
+        device=robot.device if device is None else device,
+    )
 
 
 def find_arm(name: str) -> RobotModel:
@@ -39,15 +45,14 @@ def find_arm(name: str) -> RobotModel:
     Raises:
         ValueError: there is none, or it returns something else.
     """
-    if "." not in name:
-        return make_arm(name)
-    make: Any = find_attribute(name)
+    make: Any = find_arm_factory(name) if "." not in name else find_attribute(name)
     try:
         made = make()
     except TypeError as error:
         raise ValueError(f"arm: {name}: {error}") from error
     if not isinstance(made, RobotModel):
         raise ValueError(f"arm: {name} returned a {type(made).__name__}, want a RobotModel")
+    hold_to(lambda: check_robot(lambda: made), make)
     return made
 
 

@@ -20,7 +20,7 @@ def check_robot(make: Callable[[], RobotModel], *, num: int = 40) -> None:
     Raises:
         AssertionError: names the promise that is broken.
     """
-    from robot_wm.kinematics.mjcf import load_mujoco
+    from robot_wm.kinematics.mjcf import check_radians, load_mujoco
 
     robot = make()
     chain, limits, rng = robot.chain, robot.limits, np.random.default_rng(0)
@@ -29,8 +29,29 @@ def check_robot(make: Callable[[], RobotModel], *, num: int = 40) -> None:
     mujoco = load_mujoco()
     model = mujoco.MjModel.from_xml_string(robot.xml, dict(robot.assets))
     data = mujoco.MjData(model)
+    try:
+        check_radians(robot.xml)
+    except ValueError as error:
+        raise AssertionError(f"xml: {error}") from error
+    moved = [model.joint(i).name for i in range(model.njnt)]
+    assert sorted(moved) == sorted(robot.joints), f"xml: joints {moved}, want {robot.joints}"
     servos = [model.actuator(i).name for i in range(model.nu)]
     assert sorted(servos) == sorted(robot.joints), f"xml: actuators {servos}, want one per joint"
+    for number, name in enumerate(robot.joints):
+        servo = model.actuator(name)
+        kind = int(mujoco.mjtTrn.mjTRN_JOINT), model.joint(name).id
+        drives = int(servo.trntype[0]), int(servo.trnid[0])
+        assert drives == kind, f"xml: actuator {name} does not drive the joint of its name"
+        gain = float(servo.gainprm[0])
+        assert gain > 0 and np.isclose(servo.biasprm[1], -gain), (
+            f"xml: actuator {name} is no position servo"
+        )
+        wide = (low[number], high[number]) if not servo.ctrllimited[0] else servo.ctrlrange
+        assert wide[0] <= limits.low[number] + 1e-6 and limits.high[number] - 1e-6 <= wide[1], (
+            f"xml: actuator {name} takes {wide[0]:.3f} to {wide[1]:.3f} rad, less than its limits"
+        )
+    corners = chain.corners(robot.home[None])
+    assert corners.shape[1] > 0, "chain: no corner, so that nobody sees where the arm is"
     qpos = [int(model.joint(name).qposadr[0]) for name in robot.joints]
     for joints in rng.uniform(low, high, (5, len(low))):
         data.qpos[qpos] = joints

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -110,7 +111,8 @@ def load_chain(
         tool: name of the site that is its tool.
 
     Raises:
-        ValueError: MuJoCo refuses the text, a name is not in it, or a joint is not a hinge.
+        ValueError: MuJoCo refuses the text, its angles are degrees, a name is not in it, a joint
+            is not a hinge, or another joint moves something.
     """
     mujoco = load_mujoco()
     model = mujoco.MjModel.from_xml_string(xml, dict(assets or {}))
@@ -124,7 +126,15 @@ def load_chain(
         raise ValueError(f"MJCF: {error.args[0]}") from error
     for name, joint in zip(joints, ids, strict=True):
         if int(model.jnt_type[joint]) != int(mujoco.mjtJoint.mjJNT_HINGE):
-            raise ValueError(f"MJCF: {name} is not a hinge")
+            raise ValueError(
+                f"MJCF: {name} is not a hinge; an arm's joints turn, its gripper's, too"
+            )
+    check_radians(xml)
+    others = [
+        model.joint(i).name or "one without a name" for i in range(model.njnt) if i not in ids
+    ]
+    if others:  # what it moves, nobody would watch
+        raise ValueError(f"MJCF: joint {others[0]} is none of the arm's {', '.join(joints)}")
     numbers: dict[int, int] = {}
     links: list[Link] = []
     for body in range(1, model.nbody):
@@ -157,6 +167,20 @@ def load_chain(
         tool_link=numbers[tool_body],
         tool=site.pos.copy(),
     )
+
+
+def check_radians(xml: str) -> None:
+    """Raises ValueError unless an MJCF text counts angles in radians: the scene does.
+
+    MuJoCo takes degrees where nothing is said.
+    """
+    compilers = ElementTree.fromstring(xml).findall("compiler")
+    said = [compiler.get("angle") for compiler in compilers if compiler.get("angle")]
+    if said[-1:] != ["radian"]:
+        raise ValueError(
+            f'MJCF: got angles in {(said or ["degree"])[-1]}, want <compiler angle="radian"/> and '
+            f"radians"
+        )
 
 
 def _joints_of(model: Any, body: int) -> range:

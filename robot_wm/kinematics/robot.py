@@ -19,7 +19,7 @@ STATE_NAMES = ("ee.x", "ee.y", "ee.z", "gripper")
 
 @dataclass(frozen=True)
 class Gripper:
-    """Joints that open and shut as one.
+    """Hinges that open and shut as one, by the same angle and to the same side.
 
     Attributes:
         joints: their numbers among the arm's.
@@ -37,6 +37,8 @@ class Gripper:
             raise ValueError("gripper: got no joint, want at least 1")
         if not (np.isfinite(self.metres_per_rad) and self.metres_per_rad):
             raise ValueError(f"metres_per_rad: got {self.metres_per_rad}, want another than 0")
+        if not np.isfinite(self.shut_rad):
+            raise ValueError(f"shut_rad: got {self.shut_rad}, want a finite angle")
 
     def opening_m(self, joints: FloatArray) -> float:
         """The opening at the arm's joints `[J]`, rad; the mean where its own differ."""
@@ -101,23 +103,28 @@ class RobotModel:
                 raise ValueError(f"{name}: got {value}, want {want} finite numbers")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
-        if self.wrist is not None and np.shape(self.wrist) != (2, 3):
-            raise ValueError(f"wrist: got {self.wrist}, want a position and a point")
+        if self.wrist is not None and not (
+            np.shape(self.wrist) == (2, 3) and np.isfinite(self.wrist).all()
+        ):
+            raise ValueError(f"wrist: got {self.wrist}, want a finite position and point")
         for what in ("workspace", "table"):
             low, high = getattr(self, f"{what}_low"), getattr(self, f"{what}_high")
             if not (low < high).all():
                 raise ValueError(f"{what}_low: got {low}, want less than {high}")
+        if self.limits.low.shape != (size,):
+            raise ValueError(f"limits: got {len(self.limits.low)} joints, want {size}")
+        low, high = self.chain.joint_range.T
+        if not ((self.limits.low >= low - 1e-9) & (self.limits.high <= high + 1e-9)).all():
+            raise ValueError(
+                f"limits: got {self.limits.low} to {self.limits.high} rad, wider than the joints"
+            )
         for name in ("home", "park"):
             pose = getattr(self, name)
             if (
                 pose is not None
-                and not (
-                    (pose >= self.chain.joint_range[:, 0]) & (pose <= self.chain.joint_range[:, 1])
-                ).all()
+                and not ((pose >= self.limits.low - 1e-9) & (pose <= self.limits.high + 1e-9)).all()
             ):
                 raise ValueError(f"{name}: got {pose}, beyond the joints' ranges")
-        if self.limits.low.shape != (size,):
-            raise ValueError(f"limits: got {len(self.limits.low)} joints, want {size}")
         if not set(self.gripper.joints) <= set(range(size)):
             raise ValueError(f"gripper: got joints {self.gripper.joints}, want some of {size}")
 
@@ -167,9 +174,9 @@ class RobotModel:
         """`joints` `[J]`, rad, with the gripper shut so far: 0 (open) to 1."""
         shut, wide = self._gripper_ends()
         joints = np.array(joints, np.float64)
-        joints[list(self.gripper.joints)] = np.clip(
-            wide - share * (wide - shut), min(shut, wide), max(shut, wide)
-        )
+        for number in self.gripper.joints:
+            angle = wide - share * (wide - shut)
+            joints[number] = np.clip(angle, *self.chain.joint_range[number])
         return joints
 
     def _gripper_ends(self) -> tuple[float, float]:
@@ -201,6 +208,11 @@ class RobotModel:
             Joints `[J]`, rad, and the position error that is left, m.
         """
         found, error_m, _ = inverse_kinematics(
-            self.chain, position, joints, like=self.home if like is None else like
+            self.chain,
+            position,
+            joints,
+            like=self.home if like is None else like,
+            low=self.limits.low,
+            high=self.limits.high,
         )
         return found, error_m

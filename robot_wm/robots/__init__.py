@@ -27,15 +27,24 @@ def known_arms() -> tuple[str, ...]:
     return tuple(sorted(_ARMS))
 
 
-def make_arm(name: str) -> RobotModel:
-    """The arm of a name.
+def find_arm_factory(name: str) -> Callable[[], RobotModel]:
+    """What makes the arm of a name.
 
     Raises:
         ValueError: there is none.
     """
     if name not in _ARMS:
         raise ValueError(f"arm: got {name!r}, want one of {', '.join(sorted(_ARMS))}")
-    return _ARMS[name]()
+    return _ARMS[name]
 
 
-__all__ = ["jaco", "known_arms", "make_arm", "register_arm", "so100"]
+def make_arm(name: str) -> RobotModel:
+    """The arm of a name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return find_arm_factory(name)()
+
+
+__all__ = ["find_arm_factory", "jaco", "known_arms", "make_arm", "register_arm", "so100"]
