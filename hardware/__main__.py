@@ -119,7 +119,7 @@ def guard(spec: Mapping[str, Any]) -> int:
     def alarm(why: str) -> None:
         print(f"\nWATCHDOG: {why}. The arm holds its last goal.", file=sys.stderr, flush=True)
 
-    return 0 if watch(wire, lambda: None, alarm) else 1
+    return 0 if watch(wire, alarm) else 1
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ _MISFITS = (
     *(ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError),
 )
+_MAX_LINKS, _MAX_CORNERS, _MAX_BRAKING = 64, 4096, 2000  # of an arm that may be real
 _MAX_LINE = 1 << 20  # bytes; a longer one is none of ours
 
 
@@ -141,6 +142,9 @@ def replay(path: Path) -> Replay:
         if header.get("format") != FORMAT:
             raise ValueError(f"got format {header.get('format')!r}, want {FORMAT}")
         limits, chain = Limits(**header["limits"]), parse_chain(header["chain"])
+        ticks_to_stop = (limits.max_speed / limits.max_acceleration).max() / float(limits.tick_s)
+        if not ticks_to_stop <= _MAX_BRAKING:
+            raise ValueError(f"limits: braking takes {ticks_to_stop:.0f} ticks")
         governor: Governor | None = None
         ticks = commands = mismatches = 0
         moving = whole = False
@@ -221,7 +225,12 @@ def chain_message(chain: Chain) -> dict[str, Any]:
 
 def parse_chain(message: Mapping[str, Any]) -> Chain:
     """A chain that came as JSON."""
-    links = []
+    links, num_corners = [], sum(len(link["corners"]) for link in message["links"])
+    if len(message["links"]) > _MAX_LINKS or num_corners > _MAX_CORNERS:
+        raise ValueError(
+            f"chain: got {len(message['links'])} links with {num_corners} corners, want at most "
+            f"{_MAX_LINKS} and {_MAX_CORNERS}"
+        )
     for link in message["links"]:
         arrays = {name: np.array(link[name], np.float64) for name in ("T_parent", "axis", "pivot")}
         corners = np.array(link["corners"], np.float64).reshape(-1, 3)

@@ -1,7 +1,7 @@
-"""Watches the controller from another process: when it falls silent, the device is told to hold.
+"""Watches the controller from another process, and tells the human when it falls silent.
 
 An SO-101's servos have no watchdog of their own and keep their last goal for ever. As every goal is
-small, that is safe by itself; this process makes the end known, and does what the device can do.
+one tick away, that is safe by itself; this process makes the end known.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from hardware.wire import Wire
 SILENCE_S = 0.1
 
 
-def watch(wire: Wire, hold: Callable[[], None], alarm: Callable[[str], None]) -> bool:
+def watch(wire: Wire, alarm: Callable[[str], None]) -> bool:
     """Watches until the controller says goodbye, or is gone.
 
     Args:
         wire: the controller says something on it in every tick.
-        hold: the device's safe act; may raise, which is told.
         alarm: tells the human; may raise.
 
     Returns:
@@ -38,17 +37,13 @@ def watch(wire: Wire, hold: Callable[[], None], alarm: Callable[[str], None]) ->
             begun = any(isinstance(m, dict) and m.get("armed") for m in messages[-1:])
             silent, heard_s = False, time.monotonic()
         if wire.closed:
-            _act("the controller is gone", hold, alarm)
+            _tell("the controller is gone", alarm)
             return False
         if waiting and not messages and time.monotonic() - heard_s > SILENCE_S:
             silent = True  # told once; it may come back
-            _act("the controller is silent", hold, alarm)
+            _tell("the controller is silent", alarm)
 
 
-def _act(why: str, hold: Callable[[], None], alarm: Callable[[str], None]) -> None:
-    for act in (hold, lambda: alarm(why)):
-        try:
-            act()
-        except Exception as error:  # noqa: BLE001 - the stop path: whatever it is, go on
-            with contextlib.suppress(Exception):
-                alarm(f"{why}, and then: {error!r}")
+def _tell(why: str, alarm: Callable[[str], None]) -> None:
+    with contextlib.suppress(Exception):  # the stop path: whatever it is, go on
+        alarm(why)

@@ -107,7 +107,7 @@ def main() -> None:
     simulation = build_simulation(config.env)
     controller = make_controller(model, simulation.env, config)
     told: dict[str, object] = {"episodes": num_episodes}
-    print(f"{'arm':>10}{'stopped':>10}{'at look (median)':>18}{'p <= .01':>10}{'p <= .05':>10}")
+    print(f"{'arm':>10}{'stopped':>10}{'at look':>18}{'p <= .01':>10}{'p <= .05':>10}")
     for kind, share in KINDS.items():
         looks, p_values = [], []
         for episode in simulation.episodes(str(first_seed), num_episodes):
@@ -119,12 +119,16 @@ def main() -> None:
             looks += [] if look is None else [look]
             p_values += own
         shares = [float(np.mean(np.array(p_values) <= p)) for p in (0.01, 0.05)]
-        middle = float(np.median(looks)) if looks else None
+        middle = [min(looks), float(np.median(looks)), max(looks)] if looks else None
         print(
-            f"{kind:>10}{len(looks):>4} of {num_episodes:<3}{middle or '-':>17}"
+            f"{kind:>10}{len(looks):>4} of {num_episodes:<3}{str(middle or '-'):>17}"
             f"{shares[0]:>10.3f}{shares[1]:>10.3f}"
         )
-        told[kind] = {"stopped": len(looks), "look_median": middle, "p_at_most_01_05": shares}
+        told[kind] = {
+            "stopped": len(looks),
+            "look_least_median_most": middle,
+            "p_at_most_01_05": shares,
+        }
     view = model.info.views[0]
     black = np.zeros((view.height, view.width, 3), np.uint8)
     told["black_by_encoder"], told["black_by_picture"] = normal.far(

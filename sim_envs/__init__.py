@@ -1,1 +1,2 @@
-"""Simulated robots: MuJoCo scenes behind robot_wm.types.Env. Builds on robot_wm.types alone."""
+"""Simulated robots: MuJoCo scenes behind robot_wm.types.Env. Builds on
+robot_wm.types and robot_wm.kinematics alone."""

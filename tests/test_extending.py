@@ -160,10 +160,18 @@ def test_an_encoder_is_one_file(theirs, data):
 def test_an_arm_is_one_file(theirs):
     from long_arm import long_arm
 
+    from hardware.actions import ToolActions
+    from robot_wm.cli.config import load_config
+    from robot_wm.cli.deploy_planner import make_actions
     from robot_wm.contracts import check_env, check_robot
+    from robot_wm.types import ActionSpec
     from sim_envs.tabletop import Tabletop
 
     check_robot(long_arm)
+    # Three joints and a jaw: four actions are steps of its tool all the same.
+    spec = ActionSpec(("ee.x", "ee.y", "ee.z", "gripper"), -np.ones(4), np.ones(4), ("m",) * 4)
+    config = load_config("deploy", ["checkpoint=x", "goal=y"]).robot
+    assert isinstance(make_actions(long_arm(), spec, config), ToolActions)
     check_env(lambda: Tabletop(long_arm(), image_size=32))
     words = ["--import", "long_arm", "collect", *SMALL, "env.arm=long_arm"]
     told = robot_wm(theirs, *words, "out=arm", "num_episodes=3", "env.num_steps=14")

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
 from robot_wm.kinematics import Chain, IKSettings, Link, inverse_kinematics
 from robot_wm.kinematics.hull import enclose
 from robot_wm.kinematics.mjcf import load_chain, load_mujoco
-from robot_wm.robots import so100
+from robot_wm.robots import known_arms, make_arm, so100
 from sim_envs.physics import Physics
 
 HOME = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
@@ -40,6 +41,19 @@ def test_poses_are_those_of_the_simulator(chain, physics):
         load_mujoco().mj_jacSite(physics.model, physics.data, jacobian, None, 0)
         jacobian = jacobian[:, dofs]
         np.testing.assert_allclose(chain.jacobian(joints)[:3], jacobian, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", known_arms())
+def test_the_corners_enclose_the_shapes_of_every_arm_by_a_millimetre(name):
+    """docs/safety.md: nothing is outside of them, and none is farther out than that."""
+    for link in make_arm(name).chain.links:
+        if len(link.points) < 4:
+            continue
+        hull = ConvexHull(link.points)
+        outside = link.corners @ hull.equations[:, :3].T + hull.equations[:, 3]
+        assert outside.max() <= 1e-3 + 1e-9
+        own = ConvexHull(link.corners).equations
+        assert (link.points @ own[:, :3].T + own[:, 3]).max() <= 1e-9
 
 
 def test_the_corners_enclose_the_meshes(chain, physics):

@@ -535,3 +535,29 @@ def test_a_policy_s_file_names_nothing_that_is_imported(word):
     config = RobotWMConfig(checkpoint="so100_reach", goal_image="any.png", overrides=[word])
     with pytest.raises(ValueError, match="want a name of ours|unknown override"):
         read_settings(config, "any.png")
+
+
+@pytest.mark.parametrize(
+    ("word", "wide"),
+    [("robot.limits.tip_speed=0.05", False), ("robot.limits.tip_speed=0.3", True)],
+)
+def test_a_policy_s_file_never_widens_the_arm_s_own_limits(word, wide):
+    from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
+    from lerobot_policy_robot_wm.modeling_robot_wm import read_settings
+
+    config = RobotWMConfig(checkpoint="so100_reach", goal_image="any.png", overrides=[word])
+    if wide:
+        with pytest.raises(ValueError, match="no wider"):
+            read_settings(config, "any.png")
+    else:
+        assert read_settings(config, "any.png").robot.limits.tip_speed == 0.05
+
+
+def test_a_policy_of_several_cameras_takes_a_goal_picture_of_each():
+    from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
+    from lerobot_policy_robot_wm.modeling_robot_wm import read_settings
+
+    words = ["goal.front=a.png", "goal.wrist=b.png", "then=[{front: c.png, wrist: d.png}]"]
+    settings = read_settings(RobotWMConfig(checkpoint="so100_reach", overrides=words), "")
+    assert dict(settings.goal) == {"front": "a.png", "wrist": "b.png"}
+    assert [dict(goal) for goal in settings.then] == [{"front": "c.png", "wrist": "d.png"}]

@@ -18,7 +18,7 @@ from robot_wm.kinematics import RobotModel
 from robot_wm.models import ModelInfo, TrainableModel, device_of
 from robot_wm.objectives import Objective, region_weights
 from robot_wm.precision import choose_precision
-from robot_wm.robots import known_arms
+from robot_wm.robots import LEROBOT_ARMS
 from robot_wm.types import ActionSpec
 
 
@@ -95,7 +95,7 @@ def check_cameras(info: ModelInfo, cameras: Iterable[str]) -> None:
 
 def check_arm(info: ModelInfo, robot: RobotModel) -> None:
     """Raises ValueError where a model is known to be of another arm."""
-    if info.robot in known_arms() and info.robot != robot.name:
+    if info.robot is not None and LEROBOT_ARMS.get(info.robot, info.robot) != robot.name:
         raise ValueError(
             f"checkpoint: made for another robot: trained on a {info.robot}, this is a {robot.name}"
         )

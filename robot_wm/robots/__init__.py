@@ -8,6 +8,14 @@ from robot_wm.kinematics import RobotModel
 from robot_wm.robots.jaco import jaco
 from robot_wm.robots.so100 import so100
 
+# LeRobot's names of robots, as its datasets have them, to the arm that each is; `robot_wm_sim` is
+# the one of our plugin.
+LEROBOT_ARMS = {
+    "so100_follower": "so100",
+    "so101_follower": "so100",
+    "so_follower": "so100",
+    "robot_wm_sim": "so100",
+}
 _ARMS: dict[str, Callable[[], RobotModel]] = {"so100": so100, "jaco": jaco}
 
 
@@ -47,4 +55,12 @@ def make_arm(name: str) -> RobotModel:
     return find_arm_factory(name)()
 
 
-__all__ = ["find_arm_factory", "jaco", "known_arms", "make_arm", "register_arm", "so100"]
+__all__ = [
+    "LEROBOT_ARMS",
+    "find_arm_factory",
+    "jaco",
+    "known_arms",
+    "make_arm",
+    "register_arm",
+    "so100",
+]

@@ -40,11 +40,11 @@ from lerobot_policy_robot_wm.pace import Pace
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import load_config
-from robot_wm.cli.control import make_controller
+from robot_wm.cli.control import check_arm, make_controller
 from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actions
 from robot_wm.cli.extensions import import_extensions
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.pictures import read_goal
+from robot_wm.cli.pictures import goal_name, plain, read_goal
 from robot_wm.cli.robots import build_robot, find_arm
 from robot_wm.cli.threads import share_cores
 from robot_wm.cli.tool import learned_joints
@@ -115,11 +115,15 @@ class RobotWMPolicy(PreTrainedPolicy):
         super().__init__(config)
         share_cores()
         import_extensions()
-        if not config.goal_image:
-            raise ValueError("policy.goal_image: got none, want a picture file")
+        by_camera = any(word.startswith("goal.") for word in config.overrides)
+        if bool(config.goal_image) == by_camera:
+            raise ValueError(
+                f"policy.goal_image: got {config.goal_image or 'none'}, want a picture file, or "
+                f'for several cameras policy.overrides=["goal.CAMERA=FILE", ...] alone'
+            )
         if config.fps is not None:
             check_rate(config.fps)
-        settings = read_settings(config, config.goal_image)
+        settings = read_settings(config, config.goal_image or "")
         directory = find_checkpoint(settings.checkpoint)
         model, saved = load_checkpoint(directory)
         model.to(pick_device(str(config.device)))
@@ -127,6 +131,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         info, learned = model.info, learned_joints(saved)
         spec = info.action_spec
         actions_of = learned_actions(saved)
+        check_arm(info, self._robot)
         check_robot(spec, info.dt, settings.robot, self._robot, actions_of, learned)
         self._clock, self._fps = clock, config.fps
         self._settle_s = SETTLE_S + float(settings.robot.camera_latency_s)
@@ -134,9 +139,9 @@ class RobotWMPolicy(PreTrainedPolicy):
         arm = _Arm(self._actions.spec, info.dt)
         self._controller = make_controller(model, arm, settings)
         self._cameras = info.cameras
-        paths = (str(settings.goal), *settings.then)
-        self._pictures = {path: read_goal(path, info.cameras) for path in paths}
-        self._goals = [Goal(images=self._pictures[path]) for path in paths]
+        wanted = [plain(value) for value in (settings.goal, *settings.then)]
+        self._pictures = {goal_name(goal): read_goal(goal, info.cameras) for goal in wanted}
+        self._goals = [Goal(images=self._pictures[goal_name(goal)]) for goal in wanted]
         own: Any = OmegaConf.to_container(settings.monitors)
         self._allow_strange = bool(own.pop("allow_strange"))
         normal = load_normal(directory, model.info)
@@ -343,10 +348,10 @@ def read_settings(config: RobotWMConfig, goal: str) -> DictConfig:
 
     Raises:
         UsageError: an override that it does not take.
-        ValueError: limits wider than those that ship.
+        ValueError: limits wider than the arm's own.
     """
-    own = [f"checkpoint={config.checkpoint}", f"goal={goal}", *config.overrides]
-    settings = load_config("deploy", ["robot=lerobot", *own], typed=False)
+    own = [f"checkpoint={config.checkpoint}", *([f"goal={goal}"] if goal else [])]
+    settings = load_config("deploy", ["robot=lerobot", *own, *config.overrides], typed=False)
     # A policy's directory may be a stranger's: it names nothing that is imported, and it may narrow
     # what an arm does, not widen it.
     if "." in str(settings.robot.arm):
