@@ -74,7 +74,7 @@ class MPC:
         economy: where imagining saves work.
 
     Raises:
-        ValueError: a number out of range, or an action space that the planner cannot fill.
+        ValueError: a number out of range, or plans that the model cannot imagine.
     """
 
     def __init__(
@@ -90,6 +90,12 @@ class MPC:
         economy: Economy | None = None,
     ) -> None:
         _check_energies(margin=margin)
+        info = model.info
+        if planner.horizon > info.longest_horizon or action_spec.size != info.action_spec.size:
+            raise ValueError(
+                f"planner: got {planner.horizon} steps of {action_spec.size} actions, the model "
+                f"takes {info.longest_horizon} of {info.action_spec.size}"
+            )
         self._model = model
         self._planner = planner
         self._make_objective = make_objective
@@ -295,6 +301,10 @@ class ActionChunks:
         self._num_left = 0 if decision.plan is None else self._execute_steps - 1
         return decision
 
+    def held(self) -> None:
+        """A guard held the arm: what was planned for elsewhere is dropped."""
+        self.rest()
+
     def rest(self) -> Decision:
         self._num_left = 0
         return self._controller.rest()
@@ -358,7 +368,7 @@ class GoalSequence:
         """
         goals = [goal] if isinstance(goal, Goal) else list(goal)
         self._controller.reset(goals)
-        self._num_goals, self._over = len(goals), None
+        self._num_goals, self._over, self._held = len(goals), None, False
         self._begin_goal(0)
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
@@ -369,7 +379,8 @@ class GoalSequence:
             RuntimeError: called before `reset`.
         """
         energy, left = self._controller.look(obs, applied), None
-        if self._over is None:
+        held, self._held = self._held, False
+        if self._over is None and not held:
             kind = self._end_of_goal(energy)
             if kind is not None and self._goal + 1 < self._num_goals:
                 left = Outcome(kind, energy, self._step_energy, self._goal)
@@ -382,6 +393,12 @@ class GoalSequence:
         decision = self._controller.decide()  # where it refuses, this look counts for nothing
         self._num_looks += 1
         return replace(decision, left=left)
+
+    def held(self) -> None:
+        """A guard held the arm: its plan is dropped, and the next look tells of no progress."""
+        self._held = True
+        self._num_looks -= 1 if self._over is None else 0
+        self._controller.rest()
 
     def outcome(self, last: Observation) -> Outcome:
         """How the way to the goal that it is after ended, with what is seen at the end.

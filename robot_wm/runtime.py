@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from robot_wm.types import (
     Controller,
@@ -20,7 +20,24 @@ from robot_wm.types import (
 
 
 class GuardError(RuntimeError):
-    """A guard found that what happens is not what it should be; the arm was stopped."""
+    """A guard found that what happens is not what it should be; the arm was stopped.
+
+    Attributes:
+        verdict: what it said.
+    """
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.reason)
+        self.verdict = verdict
+
+
+@runtime_checkable
+class Heeding(Protocol):
+    """A controller that wants to know of it when a guard holds the arm."""
+
+    def held(self) -> None:
+        """The last decision was not executed."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +90,7 @@ def run_episode(
         goal: what is wanted, or several, one after the other, of a controller that takes them.
         num_steps: actions to execute.
         guards: asked about every decision before it is executed; where one holds, the env's rest
-            is executed instead.
+            is executed instead, and a controller that has `held` is told.
         recorders: shown every step; `finish` only where the episode ran to its end.
         realtime: hold each turn to `env.control_dt` of wall time; a late turn is not made up for.
 
@@ -95,9 +112,11 @@ def run_episode(
             verdicts = tuple(guard.check(observation, decision, applied) for guard in guards)
             for verdict in verdicts:
                 if verdict.kind == "fault":
-                    raise GuardError(verdict.reason)
+                    raise GuardError(verdict)
             held = any(verdict.kind == "hold" for verdict in verdicts)
             applied = env.apply(env.action_spec.rest if held else decision.action)
+            if held and isinstance(controller, Heeding):
+                controller.held()
             step = Step(observation, decision, applied, plan_s, verdicts)
             for recorder in recorders:
                 recorder.record(step)

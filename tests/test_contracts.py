@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM
 from robot_wm.robots import so100
+from robot_wm.runtime import run_episode
 from robot_wm.types import Decision, Env, Futures, Goal, Observation, Task, Verdict
 from sim_envs.reach import ReachTask
 from sim_envs.reach_demonstrator import ReachDemonstrator
@@ -175,6 +177,31 @@ CONTROLLERS = {
 @pytest.mark.parametrize("name", sorted(CONTROLLERS))
 def test_controllers_keep_the_contract(name):
     check_controller(CONTROLLERS[name], PointEnv(), point_goal())
+
+
+class Holding:
+    """Holds some turns, whatever is decided."""
+
+    def __init__(self, turns):
+        self.turns, self.turn = turns, 0
+
+    def check(self, obs, decision, applied):
+        self.turn += 1
+        return Verdict("hold", "wait") if self.turn in self.turns else Verdict()
+
+
+def test_a_hold_drops_the_plan_and_is_no_stall():
+    """What was planned elsewhere is not executed, and an arm that may not move did not stall."""
+    env, steps = PointEnv(), []
+    mpc = MPC(make_model(), PLANNERS["cem"], GoalEnergy, SPEC)
+    controller = GoalSequence(ActionChunks(mpc, 2), arrival=1e-9, patience=2)
+    env.reset(0)
+    tape = SimpleNamespace(record=steps.append, finish=lambda last: None)
+    guards = [Holding(range(2, 9))]
+    run_episode(env, controller, point_goal(), num_steps=9, guards=guards, recorders=[tape])
+    kinds = [step.decision.kind for step in steps]
+    assert "continue" not in kinds[2:8] and "stalled" not in kinds
+    assert all((step.applied == 0).all() for step in steps[1:8])
 
 
 def test_demonstrators_keep_the_contract():

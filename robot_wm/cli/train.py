@@ -7,16 +7,17 @@ import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from robot_wm.checkpoint import check_replaceable, save_checkpoint
+from robot_wm.checkpoint import check_replaceable, load_checkpoint, save_checkpoint
 from robot_wm.cli.build import check_parts, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
-from robot_wm.contracts import check_encoder, hold_to
+from robot_wm.contracts import check_encoder, hold_to, is_ours
 from robot_wm.data import (
     AlignedData,
     DataSpec,
@@ -86,6 +87,10 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     tokens = encode_data(data, encoder, device, Path(config.cache))
     fitting = prepare(data, tokens, encoder, how, family, own)
     model = fitting.model.to(device)
+    if not (is_ours(model) and is_ours(encoder)):
+        with TemporaryDirectory() as folder:  # what cannot be saved is told before the work
+            save_checkpoint(model, Path(folder) / "untrained")
+            load_checkpoint(Path(folder) / "untrained")
     num_weights = sum(p.numel() for p in model.parameters())
     say(
         f"train on {fitting.training.num_windows} windows of {how.num_frames} frames; encoder "

@@ -32,9 +32,11 @@ class Space:
 
         self.spec, self.horizon, self.device = spec, horizon, device
         self.rest = tensor(spec.rest)
-        self.low = tensor(np.where(spec.free, spec.low, spec.rest))
-        self.high = tensor(np.where(spec.free, spec.high, spec.rest))
-        self.unit = tensor(spec.unit * spec.free)  # nothing spreads along a fixed dimension
+        # One whose range is nothing in float32 is fixed, too.
+        free = spec.free & (spec.low.astype(np.float32) < spec.high.astype(np.float32))
+        self.low = tensor(np.where(free, spec.low, spec.rest))
+        self.high = tensor(np.where(free, spec.high, spec.rest))
+        self.unit = tensor(spec.unit * free)  # nothing spreads along a fixed dimension
         self._divisor = tensor(spec.unit)
 
     def project(self, actions: Tensor) -> Tensor:

@@ -164,10 +164,10 @@ class LatentWorldModel(nn.Module):
         obs: Observation | EncodedFrames,
         applied: FloatArray | Tensor | None,
     ) -> LatentState:
-        """See `WorldModel.observe`.
+        """See `WorldModel.observe`; a dataset's frames were found finite when they were encoded.
 
         Raises:
-            ValueError: a picture or vector that does not fit, or numbers that are not finite.
+            ValueError: a picture or vector that does not fit, or a robot's that is not finite.
         """
         if isinstance(obs, EncodedFrames):
             latents = self.latents(obs.tokens.to(self.device))[:, None]
