@@ -35,10 +35,10 @@ def on_the_path(theirs):
 
 def robot_wm(folder, *words, ok=True):
     """Runs a command as the stranger does; the JSON of its last line, or what it says."""
-    code = "import sys; from robot_wm.cli.main import main; sys.exit(main())"
+    command = Path(sys.executable).with_name("robot-wm")  # which puts no folder on the path
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code, *words],
+        [command, *words],
         cwd=folder, env=env, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     if not ok:
