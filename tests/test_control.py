@@ -8,7 +8,8 @@ from fakes import SPEC, PointEnv, make_model
 from omegaconf import OmegaConf
 
 from robot_wm.cli.config import load_config
-from robot_wm.cli.control import legal_actions, make_controller
+from robot_wm.cli.control import check_same_arm, legal_actions, make_controller
+from robot_wm.robots import so100
 from robot_wm.types import Goal
 
 LIMITS = OmegaConf.to_container(load_config("eval", ["checkpoint=x"]).controller.limits)
@@ -51,3 +52,22 @@ def test_a_margin_in_steps_is_asked_only_of_a_checkpoint_that_knows_them():
     make_controller(knows, PointEnv(), config("margin=0.5"))
     held = first_action(knows, "margin=1e6")
     np.testing.assert_array_equal(held, SPEC.rest)
+
+
+def test_a_model_of_another_arm_is_told():
+    """By the arm's name, or by LeRobot's name of the device."""
+    for robot, kind, same in (
+        (None, None, True),
+        ("so100", None, True),
+        ("so101_follower", None, True),
+        ("koch_follower", "koch_follower", True),
+        ("jaco", None, False),
+        ("somebodys_arm", None, False),
+        ("koch_follower", "so101_follower", False),
+    ):
+        info = replace(make_model().info, robot=robot)
+        if same:
+            check_same_arm(info, so100(), kind)
+            continue
+        with pytest.raises(ValueError, match=f"{robot}, this is a so100"):
+            check_same_arm(info, so100(), kind)

@@ -93,9 +93,17 @@ def check_cameras(info: ModelInfo, cameras: Iterable[str]) -> None:
         )
 
 
-def check_arm(info: ModelInfo, robot: RobotModel) -> None:
-    """Raises ValueError where a model is known to be of another arm."""
-    if info.robot is not None and LEROBOT_ARMS.get(info.robot, info.robot) != robot.name:
+def check_same_arm(info: ModelInfo, robot: RobotModel, kind: str | None = None) -> None:
+    """Raises ValueError where a model is known to be of another arm.
+
+    Args:
+        info: of the model.
+        robot: the arm.
+        kind: LeRobot's name of the device, which its datasets have too; None: it has none.
+    """
+    if info.robot is None or info.robot == kind:
+        return
+    if LEROBOT_ARMS.get(info.robot, info.robot) != robot.name:
         raise ValueError(
             f"checkpoint: made for another robot: trained on a {info.robot}, this is a {robot.name}"
         )

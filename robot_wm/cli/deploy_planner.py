@@ -21,7 +21,7 @@ from hardware.remote import Actions, ArmStoppedError, RemoteArm
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
-from robot_wm.cli.control import check_arm, check_cameras, make_controller
+from robot_wm.cli.control import check_cameras, check_same_arm, make_controller
 from robot_wm.cli.deployed import DeploymentDataset
 from robot_wm.cli.extensions import import_extensions
 from robot_wm.cli.monitors import load_normal
@@ -150,7 +150,7 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     actions_of = learned_actions(saved)
     info = model.info
     check_robot(info.action_spec, info.dt, config.robot, robot, actions_of, learned)
-    check_arm(info, robot)
+    check_same_arm(info, robot, config.robot.get("type"))
     actions = make_actions(robot, info.action_spec, config.robot, learned)
     frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
     check_cameras(info, frames)

@@ -15,8 +15,8 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
 from robot_wm.cli.control import (
-    check_arm,
     check_cameras,
+    check_same_arm,
     legal_actions,
     make_controller,
     make_objective,
@@ -86,7 +86,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     model, saved = load_checkpoint(find_checkpoint(config.checkpoint))
     model.to(pick_device(config.device))
     simulation = build_simulation(config.env)
-    check_arm(model.info, simulation.robot)
+    check_same_arm(model.info, simulation.robot)
     check_cameras(model.info, simulation.env.observe().images)
     controller = make_controller(model, simulation.env, config)
     task, spec = simulation.task, simulation.env.action_spec

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation, pick_device
 from robot_wm.cli.console import finish, output_dir, replacing, say, say_outcomes
-from robot_wm.cli.control import check_arm, check_cameras, make_controller
+from robot_wm.cli.control import check_cameras, check_same_arm, make_controller
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import goal_name, plain, read_goal, side_by_side
 from robot_wm.cli.watch import refuse_strange
@@ -49,7 +49,7 @@ def run(config: DictConfig) -> None:
     names, pictures = map(goal_name, given), [read_goal(goal, info.cameras) for goal in given]
     wanted = dict(zip(names, pictures, strict=True))
     simulation = build_simulation(config.env)
-    check_arm(info, simulation.robot)
+    check_same_arm(info, simulation.robot)
     check_cameras(info, simulation.env.observe().images)
     controller = make_controller(model, simulation.env, config)
     goals = [Goal(images=images) for images in pictures]

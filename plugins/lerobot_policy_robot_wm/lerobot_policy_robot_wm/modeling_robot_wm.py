@@ -40,7 +40,7 @@ from lerobot_policy_robot_wm.pace import Pace
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import load_config
-from robot_wm.cli.control import check_arm, make_controller
+from robot_wm.cli.control import check_same_arm, make_controller
 from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actions
 from robot_wm.cli.extensions import import_extensions
 from robot_wm.cli.monitors import load_normal
@@ -131,7 +131,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         info, learned = model.info, learned_joints(saved)
         spec = info.action_spec
         actions_of = learned_actions(saved)
-        check_arm(info, self._robot)
+        check_same_arm(info, self._robot, settings.robot.get("type"))
         check_robot(spec, info.dt, settings.robot, self._robot, actions_of, learned)
         self._clock, self._fps = clock, config.fps
         self._settle_s = SETTLE_S + float(settings.robot.camera_latency_s)
