@@ -193,6 +193,10 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
         raise CheckpointError(
             f"checkpoint: got format {config.get('format')}, want {FORMAT}: train it again"
         )
+    told = config.setdefault("training", {})
+    for name in ("data", "fit"):
+        if not isinstance(told, dict) or not isinstance(told.get(name) or {}, dict):
+            raise CheckpointError(f"checkpoint: {directory}: {_CONFIG}: training is no mapping")
     file = _WEIGHTS if config["format"] == FORMAT else _PREDICTOR
     if file not in manifest:
         raise CheckpointError(f"checkpoint: {directory} lacks {file}")
@@ -216,6 +220,9 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
         weights = load_file(directory / file)
         if file == _PREDICTOR:
             weights = {f"predictor.{name}": value for name, value in weights.items()}
+        broken = [name for name, value in weights.items() if not value.isfinite().all()]
+        if broken:
+            raise ValueError(f"{file}: {broken[0]} is not finite")
         model.load_state_dict(weights)
         model.eval().requires_grad_(False)
     except FileNotFoundError:

@@ -57,6 +57,9 @@ class Normal:
             wanted = 2 if name in ("bank", "views") else 1
             if value.ndim != wanted or not value.numel() or not value.isfinite().all():
                 raise ValueError(f"{FILE}: {name} is {tuple(value.shape)}, or not finite")
+        for name in ("strangeness", "view_strangeness", "surprise"):
+            if (getattr(self, name).diff() < 0).any():
+                raise ValueError(f"{FILE}: {name} is not in order")
         for name in ("strangeness", "view_strangeness"):
             if not getattr(self, name)[-1] > 0:  # is divided by: 0 / 0 would pass for familiar
                 raise ValueError(f"{FILE}: {name} ends at {float(getattr(self, name)[-1])}")

@@ -86,6 +86,9 @@ class PredictorConfig:
         check_counts(0, state_dim=self.state_dim, extrinsics_dim=self.extrinsics_dim)
         if not 1 <= self.mlp_ratio * self.width < 2**24:
             raise ValueError(f"mlp_ratio: got {self.mlp_ratio}, want a hidden size of at least 1")
+        for name in ("residual", "output_norm"):
+            if not isinstance(getattr(self, name), bool):  # "false" would count as true
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, want true or false")
         if self.rotary not in ("release", "standard"):
             raise ValueError(f"rotary: got {self.rotary!r}, want 'release' or 'standard'")
         if self.conditioning not in ("tokens", "adaln"):

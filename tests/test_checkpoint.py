@@ -210,6 +210,9 @@ def test_every_kind_of_predictor_comes_back(variant, tmp_path):
         ("predictor", "mlp_ratio", "Infinity"),
         ("predictor", "depth", "1.5"),
         ("predictor", "grid", "[1]"),
+        ("predictor", "residual", '"false"'),
+        ("spec", "robot", "3"),
+        ("spec", "state_names", "[1, 2]"),
         ("spec", "dt", "NaN"),
         ("spec", "dt", '"x"'),
         ("spec", "views", "[]"),
@@ -229,6 +232,19 @@ def test_a_configuration_that_was_made_up_is_refused(saved, part, name, value):
     manifest["config.json"] = hashlib.sha256(text.encode()).hexdigest()
     (directory / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="does not fit together"):
+        load_checkpoint(directory)
+
+
+@pytest.mark.parametrize("value", ["3", "[]", '{"data": 3}'])
+def test_what_a_checkpoint_says_of_its_training_is_a_mapping(saved, value):
+    _, directory = saved
+    config = json.loads((directory / "config.json").read_text())
+    text = json.dumps({**config, "training": json.loads(value)})
+    (directory / "config.json").write_text(text)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["config.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="training"):
         load_checkpoint(directory)
 
 

@@ -48,6 +48,8 @@ class ActionSpec:
         object.__setattr__(self, "units", tuple(self.units))
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
+        if not all(isinstance(word, str) for word in (*self.names, *self.units)):
+            raise ValueError(f"ActionSpec: got names {self.names}, units {self.units}, want text")
         size = len(self.names)
         if not size or low.shape != (size,) or high.shape != (size,) or len(self.units) != size:
             raise ValueError(

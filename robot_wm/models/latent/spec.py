@@ -69,6 +69,9 @@ class ModelSpec:
                 f"proprio: 'integrate' needs one action per state dimension, got actions "
                 f"{self.action_spec.names} and states {self.state_names}"
             )
+        names = (*self.state_names, *([] if self.robot is None else [self.robot]))
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"state_names, robot: got {names}, want text")
         check_counts(context_frames=self.context_frames, views=len(self.views))
         if len({view.camera for view in self.views}) != len(self.views):
             raise ValueError(f"views: got {self.views}, want each camera once")
