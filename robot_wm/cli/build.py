@@ -7,10 +7,9 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra.utils
-import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
@@ -21,6 +20,9 @@ from robot_wm.kinematics import RobotModel
 from robot_wm.types import Controller, Env, FloatArray, Task
 from sim_envs.manifest import episodes_of
 from sim_envs.tabletop import Tabletop
+
+if TYPE_CHECKING:  # it takes two seconds, and a simulation needs none of it
+    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +132,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ValueError: not a device of this machine.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from robot_wm.cli.build import Simulation, build_simulation
+from robot_wm.cli.build import build_simulation
 from robot_wm.cli.console import Progress, finish, output_dir, say
+from robot_wm.cli.demonstrating import Demonstration, demonstrate, privileged
 from robot_wm.cli.workers import map_in_order
 from robot_wm.data import DatasetWriter
-from robot_wm.report.units import show
-from robot_wm.runtime import Step, run_episode
-from robot_wm.types import FloatArray, ImageArray, Judgement, Observation
+from robot_wm.types import Judgement
 
 SEEDS_PER_RUN = 100_000  # episodes of one `seed`; the manifests begin above 80 of them
-
-
-@dataclass(frozen=True, eq=False)
-class Demonstration:
-    """One recorded episode: T frames, T - 1 actions, and how it ended."""
-
-    images: dict[str, ImageArray]
-    states: FloatArray
-    actions: FloatArray
-    extras: dict[str, FloatArray]
-    final: Judgement
 
 
 def run(config: DictConfig) -> None:
     """Collects, then says how well the demonstrator did."""
     ends = collect(config, output_dir(config.out))
+    from robot_wm.report.units import show  # Matplotlib takes a second
+
     name, measure = ends[0].first
     values = [end.first[1].value for end in ends]
     success, median = float(np.mean([end.success for end in ends])), float(np.median(values))
@@ -72,7 +60,7 @@ def collect(config: DictConfig, out: Path) -> list[Judgement]:
             f"control_dt: the env's is {env.control_dt:g} s; a LeRobot dataset needs a whole "
             f"number of frames per second"
         )
-    names = {name: tuple(values) for name, values in _privileged(env).items()}
+    names = {name: tuple(values) for name, values in privileged(env).items()}
     env.close()
     first = config.seed * SEEDS_PER_RUN
     progress = Progress("collect", "episode")
@@ -117,63 +105,5 @@ def check_collection(num_episodes: int, seed: int) -> None:
 
 def _demonstrations(config: DictConfig, seeds: range) -> Iterator[Demonstration]:
     """Demonstrations in the order of their seeds, whoever makes them."""
-    make = functools.partial(_demonstrate, OmegaConf.to_yaml(config.env, resolve=True))
+    make = functools.partial(demonstrate, OmegaConf.to_yaml(config.env, resolve=True))
     yield from map_in_order(make, seeds, num_workers=config.num_workers)
-
-
-@functools.cache
-def _worker_simulation(env: str) -> Simulation:
-    """One simulation per process, from its configuration as YAML."""
-    config = OmegaConf.create(env)
-    assert isinstance(config, DictConfig)
-    return build_simulation(config)
-
-
-class _Tape:
-    """Keeps an episode, and what only a simulator knows of it."""
-
-    def __init__(self, env: Any) -> None:
-        self._env = env
-        self.observations: list[Observation] = []
-        self.applied: list[FloatArray] = []
-        self.extras = [_extras(env)]
-
-    def record(self, step: Step) -> None:
-        self.observations.append(step.observation)
-        self.applied.append(step.applied)
-        self.extras.append(_extras(self._env))
-
-    def finish(self, last: Observation) -> None:
-        self.observations.append(last)
-
-
-def _demonstrate(env: str, seed: int) -> Demonstration:
-    simulation = _worker_simulation(env)
-    (episode,) = simulation.episodes(str(seed), 1)
-    goal = simulation.task.start(episode)
-    tape = _Tape(simulation.env)
-    run_episode(
-        simulation.env,
-        simulation.demonstrator(),
-        goal,
-        num_steps=simulation.num_steps,
-        recorders=[tape],
-    )
-    observations = tape.observations
-    cameras = observations[0].images
-    return Demonstration(
-        images={name: np.stack([o.images[name] for o in observations]) for name in cameras},
-        states=np.stack([o.proprio for o in observations]),
-        actions=np.stack(tape.applied),
-        extras={name: np.stack([e[name] for e in tape.extras]) for name in tape.extras[0]},
-        final=simulation.task.judge(),
-    )
-
-
-def _extras(env: Any) -> dict[str, FloatArray]:
-    return {name: np.array([*values.values()]) for name, values in _privileged(env).items()}
-
-
-def _privileged(env: Any) -> dict[str, dict[str, float]]:
-    """What a simulator knows beyond the Env protocol, for probes; nothing for other envs."""
-    return dict(env.privileged()) if hasattr(env, "privileged") else {}

@@ -83,6 +83,11 @@ class Chain:
         self._path = [i for i in self._to_base if links[i].joint >= 0]
         # T(q) = fixed + sin(q) odd + (1 - cos(q)) even, by Rodrigues' formula about the pivot.
         self._parts = [_rodrigues(link) for link in links]
+        # For all links at once; one that no joint moves turns by nothing of any.
+        self._moved = np.array([max(link.joint, 0) for link in links])
+        turns = np.array([link.joint >= 0 for link in links])[:, None, None]
+        fixed, odd, even = (np.array(part) for part in zip(*self._parts, strict=True))
+        self._stacked = fixed, odd * turns, even * turns
 
     def with_range(self, joint_range: FloatArray) -> Chain:
         """The same links with other ranges of the joints `[J, 2]`, rad."""
@@ -101,16 +106,13 @@ class Chain:
 
     def poses(self, joints: FloatArray) -> list[FloatArray]:
         """Every link's pose in the base frame `[N, 4, 4]` at `joints` `[N, J]`, rad."""
-        sin, rest = np.sin(joints)[..., None, None], 1 - np.cos(joints)[..., None, None]
+        sin = np.sin(joints)[:, self._moved, None, None]  # [N, L, 1, 1]
+        rest = 1 - np.cos(joints)[:, self._moved, None, None]
+        fixed, odd, even = self._stacked
+        own = fixed + sin * odd + rest * even  # [N, L, 4, 4]: every link in its parent's frame
         poses: list[FloatArray] = []
-        for link, (fixed, odd, even) in zip(self.links, self._parts, strict=True):
-            own = fixed
-            if link.joint >= 0:
-                own = fixed + sin[:, link.joint] * odd + rest[:, link.joint] * even
-            above = poses[link.parent] if link.parent >= 0 else None
-            poses.append(
-                np.broadcast_to(own, (len(joints), 4, 4)) if above is None else above @ own
-            )
+        for i, link in enumerate(self.links):
+            poses.append(own[:, i] if link.parent < 0 else poses[link.parent] @ own[:, i])
         return poses
 
     @cached_property
