@@ -68,17 +68,16 @@ class Physics:
             PhysicsError: MuJoCo raised a warning, which for it means it reset or clipped the
                 state and went on (a NaN control counts as zero control, a diverged pose is reset).
         """
-        for _ in range(num_steps):
-            self._mj.mj_step(self.model, self.data)
-            # `number` is a counter per kind of warning; reading them all at once is the cheap way.
-            if self.data.warning.number.any():
-                kinds = [
-                    name
-                    for name, kind in self._mj.mjtWarning.__members__.items()
-                    if name != "mjNWARNING" and self.data.warning[int(kind)].number
-                ]
-                self.data.warning.number[:] = 0
-                raise PhysicsError(f"MuJoCo warned at t={self.data.time:.3f} s: {', '.join(kinds)}")
+        self._mj.mj_step(self.model, self.data, nstep=num_steps)
+        # `number` is a counter per kind of warning; reading them all at once is the cheap way.
+        if self.data.warning.number.any():
+            kinds = [
+                name
+                for name, kind in self._mj.mjtWarning.__members__.items()
+                if name != "mjNWARNING" and self.data.warning[int(kind)].number
+            ]
+            self.data.warning.number[:] = 0
+            raise PhysicsError(f"MuJoCo warned by t={self.data.time:.3f} s: {', '.join(kinds)}")
 
     def site_position(self, name: str) -> FloatArray:
         """World position `[3]` of a site, m."""
