@@ -16,10 +16,14 @@ from hardware.remote import Actions
 from robot_wm.types import ActionSpec, FloatArray
 
 _NEAR_RAD = 0.02
+_WAY_S, _TICK_S = 1.0, 0.02  # every way is cut into small commands, as no governor stands between
 
 
 def check_arm(make: Callable[[], Arm], *, step_rad: float = 0.05, within_s: float = 2.0) -> None:
     """Runs a device through what the controller's process expects of it. **It moves.**
+
+    No governor stands between: every joint moves by `step_rad` in a second, and back. A real arm
+    wants a hand on its power switch.
 
     Args:
         make: opens the device, which stands, with room around it.
@@ -63,13 +67,20 @@ def _check_arm(arm: Arm, step_rad: float, within_s: float) -> None:
     start = later.joints
     middle = (limits.low + limits.high) / 2
     target = start + np.where(start < middle, step_rad, -step_rad)
-    arm.write(target)
+    _go(arm, start, target)
     _assert_at(arm, limits, target, within_s, "write: it does not come")
     arm.hold()
     time.sleep(0.2)
     _assert_at(arm, limits, target, 0.2, "hold: it moved")
-    arm.write(start)
+    _go(arm, target, start)
     _assert_at(arm, limits, start, within_s, "write: it does not come after a hold")
+
+
+def _go(arm: Arm, start: FloatArray, target: FloatArray) -> None:
+    """Writes a slow way from one posture `[J]`, rad, to another."""
+    for share in np.linspace(0, 1, round(_WAY_S / _TICK_S) + 1):
+        arm.write(start + share * (target - start))
+        time.sleep(_TICK_S)
 
 
 def _read(arm: Arm, limits: ArmLimits) -> Reading:

@@ -282,15 +282,18 @@ class Bench:
         return pilot, now_s
 
     def _boxed_out(self) -> FloatArray:
-        """Joints `[J]`, rad, that are legal but for a corner of the arm outside the box."""
-        rng, probe = (
-            np.random.default_rng(self.seed),
-            Governor(self.limits, self.chain.corners, self.rest),
-        )
-        while True:
+        """Joints `[J]`, rad, that are legal but for a corner of the arm outside the box.
+
+        Raises:
+            ValueError: the box holds the arm wherever it is.
+        """
+        probe = Governor(self.limits, self.chain.corners, self.rest)
+        rng = np.random.default_rng(self.seed)
+        for _ in range(10_000):
             joints = rng.uniform(self.limits.low, self.limits.high)
-            if "corner" in probe.problem(joints):
+            if probe.problem(joints):  # drawn within the joints' limits: only the box is left
                 return joints
+        raise ValueError("robot.limits: the box holds the whole arm wherever it is")
 
     def _arming(self) -> Iterator[tuple[str, bool]]:
         """Conditions under which the arm must not be armed, and whether it was."""

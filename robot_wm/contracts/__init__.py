@@ -6,6 +6,7 @@ Each raises an AssertionError that names the promise that is broken.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from robot_wm.contracts.encoder import check_encoder
 from robot_wm.contracts.env import assert_same, check_env
@@ -30,10 +31,10 @@ def hold_to(check: Callable[[], None], made: object) -> None:
     Raises:
         ValueError: a promise is broken; it says which.
     """
-    kind = made if hasattr(made, "__qualname__") else type(made)
     if is_ours(made):
         return
-    name = f"{kind.__module__}.{kind.__qualname__}"  # type: ignore[attr-defined]
+    kind: Any = made if hasattr(made, "__qualname__") else type(made)
+    name = f"{kind.__module__}.{kind.__qualname__}"
     try:
         check()
     except AssertionError as error:
