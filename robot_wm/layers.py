@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-6
-
+_SHORT = 256  # tokens of a sequence, see _fused_descends_slowly
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values [B, heads, L, head size]; B may be 1 for all
 
@@ -55,11 +55,21 @@ class Attention(nn.Module):
         )
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if past:
+        if past or _fused_descends_slowly(q):
             out = _attend_in_parts(q, (*past, (k, v)), mask)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(rearrange(out, "b h l d -> b l (h d)")), (k, v)
+
+
+def _fused_descends_slowly(q: Tensor) -> bool:
+    """Whether the gradient of torch's fused attention takes longer than that of plain products.
+
+    On a CPU it does where sequences are short: 3 times as long in float32 and 10 times in bfloat16
+    at 20 and 80 tokens (docs/log.md). Plain products keep all weights, so long sequences pay in
+    memory for what they gain.
+    """
+    return q.requires_grad and q.device.type == "cpu" and q.shape[2] <= _SHORT
 
 
 def _attend_in_parts(q: Tensor, parts: Sequence[KeyValue], mask: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from robot_wm import layers
 from robot_wm.predictor import Predictor, PredictorConfig, rollout_recomputed
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -244,3 +245,15 @@ def test_views_are_told_apart_and_one_view_is_as_before():
     torch.testing.assert_close(two._cos[:6], one._cos[:6], atol=0, rtol=0)
     frame = two._cos[:12]
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(frame, 2))
+
+
+def test_plain_products_descend_as_torchs_fused_attention_does(monkeypatch):
+    model = make()
+
+    def gradients():
+        return torch.autograd.grad(model(*inputs()).pow(2).sum(), list(model.parameters()))
+
+    plain = gradients()
+    monkeypatch.setattr(layers, "_SHORT", 0)
+    for ours, fused in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(ours, fused, atol=1e-5, rtol=1e-4)
