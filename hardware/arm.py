@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hardware.pilot import Reading
+from hardware.ticks import Reading
 from hardware.wire import FrameSlot
 from robot_wm.types import FloatArray
 

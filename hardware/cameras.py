@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hardware.lerobot_arm import check_installed, decode_config
+from hardware.messages import CamerasReady, CamerasTask, Refused, Trouble
 from hardware.process import lower_niceness
 from hardware.wire import FrameSlot, Wire
 
@@ -24,30 +25,25 @@ _AGAIN_S = 0.1
 _REOPEN = 5
 
 
-def show(spec: Mapping[str, Any]) -> int:
-    """Shows what cameras see until whoever started it is gone; the exit code.
-
-    Args:
-        spec: `cameras`, name -> config; `frames`, name -> (height, width, descriptor);
-            `latency_s`, from the light to the driver's hands; `wire`, to say that they are open.
-    """
+def show(task: CamerasTask) -> int:
+    """Shows what cameras see until whoever started it is gone; the exit code."""
     for name in ("SIGINT", "SIGHUP"):  # the human's ways to stop: the controller's to follow
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     lower_niceness()  # a picture that waits for the processor would be stamped too late
-    wire = Wire.at(spec["wire"])
+    wire = Wire.at(task.wire)
     cameras: dict[str, Any] = {}
     try:
-        for name, settings in spec["cameras"].items():
+        for name, settings in task.cameras.items():
             cameras[name] = open_camera(name, settings)
     except ValueError as error:
-        wire.send({"refused": str(error)[:4000]})
+        wire.send(Refused(text=str(error)[:4000]))
         return 2
     end = threading.Event()
     for name, camera in cameras.items():
-        slot = FrameSlot(*spec["frames"][name])
-        words = (name, camera, slot, float(spec["latency_s"]), end, wire)
+        slot = FrameSlot(*task.frames[name])
+        words = (name, camera, slot, task.latency_s, end, wire)
         threading.Thread(target=_watch, args=words, daemon=True).start()
-    wire.send({"ready": sorted(cameras)})
+    wire.send(CamerasReady())
     while not wire.closed:
         wire.wait(None)
         wire.receive()
@@ -67,7 +63,7 @@ def _watch(
         except Exception as error:  # noqa: BLE001 - it may come back; until then pictures grow old
             failed += 1
             if failed == 1:
-                wire.send({"trouble": f"camera {name}: {error}"[:1000]})
+                wire.send(Trouble(text=f"camera {name}: {error}"[:1000]))
             if failed % _REOPEN == 0:  # a driver's own thread does not come back by itself
                 with contextlib.suppress(Exception):
                     camera.disconnect()

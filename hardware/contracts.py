@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hardware.arm import Arm, ArmLimits
-from hardware.pilot import Reading
 from hardware.remote import Actions
+from hardware.ticks import Reading
 from robot_wm.types import ActionSpec, FloatArray
 
 _NEAR_RAD = 0.02
@@ -92,7 +92,7 @@ def _read(arm: Arm, limits: ArmLimits) -> Reading:
     assert inside.all(), f"read: {reading.joints} is beyond its limits"
     age_s = now_s - reading.stamp_s
     assert 0 <= age_s < 1.0, f"read: stamped {age_s:.3f} s ago, want a time.monotonic() of now"
-    assert not reading.fault, f"read: {reading.fault}"
+    assert reading.fault is None, f"read: {reading.fault}"
     return reading
 
 

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from hardware.governor import Governor
-from hardware.pilot import Reading, Turn
-from robot_wm.kinematics import Chain, Link
+from hardware.messages import ChainData, from_plain, to_plain
+from hardware.reasons import Reason
+from hardware.ticks import Reading, Turn
+from robot_wm.kinematics import Chain
 from robot_wm.kinematics.limits import Limits
 
-FORMAT = 1
+FORMAT = 2
+_IN_WORDS = 1  # the format before, in which reasons were sentences
 _MISFITS = (
     *(ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError),
 )
-_MAX_LINKS, _MAX_CORNERS = 64, 4096  # of an arm that may be real
 _MAX_LINE = 1 << 20  # bytes; a longer one is none of ours
 
 
@@ -54,44 +57,54 @@ class FlightRecorder:
             {
                 "format": FORMAT,
                 "about": dict(about or {}),
-                "limits": {
-                    field.name: np.asarray(getattr(limits, field.name)).tolist()
-                    for field in fields(limits)
-                },
-                "chain": chain_message(chain),
+                "limits": limits,
+                "chain": ChainData.of(chain),
             }
         )
 
-    def write(self, now_s: float, reading: Reading, turn: Turn, *, late_s: float = 0.0) -> None:
-        """A tick.
+    def write(
+        self,
+        now_s: float,
+        reading: Reading,
+        turn: Turn,
+        *,
+        late_s: float = 0.0,
+        undecodable: Sequence[bytes] = (),
+    ) -> None:
+        """Writes a tick.
 
         Args:
             now_s: on the run's clock.
             reading: what the pilot was told of the arm.
             turn: what it decided.
             late_s: of the tick's beginning.
+            undecodable: what came from another process and is no message.
         """
         line: dict[str, Any] = {
             "t": now_s,
-            "state": turn.state.value,
-            "target": _plain(turn.target),
-            "command": _plain(turn.command),
-            "joints": _plain(reading.joints),
+            "state": turn.state,
+            "target": turn.target,
+            "command": turn.command,
+            "joints": reading.joints,
             "late": late_s,
         }
         if turn.seed is not None:
-            line["seed"] = _plain(turn.seed)
-        if turn.reason:
+            line["seed"] = turn.seed
+        if turn.reason is not None:
             line["reason"] = turn.reason
         if turn.notes:
-            line["notes"] = list(turn.notes)
-        if reading.fault:
+            line["notes"] = turn.notes
+        if reading.fault is not None:
             line["fault"] = reading.fault
+        if undecodable:
+            line["undecodable"] = [content.hex() for content in undecodable]
         self._line(line)
         self._num_ticks += 1
 
     def _line(self, values: Mapping[str, Any]) -> None:
-        text = (json.dumps(values) + "\n").encode()
+        # Not msgspec's own JSON, which writes what is not finite as null.
+        plain = msgspec.to_builtins(values, enc_hook=to_plain)
+        text = (json.dumps(plain) + "\n").encode()
         if self._torn:
             raise OSError("a line of the flight record was not written whole: it ends there")
         self._torn = True
@@ -139,9 +152,10 @@ def replay(path: Path) -> Replay:
     lines, cut = _lines(path)
     try:
         header = next(lines)
-        if header.get("format") != FORMAT:
-            raise ValueError(f"got format {header.get('format')!r}, want {FORMAT}")
-        limits, chain = Limits(**header["limits"]), parse_chain(header["chain"])
+        if header.get("format") not in (_IN_WORDS, FORMAT):
+            raise ValueError(f"got format {header.get('format')!r}, want at most {FORMAT}")
+        limits = msgspec.convert(header["limits"], Limits, dec_hook=from_plain)
+        chain = msgspec.convert(header["chain"], ChainData, dec_hook=from_plain).chain()
         governor: Governor | None = None
         ticks = commands = mismatches = 0
         moving = whole = False
@@ -155,8 +169,12 @@ def replay(path: Path) -> Replay:
                     raise ValueError(f"it has {ticks} ticks, and ends after {line['end']}")
                 continue
             ticks += 1
-            if line["state"] == "faulted" and faults[-1:] != [line["reason"]]:
-                faults.append(str(line["reason"]))
+            if line["state"] == "faulted":
+                reason = line["reason"]
+                if header["format"] == FORMAT:
+                    reason = str(msgspec.convert(reason, Reason))
+                if faults[-1:] != [reason]:
+                    faults.append(str(reason))
             if "seed" in line:
                 seat = limits.seat(np.array(line["joints"], np.float64))
                 if line["seed"] != seat.tolist() or moving:
@@ -197,51 +215,3 @@ def _lines(path: Path) -> tuple[Iterator[dict[str, Any]], list[bool]]:
                 yield json.loads(text)
 
     return read(), cut
-
-
-def chain_message(chain: Chain) -> dict[str, Any]:
-    """A chain for JSON; `parse_chain` reads it back."""
-    return {
-        "links": [
-            {
-                "parent": link.parent,
-                "joint": link.joint,
-                "T_parent": link.T_parent.tolist(),
-                "axis": link.axis.tolist(),
-                "pivot": link.pivot.tolist(),
-                "corners": link.corners.tolist(),
-            }
-            for link in chain.links
-        ],
-        "joint_names": list(chain.joint_names),
-        "joint_range": chain.joint_range.tolist(),
-        "tool_link": chain.tool_link,
-        "tool": chain.tool_point.tolist(),
-    }
-
-
-def parse_chain(message: Mapping[str, Any]) -> Chain:
-    """A chain that came as JSON."""
-    links, num_corners = [], sum(len(link["corners"]) for link in message["links"])
-    if len(message["links"]) > _MAX_LINKS or num_corners > _MAX_CORNERS:
-        raise ValueError(
-            f"chain: got {len(message['links'])} links with {num_corners} corners, want at most "
-            f"{_MAX_LINKS} and {_MAX_CORNERS}"
-        )
-    for link in message["links"]:
-        arrays = {name: np.array(link[name], np.float64) for name in ("T_parent", "axis", "pivot")}
-        corners = np.array(link["corners"], np.float64).reshape(-1, 3)
-        links.append(
-            Link(int(link["parent"]), int(link["joint"]), points=corners, few=True, **arrays)
-        )
-    return Chain(
-        links,
-        joint_names=tuple(message["joint_names"]),
-        joint_range=np.array(message["joint_range"], np.float64),
-        tool_link=int(message["tool_link"]),
-        tool=np.array(message["tool"], np.float64),
-    )
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value

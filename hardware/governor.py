@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hardware.reasons import Kind, NotLegalError, Reason
 from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray
 
@@ -54,7 +55,7 @@ class Governor:
         joints: where the arm stands, at rest, `[J]`, rad.
 
     Raises:
-        ValueError: the arm stands where it may not.
+        NotLegalError: the arm stands where it may not.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class Governor:
         self._slower = limits.max_acceleration * limits.tick_s * (1 - _MARGIN)  # in one tick
         self._num_brake = int(np.ceil((self._fastest / self._slower).max())) + 1
         problem = self.problem(joints)
-        if problem:
-            raise ValueError(f"the arm stands where it may not: {problem}")
+        if problem is not None:
+            raise NotLegalError(problem)
         self._joints = np.array(joints, np.float64)
         self._speed = np.zeros_like(limits.low)
 
@@ -92,17 +93,16 @@ class Governor:
                 return self._commit(speed, blend, refused=False)
         return self._commit(brake, 0.0, refused=False)
 
-    def problem(self, joints: FloatArray) -> str:
-        """Why the arm may not stand at `joints` `[J]`, rad; empty where it may."""
+    def problem(self, joints: FloatArray) -> Reason | None:
+        """Why the arm may not stand at `joints` `[J]`, rad; None where it may."""
         limits = self._limits
         if not _numbers(joints, len(limits.low)) or not np.isfinite(joints).all():
-            return f"got joints {joints}, want {len(limits.low)} finite angles"
+            return Reason(Kind.NOT_ANGLES, {"want": len(limits.low)})
         outside = ~((joints >= limits.low) & (joints <= limits.high))
         if outside.any():
-            return f"joint {outside.argmax()} is at {joints[outside.argmax()]:.3f} rad"
-        if not self._inside(self._corners(joints[None])):
-            return "a corner of the arm is outside the workspace box"
-        return ""
+            joint = int(outside.argmax())
+            return Reason(Kind.JOINT_OUTSIDE, {"joint": joint, "angle_rad": float(joints[joint])})
+        return None if self._inside(self._corners(joints[None])) else Reason(Kind.BOX_LEFT)
 
     def _away(self, target: FloatArray | Sequence[float] | None) -> FloatArray | None:
         """From the last command to the target `[J]`; None where that is not to be followed."""

@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hardware.arm import ArmError, ArmLimits, check_command
-from hardware.pilot import Reading
+from hardware.reasons import Kind, Reason
+from hardware.ticks import Reading
 from hardware.wire import FrameSlot
 from robot_wm.kinematics.joints import JointMap
 from robot_wm.types import FloatArray
@@ -61,7 +62,7 @@ class LeRobotArm:
         self._limits = ArmLimits(joints.names, np.array(low), np.array(high))
         self._frames = dict(frames or {})
         self._ask = 0
-        self._complaints: dict[str, str] = {}  # of each servo, when it was last asked
+        self._complaints: dict[str, Reason | None] = {}  # of each servo, when it was last asked
         self.num_retries = 0
 
     @property
@@ -142,20 +143,20 @@ class LeRobotArm:
                 self.num_retries += 1
         raise AssertionError
 
-    def _servo_error(self) -> str:
+    def _servo_error(self) -> Reason | None:
         """What is wrong with a motor, of which one in turn is asked: no read and no write tells."""
         bus = getattr(self._robot, "bus", None)
         handler, port = getattr(bus, "packet_handler", None), getattr(bus, "port_handler", None)
         if bus is None or handler is None or port is None or not hasattr(handler, "ping"):
-            return ""
+            return None
         name = list(bus.motors)[self._ask % len(bus.motors)]
         self._ask += 1
         _, comm, error = self._try(lambda: handler.ping(port, bus.motors[name].id))
         if comm == 0:  # else a lost packet: the next turn will tell
             bits = [word for i, word in enumerate(_ERROR_BITS) if error >> i & 1]
-            told = f"servo {name}: {', '.join(bits) or hex(error)}"
-            self._complaints[name] = told if error else ""
-        return next(filter(None, self._complaints.values()), "")
+            numbers = {"servo": name, "errors": ", ".join(bits) or hex(error)}
+            self._complaints[name] = Reason(Kind.SERVO, numbers) if error else None
+        return next(filter(None, self._complaints.values()), None)
 
 
 def connect(

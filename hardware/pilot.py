@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from hardware.governor import Governor
+from hardware.governor import Governor, NotLegalError
 from hardware.plans import JointPlan, Motion
+from hardware.reasons import Kind, Reason
 from hardware.states import Event, State, StateMachine
+from hardware.ticks import Note, NoteKind, PlannerLife, Reading, Turn
 from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray
 
@@ -76,59 +77,6 @@ class PilotSettings:
                 raise ValueError(f"{name}: got {value!r}, want a {number} above zero")
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What is known of the arm at a tick.
-
-    Attributes:
-        joints: measured `[J]`, rad.
-        stamp_s: when.
-        frames_s: camera -> when its newest picture was taken.
-        fault: what the device says is wrong with it; empty where nothing.
-    """
-
-    joints: FloatArray
-    stamp_s: float
-    frames_s: Mapping[str, float] = field(default_factory=dict)
-    fault: str = ""
-
-
-@dataclass(frozen=True)
-class PlannerLife:
-    """What is known of the planner.
-
-    Attributes:
-        alive: its process is there.
-        heard_s: when it last said anything.
-    """
-
-    alive: bool
-    heard_s: float
-
-
-@dataclass(frozen=True, eq=False)
-class Turn:
-    """What a tick decides.
-
-    Attributes:
-        state: now.
-        reason: of a fault.
-        target: what the governor was asked for `[J]`, rad; None: to brake.
-        command: what is to be written `[J]`, rad; None: nothing, the arm was never armed.
-        at_rest: the command does not move.
-        notes: what happened, for the record and for people.
-        seed: where a new governor began in this tick `[J]`, rad; None: there was none.
-    """
-
-    state: State
-    reason: str
-    target: FloatArray | None
-    command: FloatArray | None
-    at_rest: bool
-    notes: tuple[str, ...]
-    seed: FloatArray | None = None
-
-
 class Pilot:
     """The only one who decides what the arm does.
 
@@ -167,7 +115,7 @@ class Pilot:
         self._stood: deque[FloatArray] = deque(maxlen=self._settings.steady_ticks)
         self._told_blind, self._relaxed = False, False
         self.parked = False  # it stands in its rest pose, by a human's command
-        self._notes: list[str] = []
+        self._notes: list[Note] = []
         self._seed: FloatArray | None = None
 
     @property
@@ -175,8 +123,8 @@ class Pilot:
         return self._machine.state
 
     @property
-    def reason(self) -> str:
-        """Why it is faulted."""
+    def reason(self) -> Reason | None:
+        """Why it is faulted; None where it is not."""
         return self._machine.reason
 
     @property
@@ -190,8 +138,8 @@ class Pilot:
         reading: Reading,
         planner: PlannerLife,
         *,
-        events: Sequence[tuple[Event, str]] = (),
-        plans: Sequence[Mapping[str, Any]] = (),
+        events: Sequence[tuple[Event, Reason]] = (),
+        plans: Sequence[JointPlan] = (),
     ) -> Turn:
         """Decides one tick.
 
@@ -203,24 +151,24 @@ class Pilot:
             plans: that have come since the last tick; the newest counts.
         """
         self._notes, self._seed = [], None
-        wrong = self._wrong(now_s, reading, planner)
-        seen = not self._unread(now_s, reading)
+        wrong = self._wrong(now_s, reading)
+        seen = self._unread(now_s, reading) is None
         self._stood.append(np.array(reading.joints) if seen else np.full(1, np.nan))
         if wrong and self.state not in (State.IDLE, State.FAULTED):
             self._on(Event.FAULT, now_s, wrong)
         for event, why in events:
             if event in (Event.PLAN, Event.WAIT, Event.PARKED):
-                self._on(Event.FAULT, now_s, f"{event.value} is not for others to say")
+                self._on(Event.FAULT, now_s, Reason(Kind.FOREIGN_EVENT, {"event": event.value}))
             elif event is Event.ARM and self.state is State.IDLE:
                 self._arm(now_s, reading, planner, wrong)
             elif event is Event.PARK and self._rest is None:
-                self._notes.append("not parked: no rest pose is known")
-            elif event is not Event.RESET or not wrong:
-                self._on(event, now_s, why)
+                self._notes.append(Note(NoteKind.NOT_PARKED, Reason(Kind.NO_PARK_POSE)))
+            elif event is Event.RESET and wrong:
+                self._notes.append(Note(NoteKind.NOT_RESET, wrong))
             else:
-                self._notes.append(f"not reset: {wrong}")
-        for message in plans[-1:]:
-            self._consider(message, now_s, reading)
+                self._on(event, now_s, why)
+        for plan in plans[-1:]:
+            self._consider(plan, now_s, reading)
         if self.state in (State.IDLE, State.FAULTED) and self._at_rest and not self._relaxed:
             self._relax(reading)
         target = self._target(now_s, reading, planner)
@@ -229,71 +177,74 @@ class Pilot:
             return Turn(self.state, self.reason, None, None, True, tuple(self._notes))
         command = self._governor.step(target)
         if command.refused and self.state is not State.FAULTED:
-            self._on(Event.FAULT, now_s, "the governor refused a target")
+            self._on(Event.FAULT, now_s, Reason(Kind.TARGET_REFUSED))
         if not command.speed.any() and not self._at_rest:
             self._rest_s = now_s
         self._at_rest = not command.speed.any()
         notes, joints = tuple(self._notes), command.joints
         return Turn(self.state, self.reason, target, joints, self._at_rest, notes, self._seed)
 
-    def _wrong(self, now_s: float, reading: Reading, planner: PlannerLife) -> str:
-        """What is wrong with the arm, its link or the clock; empty where nothing."""
+    def _wrong(self, now_s: float, reading: Reading) -> Reason | None:
+        """What is wrong with the arm, its link or the clock; None where nothing."""
         settings = self._settings
         late = now_s - self._last_s
         if reading.fault:
             return reading.fault
         if (late > settings.max_tick_s or late < 0) and self.state is not State.IDLE:
-            return f"a tick took {late * 1000:.0f} ms"
+            return Reason(Kind.LATE_TICK, {"took_ms": late * 1000})
         return self._unread(now_s, reading) or self._behind(now_s, reading)
 
-    def _unread(self, now_s: float, reading: Reading) -> str:
-        """Why it is not known where the arm stands; empty where it is."""
+    def _unread(self, now_s: float, reading: Reading) -> Reason | None:
+        """Why it is not known where the arm stands; None where it is."""
         age = now_s - reading.stamp_s
         if np.shape(reading.joints) != self._limits.low.shape:
-            return f"the arm reads {np.shape(reading.joints)} joints"
+            numbers = {"got": np.size(reading.joints), "want": len(self._limits.low)}
+            return Reason(Kind.WRONG_NUM_JOINTS, numbers)
         if not np.isfinite(reading.joints).all():
-            return "the arm reads joints that are not finite"
+            return Reason(Kind.JOINTS_NOT_FINITE)
         if not -1e-3 <= age <= self._settings.max_reading_age_s:
-            return f"the joints were read {age * 1000:.0f} ms ago"
-        return ""
+            return Reason(Kind.STALE_JOINTS, {"age_ms": age * 1000})
+        return None
 
-    def _behind(self, now_s: float, reading: Reading) -> str:
-        """Which joint does not follow its command."""
+    def _behind(self, now_s: float, reading: Reading) -> Reason | None:
+        """Which joint does not follow its command; None where all do."""
         if self._governor is None or self.state in (State.IDLE, State.FAULTED):
             self._behind_s = math.nan
             self._followed.clear()
-            return ""
+            return None
         stuck = self._stuck(reading)
         if stuck:
             return stuck
         error = np.abs(self._governor.joints - reading.joints)
         if error.max() <= self._settings.tracking_error_rad:
             self._behind_s = math.nan
-            return ""
+            return None
         if math.isnan(self._behind_s):
             self._behind_s = now_s
         if now_s - self._behind_s < self._settings.tracking_s:
-            return ""
-        return f"joint {error.argmax()} is {error.max():.2f} rad behind its command"
+            return None
+        numbers = {"joint": int(error.argmax()), "error_rad": float(error.max())}
+        return Reason(Kind.JOINT_BEHIND, numbers)
 
-    def _stuck(self, reading: Reading) -> str:
+    def _stuck(self, reading: Reading) -> Reason | None:
         """Which joint stands while its command moves: found sooner than by how far it is behind."""
         assert self._governor is not None
         if reading.stamp_s <= self._followed_s:
-            return ""  # an old reading stands by itself
+            return None  # an old reading stands by itself
         self._followed_s = reading.stamp_s
         self._followed.append(np.stack((self._governor.joints, reading.joints)))
         if len(self._followed) < (self._followed.maxlen or 0):
-            return ""
+            return None
         asked, came = self._followed[-1] - self._followed[0]
         stuck = np.abs(asked) >= self._settings.stuck_rad
         stuck &= came * np.sign(asked) < self._settings.stuck_share * np.abs(asked)
         if not stuck.any():
-            return ""
+            return None
         joint = int(stuck.argmax())
-        return f"joint {joint} is stuck: it came {came[joint]:.2f} of {asked[joint]:.2f} rad"
+        moved = {"came_rad": float(came[joint]), "asked_rad": float(asked[joint])}
+        return Reason(Kind.JOINT_STUCK, {"joint": joint, **moved})
 
-    def fail(self, now_s: float, why: str) -> Turn:
+    def fail(self, now_s: float, why: Reason) -> Turn:
         """A tick in which nothing is known: a fault, and braking."""
         self._notes = []
         self._on(Event.FAULT, now_s, why)
@@ -327,119 +278,131 @@ class Pilot:
             self._seed = seat
             self._governor = Governor(self._limits, self._corners, self._seed)
             self._relaxed = True
-            self._notes.append(f"goal set {away:.2f} rad back to where the arm stands")
+            moved = Reason(Kind.RESEATED, {"moved_rad": float(away)})
+            self._notes.append(Note(NoteKind.RESEATED, moved))
 
-    def _arm(self, now_s: float, reading: Reading, planner: PlannerLife, wrong: str) -> None:
-        wrong = wrong or self._blind(now_s, reading) or ("" if planner.alive else "no planner")
+    def _arm(
+        self, now_s: float, reading: Reading, planner: PlannerLife, wrong: Reason | None
+    ) -> None:
+        wrong = wrong or self._blind(now_s, reading)
+        if not wrong and not planner.alive:
+            wrong = Reason(Kind.PLANNER_MISSING)
         if not wrong and not (self._at_rest and self._steady()):
-            wrong = "the arm has not come to rest"
+            wrong = Reason(Kind.NOT_AT_REST)
         if not wrong:
             try:
-                self._seed = self._limits.seat(reading.joints)
-                self._governor = Governor(self._limits, self._corners, self._seed)
-            except ValueError as error:
-                self._seed, wrong = None, str(error)
+                seed = self._limits.seat(reading.joints)
+                self._governor = Governor(self._limits, self._corners, seed)
+                self._seed = seed
+            except NotLegalError as error:
+                wrong = error.reason
         if wrong:
-            self._notes.append(f"not armed: {wrong}")
+            self._notes.append(Note(NoteKind.NOT_ARMED, wrong))
             return
         self._epoch, self._seq, self._num_refused = self._epoch + 1, -1, 0
         self._rest_s = now_s - self._settings.steady_ticks * float(self._limits.tick_s)
         self._on(Event.ARM, now_s)
 
-    def _on(self, event: Event, now_s: float, why: str = "") -> None:
+    def _on(self, event: Event, now_s: float, why: Reason | None = None) -> None:
         before = self.state
         after = self._machine.on(event, why)
         if after is State.PARKING and self._governor is None:
-            self._notes.append("not parked: the arm was never armed")
+            self._notes.append(Note(NoteKind.NOT_PARKED, Reason(Kind.NEVER_ARMED)))
             self._machine.on(Event.STOP)
             return
         if after is not before or event is Event.FAULT:
             reason = self.reason if after is State.FAULTED else why
-            self._notes.append(f"{before.value} -> {after.value}: {reason or event.value}")
+            reason = reason or Reason(Kind.EVENT, {"event": event.value})
+            self._notes.append(Note(NoteKind.TRANSITION, reason, before, after))
         if after is not before:
             self._motion, self._warned, self._since_s = None, False, now_s
             self._relaxed = False
             self.parked = event is Event.PARKED
 
-    def _consider(self, message: Mapping[str, Any], now_s: float, reading: Reading) -> None:
+    def _consider(self, plan: JointPlan, now_s: float, reading: Reading) -> None:
         """Takes a plan, or says why not."""
         if self.state not in (State.ARMED, State.RUNNING, State.HOLDING):
-            self._notes.append(f"plan refused: the arm is {self.state.value}")
+            not_ready = Reason(Kind.NOT_READY, {"state": self.state.value})
+            self._notes.append(Note(NoteKind.PLAN_REFUSED, not_ready))
             return
-        try:
-            plan = JointPlan.parse(message)
-            self._check(plan, now_s, reading)
-        except ValueError as error:
+        wrong = self._misfit(plan, now_s, reading)
+        if wrong is not None:
             self._num_refused += 1
-            self._notes.append(f"plan refused: {error}")
+            self._notes.append(Note(NoteKind.PLAN_REFUSED, wrong))
             if self._num_refused >= self._settings.max_refused:
-                self._on(Event.FAULT, now_s, f"{self._num_refused} plans refused, last: {error}")
+                refused = Reason(Kind.PLANS_REFUSED, {"num": self._num_refused}, wrong)
+                self._on(Event.FAULT, now_s, refused)
             return
         self._num_refused, self._seq = 0, plan.seq
         self._on(Event.PLAN, now_s)
         self._since_s = now_s
         self._motion = Motion(plan.waypoints, plan.valid_until_s)
-        self._notes.append(f"plan {plan.seq}: {len(plan.waypoints)} targets")
+        taken = Reason(Kind.PLAN, {"seq": plan.seq, "num_targets": len(plan.waypoints)})
+        self._notes.append(Note(NoteKind.PLAN_TAKEN, taken))
 
-    def _check(self, plan: JointPlan, now_s: float, reading: Reading) -> None:
+    def _misfit(self, plan: JointPlan, now_s: float, reading: Reading) -> Reason | None:
+        """Why a plan may not be followed now; None where it may."""
         settings = self._settings
         assert self._governor is not None  # armed
         if plan.epoch != self._epoch:
-            raise ValueError(f"it is of epoch {plan.epoch}, this is {self._epoch}")
+            return Reason(Kind.OTHER_EPOCH, {"got": plan.epoch, "want": self._epoch})
         if plan.seq <= self._seq:
-            raise ValueError(f"its number is {plan.seq}, the last was {self._seq}")
+            return Reason(Kind.OLD_NUMBER, {"got": plan.seq, "last": self._seq})
         if not plan.observed_s <= plan.begun_s <= now_s:
-            raise ValueError("it was begun before it looked, or after now")
+            return Reason(Kind.WRONG_ORDER)
         if not self._at_rest or plan.observed_s < self._rest_s:
-            raise ValueError("it was made from what was seen before the arm came to rest")
+            return Reason(Kind.SEEN_IN_MOTION)
         if now_s - plan.observed_s > settings.max_thought_s:
-            raise ValueError(f"its picture is {now_s - plan.observed_s:.0f} s old")
-        age = plan.begun_s - plan.observed_s
-        if age > settings.max_frame_age_s:
-            raise ValueError(f"its picture was {age * 1000:.0f} ms old when planning began")
+            return Reason(Kind.OLD_PLAN, {"age_s": now_s - plan.observed_s})
+        age_s = plan.begun_s - plan.observed_s
+        if age_s > settings.max_frame_age_s:
+            return Reason(Kind.OLD_PICTURE, {"age_ms": age_s * 1000})
         if not now_s < plan.valid_until_s <= now_s + settings.max_plan_s:
-            raise ValueError(f"it is valid for another {plan.valid_until_s - now_s:.1f} s")
-        if plan.start.shape != self._limits.low.shape:
-            raise ValueError(f"it is for {len(plan.start)} joints")
-        error = np.abs(plan.start - reading.joints).max()
+            return Reason(Kind.WRONG_VALIDITY, {"left_s": plan.valid_until_s - now_s})
+        num_joints = len(self._limits.low)
+        if len(plan.start) != num_joints:
+            return Reason(Kind.OTHER_ARM, {"got": len(plan.start), "want": num_joints})
+        error = float(np.abs(plan.start - reading.joints).max())
         if not error <= settings.start_error_rad:
-            raise ValueError(f"it starts {error:.3f} rad from where the arm stands")
-        jumps = np.abs(np.diff(plan.waypoints, axis=0, prepend=plan.start[None]))
-        if not (jumps <= _NEAR * self._limits.max_jump).all():
-            raise ValueError(f"a target is {jumps.max():.2f} rad from the one before")
+            return Reason(Kind.WRONG_START, {"error_rad": error})
+        steps = np.abs(np.diff(plan.waypoints, axis=0, prepend=plan.start[None]))
+        if not (steps <= _NEAR * self._limits.max_jump).all():
+            return Reason(Kind.LONG_STEP, {"step_rad": float(steps.max())})
         for waypoint in plan.waypoints:
             problem = self._governor.problem(waypoint)
-            if problem:
-                raise ValueError(f"a target is not legal: {problem}")
+            if problem is not None:
+                return Reason(Kind.ILLEGAL_TARGET, cause=problem)
+        return None
 
-    def _blind(self, now_s: float, reading: Reading) -> str:
-        """Which camera shows nothing new."""
+    def _blind(self, now_s: float, reading: Reading) -> Reason | None:
+        """Which camera shows nothing new; None where all do."""
         for camera, stamp_s in reading.frames_s.items():
             if not now_s - stamp_s <= self._settings.max_frame_gap_s:
-                return f"camera {camera} shows nothing new for {now_s - stamp_s:.2f} s"
-        return ""
+                numbers = {"camera": camera, "age_s": now_s - stamp_s}
+                return Reason(Kind.CAMERA_STALE, numbers)
+        return None
 
     def _tell_blind(self, now_s: float, reading: Reading) -> None:
         """Says once that a camera has nothing to show, while a plan is waited for."""
         blind = self._blind(now_s, reading)
         if blind and not self._told_blind:
-            self._notes.append(blind)
-        self._told_blind = bool(blind)
+            self._notes.append(Note(NoteKind.WAITING, blind))
+        self._told_blind = blind is not None
 
     def _target(self, now_s: float, reading: Reading, planner: PlannerLife) -> FloatArray | None:
         """Where to go in this tick; None: brake, and hold."""
         settings, state = self._settings, self.state
         if state in (State.ARMED, State.RUNNING, State.HOLDING) and not planner.alive:
-            self._on(Event.FAULT, now_s, "the planner died")
+            self._on(Event.FAULT, now_s, Reason(Kind.PLANNER_GONE))
             return None
-        waited = now_s - self._since_s
+        waited_s = now_s - self._since_s
         if state in (State.ARMED, State.HOLDING):
-            if waited > settings.wait_fault_s:
-                blind = self._blind(now_s, reading)
-                self._on(Event.FAULT, now_s, blind or f"no plan for {waited:.0f} s")
-            elif waited > settings.wait_warn_s and not self._warned:
+            no_plan = Reason(Kind.NO_PLAN, {"waited_s": waited_s})
+            if waited_s > settings.wait_fault_s:
+                self._on(Event.FAULT, now_s, self._blind(now_s, reading) or no_plan)
+            elif waited_s > settings.wait_warn_s and not self._warned:
                 self._warned = True
-                self._notes.append(f"no plan for {waited:.0f} s")
+                self._notes.append(Note(NoteKind.WAITING, no_plan))
             self._tell_blind(now_s, reading)
             return None
         governor = self._governor
@@ -452,8 +415,8 @@ class Pilot:
             if there and near:  # seen to be there: it may go limp
                 self._on(Event.PARKED, now_s)
                 return None
-            if waited > settings.parking_s:
-                self._on(Event.FAULT, now_s, f"parking takes longer than {waited:.0f} s")
+            if waited_s > settings.parking_s:
+                self._on(Event.FAULT, now_s, Reason(Kind.PARKING_SLOW, {"waited_s": waited_s}))
                 return None
             step = _NEAR * self._limits.max_jump
             return governor.joints + np.clip(self._rest - governor.joints, -step, step)
@@ -462,9 +425,10 @@ class Pilot:
         silence = now_s - planner.heard_s
         why = self._blind(now_s, reading)
         if not why and not silence <= settings.max_silence_s:
-            why = f"the planner is silent for {silence:.2f} s"
+            why = Reason(Kind.PLANNER_SILENT, {"silent_s": silence})
         assert self._motion is not None
         target = None if why else self._motion.target(governor.joints, now_s)
         if target is None:
-            self._on(Event.WAIT, now_s, why or f"{self._motion.done} targets done")
+            done = Reason(Kind.TARGETS_DONE, {"num": self._motion.done})
+            self._on(Event.WAIT, now_s, why or done)
         return target

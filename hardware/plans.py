@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
+import msgspec
 import numpy as np
 
 from robot_wm.types import FloatArray
@@ -14,8 +11,7 @@ _ARRIVED_RAD = 1e-3
 MAX_WAYPOINTS = 16  # each is checked within a tick
 
 
-@dataclass(frozen=True, eq=False)
-class JointPlan:
+class JointPlan(msgspec.Struct, frozen=True, eq=False, forbid_unknown_fields=True):
     """Joint targets, one after the other, and what they were made from.
 
     Attributes:
@@ -51,7 +47,8 @@ class JointPlan:
             if not abs(value) < 1e12:  # not math.isfinite, which an enormous integer breaks
                 raise ValueError(f"plan: {name} is {value!r:.60}, want finite seconds")
         for name, num_axes in (("start", 1), ("waypoints", 2)):
-            object.__setattr__(self, name, _angles(name, getattr(self, name), num_axes))
+            angles = _angles(name, getattr(self, name), num_axes)
+            msgspec.structs.force_setattr(self, name, angles)
         if not 1 <= len(self.waypoints) <= MAX_WAYPOINTS:
             raise ValueError(
                 f"plan: got {len(self.waypoints)} waypoints, want 1 to {MAX_WAYPOINTS}"
@@ -61,26 +58,6 @@ class JointPlan:
                 f"plan: got waypoints {self.waypoints.shape} from a start {self.start.shape}, "
                 f"want one angle per joint in each"
             )
-
-    @classmethod
-    def parse(cls, message: Mapping[str, Any]) -> JointPlan:
-        """A plan that came as JSON.
-
-        Raises:
-            ValueError: a field is missing, unknown, or not what it should be.
-        """
-        wanted = set(cls.__dataclass_fields__)
-        if not isinstance(message, Mapping) or set(message) != wanted:
-            raise ValueError(f"plan: got {message!r:.80}, want {', '.join(sorted(wanted))}")
-        return cls(**message)
-
-    def message(self) -> dict[str, Any]:
-        """For JSON; `parse` reads it back."""
-        return {
-            **{name: getattr(self, name) for name in self.__dataclass_fields__},
-            "start": self.start.tolist(),
-            "waypoints": self.waypoints.tolist(),
-        }
 
 
 def _angles(name: str, value: object, num_axes: int) -> FloatArray:

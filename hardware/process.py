@@ -16,17 +16,36 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hardware.arm import Arm
 from hardware.flight import FlightRecorder
-from hardware.pilot import Pilot, PlannerLife, Reading, Turn
+from hardware.messages import (
+    ArmObservation,
+    ArmStopped,
+    ControllerBeat,
+    End,
+    Goodbye,
+    Heartbeat,
+    Message,
+    ObservationRequest,
+    PlannerDone,
+    PlannerFailed,
+    PlanProposal,
+    Request,
+    Status,
+    Undecodable,
+    encode,
+)
+from hardware.pilot import Pilot
+from hardware.plans import JointPlan
+from hardware.reasons import Kind, Reason, said
 from hardware.states import Event, State
+from hardware.ticks import PlannerLife, Reading, Turn
 from hardware.wire import Wire
 from robot_wm.types import FloatArray
 
@@ -36,7 +55,8 @@ STAND_S = 0.3  # at rest, and told to end: meanwhile a fault's goal comes back t
 SLEEP_S = 0.1  # more of it between two ticks is a fault
 _NEVER = -1e9
 _SLICE_NS = 100_000
-_HUMAN = {"arm": Event.ARM, "stop": Event.STOP, "park": Event.PARK, "reset": Event.RESET}
+_HUMAN = (Event.ARM, Event.STOP, Event.PARK, Event.RESET)
+_MAX_NOTES = 20  # of a status
 
 
 @dataclass(frozen=True)
@@ -58,11 +78,11 @@ class Wires:
 
 
 @contextmanager
-def signals(said: list[str]) -> Iterator[None]:
-    """Notes SIGINT, SIGTERM and SIGHUP in `said` instead of dying of them."""
+def signals(caught: list[str]) -> Iterator[None]:
+    """Notes SIGINT, SIGTERM and SIGHUP in `caught` instead of dying of them."""
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     before = {
-        name: signal.signal(getattr(signal, name), lambda number, _: said.append(_name(number)))
+        name: signal.signal(getattr(signal, name), lambda number, _: caught.append(_name(number)))
         for name in names
     }
     try:
@@ -80,7 +100,7 @@ class Controller:
     """Runs a pilot on an arm.
 
     Attributes:
-        broken: what broke in it, for which it braked and ended; empty where nothing.
+        broken: what broke in it, for which it braked and ended; None where nothing.
 
     Args:
         arm: is read and written in every tick, by nobody else.
@@ -107,38 +127,40 @@ class Controller:
         self._tick_s, self._recorder, self._dry_run = tick_s, recorder, dry_run
         self._park = park
         self._heard_s = _NEVER
-        self._look: dict[str, Any] | None = None
+        self._request: ObservationRequest | None = None
         self._rest_s = _NEVER
         self._num_ticks = 0
         self._late_s: deque[float] = deque(maxlen=500)
         self._last_plan_s = _NEVER
-        self._ending = ""
-        self.broken = ""
+        self._ending: Reason | None = None
+        self.broken: Reason | None = None
         self._written: FloatArray | None = None
-        self._fault = ""
-        self._joints: list[float] = []  # as last read
+        self._fault: Reason | None = None
+        self._joints = np.zeros(0)  # as last read
+        self._undecodable: list[bytes] = []
         self._undelivered = False  # the last command did not get through
         self._asleep_s = asleep_s()
 
-    def run(self, said: list[str] | None = None) -> str:
+    def run(self, caught: list[str] | None = None) -> Reason:
         """Ticks until it is told to end and the arm is at rest; why it ended.
 
         The arm is left holding where it is, with its torque on.
 
         Args:
-            said: signals that have come already, by name.
+            caught: signals that have come already, by name.
         """
-        said = [] if said is None else said
-        with signals(said):
+        caught = [] if caught is None else caught
+        with signals(caught):
             due_s = time.monotonic()
             over_s = math.inf
             while True:
                 begun_s = time.monotonic()
                 late_s = begun_s - due_s
-                turn = self._safe_tick(said, late_s)
-                over = self._ending and turn.at_rest and turn.state is not State.PARKING
+                turn = self._safe_tick(caught, late_s)
+                ending = self._ending
+                over = ending is not None and turn.at_rest and turn.state is not State.PARKING
                 over_s = min(over_s, time.monotonic()) if over else math.inf
-                if over and (self.broken or time.monotonic() - over_s > STAND_S):
+                if over and (self.broken is not None or time.monotonic() - over_s > STAND_S):
                     break
                 due_s += self._tick_s
                 if late_s > self._tick_s / 2:  # a late tick is not made up for
@@ -146,18 +168,19 @@ class Controller:
                 time.sleep(max(0.0, due_s - time.monotonic()))
             if self._undelivered and not self._dry_run:
                 self._arm.hold()
-            self._wires.human.send({"ended": self._ending, **self._status(turn)})
-            self._wires.watchdog.send({"goodbye": self._ending})
-        return self._ending
+            assert ending is not None
+            self._wires.human.send(self._status(turn, ended=ending))
+            self._wires.watchdog.send(Goodbye())
+        return ending
 
-    def _safe_tick(self, said: list[str], late_s: float) -> Turn:
+    def _safe_tick(self, caught: list[str], late_s: float) -> Turn:
         """A tick; after one that broke, ticks that brake, and then the end."""
-        if not self.broken:
+        if self.broken is None:
             try:
-                return self._tick(said, late_s)
+                return self._tick(caught, late_s)
             except Exception as error:  # noqa: BLE001 - whatever it is, the arm must come to rest
                 # This tick may have written already: braking begins with the next.
-                self.broken = f"the controller broke: {error!r:.200}"
+                self.broken = said(Kind.CONTROLLER_BROKE, repr(error))
                 self._ending = self._ending or self.broken
                 return Turn(self._pilot.state, self.broken, None, None, False, ())
         turn = self._pilot.fail(time.monotonic(), self.broken)
@@ -172,16 +195,17 @@ class Controller:
                 unread = Reading(np.zeros(0), now_s, fault=self.broken)
                 self._recorder.write(now_s, unread, turn, late_s=late_s)
         with contextlib.suppress(Exception):
-            self._beat(time.monotonic(), turn)
+            self._beat(turn)
             self._wires.human.send(self._status(turn))
         return turn
 
-    def _tick(self, said: list[str], late_s: float) -> Turn:
+    def _tick(self, caught: list[str], late_s: float) -> Turn:
         self._num_ticks += 1
         self._late_s.append(late_s)
         reading = self._read()
-        self._joints = reading.joints.tolist() if np.isfinite(reading.joints).all() else []
-        events, plans = self._hear(said)
+        self._joints = reading.joints if np.isfinite(reading.joints).all() else np.zeros(0)
+        self._undecodable = []
+        events, plans = self._hear(caught)
         now_s = time.monotonic()  # now: all that was read and heard is older
         life = PlannerLife(not self._wires.planner.closed, self._heard_s)
         turn = self._pilot.tick(now_s, reading, life, events=events, plans=plans)
@@ -191,82 +215,100 @@ class Controller:
                 self._arm.write(turn.command)
                 self._undelivered = False
             except Exception as error:  # noqa: BLE001 - whatever a driver raises is a fault
-                self._fault = f"the arm did not take a command: {error}"
+                self._fault = said(Kind.COMMAND_NOT_TAKEN, error)
         self._written = turn.command
         if self._recorder is not None:
-            self._recorder.write(now_s, reading, turn, late_s=late_s)
+            undecodable = self._undecodable
+            self._recorder.write(now_s, reading, turn, late_s=late_s, undecodable=undecodable)
         self._rest_s = self._rest_s if turn.at_rest else now_s
         self._answer(now_s, reading, turn)
-        self._beat(now_s, turn)
+        self._beat(turn)
         if turn.notes or self._num_ticks % STATUS_EVERY == 0:
             self._wires.human.send(self._status(turn))
         return turn
 
-    def _beat(self, now_s: float, turn: Turn) -> None:
-        self._wires.watchdog.send({"t": now_s, "armed": turn.state is not State.IDLE})
+    def _beat(self, turn: Turn) -> None:
+        self._wires.watchdog.send(ControllerBeat(armed=turn.state is not State.IDLE))
 
     def _read(self) -> Reading:
         try:
             reading = self._arm.read()
         except Exception as error:  # noqa: BLE001 - whatever a driver raises is a fault
-            why = f"the arm does not answer: {error}"
-            return Reading(np.zeros(0), time.monotonic(), fault=why)
+            silent = said(Kind.NO_ANSWER, error)
+            return Reading(np.zeros(0), time.monotonic(), fault=silent)
         self._wires.watchdog.receive()  # it says nothing, but its end shows
         if self._wires.watchdog.closed:
-            self._fault = self._fault or "the watchdog is gone"
+            self._fault = self._fault or Reason(Kind.WATCHDOG_GONE)
         self._fault = self._fault or self._slept()
-        if self._fault and not reading.fault:
-            reading = Reading(reading.joints, reading.stamp_s, reading.frames_s, self._fault)
-            self._fault = ""
+        if self._fault is not None and reading.fault is None:
+            reading = replace(reading, fault=self._fault)
+            self._fault = None
         if self._dry_run and self._written is not None:
             # The arm does as it was never told.
-            reading = Reading(self._written, reading.stamp_s, reading.frames_s, reading.fault)
+            reading = replace(reading, joints=self._written)
         return reading
 
-    def _slept(self) -> str:
-        """Whether the computer slept, while the clock of all stamps and deadlines stood still."""
+    def _slept(self) -> Reason | None:
+        """That the computer slept, while the clock of all stamps and deadlines stood still."""
         before_s, self._asleep_s = self._asleep_s, asleep_s()
         away_s = self._asleep_s - before_s
-        return f"the computer slept for {away_s:.0f} s" if away_s > SLEEP_S else ""
+        return Reason(Kind.COMPUTER_SLEPT, {"slept_s": away_s}) if away_s > SLEEP_S else None
 
-    def _hear(self, said: list[str]) -> tuple[list[tuple[Event, str]], list[Mapping[str, Any]]]:
+    def _hear(self, caught: list[str]) -> tuple[list[tuple[Event, Reason]], list[JointPlan]]:
         """What the human and the planner want."""
-        events: list[tuple[Event, str]] = []
-        plans: list[Mapping[str, Any]] = []
-        now_s = time.monotonic()
+        events: list[tuple[Event, Reason]] = []
+        plans: list[JointPlan] = []
         for message in self._wires.planner.receive():
-            self._heard_s = now_s
-            if self._ending:
-                continue
-            if not isinstance(message, dict):
-                plans.append({})
-            elif "plan" in message:
-                plans.append(message["plan"])
-                self._last_plan_s = now_s
-            elif "look" in message:
-                self._look = message
-            elif "failed" in message:
-                events.append((Event.FAULT, f"the planner: {message['failed']!s:.200}"))
-            elif "done" in message:
-                self._ending = f"done: {message['done']!s:.200}"
-                events.append((Event.STOP, self._ending))
-                if self._park:
-                    events.append((Event.PARK, self._ending))
+            self._heard_s = time.monotonic()
+            if self._ending is None:
+                self._hear_planner(message, events, plans)
         for message in self._wires.human.receive():
-            event = _HUMAN.get(str(message.get("event"))) if isinstance(message, dict) else None
-            if event is not None and (event is Event.STOP or not self._ending):
-                events.append((event, "asked for"))
-            if isinstance(message, dict) and "end" in message:
-                self._end(events, str(message["end"]))
+            if isinstance(message, Request) and message.event in _HUMAN:
+                if message.event is Event.STOP or self._ending is None:
+                    events.append((message.event, Reason(Kind.ASKED_FOR)))
+            elif isinstance(message, End):
+                self._end(events, message.reason)
+            else:
+                self._distrust("human's process", message, events)
         if self._wires.human.closed:
-            self._end(events, "the human's process is gone")
-        while said:  # one by one: what comes while we look is not lost
-            self._end(events, said.pop(0))
+            self._end(events, Reason(Kind.HUMAN_GONE))
+        while caught:  # one by one: what comes while we look is not lost
+            self._end(events, Reason(Kind.SIGNAL, {"name": caught.pop(0)}))
         for key in self._pressed():
-            self._end(events, "key" if key else "the terminal is gone")
+            self._end(events, Reason(Kind.KEY if key else Kind.TERMINAL_GONE))
         return events, plans
 
-    def _end(self, events: list[tuple[Event, str]], why: str) -> None:
+    def _hear_planner(
+        self,
+        message: Message | Undecodable,
+        events: list[tuple[Event, Reason]],
+        plans: list[JointPlan],
+    ) -> None:
+        if isinstance(message, PlanProposal):
+            plans.append(message.plan)
+            self._last_plan_s = self._heard_s
+        elif isinstance(message, ObservationRequest):
+            self._request = message
+        elif isinstance(message, PlannerFailed):
+            events.append((Event.FAULT, said(Kind.PLANNER_FAILED, message.text)))
+        elif isinstance(message, PlannerDone):
+            self._ending = Reason(Kind.DONE)
+            events.append((Event.STOP, self._ending))
+            if self._park:
+                events.append((Event.PARK, self._ending))
+        elif not isinstance(message, Heartbeat):
+            self._distrust("planner", message, events)
+
+    def _distrust(
+        self, sender: str, message: Message | Undecodable, events: list[tuple[Event, Reason]]
+    ) -> None:
+        """Has the arm brake for what is no message, or none for the controller."""
+        content = message.content if isinstance(message, Undecodable) else encode(message)
+        self._undecodable.append(content)
+        numbers = {"sender": sender, "num_bytes": len(content)}
+        events.append((Event.FAULT, Reason(Kind.UNDECODABLE, numbers)))
+
+    def _end(self, events: list[tuple[Event, Reason]], why: Reason) -> None:
         events.append((Event.STOP, why))  # whatever is under way already, it stops
         self._ending = self._ending or why
 
@@ -274,47 +316,48 @@ class Controller:
         keys = self._wires.keys
         if keys is None or not self._pilot.epoch:
             return []
-        if self._ending and self._pilot.state is not State.PARKING:
+        if self._ending is not None and self._pilot.state is not State.PARKING:
             return []
         ready, _, _ = select.select([keys], [], [], 0)
         return [os.read(keys, 1)] if ready else []
 
     def _answer(self, now_s: float, reading: Reading, turn: Turn) -> None:
         """Tells the planner what it asked for, once the arm rests and the cameras have seen it."""
-        if turn.state is State.FAULTED or self._ending:
-            if self._look is not None:
-                self._wires.planner.send({"stopped": turn.reason or self._ending})
-                self._look = None
+        request, stopped = self._request, turn.reason or self._ending
+        if request is None:
             return
-        rested = now_s - self._rest_s
-        if self._look is None or turn.state not in (State.ARMED, State.HOLDING) or not turn.at_rest:
+        if stopped is not None:
+            self._wires.planner.send(ArmStopped(reason=stopped))
+            self._request = None
             return
-        since_s = self._rest_s + SETTLE_S
-        if rested < SETTLE_S or min([reading.stamp_s, *reading.frames_s.values()]) < since_s:
+        if turn.state not in (State.ARMED, State.HOLDING) or not turn.at_rest:
             return
-        commanded = turn.command if turn.command is not None else reading.joints
+        observed_s = min([reading.stamp_s, *reading.frames_s.values()])
+        if now_s < self._rest_s + SETTLE_S or observed_s < self._rest_s + SETTLE_S:
+            return
         self._wires.planner.send(
-            {
-                "look": self._look["look"],
-                "epoch": self._pilot.epoch,
-                "joints": reading.joints.tolist(),
-                "commanded": commanded.tolist(),
-                "observed_s": min([reading.stamp_s, *reading.frames_s.values()]),
-            }
+            ArmObservation(
+                number=request.number,
+                epoch=self._pilot.epoch,
+                joints=reading.joints,
+                commanded=reading.joints if turn.command is None else turn.command,
+                observed_s=observed_s,
+            )
         )
-        self._look = None
+        self._request = None
 
-    def _status(self, turn: Turn) -> dict[str, Any]:
+    def _status(self, turn: Turn, ended: Reason | None = None) -> Status:
         now_s = time.monotonic()
-        return {
-            "joints": self._joints,
-            "state": turn.state.value,
-            "reason": turn.reason[:500],
-            "notes": [note[:500] for note in turn.notes[:20]],
-            "plan_age_s": now_s - self._last_plan_s if self._last_plan_s > 0 else None,
-            "late_ms_p99": 1000 * float(np.quantile(self._late_s, 0.99)),
-            "ticks": self._num_ticks,
-        }
+        return Status(
+            joints=self._joints,
+            state=turn.state,
+            reason=turn.reason,
+            notes=turn.notes[:_MAX_NOTES],
+            plan_age_s=now_s - self._last_plan_s if self._last_plan_s > 0 else None,
+            late_ms_p99=1000 * float(np.quantile(self._late_s, 0.99)),
+            num_ticks=self._num_ticks,
+            ended=ended,
+        )
 
 
 def asleep_s() -> float:

@@ -9,10 +9,17 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from hardware.messages import (
+    ArmObservation,
+    ArmStopped,
+    Heartbeat,
+    ObservationRequest,
+    PlanProposal,
+)
 from hardware.plans import JointPlan
 from hardware.wire import FrameSlot, Wire
 from robot_wm.types import ActionSpec, FloatArray, Observation
@@ -21,7 +28,7 @@ HEARTBEAT_S = 0.03
 
 
 class ArmStoppedError(RuntimeError):
-    """The controller has stopped the arm: a human, or a fault."""
+    """The controller has stopped the arm, for a human or a fault, or shows nothing of it."""
 
 
 class Actions(Protocol):
@@ -67,8 +74,8 @@ class RemoteArm:
     ) -> None:
         self._wire, self._frames, self._actions = wire, dict(frames), actions
         self._control_dt, self._timeout_s, self._step_s = control_dt, timeout_s, step_s
-        self._looks, self._plans = itertools.count(), itertools.count()
-        self._seen: Mapping[str, Any] | None = None
+        self._requests, self._plans = itertools.count(), itertools.count()
+        self._seen: ArmObservation | None = None
         self._begun_s = 0.0
         self.joints = np.zeros(0)  # where it stood at the last look [J], rad
 
@@ -92,14 +99,14 @@ class RemoteArm:
             TimeoutError: no answer in time.
         """
         self._seen = seen = self._ask()
-        images, oldest_s = {}, float(seen["observed_s"])
+        images = {}
         for name, slot in self._frames.items():
             frame = slot.read()
             if frame is None:
                 raise ArmStoppedError(f"camera {name} has shown nothing")
             images[name] = frame[0]
-        self.joints = np.array(seen["joints"], np.float64)
-        return Observation(images, self._actions.proprio(self.joints), oldest_s)
+        self.joints = seen.joints
+        return Observation(images, self._actions.proprio(seen.joints), seen.observed_s)
 
     def apply(self, action: FloatArray) -> FloatArray:
         """Sends one action `[A]` as a plan, and waits until the arm stands again.
@@ -114,20 +121,18 @@ class RemoteArm:
         """
         action = self.action_spec.clip(action)
         seen = self._seen or self._ask()
-        before = np.array(seen["commanded"], np.float64)
         plan = JointPlan(
-            epoch=int(seen["epoch"]),
+            epoch=seen.epoch,
             seq=next(self._plans),
-            observed_s=float(seen["observed_s"]),
+            observed_s=seen.observed_s,
             begun_s=self._begun_s,
-            start=np.array(seen["joints"], np.float64),
-            waypoints=self._actions.targets(before, action),
+            start=seen.joints,
+            waypoints=self._actions.targets(seen.commanded, action),
             valid_until_s=time.monotonic() + self._step_s,
         )
-        self._wire.send({"plan": plan.message()})
+        self._wire.send(PlanProposal(plan=plan))
         self._seen = None
-        after = np.array(self._ask()["commanded"], np.float64)
-        return self._actions.moved(before, after)
+        return self._actions.moved(seen.commanded, self._ask().commanded)
 
     def stop(self) -> None:
         """Nothing: between plans the controller holds the arm by itself."""
@@ -135,15 +140,15 @@ class RemoteArm:
     def close(self) -> None:
         self._wire.close()
 
-    def _ask(self) -> Mapping[str, Any]:
-        number = next(self._looks)
-        self._wire.send({"look": number})
+    def _ask(self) -> ArmObservation:
+        number = next(self._requests)
+        self._wire.send(ObservationRequest(number=number))
         until_s = time.monotonic() + self._timeout_s
         while True:
             for message in self._wire.receive():
-                if isinstance(message, dict) and "stopped" in message:
-                    raise ArmStoppedError(str(message["stopped"]))
-                if isinstance(message, dict) and message.get("look") == number:
+                if isinstance(message, ArmStopped):
+                    raise ArmStoppedError(str(message.reason))
+                if isinstance(message, ArmObservation) and message.number == number:
                     self._begun_s = time.monotonic()
                     return message
             if self._wire.closed:
@@ -152,4 +157,4 @@ class RemoteArm:
                 raise TimeoutError(f"no answer from the controller for {self._timeout_s:.0f} s")
             # While the arm moves we are here: who is stuck elsewhere says nothing, and it is held.
             self._wire.wait(HEARTBEAT_S)
-            self._wire.send({"alive": True})
+            self._wire.send(Heartbeat())

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hardware.arm import ArmError, ArmLimits, check_command
-from hardware.pilot import Reading
+from hardware.ticks import Reading
 from hardware.wire import FrameSlot, Slot
 from robot_wm.types import FloatArray
 

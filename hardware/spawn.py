@@ -1,21 +1,14 @@
-"""Starts the processes of a run: each gets its task as JSON on a descriptor, and what it shares."""
+"""Starts the processes of a run: each gets its task on a descriptor, and what it shares."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Protocol
 
-import numpy as np
-
-from hardware.flight import chain_message
-from hardware.wire import Wire
-from robot_wm.kinematics import Chain
-from robot_wm.kinematics.limits import Limits
+from hardware.messages import AnyTask, Task, decode_task, encode
 
 
 class Shared(Protocol):
@@ -26,7 +19,7 @@ class Shared(Protocol):
 
 def spawn(
     module: Iterable[str],
-    spec: Mapping[str, Any],
+    task: Task,
     shared: Iterable[Shared],
     *,
     stdin: int | None = subprocess.DEVNULL,
@@ -36,13 +29,13 @@ def spawn(
 
     Args:
         module: its name, and words before the descriptor.
-        spec: what it is to do.
-        shared: whose descriptors, named in `spec`, stay open for it.
+        task: what it is to do.
+        shared: whose descriptors, named in `task`, stay open for it.
         stdin, stderr: as subprocess has them.
     """
-    descriptor = os.memfd_create("spec", 0)
+    descriptor = os.memfd_create("task", 0)
     try:
-        os.write(descriptor, json.dumps(spec).encode())
+        os.write(descriptor, encode(task))
         os.lseek(descriptor, 0, os.SEEK_SET)
         return subprocess.Popen(
             [sys.executable, "-m", *module, str(descriptor)],
@@ -54,40 +47,12 @@ def spawn(
         os.close(descriptor)
 
 
-def limits_message(limits: Limits) -> dict[str, Any]:
-    """What `Limits(**message)` makes the same limits of."""
-    return {name: np.asarray(value).tolist() for name, value in vars(limits).items()}
+def read_task(descriptor: int, kind: type[AnyTask]) -> AnyTask:
+    """What this process was started with.
 
-
-def controller_spec(
-    *,
-    chain: Chain,
-    limits: Limits,
-    settings: Mapping[str, Any],
-    rest: Any,
-    arm: Mapping[str, Any],
-    planner: Wire,
-    human: Wire,
-    watchdog: Wire,
-    record: Path,
-    about: Mapping[str, Any],
-    keys: bool,
-    dry_run: bool,
-    park: bool = False,
-) -> dict[str, Any]:
-    """The controller's task (hardware.__main__.control)."""
-    return {
-        "chain": chain_message(chain),
-        "limits": limits_message(limits),
-        "settings": dict(settings),
-        "rest": rest,
-        "arm": dict(arm),
-        "planner": planner.fileno(),
-        "human": human.fileno(),
-        "watchdog": watchdog.fileno(),
-        "record": str(record),
-        "about": dict(about),
-        "keys": keys,
-        "dry_run": dry_run,
-        "park": park,
-    }
+    Args:
+        descriptor: the last word of its command line.
+        kind: of task that it is for.
+    """
+    with os.fdopen(descriptor, "rb") as file:
+        return decode_task(file.read(), kind)

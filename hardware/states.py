@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from hardware.reasons import Kind, Reason
+
 
 class State(str, Enum):
     """What the arm is doing.
@@ -65,28 +67,29 @@ class StateMachine:
 
     def __init__(self) -> None:
         self._state = State.IDLE
-        self._reason = ""
+        self._reason: Reason | None = None
 
     @property
     def state(self) -> State:
         return self._state
 
     @property
-    def reason(self) -> str:
-        """Why it is faulted: of the first fault since the last reset; empty where it is not."""
+    def reason(self) -> Reason | None:
+        """Why it is faulted: the first fault since the last reset; None where it is not."""
         return self._reason
 
-    def on(self, event: Event, reason: str = "") -> State:
+    def on(self, event: Event, reason: Reason | None = None) -> State:
         """Goes on to the next state.
 
         Args:
             event: what happened.
-            reason: of a fault, for people.
+            reason: of a fault; None: that it does not belong in this state.
         """
         after = TRANSITIONS.get((self._state, event), State.FAULTED)
         if after is not State.FAULTED:
-            self._reason = ""
+            self._reason = None
         elif self._state is not State.FAULTED:
-            self._reason = reason or f"{event.value} while {self._state.value}"
+            numbers = {"event": event.value, "state": self._state.value}
+            self._reason = reason or Reason(Kind.WRONG_EVENT, numbers)
         self._state = after
         return after

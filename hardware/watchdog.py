@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
+from hardware.messages import ControllerBeat, Goodbye
 from hardware.wire import Wire
 
 SILENCE_S = 0.1
@@ -30,11 +31,11 @@ def watch(wire: Wire, alarm: Callable[[str], None]) -> bool:
         waiting = begun and not silent
         ready = wire.wait(heard_s + SILENCE_S - time.monotonic() if waiting else None)
         messages = wire.receive() if ready else []
-        if any(isinstance(message, dict) and "goodbye" in message for message in messages):
+        if any(isinstance(message, Goodbye) for message in messages):
             return True
         if messages:
             # An arm that was never armed is not driven: a controller that is still loading is slow.
-            begun = any(isinstance(m, dict) and m.get("armed") for m in messages[-1:])
+            begun = isinstance(messages[-1], ControllerBeat) and messages[-1].armed
             silent, heard_s = False, time.monotonic()
         if wire.closed:
             _tell("the controller is gone", alarm)

@@ -1,4 +1,4 @@
-"""How the processes talk: small JSON messages that never block, and pictures in shared memory.
+"""How the processes talk: small messages that never block, and pictures in shared memory.
 
 Nothing has a name in the file system, so nothing is left behind by a process that is killed, and no
 stranger can connect.
@@ -6,17 +6,16 @@ stranger can connect.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import os
 import select
 import socket
 import struct
-from typing import Any
 
 import numpy as np
 
+from hardware.messages import Message, Undecodable, decode, encode
 from robot_wm.types import ImageArray
 
 MAX_BYTES = 64 * 1024
@@ -49,15 +48,15 @@ class Wire:
         """For select, and for a child's `pass_fds`."""
         return self._end.fileno()
 
-    def send(self, message: dict[str, Any]) -> bool:
+    def send(self, message: Message) -> bool:
         """Sends, without waiting; False where the other end is gone or does not read, or the
         message is too long.
         """
-        text = json.dumps(message).encode()
-        if len(text) > MAX_BYTES:
+        content = encode(message)
+        if len(content) > MAX_BYTES:
             return False
         try:
-            self._end.send(text, socket.MSG_NOSIGNAL)
+            self._end.send(content, socket.MSG_NOSIGNAL)
         except OSError:  # what has come from the other end before can still be received
             return False
         return True
@@ -68,15 +67,15 @@ class Wire:
         poll.register(self._end, select.POLLIN)
         return bool(poll.poll(None if timeout_s is None else max(0.0, 1000 * timeout_s)))
 
-    def receive(self) -> list[Any]:
-        """What has come, at most 64 messages, without waiting; what is no JSON comes as None.
+    def receive(self) -> list[Message | Undecodable]:
+        """What has come, at most 64 messages, without waiting.
 
         `closed` is True from the moment that the other end is found gone.
         """
-        messages: list[Any] = []
+        messages: list[Message | Undecodable] = []
         while not self.closed and len(messages) < 64:
             try:
-                text = self._end.recv(MAX_BYTES + 1)
+                content = self._end.recv(MAX_BYTES + 1)
             except BlockingIOError:
                 break
             except ConnectionResetError:  # it went with something unread: what it said comes next
@@ -84,13 +83,10 @@ class Wire:
             except OSError:
                 self.closed = True
                 break
-            if not text:
+            if not content:
                 self.closed = True
                 break
-            try:
-                messages.append(json.loads(text))
-            except (ValueError, RecursionError):
-                messages.append(None)
+            messages.append(decode(content))
         return messages
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hardware.reasons import Kind, NotLegalError, Reason
 from hardware.verify import violations
 from robot_wm.kinematics.limits import Limits
 
@@ -119,20 +120,20 @@ def check_a_slow_tip_moves(module):
 
 def check_it_begins_only_where_it_may(module):
     for start, told in (
-        ((0.0, 2.1), "joint 1 is at 2.100"),
-        ((-2.5, 0.0), "joint 0 is at -2.500"),
-        ((np.nan, 0.0), "want 2 finite angles"),
-        ((0.0,), "want 2 finite angles"),
-        ((1.4, 0.0), "outside the workspace box"),
+        ((0.0, 2.1), Reason(Kind.JOINT_OUTSIDE, {"joint": 1, "angle_rad": 2.1})),
+        ((-2.5, 0.0), Reason(Kind.JOINT_OUTSIDE, {"joint": 0, "angle_rad": -2.5})),
+        ((np.nan, 0.0), Reason(Kind.NOT_ANGLES, {"want": 2})),
+        ((0.0,), Reason(Kind.NOT_ANGLES, {"want": 2})),
+        ((1.4, 0.0), Reason(Kind.BOX_LEFT)),
     ):
         try:
             module.Governor(limits(box_high=[9, 0.3, 9]), corners, np.array(start))
-        except ValueError as error:
-            assert "stands where it may not" in str(error) and told in str(error)
+        except NotLegalError as error:
+            assert error.reason == told
         else:
             raise AssertionError(start)
     governor = module.Governor(limits(), corners, np.array([0.5, 0.25]))
-    assert governor.problem(np.array([0.5, 0.25])) == ""
+    assert governor.problem(np.array([0.5, 0.25])) is None
     np.testing.assert_allclose(governor.joints, [0.5, 0.25])
     command = governor.step([1.0, 1.0])
     before = command.joints.copy()

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hardware import reasons, ticks
+from hardware.pilot import Pilot, PilotSettings
+from robot_wm.cli.bench_safety import Bench
 from robot_wm.cli.config import load_config
 from robot_wm.cli.console import ask
 from robot_wm.cli.deploy_planner import check_robot, make_actions
@@ -36,7 +39,7 @@ def deploy(out, *words):
     command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
     command += ["deploy", "checkpoint=so100_reach", f"goal={GOAL}", f"out={out}", "num_steps=2"]
     return subprocess.Popen(
-        [*command, PATIENT, "confirm=false", *words],
+        [*command, PATIENT, "mode=run", "confirm=false", *words],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -102,7 +105,12 @@ def test_once_done_it_parks_where_that_was_asked_for(tmp_path):
 
 
 def test_a_dry_run_writes_nothing(tmp_path):
-    run = deploy(tmp_path, "mode=dry-run", "controller.patience=1", "num_steps=3")
+    command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
+    command += ["deploy", "checkpoint=so100_reach", f"goal={GOAL}", f"out={tmp_path}", PATIENT]
+    run = subprocess.Popen(
+        [*command, "controller.patience=1", "num_steps=3"],  # and nobody said mode=run
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     out, err = run.communicate(timeout=180)
     assert run.returncode == 0, err
     result = json.loads(out.splitlines()[-1])
@@ -137,7 +145,7 @@ def test_at_a_terminal_it_asks_shows_how_it_goes_and_any_key_stops_it(tmp_path):
     command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
     command += ["deploy", "checkpoint=so100_reach", f"goal={GOAL}", f"out={tmp_path}"]
     run = subprocess.Popen(
-        [*command, PATIENT, "num_steps=500", "controller.arrival=0"],
+        [*command, PATIENT, "mode=run", "num_steps=500", "controller.arrival=0"],
         stdin=terminal, stdout=subprocess.PIPE, stderr=terminal, text=True, start_new_session=True,
     )  # fmt: skip
     os.close(terminal)
@@ -167,7 +175,7 @@ def test_at_a_terminal_it_asks_shows_how_it_goes_and_any_key_stops_it(tmp_path):
         (["mode=fast"], "mode: got 'fast'"),
         (["park=true", "robot=lerobot"], "park: robot.rest is not given"),
         (["view=film.mp4"], "view: got 'film.mp4'"),
-        (["mode=dry-run", "record=run"], "a dry run moves nothing"),
+        (["record=run"], "a dry run moves nothing"),
         (["robot.kind=toy"], "robot.kind: got 'toy'"),
         (["robot.image_size=3"], "robot.image_size: got 3"),
         (["num_steps=0"], "num_steps: got 0"),
@@ -179,7 +187,7 @@ def test_at_a_terminal_it_asks_shows_how_it_goes_and_any_key_stops_it(tmp_path):
         (["robot.settings={max_tick_s: -1}"], "max_tick_s"),
         (["robot=stranger"], "stranger"),
         (["checkpoint=nowhere"], "nowhere"),
-        (["confirm=true"], "nobody at a terminal"),
+        (["mode=run", "confirm=true"], "nobody at a terminal"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, monkeypatch, words, told):
@@ -238,6 +246,30 @@ def test_the_safety_bench_ends_with_its_figures(capsys):
         assert figures[name] == 0
     assert figures["commands"] > 300 and figures["overtravel_ticks_max"] <= 1
     assert figures["stop_s_max"] < 2 and figures["tick_jitter_ms_p99"] < 1000
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """The safety bench on the SO-100, in this process."""
+    robot = build_robot(load_config("bench_safety", []).robot)
+    assert robot.park is not None
+    return Bench(robot.chain, robot.limits, robot.park, tmp_path, 0, PilotSettings())
+
+
+def test_the_safety_bench_sees_a_pilot_that_runs_what_it_must_not(bench, monkeypatch):
+    monkeypatch.setattr(Pilot, "_misfit", lambda *_: None)
+    figures = bench.faults(20, 400)
+    assert figures["illegal_plans_run"] > 0
+    assert bench.refusals()["refusals_missed"] > 0
+
+
+def test_no_figure_of_the_safety_bench_hangs_on_words(bench, monkeypatch):
+    before = bench.faults(5, 400), bench.refusals()
+    for kind in reasons.Kind:
+        monkeypatch.setitem(reasons._SENTENCES, kind, "plan 1: armed, not refused, done")
+    for kind in ticks.NoteKind:
+        monkeypatch.setitem(ticks._PREFIXES, kind, "plan ")
+    assert (bench.faults(5, 400), bench.refusals()) == before
 
 
 def test_the_model_s_wishes_stay_inside_the_box_that_the_human_gave():

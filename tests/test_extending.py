@@ -120,7 +120,7 @@ def test_a_family_is_one_file(theirs, data):
         "baselines=false",
     )  # fmt: skip
     assert told["num_numbers"] > 0
-    words = ["checkpoint=rssm", "goal=goal.png", "robot.image_size=64", "confirm=false"]
+    words = ["checkpoint=rssm", "goal=goal.png", "robot.image_size=64", "mode=run", "confirm=false"]
     words += ["num_steps=1", "monitors.allow_strange=true", "out=deploy"]
     assert robot_wm(theirs, *theirs_too, "deploy", *words)["ended"].startswith("done")
     used("a family", "toy_rssm.py")
@@ -205,7 +205,8 @@ def test_two_cameras_together(theirs):
     evaluated = ["checkpoint=two", *views, "num_videos=0", "floors=[]", "split=9000"]
     assert robot_wm(theirs, "eval", *evaluated, "num_episodes=1", "env.num_steps=2")["tasks"]
     words = ["checkpoint=two", *pictures, "robot.image_size=64", "robot.wrist_camera=true"]
-    words += ["confirm=false", "num_steps=1", "monitors.allow_strange=true", "out=both_deploy"]
+    words += ["mode=run", "confirm=false", "num_steps=1", "monitors.allow_strange=true"]
+    words += ["out=both_deploy"]
     assert robot_wm(theirs, "deploy", *words)["ended"].startswith("done")
     # A view that is not there is no view that is switched off.
     for more, why in (

@@ -2,23 +2,27 @@
 
 import contextlib
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from governor_checks import TICK_S, limits
 
-from hardware.flight import FlightRecorder, chain_message, parse_chain, replay
-from hardware.pilot import Pilot, PlannerLife, Reading
+from hardware.flight import FlightRecorder, replay
+from hardware.pilot import Pilot
 from hardware.plans import JointPlan
+from hardware.reasons import Kind, Reason, said
 from hardware.states import Event
+from hardware.ticks import PlannerLife, Reading
 from robot_wm.kinematics import Chain, Link
 
 UP = np.array([0.0, 0.0, 1.0])
+ASKED = Reason(Kind.ASKED_FOR)
+OVERLOAD = said(Kind.DEVICE, "overload")
 
 
 def at(x):
@@ -48,15 +52,12 @@ def fly(path, seed=0, num=400):
     for i in range(num):
         now_s += TICK_S
         life = PlannerLife(True, now_s)
-        reading = Reading(joints, now_s, fault="overload" if rng.random() < 0.005 else "")
-        events = [(Event.RESET, ""), (Event.ARM, "")] if i % 50 == 1 else []
+        reading = Reading(joints, now_s, fault=OVERLOAD if rng.random() < 0.005 else None)
+        events = [(Event.RESET, ASKED), (Event.ARM, ASKED)] if i % 50 == 1 else []
         plans = []
         if rng.random() < 0.1:
             wish = rng.uniform(-1.2, 1.2, (2, 2))
-            wish[rng.random((2, 2)) < 0.02] = math.nan
-            plan = JointPlan(pilot.epoch, i, now_s - 0.01, now_s, joints, np.zeros((1, 2)),
-                             now_s + 2)  # fmt: skip
-            plans = [{**plan.message(), "waypoints": wish.tolist()}]
+            plans = [JointPlan(pilot.epoch, i, now_s - 0.01, now_s, joints, wish, now_s + 2)]
         turn = pilot.tick(now_s, reading, life, events=events, plans=plans)
         recorder.write(now_s, reading, turn)
         joints = joints if turn.command is None else turn.command
@@ -89,12 +90,10 @@ def test_faults_are_told(tmp_path):
     assert any("overload" in replay(tmp_path / f"{seed}.jsonl").faults for seed in range(6))
 
 
-def test_a_chain_survives_json():
-    chain = arm()
-    again = parse_chain(json.loads(json.dumps(chain_message(chain))))
-    joints = np.random.default_rng(0).uniform(-1, 1, (5, 2))
-    np.testing.assert_array_equal(again.corners(joints), chain.corners(joints))
-    np.testing.assert_array_equal(again.tool(joints[0]), chain.tool(joints[0]))
+def test_a_record_from_before_reasons_had_kinds_flies_again():
+    found = replay(Path(__file__).parent / "golden" / "flight_format_1.jsonl")
+    assert found.num_ticks == 120 and found.num_mismatches == 0 and not found.cut
+    assert "overload" in found.faults
 
 
 def test_a_record_is_never_overwritten(tmp_path):
@@ -127,7 +126,7 @@ def test_a_killed_process_leaves_all_but_its_last_line(tmp_path):
         lambda lines: ["{}"],
         lambda lines: ["not json"],
         lambda lines: ["[1, 2]"],
-        lambda lines: [lines[0].replace('"format": 1', '"format": 2'), *lines[1:]],
+        lambda lines: [lines[0].replace('"format": 2', '"format": 3'), *lines[1:]],
         lambda lines: [lines[0].replace('"tip_speed": 0.5', '"tip_speed": NaN'), *lines[1:]],
         lambda lines: [lines[0], lines[60]],
         lambda lines: [*lines, '{"state": "running"}'],
@@ -196,7 +195,7 @@ def test_an_arm_at_the_end_of_its_range_flies_again(tmp_path):
     for tick in range(30):
         now_s = 10 + tick * 0.02
         reading = Reading(np.array([-0.004, 0.1]), now_s, {"front": now_s})
-        events = [(Event.ARM, "")] if tick == 15 else []
+        events = [(Event.ARM, ASKED)] if tick == 15 else []
         turn = pilot.tick(now_s, reading, PlannerLife(True, now_s), events=events)
         recorder.write(now_s, reading, turn)
     recorder.close()

@@ -15,6 +15,7 @@ import hardware.lerobot_arm
 from hardware.arm import ArmError
 from hardware.contracts import check_arm
 from hardware.lerobot_arm import DeviceLock, open_robot
+from hardware.reasons import Kind, Reason
 from robot_wm.kinematics.joints import JointMap
 from robot_wm.robots import so100
 
@@ -76,7 +77,7 @@ def arm(bus, tmp_path):
 def test_angles_are_the_model_s(arm, bus):
     reading = arm.read()
     np.testing.assert_allclose(reading.joints, POSE, atol=3e-3)
-    assert reading.fault == "" and time.monotonic() - reading.stamp_s < 1
+    assert reading.fault is None and time.monotonic() - reading.stamp_s < 1
     arm.write(POSE + 0.1)
     time.sleep(0.5)
     np.testing.assert_allclose(bus.angles, POSE + 0.1, atol=3e-3)
@@ -123,9 +124,10 @@ def test_what_comes_too_late_is_not_taken_for_what_is_asked_next(arm, bus):
 def test_a_servo_s_error_is_told_within_a_round(arm, bus):
     bus.errors[3] = 0x20
     faults = [arm.read().fault for _ in range(12)]
-    assert faults[0] == "" and set(faults[6:]) == {"servo elbow_flex: overload"}
+    overload = Reason(Kind.SERVO, {"servo": "elbow_flex", "errors": "overload"})
+    assert faults[0] is None and all(fault == overload for fault in faults[6:])
     bus.errors[3] = 0
-    assert [arm.read().fault for _ in range(6)][-1] == ""
+    assert [arm.read().fault for _ in range(6)][-1] is None
 
 
 def test_an_unplugged_bus_is_an_error_and_leaving_raises_nothing(arm, bus):

@@ -18,11 +18,23 @@ from hardware.actions import ToolActions
 from hardware.arm import ArmLimits, check_command
 from hardware.contracts import check_arm
 from hardware.flight import FlightRecorder, replay
-from hardware.pilot import Pilot, Reading
+from hardware.messages import (
+    ArmObservation,
+    End,
+    ObservationRequest,
+    PlannerDone,
+    PlanProposal,
+    Request,
+    encode,
+)
+from hardware.pilot import Pilot, PilotSettings
 from hardware.plans import JointPlan
 from hardware.process import Controller, Wires
+from hardware.reasons import Kind, Reason, said
 from hardware.remote import RemoteArm
 from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
+from hardware.states import Event, State
+from hardware.ticks import Reading
 from hardware.verify import violations
 from hardware.wire import Wire
 from robot_wm.cli.rehearsal import Rehearsal
@@ -32,6 +44,8 @@ from robot_wm.robots import so100
 from robot_wm.types import ActionSpec
 
 HOME = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
+OVERLOAD = said(Kind.DEVICE, "overload")
+NOTHING_ENDED_IT = End(reason=Reason(Kind.HUMAN_GONE))
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +63,13 @@ def rehearsal(chain, tmp_path):
     )  # fmt: skip
 
     # Patient, for a machine that is busy with other tests: `bench safety` holds the times.
-    patient = {"max_tick_s": 3.0, "max_reading_age_s": 1.0}
-    patient |= {"max_frame_gap_s": 0.4, "max_silence_s": 0.4, "tracking_s": 1.0}
+    patient = PilotSettings(
+        max_tick_s=3.0,
+        max_reading_age_s=1.0,
+        max_frame_gap_s=0.4,
+        max_silence_s=0.4,
+        tracking_s=1.0,
+    )
 
     def make(**words):
         return Rehearsal(chain, limits, HOME, tmp_path / "run.jsonl", settings=patient, **words)
@@ -165,10 +184,10 @@ def test_a_planner_that_dies_is_a_fault(rehearsal):
         run.wait_moving()
         begin_s = run.kill("planner")
         assert run.rest_s(begin_s, 2.0) < 1.0
-        assert run.wait("faulted")["reason"] == "the planner died"
-        run.human.send({"event": "reset"})
-        run.wait("idle")
-    assert "the planner died" in check_record(run).faults
+        assert run.wait(State.FAULTED).reason == Reason(Kind.PLANNER_GONE)
+        run.human.send(Request(event=Event.RESET))
+        run.wait(State.IDLE)
+    assert str(Reason(Kind.PLANNER_GONE)) in check_record(run).faults
 
 
 def test_a_planner_that_hangs_is_held_and_goes_on(rehearsal):
@@ -177,7 +196,7 @@ def test_a_planner_that_hangs_is_held_and_goes_on(rehearsal):
         run.wait_moving()
         run.children["planner"].send_signal(signal.SIGSTOP)
         assert run.rest_s(time.monotonic(), 2.0) < 1.0
-        run.wait("holding")
+        run.wait(State.HOLDING)
         run.children["planner"].send_signal(signal.SIGCONT)
         run.wait_moving()
     check_record(run)
@@ -189,7 +208,7 @@ def test_a_camera_that_freezes_holds_it_and_it_goes_on(rehearsal):
         run.wait_moving()
         run.frozen = True
         assert run.rest_s(time.monotonic(), 2.0) < 1.0
-        run.wait("holding")
+        run.wait(State.HOLDING)
         run.frozen = False
         run.wait_moving()
 
@@ -200,7 +219,7 @@ class Desk:
     frames = {}
 
     def __init__(self, chain, limits, **words):
-        self.joints, self.goal, self.num_reads, self.fault = HOME, HOME, 0, ""
+        self.joints, self.goal, self.num_reads, self.fault = HOME, HOME, 0, None
         self.pilot = Pilot(limits, chain.corners, rest=HOME + 0.1)
         self.human, human = Wire.pair()
         self.planner, planner = Wire.pair()
@@ -216,9 +235,9 @@ class Desk:
     def each(self):
         """Arms it in tick 30."""
         if self.num_reads == 30:
-            self.human.send({"event": "arm"})
+            self.human.send(Request(event=Event.ARM))
         if self.num_reads > 2000:
-            self.human.send({"end": "nothing ended it"})
+            self.human.send(NOTHING_ENDED_IT)
 
     def write(self, joints):
         self.goal = joints
@@ -230,7 +249,7 @@ class Desk:
         """Has the planner send a way there."""
         now_s = time.monotonic()
         plan = JointPlan(self.pilot.epoch, 0, now_s, now_s, self.joints, joints[None], now_s + 5)
-        self.planner.send({"plan": plan.message()})
+        self.planner.send(PlanProposal(plan=plan))
 
 
 @pytest.fixture
@@ -258,7 +277,7 @@ def test_no_signal_is_lost_whenever_it_comes(desk):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     arm = desk(lambda _: None, Busy)
-    assert arm.controller.run() == "SIGTERM"
+    assert arm.controller.run() == Reason(Kind.SIGNAL, {"name": "SIGTERM"})
 
 
 def test_it_does_not_leave_an_arm_pushing_at_what_blocked_it(desk):
@@ -266,13 +285,13 @@ def test_it_does_not_leave_an_arm_pushing_at_what_blocked_it(desk):
     pushed = HOME + [0.2, 0.0, 0.0, 0.0, 0.0, 0.0]
 
     def each(arm):
-        arm.fault = "overload" if arm.num_reads == 40 else ""
+        arm.fault = OVERLOAD if arm.num_reads == 40 else None
         if arm.num_reads == 40:
-            arm.human.send({"end": "fault"})
+            arm.human.send(End(reason=Reason(Kind.FAULT)))
             arm.joints = pushed
 
     arm = desk(each)
-    assert arm.controller.run() == "fault" and "overload" in arm.pilot.reason
+    assert arm.controller.run().kind is Kind.FAULT and arm.pilot.reason == OVERLOAD
     np.testing.assert_allclose(arm.goal, pushed, atol=1e-6)
 
 
@@ -284,22 +303,23 @@ def test_a_computer_that_slept_is_a_fault(desk, monkeypatch):
         if arm.num_reads == 40:
             monkeypatch.setattr(hardware.process, "asleep_s", lambda: asleep_s() + 3600)
         if arm.num_reads == 45:
-            arm.human.send({"end": "asked for"})
+            arm.human.send(End(reason=Reason(Kind.ASKED_FOR)))
 
     arm = desk(each)
     arm.controller.run()
-    assert arm.pilot.reason == "the computer slept for 3600 s"
+    assert arm.pilot.reason.kind is Kind.COMPUTER_SLEPT
+    assert arm.pilot.reason.numbers["slept_s"] == pytest.approx(3600, abs=1)
 
 
 def test_a_stop_in_the_tick_in_which_the_planner_is_done_is_not_lost(desk):
     def each(arm):
         arm.joints = arm.goal
         if arm.num_reads == 40:
-            arm.planner.send({"done": "the run is over"})
+            arm.planner.send(PlannerDone())
             os.kill(os.getpid(), signal.SIGTERM)
 
     arm = desk(each, park=True)
-    assert "done" in arm.controller.run()
+    assert arm.controller.run().kind is Kind.DONE
     assert not arm.pilot.parked  # and its torque stays
     np.testing.assert_allclose(arm.goal, HOME, atol=0.02)
 
@@ -313,18 +333,68 @@ def test_what_is_written_after_the_controller_broke_is_in_the_record(desk, chain
         if arm.num_reads == 60:
             arm.plan(there)
         if arm.num_reads == 80:
-            assert arm.pilot.state.value == "running"
+            assert arm.pilot.state is State.RUNNING
             arm.controller._hear = None
 
     arm = desk(each)
     recorder = FlightRecorder(path, arm.pilot._limits, chain)
     arm.controller._recorder = recorder
-    assert "the controller broke" in arm.controller.run()
+    assert arm.controller.run().kind is Kind.CONTROLLER_BROKE
     recorder.close()
     found = replay(path)
     assert found.num_mismatches == 0 and not found.cut and "broke" in found.faults[0]
     last = json.loads(path.read_text().splitlines()[-2])
     assert last["command"] == arm.goal.tolist() and not np.array_equal(arm.goal, there)
+
+
+@pytest.mark.parametrize("sender", ["planner", "human"])
+@pytest.mark.parametrize(
+    "content", [b"\xc1 no message", encode(ArmObservation(number=0, epoch=0, joints=HOME,
+                                                          commanded=HOME, observed_s=0.0))]
+)  # fmt: skip
+def test_what_does_not_decode_brakes_the_arm_and_is_in_the_record(
+    desk, chain, tmp_path, sender, content
+):
+    path = tmp_path / "bytes.jsonl"
+
+    def each(arm):
+        arm.joints = arm.goal
+        if arm.num_reads == 60:
+            arm.plan(HOME + [0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
+        if arm.num_reads == 80:
+            assert arm.pilot.state is State.RUNNING
+            os.write(getattr(arm, sender).fileno(), content)
+        if arm.num_reads == 200:
+            arm.human.send(End(reason=Reason(Kind.FAULT)))
+
+    arm = desk(each)
+    recorder = FlightRecorder(path, arm.pilot._limits, chain)
+    arm.controller._recorder = recorder
+    arm.controller.run()
+    recorder.close()
+    assert arm.pilot.reason.kind is Kind.UNDECODABLE
+    assert arm.pilot.reason.numbers["num_bytes"] == len(content)
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:-1]]
+    assert [line["undecodable"] for line in lines if "undecodable" in line] == [[content.hex()]]
+    commands = np.array([line["command"] for line in lines if line["command"]])
+    assert np.array_equal(commands[-1], commands[-2]) and commands[-1][0] < 0.4  # it stands
+    assert replay(path).num_mismatches == 0
+
+
+def test_a_planner_that_asks_is_told_why_the_arm_has_stopped(desk):
+    told = []
+
+    def each(arm):
+        arm.joints = arm.goal
+        if arm.num_reads == 60:
+            arm.fault = OVERLOAD
+            arm.planner.send(ObservationRequest(number=5))
+        told.extend(arm.planner.receive())
+        if told:
+            arm.human.send(End(reason=Reason(Kind.FAULT)))
+
+    desk(each).controller.run()
+    assert [message.reason for message in told] == [OVERLOAD]
 
 
 def test_a_late_tick_is_not_made_up_for(desk):
@@ -336,7 +406,7 @@ def test_a_late_tick_is_not_made_up_for(desk):
             if len(written) == 5:
                 time.sleep(0.09)
             if len(written) == 10:
-                self.human.send({"end": "asked for"})
+                self.human.send(End(reason=Reason(Kind.ASKED_FOR)))
 
     arm = desk(lambda _: None, Slow, tick_s=0.02)
     arm.controller.run()
@@ -361,14 +431,17 @@ def test_who_is_killed_moves_nothing_more(rehearsal, name):
 
 
 def test_an_arm_that_is_unplugged_or_blocked_is_a_fault(rehearsal, tmp_path):
-    for mishap, told in ((("unplugged", True), "were read"), (("blocked", 0), "joint 0 is")):
+    for mishap, kinds in (
+        (("unplugged", True), [Kind.STALE_JOINTS]),
+        (("blocked", 0), [Kind.JOINT_STUCK, Kind.JOINT_BEHIND]),
+    ):
         run = rehearsal()
         run.record = tmp_path / f"{mishap[0]}.jsonl"
         with run:
             run.arm()
             run.wait_moving()
             setattr(run, *mishap)
-            assert told in run.wait("faulted")["reason"]
+            assert run.wait(State.FAULTED).reason.kind in kinds
 
 
 def test_the_controller_has_no_torch_and_no_simulator(rehearsal):
@@ -380,13 +453,13 @@ def test_the_controller_has_no_torch_and_no_simulator(rehearsal):
 
 def test_nothing_moves_before_it_is_armed_or_after_it_is_stopped(rehearsal):
     with rehearsal() as run:
-        run.wait("idle")
+        run.wait(State.IDLE)
         time.sleep(0.3)
         assert run.goals.read() is None
-        run.human.send({"event": "arm"})
+        run.human.send(Request(event=Event.ARM))
         run.wait_moving()
-        run.human.send({"event": "stop"})
-        run.wait("idle")
+        run.human.send(Request(event=Event.STOP))
+        run.wait(State.IDLE)
         time.sleep(0.3)
         before = run.goals.read()
         time.sleep(0.3)
@@ -420,7 +493,7 @@ def test_the_controller_is_let_in_at_once(rehearsal):
     if platform.machine() != "x86_64" or release < (6, 12):
         pytest.skip("Linux gives no process a slice of its own before 6.12")
     with rehearsal() as run:
-        run.wait("idle")
+        run.wait(State.IDLE)
         seen = ctypes.create_string_buffer(48)
         pid = run.children["controller"].pid
         assert ctypes.CDLL(None).syscall(315, pid, seen, 48, 0) == 0  # sched_getattr

@@ -263,7 +263,7 @@ def test_another_arm_is_driven_by_deploy(tmp_path, capsys):
     Image.fromarray(env.reset(5).images["front"]).save(goal)
     env.close()
     words = [f"checkpoint={checkpoint}", f"goal={goal}", "robot.image_size=64", "confirm=false"]
-    words += ["num_steps=2", "monitors.allow_strange=true", f"out={tmp_path / 'run'}"]
+    words += ["mode=run", "num_steps=2", "monitors.allow_strange=true", f"out={tmp_path / 'run'}"]
     capsys.readouterr()
     assert main(["deploy", *words]) == 2
     assert "trained on a jaco, this is a so100" in capsys.readouterr().err

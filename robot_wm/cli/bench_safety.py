@@ -21,14 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hardware.flight import FlightRecorder, replay
 from hardware.governor import Governor
-from hardware.pilot import Pilot, PilotSettings, PlannerLife, Reading
+from hardware.messages import PlanProposal, decode, encode, to_plain
+from hardware.pilot import Pilot, PilotSettings
 from hardware.plans import JointPlan
+from hardware.reasons import Kind, Reason, said
 from hardware.states import Event, State
+from hardware.ticks import NoteKind, PlannerLife, Reading
 from hardware.verify import violations
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.config import groups, load_config
@@ -44,6 +48,8 @@ _REPLAYED = 20  # every so many sequences
 _STANDS = PilotSettings().steady_ticks
 _TRIES = 3  # to have a rehearsed arm move
 _WATCHED_S = 0.8  # after a stop: what moves later counts
+_ASKED = Reason(Kind.ASKED_FOR)
+_OVERLOAD = said(Kind.DEVICE, "overload")
 
 
 def run(config: DictConfig) -> None:
@@ -60,7 +66,8 @@ def run(config: DictConfig) -> None:
         raise ValueError("robot.rest: the bench begins and ends there, and it is not given")
     work = Path(tempfile.mkdtemp(prefix="robot_wm_safety_"))
     try:
-        settings: Any = OmegaConf.to_container(config.robot.settings)
+        given: Any = OmegaConf.to_container(config.robot.settings)
+        settings = PilotSettings(**given)
         bench = Bench(robot.chain, robot.limits, robot.park, work, int(config.seed), settings)
         figures = bench.faults(int(counts["sequences"]), int(config.ticks))
         figures["nan_motion"] += bench.broken_models(int(config.seed))
@@ -117,7 +124,7 @@ class Bench:
     rest: FloatArray
     work: Path
     seed: int
-    settings: dict[str, float]
+    settings: PilotSettings
     num_begun_anew: int = 0
     _num_moves: int = 0
 
@@ -142,19 +149,20 @@ class Bench:
         for i in range(num_ticks):
             now_s += tick_s if rng.random() < 0.995 else 0.3
             reading, life = self._reading(rng, joints, now_s)
-            events: list[tuple[Event, str]] = []
+            events: list[tuple[Event, Reason]] = []
             if rng.random() < 0.05:
-                events = [(Event.RESET, ""), (Event.ARM, "")]
+                events = [(event, _ASKED) for event in (Event.RESET, Event.ARM)]
             elif rng.random() < 0.02:
-                events = [(list(Event)[rng.integers(len(Event))], "at random")]
-            plans: list[Any] = []
+                events = [(list(Event)[rng.integers(len(Event))], _ASKED)]
+            plans: list[JointPlan] = []
             legal = True
             if rng.random() < 0.1:
-                plan, legal = self._plan(rng, pilot, joints, now_s, i)
-                plans = [plan]
+                content, legal = self._plan(rng, pilot, joints, now_s, i)
+                plans, nonsense = heard(content)
+                events += nonsense
             before = pilot.state
             turn = pilot.tick(now_s, reading, life, events=events, plans=plans)
-            taken = any(note.startswith("plan ") and "refused" not in note for note in turn.notes)
+            taken = any(note.kind is NoteKind.PLAN_TAKEN for note in turn.notes)
             if taken and not legal:
                 found["illegal_plans_run"] += 1
             if turn.seed is not None:  # from where it was measured, at rest
@@ -180,7 +188,8 @@ class Bench:
     ) -> tuple[Reading, PlannerLife]:
         """What the arm reads: nearly always where it was sent, sometimes nonsense."""
         chance = rng.random()
-        stamp_s, frame_s, fault, measured = now_s, now_s - 0.02, "", joints
+        stamp_s, frame_s, measured = now_s, now_s - 0.02, joints
+        fault: Reason | None = None
         if chance < 0.002:
             measured = np.full_like(joints, rng.choice([np.nan, np.inf, 1e6]))
         elif chance < 0.004:
@@ -188,7 +197,7 @@ class Bench:
         elif chance < 0.02:
             frame_s = now_s - rng.uniform(0.1, 9.0)
         elif chance < 0.022:
-            fault = "overload"
+            fault = _OVERLOAD
         elif chance < 0.1:
             measured = joints + rng.normal(0, 0.01, len(joints))
         alive = rng.random() > 0.001
@@ -197,13 +206,13 @@ class Bench:
 
     def _plan(
         self, rng: np.random.Generator, pilot: Pilot, joints: FloatArray, now_s: float, number: int
-    ) -> tuple[dict[str, Any], bool]:
-        """A plan, and whether it may be followed."""
+    ) -> tuple[bytes, bool]:
+        """A plan as it is sent, and whether it may be followed."""
         wish = legal_pose(self.chain, self.limits, rng, joints)
         good = JointPlan(pilot.epoch, number + 1, now_s - 0.05, now_s, joints, wish[None],
-                         now_s + 2.0).message()  # fmt: skip
+                         now_s + 2.0)  # fmt: skip
         if rng.random() < 0.5:
-            return good, True
+            return encode(PlanProposal(plan=good)), True
         bad = illegal_plans(good, self.limits)
         return bad[rng.integers(len(bad))], False
 
@@ -261,11 +270,12 @@ class Bench:
         missed = [name for name, armed in self._arming() if armed]
         pilot, now_s = self._armed()
         good = JointPlan(pilot.epoch, 1, now_s, now_s, self.rest, self.rest[None] + 0.05,
-                         now_s + 2.0).message()  # fmt: skip
-        for number, plan in enumerate(illegal_plans(good, self.limits)):
+                         now_s + 2.0)  # fmt: skip
+        for number, content in enumerate(illegal_plans(good, self.limits)):
             pilot, now_s = self._armed()
+            plans, nonsense = heard(content)
             turn = pilot.tick(now_s + 0.01, Reading(self.rest, now_s + 0.01, {"front": now_s}),
-                              PlannerLife(True, now_s), plans=[plan])  # fmt: skip
+                              PlannerLife(True, now_s), events=nonsense, plans=plans)  # fmt: skip
             if turn.state is State.RUNNING:
                 missed.append(f"illegal plan {number}")
         say(f"arming and plans: {len(missed)} refusals missed {missed or ''}")
@@ -276,7 +286,7 @@ class Bench:
         for tick in range(_STANDS + 1):
             now_s += float(self.limits.tick_s)
             reading = Reading(self.rest, now_s, {"front": now_s})
-            events = [(Event.ARM, "")] if tick == _STANDS else []
+            events = [(Event.ARM, _ASKED)] if tick == _STANDS else []
             pilot.tick(now_s, reading, PlannerLife(True, now_s), events=events)
         assert pilot.state is State.ARMED
         return pilot, now_s
@@ -308,7 +318,7 @@ class Bench:
             "joints stale": lambda now_s: Reading(rest, now_s - 1.0, {"front": now_s}),
             "camera stale": lambda now_s: Reading(rest, now_s, {"front": now_s - 1.0}),
             "camera never": lambda now_s: Reading(rest, now_s, {"front": -math.inf}),
-            "device fault": lambda now_s: Reading(rest, now_s, {"front": now_s}, "overload"),
+            "device fault": lambda now_s: Reading(rest, now_s, {"front": now_s}, _OVERLOAD),
             "arm swings": lambda now_s: Reading(rest + now_s % 0.1, now_s, {"front": now_s}),
             "no planner": lambda now_s: Reading(rest, now_s, {"front": now_s}),
         }
@@ -316,7 +326,7 @@ class Bench:
             pilot, now_s = Pilot(self.limits, self.chain.corners, rest=rest), 10.0
             for tick in range(_STANDS + 1):
                 now_s += float(self.limits.tick_s)
-                events = [(Event.ARM, "")] if tick == _STANDS else []
+                events = [(Event.ARM, _ASKED)] if tick == _STANDS else []
                 life = PlannerLife(name != "no planner", now_s)
                 turn = pilot.tick(now_s, read(now_s), life, events=events)
                 if turn.state is State.ARMED or turn.command is not None:
@@ -427,23 +437,33 @@ class Bench:
         return {"tick_jitter_ms_p99": p99}
 
 
-def illegal_plans(good: dict[str, Any], limits: Limits) -> list[dict[str, Any]]:
-    """What a planner must not ask for, made from what it may ask for."""
-    size, now_s = len(good["start"]), good["begun_s"]
+def heard(content: bytes) -> tuple[list[JointPlan], list[tuple[Event, Reason]]]:
+    """What the controller makes of bytes that its planner sends: a plan, or a fault."""
+    message = decode(content)
+    if isinstance(message, PlanProposal):
+        return [message.plan], []
+    numbers = {"sender": "planner", "num_bytes": len(content)}
+    return [], [(Event.FAULT, Reason(Kind.UNDECODABLE, numbers))]
+
+
+def illegal_plans(good: JointPlan, limits: Limits) -> list[bytes]:
+    """What a planner must not ask for, made from what it may ask for, as it is sent."""
+    plain = {name: getattr(good, name) for name in JointPlan.__struct_fields__}
+    size, now_s = len(good.start), good.begun_s
     far = limits.high + 0.1
-    wish = list(good["waypoints"][0])
+    wish = good.waypoints[0].tolist()
     changes: list[dict[str, Any]] = [
-        {"epoch": good["epoch"] + 7},
-        {"epoch": max(0, good["epoch"] - 1)},
+        {"epoch": good.epoch + 7},
+        {"epoch": max(0, good.epoch - 1)},
         {"seq": -1},
         {"observed_s": now_s - 5.0},
         {"begun_s": now_s + 5.0},
         {"valid_until_s": now_s - 1.0},
         {"valid_until_s": math.inf},
         {"valid_until_s": math.nan},
-        {"start": [angle + 0.06 for angle in good["start"]]},
+        {"start": good.start + 0.06},
         {"start": [math.nan] * size},
-        {"waypoints": [far.tolist()]},
+        {"waypoints": [far]},
         {"waypoints": [[math.nan, *wish[1:]]]},
         {"waypoints": [[math.inf, *wish[1:]]]},
         {"waypoints": [[None, *wish[1:]]]},
@@ -452,7 +472,11 @@ def illegal_plans(good: dict[str, Any], limits: Limits) -> list[dict[str, Any]]:
         {"waypoints": []},
         {"waypoints": None},
     ]
-    return [{**good, **change} for change in changes]
+    kind = PlanProposal.__name__
+    return [
+        msgspec.msgpack.encode({"type": kind, "plan": plain | change}, enc_hook=to_plain)
+        for change in changes
+    ]
 
 
 def _ticks(path: Path) -> Iterator[dict[str, Any]]:

@@ -16,17 +16,34 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from hardware.messages import (
+    Begin,
+    ChainData,
+    ControllerReady,
+    ControllerTask,
+    DecisionTaken,
+    End,
+    PlannerReady,
+    PlannerTask,
+    Refused,
+    Request,
+    RunEnded,
+    Status,
+    WatchdogTask,
+)
 from hardware.pilot import PilotSettings
-from hardware.spawn import controller_spec, spawn
+from hardware.reasons import Kind, Reason
+from hardware.spawn import spawn
+from hardware.states import Event, State
+from hardware.ticks import NoteKind
 from hardware.wire import Wire
 from robot_wm.cli.console import ask, finish, output_dir, say, say_outcomes
 from robot_wm.cli.devices import Device, end, open_device
@@ -39,6 +56,8 @@ _START_S = 120.0  # for a model to load
 _END_S = 10.0
 _RECORD_S = 60.0  # a plan to its end, and a video to the disk
 _SETTLE_S = 10.0  # for an arm to come to rest before it is armed
+
+_Waited = TypeVar("_Waited", ControllerReady, PlannerReady, Status)
 
 
 class DeployError(RuntimeError):
@@ -70,16 +89,18 @@ def run(config: DictConfig) -> None:
     if config.view is not None and importlib.util.find_spec("rerun") is None:
         raise ValueError("view: Rerun is not installed; run pip install 'robot-wm[rerun]'")
     if config.record is not None and config.mode != "run":
-        raise ValueError("record: a dry run moves nothing, and would teach that nothing moves")
+        raise ValueError(
+            "record: a dry run moves nothing, and would teach that nothing moves; want mode=run"
+        )
     out = output_dir(config.out)
-    goals = [plain(value) for value in (config.goal, *config.then)]
+    goals: list[Any] = [plain(value) for value in (config.goal, *config.then)]
     for goal in goals:
         for path in goal_files(goal).values():
             read_picture(path)
     robot = build_robot(config.robot)
-    settings: Any = OmegaConf.to_container(config.robot.settings)
+    given: Any = OmegaConf.to_container(config.robot.settings)
     try:
-        PilotSettings(**settings)
+        settings = PilotSettings(**given)
     except TypeError as error:
         raise ValueError(f"robot.settings: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
@@ -87,22 +108,24 @@ def run(config: DictConfig) -> None:
     with open_device(config.robot, robot) as device:
         device.wait_ready()
         with Crew(config, device, robot, settings, goals, record) as crew:
-            what, *notes = crew.wait_ready()
-            say(f"ready: {what}")
-            for note in notes:
+            ready = crew.wait_ready()
+            say(f"ready: {ready.what}")
+            for note in ready.notes:
                 say(f"  {note}")
             if asks:
                 ask_human(robot.limits)
             with single_keys():
                 result = crew.fly()
-    say(f"{result['ended']}; flight record: {record}")
+    say(f"{result.ended}; flight record: {record}")
     if config.mode == "dry-run":
-        say("dry run: nothing was written to the robot")
+        say("dry run: nothing was written to the robot; mode=run moves it")
     else:
-        say_outcomes([Outcome(**outcome) for outcome in result["outcomes"]], len(goals))
-    finish({**result, "record": str(record)})
-    if result["fault"] or not result["ended"].startswith("done"):
-        raise DeployError(result["fault"] or f"stopped: {result['ended']}")
+        say_outcomes(result.outcomes, len(goals))
+    finish({**result.figures(), "record": str(record)})
+    if result.fault is not None:
+        raise DeployError(str(result.fault))
+    if result.ended.kind is not Kind.DONE:
+        raise DeployError(f"stopped: {result.ended}")
 
 
 @contextmanager
@@ -145,17 +168,18 @@ class Live:
         self._write("")
         say(text)
 
-    def note(self, *, energy: float | None = None, fault: str = "") -> None:
+    def note(self, *, energy: str = "", fault: str = "") -> None:
         """What to show from now on."""
-        self._energy = self._energy if energy is None else f"energy {energy:.3f}, "
+        self._energy = energy or self._energy
         self._fault = fault or self._fault
 
-    def show(self, status: Mapping[str, Any]) -> None:
+    def show(self, status: Status) -> None:
         """Shows what the controller has said."""
-        age = status["plan_age_s"]
+        age = status.plan_age_s
         plan = "no plan yet" if age is None else f"plan {age:.1f} s old"
-        late = f"ticks {status['late_ms_p99']:.1f} ms late (p99)"
-        self._write(f"{status['state']}: {self._energy}{plan}, {late}, last fault: {self._fault}")
+        late = f"ticks {status.late_ms_p99:.1f} ms late (p99)"
+        state = status.state.value
+        self._write(f"{state}: {self._energy}{plan}, {late}, last fault: {self._fault}")
 
     def _write(self, text: str) -> None:
         if self._on:
@@ -165,14 +189,48 @@ class Live:
 
 
 @dataclass
+class Result:
+    """What became of a run.
+
+    Attributes:
+        energies: of what was seen before each decision, and at the end.
+        decisions: their kinds.
+        outcomes: in the order of the goals; none of a dry run.
+        late_ms_p99: by which ticks began late.
+        fault: why the arm faulted; None: it did not.
+        ended: why the run is over.
+    """
+
+    energies: list[float | None] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    late_ms_p99: float = 0.0
+    fault: Reason | None = None
+    ended: Reason = Reason(Kind.CONTROLLER_GONE)
+
+    def figures(self) -> dict[str, Any]:
+        """For the last line of JSON."""
+        outcomes = [asdict(outcome) for outcome in self.outcomes]
+        return {
+            "ended": str(self.ended),
+            "fault": "" if self.fault is None else str(self.fault),
+            "energies": self.energies,
+            "decisions": self.decisions,
+            "outcome": outcomes[-1] if outcomes else None,
+            "outcomes": outcomes,
+            "tick_late_ms_p99": self.late_ms_p99,
+        }
+
+
+@dataclass
 class Crew:
     """The processes of a run beside the device's own: watchdog, controller and planner."""
 
     config: DictConfig
     device: Device
     robot: RobotModel
-    settings: dict[str, Any]
-    goals: Sequence[object]
+    settings: PilotSettings
+    goals: Sequence[str | dict[str, str]]
     record: Path
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -185,24 +243,24 @@ class Crew:
         self._steers, steered = Wire.pair()
         beats, to_watchdog = Wire.pair()
         self._children["watchdog"] = spawn(
-            ["hardware", "watchdog"], {"wire": to_watchdog.fileno()}, [to_watchdog]
+            ["hardware", "watchdog"], WatchdogTask(wire=to_watchdog.fileno()), [to_watchdog]
         )
         self._children["controller"] = spawn(
             ["hardware", "controller"],
-            controller_spec(
-                chain=robot.chain,
+            ControllerTask(
+                chain=ChainData.of(robot.chain),
                 limits=robot.limits,
                 settings=self.settings,
-                rest=None if robot.park is None else robot.park.tolist(),
+                park=robot.park,
                 arm=arm,
-                planner=steered,
-                human=human,
-                watchdog=beats,
-                record=self.record,
+                planner=steered.fileno(),
+                human=human.fileno(),
+                watchdog=beats.fileno(),
+                record=str(self.record),
                 about={"config": OmegaConf.to_yaml(config, resolve=True)},
                 keys=tty,
                 dry_run=config.mode == "dry-run",
-                park=config.park,
+                parks=config.park,
             ),
             [steered, human, beats, *device.shared()],
             stdin=None if tty else subprocess.DEVNULL,
@@ -211,15 +269,15 @@ class Crew:
             wire.close()  # so that an end is seen when the process that holds it dies
         return self
 
-    def wait_ready(self) -> list[str]:
+    def wait_ready(self) -> PlannerReady:
         """Returns once the arm is read and the model loaded; what the human should know.
 
         Raises:
             ValueError: one of them refuses, and why.
             DeployError: one of the processes ended.
         """
-        own = self._wait(self._controller, "arm", "ready")
-        joints = np.array(self._wait(self._controller, "arm", "joints"))
+        own = self._wait(self._controller, "arm", ControllerReady)
+        joints = self._wait(self._controller, "arm", Status).joints
         names = self.robot.joints
         if len(joints) == len(names):  # said before the model has a say: signs, zeros to check
             angles = zip(names, joints, strict=True)
@@ -231,34 +289,33 @@ class Crew:
             say("where the arm stands could not be read yet")
         self._children["planner"] = spawn(
             ["robot_wm.cli.deploy_planner"],
-            {
-                "config": OmegaConf.to_yaml(self.config, resolve=True),
+            PlannerTask(
+                config=OmegaConf.to_yaml(self.config, resolve=True),
                 # What the device itself can do: a target beyond would be refused.
-                "low": own["low"],
-                "high": own["high"],
-                "goals": list(self.goals),
-                "frames": self.device.places(),
-                "wire": self._steers.fileno(),
-                "human": self._planner_says.fileno(),
-            },
+                low=own.low,
+                high=own.high,
+                goals=tuple(self.goals),
+                frames=self.device.places(),
+                wire=self._steers.fileno(),
+                human=self._planner_says.fileno(),
+            ),
             [self._steers, self._planner_says, *self.device.frames.values()],
         )
         self._steers.close()
         self._planner_says.close()
-        ready = self._wait(self._planner, "planner", "ready")
-        return [str(ready["what"]), *ready["notes"]]
+        return self._wait(self._planner, "planner", PlannerReady)
 
-    def _wait(self, wire: Wire, name: str, what: str) -> Any:
-        """The first message about something."""
+    def _wait(self, wire: Wire, name: str, kind: type[_Waited]) -> _Waited:
+        """The first message of a kind."""
         until_s = time.monotonic() + _START_S
         while time.monotonic() < until_s:
             wire.wait(0.2)
             ended = self._ended()  # before what it has said last is read
             for message in wire.receive():
-                if "refused" in message:
-                    raise ValueError(message["refused"])
-                if what in message:
-                    return message[what]
+                if isinstance(message, Refused):
+                    raise ValueError(message.text)
+                if isinstance(message, kind):
+                    return message
             if wire is not self._controller:
                 self._controller.receive()
             self.device.listen()
@@ -273,74 +330,83 @@ class Crew:
                 return f"the {name} ended with exit code {child.returncode}"
         return ""
 
-    def fly(self) -> dict[str, Any]:
-        """Arms, tells how it goes, ends; what became of it."""
+    def fly(self) -> Result:
+        """Arms, tells how it goes, ends; what became of it.
+
+        Raises:
+            ValueError: the arm may not be armed.
+        """
         heard = []
         while more := self._controller.receive():  # it may not be able to say more than waits here
             heard += more
-        self._planner.send({"begin": True})
-        self._controller.send({"event": "arm"})
-        result: dict[str, Any] = {
-            "ended": "",
-            "fault": "",
-            "energies": [],
-            "decisions": [],
-            "outcome": None,
-            "outcomes": [],
-        }
-        late_ms, refused, rest_until_s = 0.0, "", time.monotonic() + _SETTLE_S
-        live = Live()
-        while not result["ended"]:
+        self._planner.send(Begin())
+        self._controller.send(Request(event=Event.ARM))
+        result, live = Result(), Live()
+        not_armed: Reason | None = None
+        settle_until_s, over = time.monotonic() + _SETTLE_S, False
+        while not over:
             self._controller.wait(0.1)
             for told in self.device.tell():
                 live.say(f"  {told}")
             self._hear_planner(result, live)
             heard += self._controller.receive()
             while heard:
-                message = heard.pop(0)
-                late_ms = max(late_ms, message["late_ms_p99"])
-                for note in message["notes"]:
-                    live.say(f"  {note}")
-                    if note.startswith("not armed"):
-                        if "come to rest" in note and time.monotonic() < rest_until_s:
-                            time.sleep(0.3)  # it may still settle
-                            self._controller.send({"event": "arm"})
-                        else:
-                            refused = note
-                if message["state"] == "faulted" and not result["fault"]:
-                    result["fault"] = message["reason"]
-                    live.note(fault=message["reason"])
-                    self._controller.send({"end": "fault"})
-                if refused:
-                    self._controller.send({"end": refused})
-                live.show(message)
-                if "ended" in message:
-                    result["ended"] = message["ended"]
+                status = heard.pop(0)
+                if not isinstance(status, Status):
+                    continue
+                result.late_ms_p99 = max(result.late_ms_p99, status.late_ms_p99)
+                not_armed = self._follow_arming(status, settle_until_s, live) or not_armed
+                if status.state is State.FAULTED and result.fault is None:
+                    result.fault = status.reason
+                    live.note(fault=str(status.reason))
+                    self._controller.send(End(reason=Reason(Kind.FAULT)))
+                if not_armed is not None:
+                    self._controller.send(End(reason=Reason(Kind.NOT_ARMED, cause=not_armed)))
+                live.show(status)
+                if status.ended is not None:
+                    result.ended, over = status.ended, True
                     live.say("")
-            if self._controller.closed and not result["ended"]:
-                result["ended"] = result["fault"] = "the controller died"
+            if self._controller.closed and not over:
+                result.fault, over = Reason(Kind.CONTROLLER_GONE), True
         self._hear_planner(result, live)  # it may have said its last just before the end
-        if refused:
-            raise ValueError(refused)
-        result["tick_late_ms_p99"] = late_ms
+        if not_armed is not None:
+            raise ValueError(f"not armed: {not_armed}")
         return result
 
-    def _hear_planner(self, result: dict[str, Any], live: Live) -> None:
+    def _follow_arming(self, status: Status, until_s: float, live: Live) -> Reason | None:
+        """Shows the notes; why the arm is not armed for good, None where it may be yet."""
+        refused = None
+        for note in status.notes:
+            live.say(f"  {note}")
+            if note.kind is not NoteKind.NOT_ARMED:
+                continue
+            if note.reason.kind is Kind.NOT_AT_REST and time.monotonic() < until_s:
+                time.sleep(0.3)  # it may still settle
+                self._controller.send(Request(event=Event.ARM))
+            else:
+                refused = note.reason
+        return refused
+
+    def _hear_planner(self, result: Result, live: Live) -> None:
         """Adds what the planner has said since to the result, and shows it."""
         for message in self._planner.receive():
-            if "outcomes" in message and self.config.mode == "run":  # a dry run goes nowhere
-                result["outcomes"] = message["outcomes"]
-                result["outcome"] = message["outcomes"][-1]
-            if "energy" in message:
-                energy, p_value = message["energy"], message.get("p_value")
-                result["energies"].append(energy)
-                result["decisions"].append(message["decision"])
-                surprise = "" if p_value is None else f", prediction p = {p_value:.3f}"
-                live.note(energy=energy)
-                live.say(f"  energy {energy:.3f}, {message['decision']}{surprise}")
+            if isinstance(message, DecisionTaken):
+                kind, p_value = message.kind, message.p_value
+            elif isinstance(message, RunEnded):
+                kind, p_value = "end", None
+                if self.config.mode == "run":  # a dry run goes nowhere
+                    result.outcomes = list(message.outcomes)
+            else:
+                continue
+            energy = "" if message.energy is None else f"energy {message.energy:.3f}, "
+            prediction = "" if p_value is None else f", prediction p = {p_value:.3f}"
+            result.energies.append(message.energy)
+            result.decisions.append(kind)
+            live.note(energy=energy)
+            live.say(f"  {energy}{kind}{prediction}")
 
     def __exit__(self, *_: object) -> None:
-        self._controller.send({"end": "the human's process ends"})
+        self._controller.send(End(reason=Reason(Kind.HUMAN_ENDS)))
         for wire in (self._steers, self._planner_says):
             wire.close()
         for name, child in self._children.items():

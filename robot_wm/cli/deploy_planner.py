@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,18 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hardware.actions import JointActions, PoseActions, ToolActions
+from hardware.messages import (
+    Begin,
+    DecisionTaken,
+    PlannerDone,
+    PlannerFailed,
+    PlannerReady,
+    PlannerTask,
+    Refused,
+    RunEnded,
+)
 from hardware.remote import Actions, ArmStoppedError, RemoteArm
+from hardware.spawn import read_task
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
@@ -48,15 +58,20 @@ class _Reporter:
 
     def record(self, step: Step) -> None:
         decision = step.decision
-        said = {"energy": decision.energy, "decision": decision.kind, "plan_s": step.plan_s}
-        self._wire.send({**said, "p_value": step.numbers.get("p_value")})
+        self._wire.send(
+            DecisionTaken(
+                kind=decision.kind,
+                energy=decision.energy,
+                plan_s=step.plan_s,
+                p_value=step.numbers.get("p_value"),
+            )
+        )
         if decision.left is not None:
             self._left.append(decision.left)
 
     def finish(self, last: Observation) -> None:
-        outcomes = [*self._left, self._controller.outcome(last)]
-        self._wire.send({"energy": outcomes[-1].energy, "decision": "end"})
-        self._wire.send({"outcomes": [asdict(outcome) for outcome in outcomes]})
+        outcomes = (*self._left, self._controller.outcome(last))
+        self._wire.send(RunEnded(energy=outcomes[-1].energy, outcomes=outcomes))
 
 
 def main(words: list[str]) -> int:
@@ -66,19 +81,18 @@ def main(words: list[str]) -> int:
     os.nice(5)  # the controller first
     share_cores()
     import_extensions()
-    with os.fdopen(int(words[0]), "r") as file:
-        spec: Mapping[str, Any] = json.load(file)
-    human, wire = Wire.at(spec["human"]), Wire.at(spec["wire"])
-    config = OmegaConf.create(spec["config"])
+    task = read_task(int(words[0]), PlannerTask)
+    human, wire = Wire.at(task.human), Wire.at(task.wire)
+    config = OmegaConf.create(task.config)
     assert isinstance(config, DictConfig)
     try:
-        run = prepare(spec, config, wire)
+        run = prepare(task, config, wire)
     except (ValueError, OSError) as error:
-        human.send({"refused": str(error)[:4000]})
+        human.send(Refused(text=str(error)[:4000]))
         return 2
     what = f"{config.checkpoint}, {len(run.goals)} goal picture(s)"
-    human.send({"ready": {"what": what, "notes": run.notes}})
-    while not any(isinstance(said, dict) and "begin" in said for said in human.receive()):
+    human.send(PlannerReady(what=what, notes=tuple(run.notes)))
+    while not any(isinstance(message, Begin) for message in human.receive()):
         if human.closed:
             return 0
         human.wait(None)
@@ -101,13 +115,13 @@ def main(words: list[str]) -> int:
     except ArmStoppedError:
         return 0
     except GuardError as error:
-        wire.send({"failed": str(error)[:2000]})
+        wire.send(PlannerFailed(text=str(error)[:2000]))
         return 1
     except Exception as error:  # noqa: BLE001 - no plan, no memory, no answer: never a clean end
-        wire.send({"failed": f"{type(error).__name__}: {error}"[:2000]})
+        wire.send(PlannerFailed(text=f"{type(error).__name__}: {error}"[:2000]))
         traceback.print_exc()
         return 1
-    wire.send({"done": "the run is over"})
+    wire.send(PlannerDone())
     return 0
 
 
@@ -134,7 +148,7 @@ class Run:
     view: Recorder | None
 
 
-def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
+def prepare(task: PlannerTask, config: DictConfig, wire: Wire) -> Run:
     """All that must be in order before an arm may move.
 
     Raises:
@@ -145,22 +159,22 @@ def prepare(spec: Mapping[str, Any], config: DictConfig, wire: Wire) -> Run:
     model, saved = load_checkpoint(directory)
     model.to(pick_device(config.device))
     arm = build_robot(config.robot)
-    robot = arm.within(np.array(spec["low"]), np.array(spec["high"]))
+    robot = arm.within(task.low, task.high)
     learned = learned_joints(saved)
     actions_of = learned_actions(saved)
     info = model.info
     check_robot(info.action_spec, info.dt, config.robot, robot, actions_of, learned)
     check_same_arm(info, robot, config.robot.get("type"))
     actions = make_actions(robot, info.action_spec, config.robot, learned)
-    frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
+    frames = {name: FrameSlot(*place) for name, place in task.frames.items()}
     check_cameras(info, frames)
     env = RemoteArm(wire, frames, actions, control_dt=info.dt)
     moves = config.mode == "run"
     if not moves:  # then nothing comes nearer, and it would soon stop planning
         config.controller.patience = 0
     controller = make_controller(model, env, config)
-    goals = {goal_name(goal): read_goal(goal, info.cameras) for goal in spec["goals"]}
-    pictures = [goals[goal_name(goal)] for goal in spec["goals"]]
+    goals = {goal_name(goal): read_goal(goal, info.cameras) for goal in task.goals}
+    pictures = [goals[goal_name(goal)] for goal in task.goals]
     wanted = [Goal(images=images) for images in pictures]
     controller.reset(wanted)  # refuses a picture that does not fit
     own: Any = OmegaConf.to_container(config.monitors)

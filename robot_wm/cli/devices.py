@@ -18,6 +18,16 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from hardware.lerobot_arm import check_installed
+from hardware.messages import (
+    ArmTask,
+    CamerasTask,
+    LeRobotArmTask,
+    Place,
+    Refused,
+    SimulatedArmTask,
+    Trouble,
+    WorldTask,
+)
 from hardware.simulated import Goals, Measured
 from hardware.spawn import Shared, spawn
 from hardware.wire import FrameSlot, Wire
@@ -43,15 +53,15 @@ class Device:
         self._wire, self._theirs = Wire.pair()
         self._ended: set[str] = set()
 
-    def places(self) -> dict[str, tuple[int, int, int]]:
+    def places(self) -> dict[str, Place]:
         """camera -> height, width, descriptor: how another process finds its pictures."""
         return {
             name: (*slot.shape[:2], slot.fileno())  # type: ignore[misc]
             for name, slot in self.frames.items()
         }
 
-    def arm(self, limits: Limits) -> dict[str, Any]:
-        """How the controller opens the arm (hardware.__main__.open_arm)."""
+    def arm(self, limits: Limits) -> ArmTask:
+        """How the controller opens the arm."""
         raise NotImplementedError
 
     def shared(self) -> Sequence[Shared]:
@@ -93,18 +103,14 @@ class Device:
             ValueError: one of them refuses.
         """
         for message in self._wire.receive():
-            if isinstance(message, dict) and "refused" in message:
-                raise ValueError(message["refused"])
-            if isinstance(message, dict) and "trouble" in message:
-                say(f"  {message['trouble']}")
+            if isinstance(message, Refused):
+                raise ValueError(message.text)
+            if isinstance(message, Trouble):
+                say(f"  {message.text}")
 
     def tell(self) -> list[str]:
         """What its processes have said since, and which of them has ended."""
-        told = [
-            str(message["trouble"])
-            for message in self._wire.receive()
-            if isinstance(message, dict) and "trouble" in message
-        ]
+        told = [message.text for message in self._wire.receive() if isinstance(message, Trouble)]
         for name, child in self.children.items():
             if child.poll() is not None and name not in self._ended:
                 self._ended.add(name)
@@ -134,30 +140,29 @@ class Simulated(Device):
         self._config, self._robot, num_joints = config, robot, len(robot.joints)
         self._goals, self._measured = Goals(num_joints), Measured(num_joints)
 
-    def arm(self, limits: Limits) -> dict[str, Any]:
-        return {
-            "kind": "simulated",
-            "names": self._robot.joints,
-            "low": limits.low.tolist(),
-            "high": limits.high.tolist(),
-            "goals": self._goals.fileno(),
-            "measured": self._measured.fileno(),
-            "frames": self.places(),
-        }
+    def arm(self, limits: Limits) -> ArmTask:
+        return SimulatedArmTask(
+            names=self._robot.joints,
+            low=limits.low,
+            high=limits.high,
+            goals=self._goals.fileno(),
+            measured=self._measured.fileno(),
+            frames=self.places(),
+        )
 
     def shared(self) -> Sequence[Shared]:
         return [*super().shared(), self._goals, self._measured]
 
     def _start(self) -> None:
-        spec = {
-            "robot": OmegaConf.to_yaml(self._config, resolve=True),
-            "goals": self._goals.fileno(),
-            "measured": self._measured.fileno(),
-            "frames": self.places(),
-            "wire": self._theirs.fileno(),
-        }
+        task = WorldTask(
+            robot=OmegaConf.to_yaml(self._config, resolve=True),
+            goals=self._goals.fileno(),
+            measured=self._measured.fileno(),
+            frames=self.places(),
+            wire=self._theirs.fileno(),
+        )
         shared = [self._goals, self._measured, *self.frames.values(), self._theirs]
-        self.children["world"] = spawn(["robot_wm.cli.world"], spec, shared)
+        self.children["world"] = spawn(["robot_wm.cli.world"], task, shared)
 
     def __exit__(self, *what: Any) -> None:
         super().__exit__(*what)
@@ -192,36 +197,35 @@ class LeRobot(Device):
         super().__init__(sizes)
         self._config, self._robot, self._cameras = config, robot, cameras
 
-    def arm(self, limits: Limits) -> dict[str, Any]:
+    def arm(self, limits: Limits) -> ArmTask:
         settings: Any = OmegaConf.to_container(self._config.config)
         joints = self._robot.device
         assert joints is not None
         for name in ("port", "id"):
             if self._config[name] is not None:
                 settings[name] = self._config[name]
-        return {
-            "kind": "lerobot",
-            "type": self._config.type,
-            "config": settings,
-            "names": joints.names,
-            "keys": joints.keys,
-            "zero": joints.zero.tolist(),
-            "rad_per_unit": joints.rad_per_unit.tolist(),
-            "reply_s": float(self._config.reply_s),
-            "low": limits.low.tolist(),
-            "high": limits.high.tolist(),
-            "frames": self.places(),
-        }
+        return LeRobotArmTask(
+            robot_type=self._config.type,
+            config=settings,
+            names=joints.names,
+            keys=joints.keys,
+            zero=joints.zero,
+            rad_per_unit=joints.rad_per_unit,
+            reply_s=float(self._config.reply_s),
+            low=limits.low,
+            high=limits.high,
+            frames=self.places(),
+        )
 
     def _start(self) -> None:
-        spec = {
-            "cameras": self._cameras,
-            "latency_s": float(self._config.camera_latency_s),
-            "frames": self.places(),
-            "wire": self._theirs.fileno(),
-        }
+        task = CamerasTask(
+            cameras={str(name): own for name, own in self._cameras.items()},
+            latency_s=float(self._config.camera_latency_s),
+            frames=self.places(),
+            wire=self._theirs.fileno(),
+        )
         shared = [*self.frames.values(), self._theirs]
-        self.children["cameras"] = spawn(["hardware", "cameras"], spec, shared)
+        self.children["cameras"] = spawn(["hardware", "cameras"], task, shared)
 
 
 def open_device(config: DictConfig, robot: RobotModel) -> Device:

@@ -8,25 +8,39 @@ unplug what they like.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
-from hardware.flight import chain_message, parse_chain
+from hardware.messages import (
+    ArmObservation,
+    ChainData,
+    ControllerTask,
+    End,
+    Heartbeat,
+    ObservationRequest,
+    PlanProposal,
+    RandomPlannerTask,
+    Request,
+    SimulatedArmTask,
+    Status,
+    WatchdogTask,
+)
+from hardware.pilot import PilotSettings
 from hardware.plans import JointPlan
+from hardware.reasons import Kind, Reason
 from hardware.remote import HEARTBEAT_S
 from hardware.simulated import Goals, Measured
-from hardware.spawn import controller_spec, limits_message, spawn
+from hardware.spawn import read_task, spawn
+from hardware.states import Event, State
+from hardware.ticks import NoteKind
 from hardware.wire import FrameSlot, Wire
 from robot_wm.kinematics import Chain
 from robot_wm.kinematics.limits import Limits
@@ -45,7 +59,7 @@ class Rehearsal:
         limits: of the governor.
         start: where the servos stand `[J]`, rad.
         record: the flight record's file.
-        settings: of hardware.pilot.PilotSettings.
+        settings: of the pilot.
         moves: whether the planner asks for random moves, once armed.
         keys: stands for the terminal's input; None: there is none.
     """
@@ -57,18 +71,23 @@ class Rehearsal:
         start: FloatArray,
         record: Path,
         *,
-        settings: Mapping[str, float] | None = None,
+        settings: PilotSettings | None = None,
         moves: bool = True,
         keys: int | None = None,
         seed: int = 0,
     ) -> None:
         self.chain, self.limits, self.record = chain, limits, record
-        self._settings, self._moves, self._keys, self._seed = settings or {}, moves, keys, seed
+        self._settings, self._moves, self._keys, self._seed = (
+            settings or PilotSettings(),
+            moves,
+            keys,
+            seed,
+        )
         self.joints = np.array(start, np.float64)
         self.frozen = self.unplugged = False
         self.blocked: int | None = None
         self.children: dict[str, subprocess.Popen[bytes]] = {}
-        self.said: list[dict[str, Any]] = []
+        self.said: list[Status] = []
         self.trace: list[tuple[float, FloatArray]] = []
         self._end = threading.Event()
 
@@ -83,46 +102,46 @@ class Rehearsal:
         beats, to_watchdog = Wire.pair()
         self.children["watchdog"] = spawn(
             ["hardware", "watchdog"],
-            {"wire": to_watchdog.fileno()},
+            WatchdogTask(wire=to_watchdog.fileno()),
             [to_watchdog],
             stderr=subprocess.DEVNULL,
         )
-        arm = {
-            "kind": "simulated",
-            "names": self.chain.joint_names,
-            "low": self.limits.low.tolist(),
-            "high": self.limits.high.tolist(),
-            "goals": self.goals.fileno(),
-            "measured": self._measured.fileno(),
-            "frames": {_CAMERA: (_SIZE, _SIZE, self.frames.fileno())},
-        }
+        arm = SimulatedArmTask(
+            names=self.chain.joint_names,
+            low=self.limits.low,
+            high=self.limits.high,
+            goals=self.goals.fileno(),
+            measured=self._measured.fileno(),
+            frames={_CAMERA: (_SIZE, _SIZE, self.frames.fileno())},
+        )
         self.children["controller"] = spawn(
             ["hardware", "controller"],
-            controller_spec(
-                chain=self.chain,
+            ControllerTask(
+                chain=ChainData.of(self.chain),
                 limits=self.limits,
                 settings=self._settings,
-                rest=None,
+                park=None,
                 arm=arm,
-                planner=to_planner,
-                human=human,
-                watchdog=beats,
-                record=self.record,
+                planner=to_planner.fileno(),
+                human=human.fileno(),
+                watchdog=beats.fileno(),
+                record=str(self.record),
                 about={},
                 keys=self._keys is not None,
                 dry_run=False,
+                parks=False,
             ),
             [to_planner, human, beats, self.goals, self._measured, self.frames],
             stdin=subprocess.DEVNULL if self._keys is None else self._keys,
         )
         if self._moves:
-            spec = {
-                "wire": planner.fileno(),
-                "chain": chain_message(self.chain),
-                "limits": limits_message(self.limits),
-                "seed": self._seed,
-            }
-            self.children["planner"] = spawn(["robot_wm.cli.rehearsal"], spec, [planner])
+            task = RandomPlannerTask(
+                wire=planner.fileno(),
+                chain=ChainData.of(self.chain),
+                limits=self.limits,
+                seed=self._seed,
+            )
+            self.children["planner"] = spawn(["robot_wm.cli.rehearsal"], task, [planner])
             planner.close()
         self.planner = planner
         for wire in (human, to_planner, beats, to_watchdog):
@@ -153,13 +172,13 @@ class Rehearsal:
                 self.frames.write(picture, now_s)
             time.sleep(_SERVO_S)
 
-    def listen(self) -> list[dict[str, Any]]:
+    def listen(self) -> list[Status]:
         """What the controller has said since the last call."""
-        new = [message for message in self.human.receive() if "state" in message]
+        new = [message for message in self.human.receive() if isinstance(message, Status)]
         self.said += new
         return new
 
-    def wait(self, state: str, timeout_s: float = 15.0) -> dict[str, Any]:
+    def wait(self, state: State, timeout_s: float = 15.0) -> Status:
         """The first status in a state.
 
         Raises:
@@ -168,22 +187,22 @@ class Rehearsal:
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
             for message in self.listen():
-                if message["state"] == state:
+                if message.state is state:
                     return message
             time.sleep(0.002)
-        raise TimeoutError(f"not {state} within {timeout_s} s: {self.said[-3:]}")
+        raise TimeoutError(f"not {state.value} within {timeout_s} s: {self.said[-3:]}")
 
     def arm(self) -> None:
         """Arms, once the controller is there."""
-        self.wait("idle")
-        self.human.send({"event": "arm"})
+        self.wait(State.IDLE)
+        self.human.send(Request(event=Event.ARM))
         until_s = time.monotonic() + 15.0
         while time.monotonic() < until_s:
             for message in self.listen():
-                if message["state"] == "armed":
+                if message.state is State.ARMED:
                     return
-                if any(note.startswith("not armed") for note in message["notes"]):
-                    self.human.send({"event": "arm"})  # it may not be seen to stand yet
+                if any(note.kind is NoteKind.NOT_ARMED for note in message.notes):
+                    self.human.send(Request(event=Event.ARM))  # it may not be seen to stand yet
             time.sleep(0.002)
         raise TimeoutError(f"not armed: {self.said[-3:]}")
 
@@ -237,7 +256,7 @@ class Rehearsal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.human.send({"end": "over"})
+        self.human.send(End(reason=Reason(Kind.HUMAN_ENDS)))
         self.human.close()
         for child in self.children.values():
             try:
@@ -255,30 +274,28 @@ def plan_at_random(words: list[str]) -> int:
     """A planner without a model: far random moves, one after the other, until it is stopped."""
     for name in ("SIGINT", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    with os.fdopen(int(words[0]), "r") as file:
-        spec = json.load(file)
-    chain, limits = parse_chain(spec["chain"]), Limits(**spec["limits"])
-    wire, rng = Wire.at(spec["wire"]), np.random.default_rng(spec["seed"])
+    task = read_task(int(words[0]), RandomPlannerTask)
+    chain, limits = task.chain.chain(), task.limits
+    wire, rng = Wire.at(task.wire), np.random.default_rng(task.seed)
     number = 0
     while not wire.closed:
         number += 1
-        wire.send({"look": number})
+        wire.send(ObservationRequest(number=number))
         seen = None
         until_s = time.monotonic() + 1.0
         while seen is None and not wire.closed and time.monotonic() < until_s:
             wire.wait(HEARTBEAT_S)
-            wire.send({"alive": True})
+            wire.send(Heartbeat())
             for message in wire.receive():
-                if isinstance(message, dict) and message.get("look") == number:
+                if isinstance(message, ArmObservation) and message.number == number:
                     seen = message
         if seen is None:
             continue
         now_s = time.monotonic()
-        joints = np.array(seen["joints"], np.float64)
-        wish = legal_pose(chain, limits, rng, joints)
-        plan = JointPlan(seen["epoch"], number, seen["observed_s"], now_s, joints, wish[None],
+        wish = legal_pose(chain, limits, rng, seen.joints)
+        plan = JointPlan(seen.epoch, number, seen.observed_s, now_s, seen.joints, wish[None],
                          now_s + 4.0)  # fmt: skip
-        wire.send({"plan": plan.message()})
+        wire.send(PlanProposal(plan=plan))
     return 0
 
 

@@ -6,19 +6,18 @@ their last goal for ever, and a camera.
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from hardware.messages import WorldTask
 from hardware.process import lower_niceness
 from hardware.simulated import Goals, Measured
+from hardware.spawn import read_task
 from hardware.wire import FrameSlot, Wire
 from robot_wm.cli.extensions import import_extensions
 from robot_wm.cli.robots import build_robot
@@ -27,13 +26,12 @@ from sim_envs.tabletop import Tabletop
 
 def main(words: list[str]) -> int:
     """Simulates until whoever started it is gone."""
-    with os.fdopen(int(words[0]), "r") as file:
-        spec: Mapping[str, Any] = json.load(file)
+    task = read_task(int(words[0]), WorldTask)
     for name in ("SIGINT", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     import_extensions()
     lower_niceness()  # reality does not wait
-    config = OmegaConf.create(spec["robot"])
+    config = OmegaConf.create(task.robot)
     assert isinstance(config, DictConfig)
     robot = build_robot(config)
     env = Tabletop(
@@ -44,9 +42,9 @@ def main(words: list[str]) -> int:
     )
     env.reset(config.seed)
     num_joints = len(robot.joints)
-    goals, measured = Goals(num_joints, spec["goals"]), Measured(num_joints, spec["measured"])
-    frames = {name: FrameSlot(*place) for name, place in spec["frames"].items()}
-    live(env, goals, measured, frames, Wire.at(spec["wire"]), camera_hz=config.camera_hz)
+    goals, measured = Goals(num_joints, task.goals), Measured(num_joints, task.measured)
+    frames = {name: FrameSlot(*place) for name, place in task.frames.items()}
+    live(env, goals, measured, frames, Wire.at(task.wire), camera_hz=config.camera_hz)
     return 0
 
 

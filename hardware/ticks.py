@@ -1,0 +1,107 @@
+"""What goes into a tick of the controller, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import msgspec
+
+from hardware.reasons import Reason
+from hardware.states import State
+from robot_wm.types import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What is known of the arm at a tick.
+
+    Attributes:
+        joints: measured `[J]`, rad.
+        stamp_s: when.
+        frames_s: camera -> when its newest picture was taken.
+        fault: what is wrong with it, as the device or its process says; None where nothing.
+    """
+
+    joints: FloatArray
+    stamp_s: float
+    frames_s: Mapping[str, float] = field(default_factory=dict)
+    fault: Reason | None = None
+
+
+@dataclass(frozen=True)
+class PlannerLife:
+    """What is known of the planner.
+
+    Attributes:
+        alive: its process is there.
+        heard_s: when it last said anything.
+    """
+
+    alive: bool
+    heard_s: float
+
+
+class NoteKind(str, Enum):
+    """What a note tells."""
+
+    TRANSITION = "transition"
+    PLAN_TAKEN = "plan_taken"
+    PLAN_REFUSED = "plan_refused"
+    NOT_ARMED = "not_armed"
+    NOT_RESET = "not_reset"
+    NOT_PARKED = "not_parked"
+    RESEATED = "reseated"
+    WAITING = "waiting"
+
+
+_PREFIXES = {
+    NoteKind.PLAN_REFUSED: "plan refused: ",
+    NoteKind.NOT_ARMED: "not armed: ",
+    NoteKind.NOT_RESET: "not reset: ",
+    NoteKind.NOT_PARKED: "not parked: ",
+}
+
+
+class Note(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What happened in a tick; `str` makes the sentence for people.
+
+    Attributes:
+        kind: what it tells.
+        reason: why.
+        before, after: the states of a transition.
+    """
+
+    kind: NoteKind
+    reason: Reason
+    before: State | None = None
+    after: State | None = None
+
+    def __str__(self) -> str:
+        if self.before is not None and self.after is not None:
+            return f"{self.before.value} -> {self.after.value}: {self.reason}"
+        return f"{_PREFIXES.get(self.kind, '')}{self.reason}"
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What a tick decides.
+
+    Attributes:
+        state: now.
+        reason: of a fault; None where there is none.
+        target: what the governor was asked for `[J]`, rad; None: to brake.
+        command: what is to be written `[J]`, rad; None: nothing, the arm was never armed.
+        at_rest: the command does not move.
+        notes: what happened, for the record and for people.
+        seed: where a new governor began in this tick `[J]`, rad; None: there was none.
+    """
+
+    state: State
+    reason: Reason | None
+    target: FloatArray | None
+    command: FloatArray | None
+    at_rest: bool
+    notes: tuple[Note, ...]
+    seed: FloatArray | None = None
