@@ -10,8 +10,6 @@ manifest.json           sha256 of every other file
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +18,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from robot_wm.data.files import sha256_file, sync
 from robot_wm.encoders import WEIGHTS_DIR, Fingerprint, load_encoder, save_encoder
+from robot_wm.files import check_space, replacing, replacing_directory, sha256_file
 from robot_wm.models import TrainableModel, check_world_model_parts, family_of, find_family
 
 FORMAT = 3
@@ -63,12 +61,9 @@ def save_checkpoint(
     family = family_of(model)
     directory = directory.resolve()
     check_replaceable(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        scratch.mkdir()
-        weights = {name: v.contiguous() for name, v in model.state_dict().items()}
+    weights = {name: v.contiguous() for name, v in model.state_dict().items()}
+    with replacing_directory(directory) as scratch:
+        check_space(scratch, sum(v.numel() * v.element_size() for v in weights.values()))
         (scratch / _WEIGHTS).write_bytes(save(weights))
         encoder = save_encoder(model.encoder, scratch / _ENCODER)
         config = {
@@ -84,22 +79,6 @@ def save_checkpoint(
             (scratch / name).write_bytes(content)
         files = {path.name: sha256_file(path) for path in sorted(scratch.iterdir())}
         (scratch / _MANIFEST).write_text(json.dumps(files, indent=1) + "\n")
-        for path in scratch.iterdir():
-            sync(path)
-        if directory.exists():
-            old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
-            directory.rename(old)
-            try:
-                scratch.rename(directory)
-            except OSError:
-                old.rename(directory)
-                raise
-            shutil.rmtree(old)
-        else:
-            scratch.rename(directory)
-        sync(directory.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def add_to_checkpoint(directory: Path, name: str, content: bytes) -> None:
@@ -118,18 +97,16 @@ def add_to_checkpoint(directory: Path, name: str, content: bytes) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_bytes(content)
-    sync(scratch)
-    scratch.replace(path)
-    sync(path.parent)
+    with replacing(path) as scratch:
+        scratch.write_bytes(content)
 
 
-def check_replaceable(directory: Path) -> None:
-    """Lets a save go to a place that is new, empty, or a checkpoint and nothing else.
+def check_replaceable(directory: Path, *, overwrite: bool = True) -> None:
+    """Raises FileExistsError unless the directory is missing, empty, or holds only a checkpoint.
 
-    Raises:
-        FileExistsError: it holds something else.
+    Args:
+        directory: where a checkpoint is to be saved.
+        overwrite: whether one that is there may be replaced.
     """
     if not directory.exists():
         return
@@ -143,6 +120,10 @@ def check_replaceable(directory: Path) -> None:
     weights = {_WEIGHTS, _PREDICTOR} & found
     if not (_CONFIG in found and weights and found <= known):
         raise FileExistsError(f"out: {directory} holds something else than a checkpoint")
+    if not overwrite:
+        raise FileExistsError(
+            f"out: {directory} holds a checkpoint already; overwrite=true replaces it"
+        )
 
 
 def find_checkpoint(name: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -33,10 +32,10 @@ from robot_wm.models import (
     check_world_model_parts,
     device_of,
 )
+from robot_wm.optimization import Loop, LoopConfig, Loss, Metrics, Stateful
 from robot_wm.precision import choose_precision
 from robot_wm.types import FloatArray, Observation, check_counts
 
-Metrics = dict[str, float]
 _EXAMINED_BYTES = 2**26  # of tokens in a batch of the held-out examination
 
 
@@ -101,74 +100,84 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * min(1.0, left / decay if decay else 1.0)
 
 
-def train(model: TrainableModel, sampler: WindowSampler, config: TrainConfig) -> Iterator[Metrics]:
-    """Trains a world model in place, one optimiser step per item.
+class Training:
+    """A run: a world model in training, and where the run stands.
 
     Args:
-        model: its parameters learn; its encoder is none of them.
+        model: its parameters learn, in place; its encoder is none of them.
         sampler: of training windows.
         config: how.
-
-    Yields:
-        `step` (from 1), `loss` and its parts, `learning_rate`, `grad_norm`, `elapsed_s`.
-
-    Raises:
-        FloatingPointError: an input, a loss or a gradient is not finite; the weights are those
-            before it.
     """
-    model.train().requires_grad_(True)
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999))
-    average = [p.detach().clone() for p in parameters] if config.ema else []
-    if config.compile:
-        model.compile()
-    device = device_of(model)
-    lowered = choose_precision(config.precision, device) == torch.bfloat16
-    autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=lowered)
-    begin = time.monotonic()
-    for step in range(config.num_steps):
-        rate = learning_rate(config, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batch = sampler.batch(step)
+
+    def __init__(self, model: TrainableModel, sampler: WindowSampler, config: TrainConfig) -> None:
+        self._model, self._sampler, self._config = model, sampler, config
+        model.train().requires_grad_(True)
+        if config.compile:
+            model.compile()
+        self.loop = Loop(
+            self,
+            LoopConfig(
+                num_steps=config.num_steps,
+                learning_rate=lambda step, _: learning_rate(config, step),
+                betas=(0.9, 0.999),
+                grad_clip=config.grad_clip,
+                dtype=choose_precision(config.precision, device_of(model)),
+                ema=config.ema,
+            ),
+        )
+
+    @property
+    def modules(self) -> Mapping[str, Stateful]:
+        return {"model": self._model}
+
+    @property
+    def generators(self) -> Mapping[str, torch.Generator]:
+        return {}
+
+    def groups(self) -> list[dict[str, Any]]:
+        parameters = list(self._model.parameters())
+        decay = self._config.weight_decay
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def losses(self, step: int) -> Iterator[tuple[float, Loss]]:
         # By the step alone, so that a part of a run is the same run.
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        optimizer.zero_grad(set_to_none=True)
-        total: Metrics = {}
-        try:
-            for part, share in _microbatches(batch, config.num_microbatches):
-                with autocast():
-                    loss, metrics = model.loss(part, generator=generator.clone_state())
-                (share * loss).backward()
-                for name, value in metrics.items():
-                    total[name] = total.get(name, 0.0) + share * value
-            norm = torch.nn.utils.clip_grad_norm_(
-                parameters, config.grad_clip, error_if_nonfinite=True
+        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + step)
+        batch = self._sampler.batch(step)
+        for part, share in _microbatches(batch, self._config.num_microbatches):
+            yield (
+                share,
+                functools.partial(self._model.loss, part, generator=generator.clone_state()),
             )
-        except (FloatingPointError, RuntimeError) as error:
-            if isinstance(error, FloatingPointError) or "non-finite" in str(error):
-                raise FloatingPointError(f"step {step}: {error}; {_name(batch)}") from error
-            raise
-        optimizer.step()
-        with torch.no_grad():
-            for mean, value in zip(average, parameters, strict=False):
-                # The average of few steps is those steps', not the first weights'.
-                mean.lerp_(value, 1 - min(config.ema, (1 + step) / (10 + step)))
-        yield {
-            "step": step + 1,
-            **total,
-            "learning_rate": rate,
-            "grad_norm": float(norm),
-            "elapsed_s": time.monotonic() - begin,
-        }
-    with torch.no_grad():
-        for mean, value in zip(average, parameters, strict=False):
-            value.copy_(mean)
-    model.eval().requires_grad_(False)
+
+    def end_step(self, progress: float) -> None:
+        pass
+
+    def steps(self) -> Iterator[Metrics]:
+        """Trains to the end of the run, from wherever it stands.
+
+        Yields:
+            `step` (from 1), `loss` and its parts, `learning_rate`, `grad_norm`, `elapsed_s`.
+
+        Raises:
+            FloatingPointError: an input, a loss or a gradient is not finite; the weights are those
+                before it.
+        """
+        try:
+            yield from self.loop.steps()
+        except FloatingPointError as error:
+            step = self.loop.step
+            raise FloatingPointError(
+                f"step {step}: {error}; {_name(self._sampler.batch(step))}"
+            ) from error
+        self._model.eval().requires_grad_(False)
+
+
+def train(model: TrainableModel, sampler: WindowSampler, config: TrainConfig) -> Iterator[Metrics]:
+    """Trains a world model in place, one optimiser step per item: `Training`, from its start."""
+    return Training(model, sampler, config).steps()
 
 
 def _microbatches(batch: Batch, num_parts: int) -> Iterator[tuple[Batch, float]]:

@@ -18,6 +18,7 @@ from robot_wm.checkpoint import load_checkpoint, save_checkpoint
 from robot_wm.cli import main
 from robot_wm.cli.config import config_dir, load_config
 from robot_wm.cli.main import COMMANDS
+from robot_wm.data import open_dataset
 from robot_wm.encoders import load_mini
 
 
@@ -348,7 +349,7 @@ def test_pretrain_goes_on_after_a_stop(work, capsys):
         said += process.stderr.read(1)
     process.send_signal(signal.SIGTERM)
     _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in rest
+    assert process.returncode == 0 and "the same command goes on" in rest
     assert (work / "stopped.resume.safetensors").is_file() and not file.exists()
     line = refused(capsys, "pretrain", *words, "pretrain.learning_rate=0.5")
     assert "of another run, by its learning_rate" in line and "delete it to begin anew" in line
@@ -356,6 +357,60 @@ def test_pretrain_goes_on_after_a_stop(work, capsys):
     assert "of another run, by its precision" in line
     line = refused(capsys, "pretrain", *words, "encoder.depth=2")
     assert "another run, by its data or encoder" in line
+
+
+COMMAND = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
+
+
+def test_train_goes_on_after_a_stop_and_comes_to_the_same_weights(work, capsys, tmp_path):
+    """A second run into the same folder is refused meanwhile, and no checkpoint is replaced."""
+    words = ["train", f"data={work / 'data'}", f"cache={work / 'cache'}", "fit.batch_size=8"]
+    words += ["optimizer.num_steps=400", "optimizer.precision=float32", "device=cpu"]
+    assert run(capsys, *words, f"out={tmp_path / 'whole'}")[0] == 0
+    out = f"out={tmp_path / 'stopped'}"
+    process = subprocess.Popen([*COMMAND, *words, out], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    while "step/s" not in said:  # it trains
+        said += process.stderr.read(1)
+    process.send_signal(signal.SIGSTOP)
+    assert f"process {process.pid}" in refused(capsys, *words, out)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 0 and "the same command goes on" in rest
+    assert not (tmp_path / "stopped").exists()
+    assert "by its optimizer.seed" in refused(capsys, *words, out, "optimizer.seed=5")
+    assert run(capsys, *words, out)[0] == 0
+    files = [tmp_path / name / "weights.safetensors" for name in ("whole", "stopped")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    rows = (tmp_path / "stopped" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 401 and rows[-1].startswith("400,")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "whole"]
+    assert "overwrite=true" in refused(capsys, *words, out)
+    assert run(capsys, *words, out, "overwrite=true", "optimizer.num_steps=2")[0] == 0
+
+
+def test_two_collections_into_one_folder_leave_the_first_whole(tmp_path, capsys):
+    words = ["collect", "num_episodes=8", "num_workers=1", f"out={tmp_path / 'data'}"]
+    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "data" / "meta" / "info.json").exists():
+        assert process.poll() is None
+    told = refused(capsys, *words, "seed=3")
+    assert f"process {process.pid}" in told
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 0, rest
+    dataset = open_dataset(str(tmp_path / "data"))
+    assert dataset.num_episodes == 8
+    assert "not empty" in refused(capsys, *words)
+
+
+def test_kills_do_not_change_what_a_training_comes_to(capsys):
+    code, out, err = run(capsys, "bench", "resume", "experiment=debug", "num_steps=60")
+    assert code == 0, err
+    figures = json.loads(out.splitlines()[-1])
+    assert figures["kills"] == 2 and figures["trainings"] >= 2
+    assert figures["resume_mismatches"] == figures["unreadable_checkpoints"] == 0
 
 
 def test_pretrain_refuses_before_it_trains(work, capsys):

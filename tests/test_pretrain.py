@@ -95,9 +95,9 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(objective, tmp_path):
     first = pretraining(config)
     for _ in zip(range(7), first.steps(), strict=False):
         pass
-    first.save(tmp_path / "run", about="the same")
+    first.loop.save(tmp_path / "run", about=first.about("the same"))
     second = pretraining(config)
-    second.resume(tmp_path / "run", about="the same")
+    second.loop.resume(tmp_path / "run", about=second.about("the same"))
     rows = list(second.steps())
     assert [row["step"] for row in rows] == [8, 9, 10, 11, 12]
     assert rows[-1]["loss"] == expected[-1]["loss"]
@@ -110,17 +110,22 @@ def test_a_run_goes_on_with_its_own_file_alone(tmp_path):
     run = pretraining(config)
     next(run.steps())
     file = tmp_path / "run"
-    run.save(file, about="this")
+    run.loop.save(file, about=run.about("this"))
+
+    def go_on(path, config, data):
+        other = pretraining(config)
+        other.loop.resume(path, about=other.about(data))
+
     with pytest.raises(ValueError, match="data or encoder"):
-        pretraining(config).resume(file, about="that")
+        go_on(file, config, "that")
     with pytest.raises(ValueError, match="its learning_rate"):
-        pretraining(replace(config, learning_rate=1.0)).resume(file, about="this")
+        go_on(file, replace(config, learning_rate=1.0), "this")
     for damage in (b"", b"x" * 100, file.read_bytes()[:-10]):
         file.write_bytes(damage)
         with pytest.raises(ValueError, match="cannot go on from"):
-            pretraining(config).resume(file, about="this")
+            go_on(file, config, "this")
     with pytest.raises(ValueError, match="cannot go on from"):
-        pretraining(config).resume(tmp_path / "none", about="this")
+        go_on(tmp_path / "none", config, "this")
 
 
 @pytest.mark.parametrize("objective", ["vjepa", "ijepa"])
@@ -279,9 +284,9 @@ def test_a_full_disk_is_an_os_error(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise SafetensorError("Error while serializing: I/O error: No space left on device")
 
-    monkeypatch.setattr("robot_wm.pretrain.loop.save_file", full)
+    monkeypatch.setattr("robot_wm.optimization.save_file", full)
     with pytest.raises(OSError, match=r"cannot write .*run: .*No space left"):
-        pretraining(quick("ijepa")).save(tmp_path / "run", about="")
+        pretraining(quick("ijepa")).loop.save(tmp_path / "run", about={})
     assert not list(tmp_path.iterdir())
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from robot_wm import precision
 from robot_wm.data import TokenStore
 from robot_wm.models.latent import channel_stats
 from robot_wm.precision import choose_precision
-from robot_wm.training import TrainConfig, held_out_error, learning_rate, train
+from robot_wm.training import TrainConfig, Training, held_out_error, learning_rate, train
 
 
 def test_training_beats_copying_and_needs_the_right_actions():
@@ -35,6 +36,31 @@ def test_the_same_seed_trains_the_same_weights():
         rows = list(train(model, point_windows(range(32)), TrainConfig(num_steps=5)))
         results.append([row["loss"] for row in rows])
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("how", [{}, {"ema": 0.9}, {"num_microbatches": 2}])
+def test_a_run_that_was_saved_goes_on_bit_for_bit(how, tmp_path):
+    config = TrainConfig(num_steps=9, **how)
+
+    def begin():
+        model = make_model()
+        return model, Training(model, point_windows(range(32)), config)
+
+    whole, run = begin()
+    expected = list(run.steps())
+    _, first = begin()
+    for row in itertools.islice(first.steps(), 4):
+        first.loop.rows.append(row)
+    first.loop.save(tmp_path / "save", about={"data": "this"})
+    again, second = begin()
+    second.loop.resume(tmp_path / "save", about={"data": "this"})
+    assert [row["step"] for row in second.loop.rows] == [1, 2, 3, 4]
+    rows = list(second.steps())
+    assert [row["loss"] for row in rows] == [row["loss"] for row in expected[4:]]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    with pytest.raises(ValueError, match="by its data"):
+        begin()[1].loop.resume(tmp_path / "save", about={"data": "that"})
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_windows():

@@ -18,9 +18,10 @@ from torch import Tensor
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
 from robot_wm.cli.config import compose_config, groups
-from robot_wm.cli.console import Progress, finish, output_dir, replacing, say
+from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.control import legal_actions, make_economy, make_objective
 from robot_wm.cli.flops import flop_counter, sustained_rate
+from robot_wm.files import replacing
 from robot_wm.imagination import Economy, ImaginedCost
 from robot_wm.models import (
     EncodedFrames,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -109,14 +112,30 @@ def output_dir(out: str) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` if all goes well, and is gone if not."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def stop_on_signal() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM, once, become an entry in the list; a second one acts as ever."""
+    received: list[int] = []
+    before = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
     try:
-        yield scratch
-        scratch.replace(path)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+        yield received
     finally:
-        scratch.unlink(missing_ok=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave(received: Sequence[int], text: str) -> NoReturn:
+    """Ends a command whose work is saved: Ctrl-C as ever, SIGTERM with exit code 0."""
+    say(text)
+    if signal.SIGTERM in received:
+        raise SystemExit(0)
+    raise KeyboardInterrupt
 
 
 def git_sha() -> str | None:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import check_replaceable, save_checkpoint
 from robot_wm.cli.console import finish, git_sha, output_dir, say
-from robot_wm.data.files import sha256_file
+from robot_wm.files import sha256_file
 from robot_wm.release import ReleaseConfig, load_release
 
 
@@ -18,7 +18,7 @@ def run(config: DictConfig) -> None:
     settings: Any = OmegaConf.to_container(config)
     source, out = Path(settings.pop("checkpoint")), output_dir(settings.pop("out"))
     settings["extrinsics"] = settings["extrinsics"] or ()
-    check_replaceable(out)
+    check_replaceable(out, overwrite=settings.pop("overwrite"))
     model, left_out = load_release(source, ReleaseConfig(**settings))
     for line in left_out:
         say(f"left out: {line}")

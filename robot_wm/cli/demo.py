@@ -13,7 +13,7 @@ from robot_wm.cli.collect import check_collection, collect
 from robot_wm.cli.config import load_config
 from robot_wm.cli.console import Stages, finish, say
 from robot_wm.cli.eval import evaluate_checkpoint, table, to_report
-from robot_wm.cli.train import TrainingRun, train_from_config
+from robot_wm.cli.train import TrainingRun, resume_file, train_from_config
 from robot_wm.report import write_report
 
 
@@ -66,6 +66,7 @@ def _train(config: DictConfig, out: Path, stages: Stages, debug: list[str]) -> T
     for old in (data, checkpoint):
         if old.exists():
             shutil.rmtree(old)
+    resume_file(checkpoint).unlink(missing_ok=True)
     words = [
         f"num_episodes={config.num_demonstrations}",
         f"seed={config.seed}",

@@ -27,6 +27,7 @@ COMMANDS = {
     "bench planner": "what planners find, how soon, and what the ways to save work are worth",
     "bench safety": "try every promise between planner and arm, with its figure",
     "bench train": "time training, and see what the machine does meanwhile",
+    "bench resume": "kill a training again and again, and compare what it comes to",
 }
 
 USAGE = """robot-wm: show a robot arm a picture; it imagines what its actions do, and moves there.
@@ -109,6 +110,7 @@ def _failures() -> tuple[type[Exception], ...]:
         ("robot_wm.cli.deploy", "DeployError"),
         ("robot_wm.cli.replay", "ReplayError"),
         ("robot_wm.cli.bench_safety", "SafetyError"),
+        ("robot_wm.cli.bench_resume", "ResumeError"),
         ("sim_envs.physics", "PhysicsError"),
     ):
         if module in sys.modules:  # it cannot have been raised where it was not imported

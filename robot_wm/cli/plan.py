@@ -10,12 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation, pick_device
-from robot_wm.cli.console import finish, output_dir, replacing, say, say_outcomes
+from robot_wm.cli.console import finish, output_dir, say, say_outcomes
 from robot_wm.cli.control import check_cameras, check_same_arm, make_controller
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import goal_name, plain, read_goal, side_by_side
 from robot_wm.cli.watch import refuse_strange
 from robot_wm.evaluation import plan_seconds
+from robot_wm.files import replacing
 from robot_wm.monitors import Monitors, MonitorSettings
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import signal
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError, safe_open
 
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import (
     Progress,
     finish,
     git_sha,
+    leave,
     machine,
     output_dir,
-    replacing,
     say,
+    stop_on_signal,
 )
 from robot_wm.cli.rendering import render_clips
-from robot_wm.cli.train import load_data, source_name
+from robot_wm.cli.train import check_save_every, load_data, source_name
 from robot_wm.data import Clips, load_frames, load_video_folder
 from robot_wm.encoders import MiniConfig, MiniEncoder, load_mini, save_mini
+from robot_wm.files import owning, replacing
+from robot_wm.optimization import saved_about, train_and_save
 from robot_wm.precision import choose_precision
 from robot_wm.pretrain import PretrainConfig, Pretraining, check_objective
 from robot_wm.report import plot_pretraining
 from robot_wm.types import check_counts
 
 Row = dict[str, float]
+# In a row, and no part of the loss.
+_BESIDE = ("step", "elapsed_s", "std", "effective_rank", "learning_rate", "grad_norm")
 
 
 def run(config: DictConfig) -> None:
@@ -46,6 +46,11 @@ def run(config: DictConfig) -> None:
         raise ValueError(f"out: got {out}, want a file that ends in .safetensors")
     output_dir(str(out.parent))
     settings: Any = OmegaConf.to_container(config)
+    with owning(out):
+        _pretrain(config, out, settings)
+
+
+def _pretrain(config: DictConfig, out: Path, settings: dict[str, Any]) -> None:
     how = PretrainConfig(**settings["pretrain"])
     before = load_mini(Path(config.init)) if config.init else None
     shape = before.config if before else MiniConfig(**settings["encoder"])
@@ -53,7 +58,8 @@ def run(config: DictConfig) -> None:
     _check(config)
     check_objective(how, shape, has_actions=not _is_video_folder(config.data))
     if how.precision == "auto":
-        precision = _saved_precision(out) or str(choose_precision("auto", device))
+        saved = saved_about(_resume_file(out)).get("precision")
+        precision = saved or str(choose_precision("auto", device))
         how = replace(how, precision=precision.removeprefix("torch."))
     encoder = MiniEncoder(shape, generator=torch.Generator().manual_seed(how.seed)).to(device)
     if before:
@@ -81,8 +87,7 @@ def _check(config: DictConfig) -> None:
     check_counts(2, num_frames=config.num_frames, batch_size=config.batch_size)
     if not 0 <= config.augment <= 1:
         raise ValueError(f"augment: got {config.augment}, want a share from 0 to 1")
-    if not config.save_every_s >= 0:
-        raise ValueError(f"save_every_s: got {config.save_every_s}, want seconds, 0 or more")
+    check_save_every(config.save_every_s)
     how = config.pretrain
     recorded = "action" in config.data and config.data.action == "recorded"
     if recorded and how.objective.startswith("acjepa") and how.inverse_weight:
@@ -154,45 +159,28 @@ def _train(
     training: Pretraining, out: Path, how: PretrainConfig, key: str, *, save_every_s: float
 ) -> list[Row]:
     """Trains to the end, saving on the way; returns what was logged."""
-    resume, log = _resume_file(out), out.with_suffix(".jsonl")
-    rows: list[Row] = []
-    if resume.is_file():
-        try:
-            training.resume(resume, about=key)
-        except ValueError as error:
-            raise ValueError(f"{error}; delete it to begin anew, or give another out=") from error
-        rows = [row for row in _read_log(log) if row["step"] <= training.step]
-        say(f"going on from step {training.step} of {how.num_steps}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    saved = time.monotonic()
+    loop, log = training.loop, out.with_suffix(".jsonl")
+    steps = training.steps()
     try:
-        with _stop_on_signal() as stopped, Progress("pretrain", "step") as progress:
-            for row in training.steps():
+        with stop_on_signal() as stopped, Progress("pretrain", "step") as progress:
+            for row in train_and_save(
+                loop,
+                steps,
+                _resume_file(out),
+                about=training.about(key),
+                save_every_s=save_every_s,
+                stopped=stopped,
+            ):
                 if "std" in row:
-                    rows.append(row)
+                    loop.rows.append(row)
                     shown = ("prediction", "inverse", "masked", "std", "effective_rank")
                     progress.note(**{name: row[name] for name in shown if name in row})
-                progress(training.step, how.num_steps)
-                over = training.progress >= 1
-                if not over and (stopped or time.monotonic() - saved > save_every_s):
-                    training.save(resume, about=key)
-                    _write_log(log, rows)
-                    saved = time.monotonic()
-                    if stopped:
-                        say(f"stopped at step {training.step}; the same command goes on")
-                        raise KeyboardInterrupt
+                progress(loop.step, how.num_steps)
     finally:
-        _write_log(log, rows)  # a collapse is to be seen in it, too
-    return rows
-
-
-def _saved_precision(out: Path) -> str | None:
-    """The precision of a run that is to go on: measured once, not again."""
-    try:
-        with safe_open(_resume_file(out), "pt") as file:
-            return json.loads((file.metadata() or {})["pretraining"])["config"]["precision"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None  # there is none; `resume` says so where one is damaged
+        _write_log(log, loop.rows)  # a collapse is to be seen in it, too
+    if loop.progress < 1:
+        leave(stopped, f"stopped at step {loop.step}; the same command goes on")
+    return loop.rows
 
 
 def _write_card(
@@ -206,11 +194,7 @@ def _write_card(
     last, plot = rows[-1], out.with_suffix(".svg")
     shape, num_weights = encoder.config, sum(p.numel() for p in encoder.parameters())
     tokens = encoder.grid[0] * encoder.grid[1]
-    parts = ", ".join(
-        f"{name} {last[name]:.4g}"
-        for name in last
-        if name not in ("step", "elapsed_s", "std", "effective_rank")
-    )
+    parts = ", ".join(f"{name} {last[name]:.4g}" for name in last if name not in _BESIDE)
     facts = {
         "what": f"MiniEncoder: ViT {shape.width} wide, {shape.depth} blocks, {shape.num_heads} "
         f"heads, {shape.stem} stem; {shape.image_size} px, patch {shape.patch_size}, two-frame "
@@ -244,29 +228,6 @@ def _write_card(
         )
 
 
-@contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM, once, become an entry in the list; a second one acts as ever."""
-    received: list[int] = []
-    before = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _write_log(path: Path, rows: Sequence[Row]) -> None:
     with replacing(path) as scratch:
         scratch.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-
-
-def _read_log(path: Path) -> list[Row]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []

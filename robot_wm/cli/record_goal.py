@@ -16,11 +16,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from hardware.wire import FrameSlot
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.console import ask, finish, replacing, say
+from robot_wm.cli.console import ask, finish, say
 from robot_wm.cli.devices import open_device
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import CAMERA_TAG
 from robot_wm.cli.robots import build_robot
+from robot_wm.files import replacing
 from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
 from robot_wm.types import ImageArray
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.cli.build import instantiate
@@ -21,6 +20,7 @@ from robot_wm.cli.robots import find_arm
 from robot_wm.cli.workers import map_in_order
 from robot_wm.data import scale_frames
 from robot_wm.data.files import allocate
+from robot_wm.files import replacing
 from robot_wm.types import FloatArray, ImageArray, check_counts
 
 _FORMAT = 1  # part of the key: raise it when the same settings come to mean other pictures
@@ -86,18 +86,14 @@ def render_clips(
 
 def _make_frames(folder: Path, shape: tuple[int, ...]) -> None:
     """A place for all frames, unless it is there; without it no part counts."""
-    path, scratch = folder / "frames.npy", folder / "frames.tmp"
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second run renders into the same place
+    path = folder / "frames.npy"
+    with FileLock(folder / "lock"):  # a second run renders into the same place
         if path.is_file() and path.stat().st_size > math.prod(shape):
             return
         for part in folder.glob("actions_*.npy"):
             part.unlink()
-        try:
+        with replacing(path) as scratch:
             allocate(scratch, np.uint8, shape)
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
 
 
 def _part(folder: Path, start: int) -> Path:
@@ -131,11 +127,6 @@ def _render(
         frames[i] = pictures if pictures.shape[1:3] == size else scale_frames(pictures, size)
         actions.append(changes)
     frames.flush()
-    part = _part(Path(folder), start)
-    scratch = part.with_suffix(f".{os.getpid()}.tmp")
-    with open(scratch, "wb") as file:
+    with replacing(_part(Path(folder), start)) as scratch, open(scratch, "wb") as file:
         np.save(file, np.stack(actions).astype(np.float32))
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(part)
     return stop - start

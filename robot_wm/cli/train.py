@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,16 @@ from torch import nn
 
 from robot_wm.checkpoint import check_replaceable, load_checkpoint, save_checkpoint
 from robot_wm.cli.build import check_parts, instantiate, pick_device
-from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
+from robot_wm.cli.console import (
+    Progress,
+    finish,
+    git_sha,
+    leave,
+    machine,
+    output_dir,
+    say,
+    stop_on_signal,
+)
 from robot_wm.contracts import check_encoder, hold_to, is_ours
 from robot_wm.data import (
     AlignedData,
@@ -30,16 +40,12 @@ from robot_wm.data import (
     split_episodes,
 )
 from robot_wm.encoders import Encoder, build_encoder, encode
-from robot_wm.models import LATENT, FitConfig, find_family
+from robot_wm.files import owning
+from robot_wm.models import LATENT, Family, FitConfig, find_family
 from robot_wm.monitors import FILE, fit_normal
+from robot_wm.optimization import Metrics, saved_about, train_and_save
 from robot_wm.precision import choose_precision
-from robot_wm.training import (
-    Metrics,
-    TrainConfig,
-    held_out_error,
-    prepare,
-    train,
-)
+from robot_wm.training import TrainConfig, Training, held_out_error, prepare
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,20 @@ def run(config: DictConfig) -> None:
 
 
 def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
-    """Trains as a `train` configuration says and writes the checkpoint to `out`."""
-    check_replaceable(out)
+    """Trains as a `train` configuration says and writes the checkpoint to `out`.
+
+    A run that was stopped or killed goes on where it was saved last.
+
+    Raises:
+        FileExistsError: another process trains into `out`, or what is there may not be replaced.
+    """
+    check_save_every(config.save_every_s)
+    check_replaceable(out, overwrite=config.overwrite)
+    with owning(out):
+        return _train(config, out)
+
+
+def _train(config: DictConfig, out: Path) -> TrainingRun:
     settings: Any = OmegaConf.to_container(config)
     optimizer, how = TrainConfig(**settings["optimizer"]), FitConfig(**settings["fit"])
     family = find_family(str(config.family))
@@ -96,15 +114,28 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
         f"train on {fitting.training.num_windows} windows of {how.num_frames} frames; encoder "
         f"{encoder.grid[0] * encoder.grid[1]} x {encoder.dim}, predictor {num_weights / 1e6:.1f} M"
     )
-    precision = str(choose_precision(optimizer.precision, device)).removeprefix("torch.")
+    save = resume_file(out)
+    precision = saved_about(save).get("optimizer.precision") or optimizer.precision
+    precision = str(choose_precision(precision, device)).removeprefix("torch.")
     say(f"matrix products in {precision}")
     optimizer = replace(optimizer, precision=precision)
-    metrics = []
-    with Progress("train", "step") as progress:
-        for row in train(model, fitting.training, optimizer):
-            metrics.append(row)
+    training = Training(model, fitting.training, optimizer)
+    about = _about(data, encoder, family, settings, optimizer)
+    with stop_on_signal() as stopped, Progress("train", "step") as progress:
+        for row in train_and_save(
+            training.loop,
+            training.steps(),
+            save,
+            about=about,
+            save_every_s=config.save_every_s,
+            stopped=stopped,
+        ):
+            training.loop.rows.append(row)
             progress.note(loss=row["loss"])
-            progress(len(metrics), optimizer.num_steps)
+            progress(training.loop.step, optimizer.num_steps)
+    if training.loop.progress < 1:
+        leave(stopped, f"stopped at step {training.loop.step}; the same command goes on")
+    metrics = training.loop.rows
     errors = held_out_error(model, fitting.held_out, horizon=how.held_out_horizon)
     say(held_out_table(errors))
     split = split_episodes(data.num_episodes, how.holdout, how.seed)
@@ -138,8 +169,42 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
         },
         extra=extra,
     )
+    save.unlink(missing_ok=True)
     say(f"checkpoint: {out}")
     return TrainingRun(metrics, errors)
+
+
+def resume_file(out: Path) -> Path:
+    """Where a training into a checkpoint directory is saved on the way."""
+    return out.with_name(f"{out.name}.resume.safetensors")
+
+
+def check_save_every(seconds: float) -> None:
+    """Raises ValueError unless a time between saves is one."""
+    if not seconds >= 0:
+        raise ValueError(f"save_every_s: got {seconds}, want seconds, 0 or more")
+
+
+def _about(
+    data: AlignedData,
+    encoder: Encoder,
+    family: Family,
+    settings: Mapping[str, Any],
+    optimizer: TrainConfig,
+) -> dict[str, Any]:
+    """What a run is of: what must be the same when it goes on."""
+    own = settings["predictor"] if family is LATENT else settings["model"]
+    return {
+        "data": data.dataset.content_hash,
+        "episodes": list(data.episodes),
+        **{f"data.{name}": value for name, value in asdict(data.spec).items()},
+        "encoder": encoder.fingerprint.key,
+        "family": family.name,
+        **{f"fit.{name}": value for name, value in settings["fit"].items()},
+        **{f"optimizer.{name}": value for name, value in asdict(optimizer).items()},
+        **{f"predictor.{name}": value for name, value in own.items()},
+        "robot": None if settings["robot"] is None else settings["robot"]["joints"],
+    }
 
 
 def make_encoder(settings: dict[str, Any]) -> Encoder:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from robot_wm.data.files import column, read_table, sha256_file
+from robot_wm.data.files import column, read_table
 from robot_wm.data.video import DecodeError, decode_image, decode_video
+from robot_wm.files import sha256_file
 from robot_wm.types import FloatArray, ImageArray
 
 # A frame may be this share of a period away from its row: more, and two clocks disagree.

@@ -1,8 +1,7 @@
-"""Small tools on files: hashes, syncing, parquet columns."""
+"""Small tools on files: maps with room on the disk, parquet columns."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike
-
-
-def sha256_file(path: Path) -> str:
-    """sha256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def allocate(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
@@ -33,15 +23,6 @@ def allocate(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
         with open(path, "rb+") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
-
-
-def sync(path: Path) -> None:
-    """Waits until a file's content, or a directory's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_table(path: Path, *, only: Callable[[str], bool] = lambda name: True) -> pa.Table:

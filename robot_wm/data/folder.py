@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from robot_wm.data.files import sha256_file
 from robot_wm.data.tokens import Progress, scale_frames
 from robot_wm.data.video import DecodeError, sample_video
+from robot_wm.files import replacing_all, sha256_file
 from robot_wm.types import ImageArray
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -89,15 +88,10 @@ def load_video_folder(
     raw, note_path = stem.with_suffix(".raw"), stem.with_suffix(".json")
     note = _read_note(raw, note_path, size)
     if note is None:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        scratch = stem.with_suffix(f".{os.getpid()}.tmp")
-        try:
+        # The note last: frames without their note do not count.
+        with replacing_all([raw, note_path]) as (scratch, note_scratch):
             note = _decode(folder, paths, size, dt_s, scratch, progress)
-            os.replace(scratch, raw)
-            scratch.write_text(json.dumps(note), encoding="utf-8")
-            os.replace(scratch, note_path)  # last: frames without their note do not count
-        finally:
-            scratch.unlink(missing_ok=True)
+            note_scratch.write_text(json.dumps(note), encoding="utf-8")
     lengths, corrupt = tuple(note["lengths"]), tuple(note["corrupt"])
     if corrupt and (not drop_corrupt or not lengths):
         raise ValueError(
@@ -134,8 +128,6 @@ def _decode(
                 file.truncate()
             if progress is not None:
                 progress(done, len(paths))
-        file.flush()
-        os.fsync(file.fileno())
     return {"lengths": lengths, "corrupt": corrupt}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,8 @@ import torch
 from torch import Tensor
 
 from robot_wm.data.alignment import AlignedData
-from robot_wm.data.files import allocate, sha256_file, sync
+from robot_wm.data.files import allocate
+from robot_wm.files import replacing_all, sha256_file
 from robot_wm.preprocess import ImageSpec, prepare_images
 from robot_wm.types import FloatArray, ImageArray
 
@@ -217,14 +217,14 @@ def _cached(
         return np.load(array_path, mmap_mode="r")
     stem.parent.mkdir(parents=True, exist_ok=True)
     note_path.unlink(missing_ok=True)
-    temporary = stem.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    # The note last: an array without its note does not count.
+    with replacing_all([array_path, note_path]) as (array_scratch, note_scratch):
         array: np.memmap | None = None
         done = 0
         for values in batches():
             if array is None:
                 shape = (total, *values.shape[1:])
-                array = allocate(temporary, dtype, shape)
+                array = allocate(array_scratch, dtype, shape)
             array[done : done + len(values)] = values
             done += len(values)
             if progress is not None:
@@ -232,14 +232,8 @@ def _cached(
         assert array is not None and done == total
         array.flush()
         del array
-        sync(temporary)
-        note = {"bytes": temporary.stat().st_size, "sha256": sha256_file(temporary)}
-        os.replace(temporary, array_path)
-        temporary.write_text(json.dumps(note), encoding="utf-8")
-        sync(temporary)
-        os.replace(temporary, note_path)  # last: an array without its note does not count
-    finally:
-        temporary.unlink(missing_ok=True)
+        note = {"bytes": array_scratch.stat().st_size, "sha256": sha256_file(array_scratch)}
+        note_scratch.write_text(json.dumps(note), encoding="utf-8")
     return np.load(array_path, mmap_mode="r")
 
 

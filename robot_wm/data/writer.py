@@ -11,8 +11,8 @@ The tests hold the result to the schema that LeRobot writes, load it with the st
 
 from __future__ import annotations
 
+import contextlib
 import io
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 
 from robot_wm.data import layout
-from robot_wm.data.files import sync
 from robot_wm.data.stats import Stats, histogram, image_stats, merge_stats, vector_stats
+from robot_wm.files import owning, replacing_all
 from robot_wm.types import FloatArray, ImageArray, check_image
 
 # Small pictures encode in 0.3 ms with these. GOP 2 is LeRobot's: its loader reads single frames.
@@ -117,7 +117,7 @@ class DatasetWriter:
         extra: further float32 columns, key -> names, e.g. `observation.environment_state`.
 
     Raises:
-        FileExistsError: `root` holds something already.
+        FileExistsError: `root` holds something already, or another process writes it.
         ValueError: a setting that the format cannot hold.
     """
 
@@ -144,7 +144,10 @@ class DatasetWriter:
         self._root, self._fps, self._cameras = Path(root), int(fps), dict(cameras)
         self._vectors = {key: tuple(names) for key, names in vectors.items()}
         self._info = layout.make_info(self._fps, robot_type, self._cameras, self._vectors)
+        self._owned = contextlib.ExitStack()
+        self._owned.enter_context(owning(self._root))
         if self._root.exists() and (not self._root.is_dir() or any(self._root.iterdir())):
+            self._owned.close()
             raise FileExistsError(f"{self._root} exists and is not empty: name a new directory")
         self._root.mkdir(parents=True, exist_ok=True)
         self._tasks: list[str] = []
@@ -261,7 +264,9 @@ class DatasetWriter:
             (self._root / layout.INFO_PATH, layout.json_writer(info)),  # last: this commits
         ]
         try:
-            _replace_all(writes)
+            with replacing_all([path for path, _ in writes]) as scratches:
+                for scratch, (_, write) in zip(scratches, writes, strict=True):
+                    write(scratch)
         finally:
             self.discard_episode()
 
@@ -289,6 +294,7 @@ class DatasetWriter:
         self._closed = True
         if not self._num_episodes:  # nothing was committed: what a first commit left is half of it
             shutil.rmtree(self._root, ignore_errors=True)
+        self._owned.close()
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -300,18 +306,3 @@ class DatasetWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _replace_all(writes: list[tuple[Path, Callable[[Path], None]]]) -> None:
-    """Writes every file beside its place, then renames them all, in order."""
-    pairs = [(path.with_name(path.name + ".tmp"), path) for path, _ in writes]
-    try:
-        for (temporary, path), (_, write) in zip(pairs, writes, strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary)
-            sync(temporary)
-        for temporary, path in pairs:
-            os.replace(temporary, path)
-    finally:
-        for temporary, _ in pairs:
-            temporary.unlink(missing_ok=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from robot_wm.files import replacing_all
 from robot_wm.report.figures import report_figures
 from robot_wm.report.page import render_html
 from robot_wm.report.values import Report
@@ -33,17 +33,7 @@ def write_report(report: Report, directory: Path) -> Path:
         "report.json": "{\n" + ",\n".join(lines) + "\n}\n",
         "report.html": render_html(report),
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    temporaries = {directory / f"{name}.tmp": directory / name for name in contents}
-    try:
-        for temporary, text in zip(temporaries, contents.values(), strict=True):
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        for temporary, path in temporaries.items():
-            os.replace(temporary, path)
-    finally:
-        for temporary in temporaries:
-            temporary.unlink(missing_ok=True)
+    with replacing_all([directory / name for name in contents]) as scratches:
+        for scratch, text in zip(scratches, contents.values(), strict=True):
+            scratch.write_text(text, encoding="utf-8")
     return directory / "report.html"

@@ -1,0 +1,291 @@
+"""The one loop of everything that trains: a batch, a step, a save; it can stop and go on."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from robot_wm.files import check_space, replacing
+
+Metrics = dict[str, float]
+Loss = Callable[[], tuple[Tensor, Metrics]]
+_NOTE = "training"  # in the metadata of a save
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How to optimise.
+
+    Attributes:
+        num_steps: of a whole run.
+        learning_rate: of a step, from its number (from 0) and the progress of the run in [0, 1].
+        betas: of AdamW.
+        grad_clip: largest gradient norm.
+        dtype: of matrix products; bfloat16 by autocast.
+        ema: decay of an exponential moving average of the weights, which is what the run then
+            leaves; 0: the last weights themselves.
+        time_limit_s: of training, after which the run is over; None: it is not.
+    """
+
+    num_steps: int
+    learning_rate: Callable[[int, float], float]
+    betas: tuple[float, float]
+    grad_clip: float
+    dtype: torch.dtype = torch.float32
+    ema: float = 0.0
+    time_limit_s: float | None = None
+
+
+class Stateful(Protocol):
+    """What can be saved and loaded: a module, or a world model."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+class Job(Protocol):
+    """What is trained."""
+
+    @property
+    def modules(self) -> Mapping[str, Stateful]:
+        """All that a run changes, by the name that it is saved under."""
+        ...
+
+    @property
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """Of random numbers that go on from step to step."""
+        ...
+
+    def groups(self) -> list[dict[str, Any]]:
+        """What AdamW learns: `params`, a list, and `weight_decay`, for each group."""
+        ...
+
+    def losses(self, step: int) -> Iterator[tuple[float, Loss]]:
+        """Yields the parts of a step's loss, each with its share of the batch.
+
+        The batch depends on the step alone, so that a run that goes on is the same run. A part
+        that is not finite, or was made of what is not, raises FloatingPointError.
+        """
+        ...
+
+    def end_step(self, progress: float) -> None:
+        """Follows an optimiser's step, at a progress of the run in [0, 1]."""
+        ...
+
+
+class Loop:
+    """A run of training: where it stands, and its steps to the end.
+
+    Attributes:
+        step: steps done.
+        elapsed_s: time spent in them.
+        rows: what whoever drives the run keeps of its metrics; saved with it.
+
+    Args:
+        job: what is trained, in place.
+        config: how.
+    """
+
+    def __init__(self, job: Job, config: LoopConfig) -> None:
+        self._job, self._config = job, config
+        groups = job.groups()
+        self._parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        self._optimizer = torch.optim.AdamW(groups, lr=1.0, betas=config.betas)
+        self._average = [p.detach().clone() for p in self._parameters] if config.ema else []
+        self.step = 0
+        self.elapsed_s = 0.0
+        self.rows: list[Metrics] = []
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is over, in [0, 1]."""
+        limit_s = self._config.time_limit_s
+        share = self.step / self._config.num_steps
+        return min(1.0, max(share, self.elapsed_s / limit_s if limit_s else 0.0))
+
+    def steps(self) -> Iterator[Metrics]:
+        """Trains to the end of the run, from wherever it stands.
+
+        Yields:
+            After each step: `step` (from 1), `loss` and its parts, `learning_rate`, `grad_norm`,
+            `elapsed_s`.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite; the weights are those before it.
+        """
+        while self.progress < 1:
+            begin_s = time.monotonic()
+            metrics = self._train()
+            self.step += 1
+            self.elapsed_s += time.monotonic() - begin_s
+            yield {"step": self.step, **metrics, "elapsed_s": self.elapsed_s}
+        with torch.no_grad():
+            for mean, value in zip(self._average, self._parameters, strict=False):
+                value.copy_(mean)
+
+    def _train(self) -> Metrics:
+        config, step = self._config, self.step
+        device = self._parameters[0].device
+        rate = config.learning_rate(step, self.progress)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        lowered = config.dtype != torch.float32
+        autocast = functools.partial(torch.autocast, device.type, config.dtype, enabled=lowered)
+        self._optimizer.zero_grad(set_to_none=True)
+        total: Metrics = {}
+        for share, part in self._job.losses(step):
+            with autocast():
+                loss, metrics = part()
+            (share * loss).backward()
+            for name, value in metrics.items():
+                total[name] = total.get(name, 0.0) + share * value
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, config.grad_clip))
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient is not finite: {total}")
+        self._optimizer.step()
+        self._job.end_step(self.progress)
+        with torch.no_grad():
+            for mean, value in zip(self._average, self._parameters, strict=False):
+                # The average of few steps is those steps', not the first weights'.
+                mean.lerp_(value, 1 - min(config.ema, (1 + step) / (10 + step)))
+        return {**total, "learning_rate": rate, "grad_norm": norm}
+
+    def save(self, path: Path, *, about: Mapping[str, object]) -> None:
+        """Writes where the run stands, for `resume`.
+
+        Args:
+            path: a safetensors file; replaced whole or not at all.
+            about: what the run is of (data, settings), to be the same when it goes on.
+
+        Raises:
+            OSError: there is no room, or it cannot be written.
+        """
+        note = {"step": self.step, "elapsed_s": self.elapsed_s, "about": about, "rows": self.rows}
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self._state().items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_space(path.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
+        try:
+            with replacing(path) as scratch:
+                save_file(tensors, scratch, metadata={_NOTE: json.dumps(note)})
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"cannot write {path}: {error}") from error
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {}
+        for name, module in self._job.modules.items():
+            state.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
+        for i, parameter in enumerate(self._parameters):
+            for name, value in self._optimizer.state.get(parameter, {}).items():
+                state[f"optimizer.{i}.{name}"] = torch.as_tensor(value)
+        state |= {f"average.{i}": value for i, value in enumerate(self._average)}
+        for name, generator in self._job.generators.items():
+            state[f"generator.{name}"] = generator.get_state()
+        return state
+
+    def resume(self, path: Path, *, about: Mapping[str, object]) -> None:
+        """Goes on from where `save` left off.
+
+        Raises:
+            ValueError: another run's file, or no such file at all.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                note = read_note(file.metadata())
+                state = {name: file.get_tensor(name) for name in file.keys()}
+            saved, mine = note["about"], json.loads(json.dumps(about))
+            differing = sorted(k for k in {*saved, *mine} if saved.get(k) != mine.get(k))
+            if differing:
+                raise ValueError(f"it is of another run, by its {', '.join(differing)}")
+            for name, module in self._job.modules.items():
+                module.load_state_dict(_part(state, f"{name}."))
+            groups = self._optimizer.state_dict()["param_groups"]
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in _part(state, "optimizer.").items():
+                index, _, what = name.partition(".")
+                moments.setdefault(int(index), {})[what] = value
+            self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            for i, mean in enumerate(self._average):
+                mean.copy_(state[f"average.{i}"])
+            for name, generator in self._job.generators.items():
+                generator.set_state(state[f"generator.{name}"])
+            self.step, self.elapsed_s = int(note["step"]), float(note["elapsed_s"])
+            self.rows = [dict(row) for row in note["rows"]]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"cannot go on from {path}: {error}") from error
+
+
+def read_note(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """Reads what a save says of its run: `step`, `elapsed_s`, `about`, `rows`.
+
+    Raises:
+        KeyError, ValueError: it is no such save.
+    """
+    note = json.loads((metadata or {})[_NOTE])
+    if not isinstance(note, dict) or not isinstance(note.get("about"), dict):
+        raise ValueError("it is no save of a training")
+    return note
+
+
+def saved_about(path: Path) -> dict[str, Any]:
+    """Reads what a saved run is of; empty where there is no save that can be read."""
+    try:
+        with safe_open(path, "pt") as file:
+            return read_note(file.metadata())["about"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def train_and_save(
+    loop: Loop,
+    steps: Iterator[Metrics],
+    save: Path,
+    *,
+    about: Mapping[str, object],
+    save_every_s: float,
+    stopped: Sequence[object] = (),
+) -> Iterator[Metrics]:
+    """Trains to the end, saving on the way; goes on where an earlier run of the same was saved.
+
+    Args:
+        loop: the run.
+        steps: of it, `loop.steps()` or what is made of them.
+        save: the file it is saved in.
+        about: what the run is of.
+        save_every_s: time between saves; 0: after every step.
+        stopped: not empty as soon as the run is to be saved and left.
+
+    Yields:
+        What `steps` yields.
+
+    Raises:
+        ValueError: the save is of another run; the message says what to do.
+    """
+    if save.is_file():
+        try:
+            loop.resume(save, about=about)
+        except ValueError as error:
+            raise ValueError(f"{error}; delete it to begin anew, or give another out=") from error
+    saved_s = time.monotonic()
+    for row in steps:
+        yield row
+        if loop.progress < 1 and (stopped or time.monotonic() - saved_s >= save_every_s):
+            loop.save(save, about=about)
+            saved_s = time.monotonic()
+        if stopped and loop.progress < 1:
+            return
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
