@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,37 +124,43 @@ def evaluate(
     return results
 
 
-def wilson(successes: int, n: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson 95 % score interval of a share (Wilson 1927).
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Computes the Wilson 95 % score interval of a share (Wilson 1927).
 
     Raises:
         ValueError: no episodes, or more successes than episodes.
     """
+    from scipy.stats import binomtest  # slow to import
+
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"wilson: got {successes} of {n}, want 0 <= successes <= n and n > 0")
-    share, z2 = successes / n, z * z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    interval = binomtest(successes, n).proportion_ci(0.95, "wilson")
+    return float(interval.low), float(interval.high)
 
 
 def paired_difference_ci95(
     ours: Sequence[EpisodeResult], theirs: Sequence[EpisodeResult], *, seed: int = 0
 ) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the difference in final success, paired by episode.
+    """Computes the bootstrap 95 % interval of the difference in final success, episode by episode.
 
     Raises:
-        ValueError: the two did not run the same episodes.
+        ValueError: the two did not run the same episodes, or fewer than two.
     """
+    from scipy.stats import bootstrap  # slow to import
+
     if [result.seed for result in ours] != [result.seed for result in theirs]:
         raise ValueError("paired_difference_ci95: the two lists hold different episodes")
     difference = np.array(
         [float(a.success_final) - float(b.success_final) for a, b in zip(ours, theirs, strict=True)]
     )
-    rng = np.random.default_rng(seed)
-    means = rng.choice(difference, (10_000, len(difference))).mean(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
+    interval = bootstrap(
+        (difference,),
+        np.mean,
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, object]:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from html.parser import HTMLParser
 
 import av
 import numpy as np
@@ -126,8 +127,55 @@ def test_what_users_wrote_is_escaped(html):
     assert "random $x $" in html
 
 
+class Elements(HTMLParser):
+    """What a browser makes of a page: its elements, their attributes, and the text shown."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.attributes, self.text = set(), set(), ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= dict(attrs).keys()
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_no_name_that_a_stranger_gave_becomes_markup():
+    names = []
+
+    def hostile(name: str) -> str:
+        names.append(f"{name}<b>&lt;\" onload='1'{{{{ 1 }}}}</style></svg>")
+        return names[-1]
+
+    measure, unit = hostile("measure"), hostile("unit")
+    figures = {
+        **{key: value for key, value in TASKS["so100_reach"].items() if "median" not in key},
+        f"final_{measure}_{unit}_median": 1.0,
+        "floors": {hostile("floor"): {"success_final": 0.5, "success_final_ci95": [0.4, 0.6]}},
+        "outcomes": {hostile("outcome"): {"n": 3, "success": 2}},
+    }
+    report = Report(
+        title=hostile("title"),
+        tasks={hostile("task"): figures, "other": figures},
+        measure=MeasureLabel(measure, unit, 0.1),
+        settings={hostile("key"): hostile("value")},
+        curves={hostile("curve"): np.ones((2, 3))},
+        training=[{"step": 1, hostile("held_out"): 0.3, hostile("metric"): 0.1}],
+        held_out={hostile("given"): [0.2]},
+        landscapes=[make_landscape(title=hostile("landscape"))],
+        videos=[make_video(title=hostile("video"))],
+    )
+    page = Elements(render_html(report))
+    assert not page.tags & {"b", "script"} and "onload" not in page.attributes
+    for name in names:
+        assert name.replace("_", " ") in page.text.replace("_", " ")
+
+
 def test_page_shows_the_success_figures(html):
-    text = html.replace("\N{NO-BREAK SPACE}", " ")
+    text = " ".join(html.split()).replace("> <", "><")
     rows = re.findall(r"<tr[^>]*><td><span class=\"chip\".*?</tr>", text)
     by_method = {re.findall(r"</span>(\w[\w ]*)", row)[0].strip(): row for row in rows}
     assert ["model", "random", "zero", "state oracle"] == list(by_method)[:4]
@@ -207,7 +255,7 @@ def test_disk_trouble_leaves_nothing_half_written(tmp_path, monkeypatch):
     def full(_: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("robot_wm.report.writing.os.fsync", full)
+    monkeypatch.setattr("robot_wm.files.os.fsync", full)
     with pytest.raises(OSError, match="no space"):
         write_report(Report(title="t", tasks=TASKS, measure=MEASURE), tmp_path)
     assert not list(tmp_path.iterdir())

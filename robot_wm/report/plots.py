@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
@@ -85,8 +86,8 @@ def assign_colors(labels: Iterable[str]) -> dict[str, str]:
 
 def plot_measure(
     curves: Mapping[str, FloatArray], measure: MeasureLabel, colors: Mapping[str, str]
-) -> str:
-    """Median of a task's measure by step, with the 10-90 % band of the episodes.
+) -> Markup:
+    """Draws the median of a task's measure by step, with the 10-90 % band of the episodes.
 
     Args:
         curves: method -> `[n, steps + 1]`.
@@ -129,8 +130,8 @@ def plot_measure(
         return _svg(figure, f"{measure.name.capitalize()} by step, by method", salt="distances")
 
 
-def plot_energies(energies: Sequence[Sequence[float]]) -> str:
-    """Energy by look: the median of the episodes, their 10-90 % band, and the single episodes.
+def plot_energies(energies: Sequence[Sequence[float]]) -> Markup:
+    """Draws energy by look: the episodes, their median and their 10-90 % band.
 
     Args:
         energies: episode by episode, of every look; lengths may differ.
@@ -159,8 +160,8 @@ def plot_energies(energies: Sequence[Sequence[float]]) -> str:
         return _svg(figure, "Energy of what was seen, by look", salt="energies")
 
 
-def plot_horizon(errors: Mapping[str, Sequence[float]], colors: Mapping[str, str]) -> str:
-    """Latent error by horizon.
+def plot_horizon(errors: Mapping[str, Sequence[float]], colors: Mapping[str, str]) -> Markup:
+    """Draws the latent error by horizon.
 
     Args:
         errors: what the predictor was given -> error at horizon 1, 2, ... H.
@@ -183,8 +184,8 @@ def plot_horizon(errors: Mapping[str, Sequence[float]], colors: Mapping[str, str
 
 def plot_training(
     rows: Sequence[Mapping[str, float]], metrics: Sequence[str], colors: Mapping[str, str]
-) -> str:
-    """Losses by training step: raw thin, smoothed thick, on a log axis where all are positive.
+) -> Markup:
+    """Draws losses by step: raw thin, smoothed thick, on a log axis where all are positive.
 
     Args:
         rows: `step` and metrics; a row may lack a metric.
@@ -235,8 +236,8 @@ def _smooth(values: FloatArray) -> FloatArray:
     return (total[stop] - total[start]) / (stop - start)
 
 
-def plot_landscape(landscape: Landscape, *, salt: str) -> str:
-    """The predicted cost over a first action, with the goal's direction and the plan on it.
+def plot_landscape(landscape: Landscape, *, salt: str) -> Markup:
+    """Draws the predicted cost over a first action, with the goal's direction and the plan on it.
 
     Args:
         landscape: what to draw.
@@ -382,8 +383,8 @@ def _with(limits: tuple[float, float], value: float) -> tuple[float, float]:
     )
 
 
-def _svg(figure: Figure, what: str, *, salt: str) -> str:
-    """The figure as an SVG element: same figure, same bytes; no addresses in it."""
+def _svg(figure: Figure, what: str, *, salt: str) -> Markup:
+    """Makes the figure an SVG element: same figure, same bytes; no addresses in it."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", transparent=True, dpi=144, metadata={"Date": None})
@@ -395,4 +396,5 @@ def _svg(figure: Figure, what: str, *, salt: str) -> str:
     view_box = re.search(r'viewBox="[^"]*"', head)
     assert view_box is not None
     rest = rest.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")
-    return f'<svg class="plot" role="img" aria-label="{what}" {view_box.group()}>{rest.strip()}'
+    tag = Markup('<svg class="plot" role="img" aria-label="{}" {}>')
+    return tag.format(what, Markup(view_box.group())) + Markup(rest.strip())

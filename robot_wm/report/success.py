@@ -1,20 +1,19 @@
-"""The success table: a row per method, with its interval drawn."""
+"""The success figures of a task, checked, and as its table shows them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 
 from robot_wm.report.units import show
-from robot_wm.report.values import Figures, MeasureLabel
+from robot_wm.report.values import Figures
 
-_BAR_PX = 150
+_FINAL = re.compile(r"final_(.+)_([^_]+)_median")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Method:
+class Method:
     """One row.
 
     Shares are 0 to 1; None where the figure was not measured; `final` is the median of a measure at
@@ -29,102 +28,95 @@ class _Method:
     success_any: float | None
     final: tuple[float, str] | None
 
+    @property
+    def percent(self) -> str:
+        return _percent(self.success_final, self.n)
 
-def method_names(figures: Figures, task: str) -> list[str]:
-    """The model and every floor and ceiling of a task, in the order of its table."""
-    return [method.name for method in _methods(figures, task)]
+    @property
+    def interval(self) -> str:
+        low, high = (f"{100 * bound:.{_digits(self.n)}f}" for bound in self.ci95)
+        return f"{low}–{high}\N{NO-BREAK SPACE}%"
+
+    @property
+    def passed_through(self) -> str:
+        return "–" if self.success_any is None else _percent(self.success_any, self.n)
+
+    @property
+    def median_final(self) -> str:
+        return "–" if self.final is None else show(*self.final)
 
 
-def success_table(figures: Figures, task: str, colors: Mapping[str, str]) -> str:
-    """The table of one task as HTML.
+@dataclass(frozen=True, kw_only=True)
+class TaskFigures:
+    """What the page says of one task.
+
+    Attributes:
+        name: of the task.
+        methods: the model, then every floor and ceiling.
+        floors: each floor with its share, in words.
+        measure: what the last column of the table shows.
+        plan_time: `median` and `p95` of the seconds per action, in words; None where it was not
+            measured.
+        outcomes: how the controller says that its episodes ended, in words; empty where it was not
+            asked.
+    """
+
+    name: str
+    methods: tuple[Method, ...]
+    floors: tuple[str, ...]
+    measure: str
+    plan_time: Mapping[str, str] | None
+    outcomes: tuple[str, ...]
+
+
+def read_task(task: str, figures: Figures) -> TaskFigures:
+    """Reads and checks the figures of a task.
 
     Args:
+        task: its name.
         figures: of the task, as in `Report.tasks`.
-        task: its name, for error messages.
-        colors: method -> `#rrggbb`.
 
     Raises:
         ValueError: a figure is missing, no number, or a share outside 0 to 1; names its key.
     """
-    rows = "".join(_row(method, colors[method.name]) for method in _methods(figures, task))
-    return (
-        '<div class="scroll"><table class="success"><thead><tr><th>method</th>'
-        '<th class="num">episodes</th><th class="num">success at the end</th>'
-        f'<th><span class="axis" style="width:{_BAR_PX}px"><span>0</span><span>50</span>'
-        '<span>100 %</span></span></th><th class="num">95 % interval</th>'
-        '<th class="num">passed through</th>'
-        f'<th class="num">median final {escape(_measure_name(figures))}</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+    methods = _methods(figures, task)
+    final = _final(figures)
+    return TaskFigures(
+        name=task,
+        methods=methods,
+        floors=tuple(f"{m.name} {m.percent}" for m in methods if m.role == "floor"),
+        measure=final[1].replace("_", " ") if final else "measure",
+        plan_time=_plan_time(figures, task),
+        outcomes=_outcomes(figures, task),
     )
 
 
-def headline(figures: Figures, task: str, measure: MeasureLabel) -> str:
-    """The result in one sentence, as HTML."""
-    model, *others = _methods(figures, task)
-    floors = ", ".join(
-        f"{escape(m.name)} {_percent(m.success_final, m.n)}" for m in others if m.role == "floor"
-    )
-    compared = f"; floors: {floors}" if floors else ""
-    return (
-        f'<p class="headline"><strong>{_percent(model.success_final, model.n)}</strong> of '
-        f"{model.n} episodes of {escape(task)} ended {_ended(measure)} "
-        f"(95 % interval {_interval(model)}{compared}).</p>"
-    )
+def _final(figures: Figures) -> re.Match[str] | None:
+    """Finds the key of the first measure at the end; its groups are the name and the unit."""
+    return next((match for key in figures if (match := _FINAL.fullmatch(key))), None)
 
 
-def _ended(measure: MeasureLabel) -> str:
-    return f"with the {escape(measure.target)}" if measure.target else "in success"
-
-
-_FINAL = re.compile(r"final_(.+)_([^_]+)_median")
-
-
-def _final(figures: Figures, where: str) -> tuple[float, str] | None:
-    """The median of the first measure at the end, and its unit."""
-    for key in figures:
-        if match := _FINAL.fullmatch(key):
-            return _number(figures, key, where), match[2]
-    return None
-
-
-def _measure_name(figures: Figures) -> str:
-    for key in figures:
-        if match := _FINAL.fullmatch(key):
-            return match[1].replace("_", " ")
-    return "measure"
-
-
-def plan_time(figures: Figures, task: str) -> str:
-    """Seconds per action in one sentence, as HTML; empty where it was not measured."""
+def _plan_time(figures: Figures, task: str) -> Mapping[str, str] | None:
     if "plan_s" not in figures:
-        return ""
+        return None
     seconds = _mapping(figures, "plan_s", task)
-    median = _number(seconds, "median", f"{task}.plan_s")
-    p95 = _number(seconds, "p95", f"{task}.plan_s")
-    return (
-        f"<p>Choosing one action took {_seconds(median)} (median; 95 of 100 actions took at most "
-        f"{_seconds(p95)}).</p>"
-    )
+    return {key: _seconds(_number(seconds, key, f"{task}.plan_s")) for key in ("median", "p95")}
 
 
-def outcomes(figures: Figures, task: str) -> str:
-    """How the controller says that its episodes ended, as HTML; empty where it was not asked."""
+def _outcomes(figures: Figures, task: str) -> tuple[str, ...]:
     if "outcomes" not in figures:
-        return ""
+        return ()
     counts = _mapping(figures, "outcomes", task)
     said = []
     for kind in counts:
         where = f"{task}.outcomes"
         count = _mapping(counts, kind, where)
         n, success = (int(_number(count, key, f"{where}.{kind}")) for key in ("n", "success"))
-        said.append(f"{escape(kind)} {n} (success: {success})")
-    return (
-        f"<p>How the model says that its episodes ended, from its pictures alone: "
-        f"{', '.join(said)}.</p>"
-    )
+        said.append(f"{kind} {n} (success: {success})")
+    return tuple(said)
 
 
-def _methods(figures: Figures, task: str) -> list[_Method]:
+def _methods(figures: Figures, task: str) -> tuple[Method, ...]:
     n = int(_number(figures, "n", task))
     methods = [_method("model", "", figures, n, task)]
     for group, role in (("floors", "floor"), ("ceilings", "ceiling")):
@@ -136,50 +128,24 @@ def _methods(figures: Figures, task: str) -> list[_Method]:
             methods.append(
                 _method(name, role, _mapping(members, name, where), n, f"{where}.{name}")
             )
-    return methods
+    return tuple(methods)
 
 
-def _method(name: str, role: str, figures: Figures, n: int, where: str) -> _Method:
-    """Floors and ceilings run the model's own episodes: where they name no n, it is the model's."""
+def _method(name: str, role: str, figures: Figures, n: int, where: str) -> Method:
+    """Reads one row; a floor or ceiling that names no n ran the model's own `n` episodes."""
     ci95 = figures.get("success_final_ci95")
     if not isinstance(ci95, list | tuple) or len(ci95) != 2:
         raise ValueError(f"tasks.{where}.success_final_ci95: got {ci95!r}, want [low, high]")
     low, high = ({"success_final_ci95": bound} for bound in ci95)
-    return _Method(
+    final = _final(figures)
+    return Method(
         name=name,
         role=role,
         n=int(_number(figures, "n", where)) if "n" in figures else n,
         success_final=_share(figures, "success_final", where),
         ci95=(_share(low, "success_final_ci95", where), _share(high, "success_final_ci95", where)),
         success_any=_share(figures, "success_any", where) if "success_any" in figures else None,
-        final=_final(figures, where),
-    )
-
-
-def _row(method: _Method, color: str) -> str:
-    role = f' <span class="role">{method.role}</span>' if method.role else ""
-    passed = "–" if method.success_any is None else _percent(method.success_any, method.n)
-    final = "–" if method.final is None else show(*method.final)
-    return (
-        f'<tr{"" if method.role else " class=ours"}><td><span class="chip" '
-        f'style="background:{color}"></span>{escape(method.name.replace("_", " "))}{role}</td>'
-        f'<td class="num">{method.n}</td>'
-        f'<td class="num"><strong>{_percent(method.success_final, method.n)}</strong></td>'
-        f'<td>{_bar(method, color)}</td><td class="num">{_interval(method)}</td>'
-        f'<td class="num">{passed}</td><td class="num">{final}</td></tr>'
-    )
-
-
-def _bar(method: _Method, color: str) -> str:
-    """The share as a bar, its interval as a bracket over it."""
-    end, low, high = (_BAR_PX * share for share in (method.success_final, *method.ci95))
-    return (
-        f'<svg class="bar" width="{_BAR_PX + 2}" height="16" viewBox="-1 0 {_BAR_PX + 2} 16" '
-        f'role="img" aria-label="{_percent(method.success_final, method.n)}, 95 % interval '
-        f'{_interval(method)}"><rect y="3" width="{_BAR_PX}" height="10" fill="var(--track)"/>'
-        f'<rect y="3" width="{end:.1f}" height="10" fill="{color}" opacity="0.75"/>'
-        f'<path d="M{low:.1f} 8H{high:.1f}M{low:.1f} 4v8M{high:.1f} 4v8" '
-        f'stroke="currentColor" stroke-width="1.5" fill="none"/></svg>'
+        final=(_number(figures, final[0], where), final[2]) if final else None,
     )
 
 
@@ -187,13 +153,8 @@ def _percent(share: float, n: int) -> str:
     return f"{100 * share:.{_digits(n)}f}\N{NO-BREAK SPACE}%"
 
 
-def _interval(method: _Method) -> str:
-    low, high = (f"{100 * bound:.{_digits(method.n)}f}" for bound in method.ci95)
-    return f"{low}–{high}\N{NO-BREAK SPACE}%"
-
-
 def _digits(n: int) -> int:
-    """Decimals of a percentage that n episodes can carry."""
+    """Returns how many decimals of a percentage n episodes can carry."""
     return 0 if n <= 100 else 1
 
 
