@@ -87,7 +87,7 @@ def open_arm(task: ArmTask, *, dry_run: bool = False) -> Arm:
     """Opens the device that a task describes.
 
     Raises:
-        ValueError: a setting that makes no sense.
+        UserError: a setting that makes no sense.
         ArmError: it does not answer, or somebody else drives it.
     """
     frames = {name: FrameSlot(*place) for name, place in task.frames.items()}

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from robot_wm.kinematics import JointMap, RobotModel, inverse_kinematics
-from robot_wm.types import ActionSpec, FloatArray
+from robot_wm.types import ActionSpec, FloatArray, UserError
 
 
 def _within(here: FloatArray, wish: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
@@ -39,7 +39,7 @@ class ToolActions:
         posture: FloatArray | None = None,
     ) -> None:
         if spec.size != 4:
-            raise ValueError(f"actions: got {spec.size} ({', '.join(spec.names)}), want 4")
+            raise UserError(f"actions: got {spec.size} ({', '.join(spec.names)}), want 4")
         self._robot, self._spec, self._posture = robot, spec, posture
         self._low = np.array(robot.workspace_low if low is None else low, np.float64)
         self._high = np.array(robot.workspace_high if high is None else high, np.float64)
@@ -89,7 +89,7 @@ class PoseActions:
         rotation_weight: float = 0.02,
     ) -> None:
         if spec.size != 7:
-            raise ValueError(f"actions: got {spec.size} ({', '.join(spec.names)}), want 7")
+            raise UserError(f"actions: got {spec.size} ({', '.join(spec.names)}), want 7")
         self._robot, self._spec, self._weight = robot, spec, rotation_weight
         self._low = np.array(robot.workspace_low[:3] if low is None else low, np.float64)
         self._high = np.array(robot.workspace_high[:3] if high is None else high, np.float64)
@@ -147,7 +147,7 @@ class JointActions:
         joints: JointMap | None = None,
     ) -> None:
         if spec.size != len(low):
-            raise ValueError(f"actions: got {spec.size} ({', '.join(spec.names)}), want {len(low)}")
+            raise UserError(f"actions: got {spec.size} ({', '.join(spec.names)}), want {len(low)}")
         self._spec, self._low, self._high = spec, low, high
         self._unit = np.ones(spec.size) if joints is None else joints.rad_per_unit
         self._zero = np.zeros(spec.size) if joints is None else joints.zero

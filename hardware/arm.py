@@ -10,10 +10,10 @@ import numpy as np
 
 from hardware.ticks import Reading
 from hardware.wire import FrameSlot
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, RunError
 
 
-class ArmError(RuntimeError):
+class ArmError(RunError):
     """The device does not answer, or refuses."""
 
 
@@ -55,7 +55,7 @@ class Arm(Protocol):
         """Sends a command `[J]`, rad.
 
         Raises:
-            ValueError: another number of joints, or not finite; nothing is sent.
+            UserError: another number of joints, or not finite; nothing is sent.
             ArmError: no answer.
         """
         ...

@@ -19,6 +19,7 @@ from hardware.lerobot_arm import check_installed, decode_config
 from hardware.messages import CamerasReady, CamerasTask, Refused, Trouble
 from hardware.process import lower_niceness
 from hardware.wire import FrameSlot, Wire
+from robot_wm.types import UserError
 
 _WAIT_MS = 500.0
 _AGAIN_S = 0.1
@@ -83,7 +84,7 @@ def open_camera(name: str, settings: Mapping[str, Any]) -> Any:
     """A LeRobot camera by its type and config, connected.
 
     Raises:
-        ValueError: LeRobot is not installed, no such type, a setting that it does not take, or it
+        UserError: LeRobot is not installed, no such type, a setting that it does not take, or it
             does not open.
     """
     check_installed()
@@ -99,5 +100,5 @@ def open_camera(name: str, settings: Mapping[str, Any]) -> Any:
         camera = make_cameras_from_configs({name: config})[name]
         camera.connect()
     except Exception as error:
-        raise ValueError(f"robot.cameras.{name}: {' '.join(str(error).split())[:400]}") from error
+        raise UserError(f"robot.cameras.{name}: {' '.join(str(error).split())[:400]}") from error
     return camera

@@ -23,6 +23,7 @@ from hardware.reasons import Reason
 from hardware.ticks import Reading, Turn
 from robot_wm.kinematics import Chain
 from robot_wm.kinematics.limits import Limits
+from robot_wm.types import UserError
 
 FORMAT = 2
 _IN_WORDS = 1  # the format before, in which reasons were sentences
@@ -146,14 +147,14 @@ def replay(path: Path) -> Replay:
     """Runs the governor again over what it was asked, and compares.
 
     Raises:
-        ValueError: not a flight record, or a damaged one.
+        UserError: not a flight record, or a damaged one.
         OSError: it cannot be read.
     """
     lines, cut = _lines(path)
     try:
         header = next(lines)
         if header.get("format") not in (_IN_WORDS, FORMAT):
-            raise ValueError(f"got format {header.get('format')!r}, want at most {FORMAT}")
+            raise UserError(f"got format {header.get('format')!r}, want at most {FORMAT}")
         limits = msgspec.convert(header["limits"], Limits, dec_hook=from_plain)
         chain = msgspec.convert(header["chain"], ChainData, dec_hook=from_plain).chain()
         governor: Governor | None = None
@@ -162,11 +163,11 @@ def replay(path: Path) -> Replay:
         largest, faults = 0.0, []
         for line in lines:
             if whole:
-                raise ValueError("it goes on after its end")
+                raise UserError("it goes on after its end")
             if "end" in line:
                 whole = line["end"] == ticks
                 if not whole:
-                    raise ValueError(f"it has {ticks} ticks, and ends after {line['end']}")
+                    raise UserError(f"it has {ticks} ticks, and ends after {line['end']}")
                 continue
             ticks += 1
             if line["state"] == "faulted":
@@ -178,25 +179,25 @@ def replay(path: Path) -> Replay:
             if "seed" in line:
                 seat = limits.seat(np.array(line["joints"], np.float64))
                 if line["seed"] != seat.tolist() or moving:
-                    raise ValueError(f"tick {ticks}: a governor began where the arm did not stand")
+                    raise UserError(f"tick {ticks}: a governor began where the arm did not stand")
                 governor = Governor(limits, chain.corners, np.array(line["seed"], np.float64))
             if line["command"] is None:
                 continue
             commands += 1
             if governor is None:
-                raise ValueError(f"tick {ticks} has a command, and no governor began before it")
+                raise UserError(f"tick {ticks} has a command, and no governor began before it")
             command = np.array(line["command"], np.float64)
             if line["target"] is not None and line["state"] == "idle":
-                raise ValueError(f"tick {ticks}: a target while idle")
+                raise UserError(f"tick {ticks}: a target while idle")
             step = governor.step(line["target"])
             again, moving = step.joints, bool(step.speed.any())
             if again.tobytes() != command.tobytes():
                 mismatches += 1
                 largest = max(largest, float(np.abs(again - command).max()))
     except StopIteration:
-        raise ValueError(f"{path}: empty, not a flight record") from None
+        raise UserError(f"{path}: empty, not a flight record") from None
     except _MISFITS as error:
-        raise ValueError(f"{path}: not a flight record, or damaged: {error!r:.120}") from error
+        raise UserError(f"{path}: not a flight record, or damaged: {error!r:.120}") from error
     return Replay(ticks, commands, mismatches, largest, tuple(faults), bool(cut) or not whole)
 
 
@@ -208,7 +209,7 @@ def _lines(path: Path) -> tuple[Iterator[dict[str, Any]], list[bool]]:
         with path.open("rb") as file:
             for text in iter(lambda: file.readline(_MAX_LINE), b""):
                 if len(text) == _MAX_LINE:
-                    raise ValueError("a line is too long")
+                    raise UserError("a line is too long")
                 if not text.endswith(b"\n"):
                     cut.append(True)
                     return

@@ -27,7 +27,7 @@ from hardware.reasons import Kind, Reason
 from hardware.ticks import Reading
 from hardware.wire import FrameSlot
 from robot_wm.kinematics.joints import JointMap
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 _TRIES = 3  # of a bus that loses 2 % of its packets, one in 125,000 goes on to fail
 # LookupError: a driver that takes a late reply to an earlier question for the answer to this one
@@ -183,7 +183,7 @@ def connect(
         dry_run: writes nothing: its torque stays as it is.
 
     Raises:
-        ValueError: as `open_robot`, a joint that it does not have, or units that are not its own.
+        UserError: as `open_robot`, a joint that it does not have, or units that are not its own.
         ArmError: it does not answer, or another process drives it.
     """
     port = settings.get("port")
@@ -197,7 +197,7 @@ def connect(
         missing = [key for key in joints.keys if key not in robot.action_features]
         if missing:
             have = ", ".join(robot.action_features)
-            raise ValueError(f"robot.joints.keys: {kind} has no {', '.join(missing)}, but {have}")
+            raise UserError(f"robot.joints.keys: {kind} has no {', '.join(missing)}, but {have}")
         ends = np.array([joints.angles(values) for values in _ends(robot, joints)])
         _check_units(robot.bus, joints, np.ptp(ends, axis=0))
         if not dry_run:
@@ -208,7 +208,7 @@ def connect(
 
 
 def _check_units(bus: Any, joints: JointMap, spans: FloatArray) -> None:
-    """Raises ValueError where calibrated ticks and the map do not agree on how far a joint goes."""
+    """Raises UserError where calibrated ticks and the map do not agree on how far a joint goes."""
     for key, unit, span in zip(joints.keys, joints.rad_per_unit, spans, strict=True):
         name = key.removesuffix(".pos")
         calibration = (getattr(bus, "calibration", None) or {}).get(name)
@@ -217,7 +217,7 @@ def _check_units(bus: Any, joints: JointMap, spans: FloatArray) -> None:
         ticks = bus.model_resolution_table[bus.motors[name].model]
         turn = abs(calibration.range_max - calibration.range_min) * 2 * np.pi / ticks
         if not abs(span - turn) <= _UNIT_ERROR * turn:
-            raise ValueError(
+            raise UserError(
                 f"robot.joints.rad_per_unit: {key} goes {span:.2f} rad by it, {turn:.2f} by its "
                 f"calibration; want {unit * turn / span:.5g}, or other units of the robot"
             )
@@ -242,9 +242,9 @@ def _ends(robot: Any, joints: JointMap) -> list[dict[str, float]]:
 
 
 def check_installed() -> None:
-    """Raises ValueError where LeRobot, which robot_wm otherwise does without, is not installed."""
+    """Raises UserError where LeRobot, which robot_wm otherwise does without, is not installed."""
     if importlib.util.find_spec("lerobot") is None:
-        raise ValueError(
+        raise UserError(
             "robot: LeRobot is not installed, which drives real arms and their cameras; "
             "run pip install 'robot-wm[lerobot]'"
         )
@@ -254,15 +254,15 @@ def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02)
     """A LeRobot robot by its type and config, connected and calibrated; its torque is as it was.
 
     Raises:
-        ValueError: LeRobot is not installed, no such type, a setting that it does not take, or a
+        UserError: LeRobot is not installed, no such type, a setting that it does not take, or a
             robot without calibration.
         ArmError: it does not answer.
     """
     if not 0 < reply_s < 1:
-        raise ValueError(f"robot.reply_s: got {reply_s}, want more than 0 and less than 1 s")
+        raise UserError(f"robot.reply_s: got {reply_s}, want more than 0 and less than 1 s")
     for name in ("cameras", "max_relative_target"):
         if settings.get(name):
-            raise ValueError(
+            raise UserError(
                 f"robot.config.{name}: not taken: robot.cameras are opened apart from the arm, and "
                 f"what reaches it is what its governor returned"
             )
@@ -275,14 +275,14 @@ def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02)
                 importlib.import_module(f"lerobot.robots.{module.name}")
     port = settings.get("port")
     if port is not None and not os.path.exists(str(port)):
-        raise ValueError(f"robot.port: no device {port}")
+        raise UserError(f"robot.port: no device {port}")
     config = decode_config(robots.RobotConfig, kind, settings, "robot")
     if hasattr(config, "disable_torque_on_disconnect"):
         config.disable_torque_on_disconnect = False  # its destructor disconnects, whatever happens
     robot = robots.make_robot_from_config(config)
     bus = getattr(robot, "bus", None)
     if bus is None or not hasattr(bus, "sync_write"):
-        raise ValueError(f"robot.type: {kind} has no motor bus of its own, and is not driven")
+        raise UserError(f"robot.type: {kind} has no motor bus of its own, and is not driven")
     _hurry(robot, reply_s)
     try:
         with _patient(bus):
@@ -295,7 +295,7 @@ def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02)
         raise ArmError(f"{kind}: {' '.join(str(error).split())[:200]}") from error
     if not calibrated:
         bus.disconnect(False)
-        raise ValueError(
+        raise UserError(
             f"{kind}: not calibrated, or its motors hold another calibration than the file of id "
             f"{getattr(config, 'id', None)!r}; run lerobot-calibrate first"
         )
@@ -361,7 +361,7 @@ def decode_config(registry: Any, kind: str | None, settings: Mapping[str, Any], 
     """A LeRobot config of a registry of them, such as RobotConfig, by its type.
 
     Raises:
-        ValueError: no such type, or a setting that it does not take.
+        UserError: no such type, or a setting that it does not take.
     """
     import draccus
     from lerobot.utils.import_utils import register_third_party_plugins
@@ -369,11 +369,11 @@ def decode_config(registry: Any, kind: str | None, settings: Mapping[str, Any], 
     register_third_party_plugins()
     known = registry.get_known_choices()
     if kind not in known:
-        raise ValueError(f"{what}.type: got {kind!r}, want one of {', '.join(sorted(known))}")
+        raise UserError(f"{what}.type: got {kind!r}, want one of {', '.join(sorted(known))}")
     try:
         return draccus.decode(known[kind], dict(settings))  # pyright: ignore[reportPrivateImportUsage]
     except (draccus.utils.DraccusException, ValueError, TypeError) as error:
-        raise ValueError(f"{what}: {error}") from error
+        raise UserError(f"{what}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -432,7 +432,7 @@ class DeviceLock:
         port: a path, such as /dev/ttyACM0.
 
     Raises:
-        ValueError: no such device.
+        UserError: no such device.
         ArmError: another process drives it.
     """
 
@@ -443,7 +443,7 @@ class DeviceLock:
             if error.errno == errno.EBUSY:
                 raise ArmError(f"{port}: another process drives it") from None
             hint = "; is your user in the group dialout?" if error.errno == errno.EACCES else ""
-            raise ValueError(f"robot.port: {error}{hint}") from error
+            raise UserError(f"robot.port: {error}{hint}") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

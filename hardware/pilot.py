@@ -19,7 +19,7 @@ from hardware.reasons import Kind, Reason
 from hardware.states import Event, State, StateMachine
 from hardware.ticks import Note, NoteKind, PlannerLife, Reading, Turn
 from robot_wm.kinematics.limits import Limits
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 _NEAR = 0.9  # of the governor's longest jump
 
@@ -74,7 +74,7 @@ class PilotSettings:
             kinds = (int,) if whole else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
                 number = "whole number" if whole else "number"
-                raise ValueError(f"{name}: got {value!r}, want a {number} above zero")
+                raise UserError(f"{name}: got {value!r}, want a {number} above zero")
 
 
 class Pilot:
@@ -87,7 +87,7 @@ class Pilot:
         rest: where it parks `[J]`, rad; None: it does not.
 
     Raises:
-        ValueError: a rest pose where the arm may not stand.
+        UserError: a rest pose where the arm may not stand.
     """
 
     def __init__(

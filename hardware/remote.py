@@ -22,12 +22,12 @@ from hardware.messages import (
 )
 from hardware.plans import JointPlan
 from hardware.wire import FrameSlot, Wire
-from robot_wm.types import ActionSpec, FloatArray, Observation
+from robot_wm.types import ActionSpec, FloatArray, Observation, RunError
 
 HEARTBEAT_S = 0.03
 
 
-class ArmStoppedError(RuntimeError):
+class ArmStoppedError(RunError):
     """The controller has stopped the arm, for a human or a fault, or shows nothing of it."""
 
 
@@ -115,7 +115,7 @@ class RemoteArm:
             What the commanded pose has really moved by, `[A]`.
 
         Raises:
-            ValueError: wrong size or not finite; nothing is sent.
+            UserError: wrong size or not finite; nothing is sent.
             ArmStoppedError: a human, or a fault.
             TimeoutError: no answer in time.
         """

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from robot_wm.encoders import WEIGHTS_DIR, Fingerprint, load_encoder, save_encoder
 from robot_wm.files import check_space, replacing, replacing_directory, sha256_file
 from robot_wm.models import TrainableModel, check_world_model_parts, family_of, find_family
+from robot_wm.types import UserError
 
 FORMAT = 3
 _CONFIG, _MANIFEST = "config.json", "manifest.json"
@@ -35,7 +36,7 @@ _MISFITS = (
 )
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """The directory is not a checkpoint, or not the one that was saved."""
 
 
@@ -193,7 +194,7 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
         encoder = load_encoder(described, directory / _ENCODER)
         different = encoder.fingerprint.difference(expected)
         if different:
-            raise ValueError(
+            raise UserError(
                 f"the encoder is not the one the predictor was trained on: {different} differ"
             )
         model = family.rebuild(encoder, config["model"])
@@ -203,7 +204,7 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
             weights = {f"predictor.{name}": value for name, value in weights.items()}
         broken = [name for name, value in weights.items() if not value.isfinite().all()]
         if broken:
-            raise ValueError(f"{file}: {broken[0]} is not finite")
+            raise UserError(f"{file}: {broken[0]} is not finite")
         model.load_state_dict(weights)
         model.eval().requires_grad_(False)
     except FileNotFoundError:

@@ -31,6 +31,7 @@ from robot_wm.types import (
     OutcomeKind,
     Plan,
     PlanningError,
+    UserError,
     check_counts,
 )
 
@@ -74,7 +75,7 @@ class MPC:
         economy: where imagining saves work.
 
     Raises:
-        ValueError: a number out of range, or plans that the model cannot imagine.
+        UserError: a number out of range, or plans that the model cannot imagine.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class MPC:
         _check_energies(margin=margin)
         info = model.info
         if planner.horizon > info.longest_horizon or action_spec.size != info.action_spec.size:
-            raise ValueError(
+            raise UserError(
                 f"planner: got {planner.horizon} steps of {action_spec.size} actions, the model "
                 f"takes {info.longest_horizon} of {info.action_spec.size}"
             )
@@ -129,11 +130,11 @@ class MPC:
             goal: what is wanted, or several, of which it is after the first until `aim`.
 
         Raises:
-            ValueError: no goal, or a picture that does not fit.
+            UserError: no goal, or a picture that does not fit.
         """
         goals = [goal] if isinstance(goal, Goal) else list(goal)
         if not goals:
-            raise ValueError("goal: got none, want at least one picture")
+            raise UserError("goal: got none, want at least one picture")
         self._objectives = []  # should one of the pictures not fit, it acts toward none of them
         objectives = [self._make_objective(self._model.embed(g.images)) for g in goals]
         self._generator.manual_seed(self._seed)
@@ -265,13 +266,13 @@ class ActionChunks:
         execute_steps: actions of each plan.
 
     Raises:
-        ValueError: less than one action, or more than a plan has.
+        UserError: less than one action, or more than a plan has.
     """
 
     def __init__(self, controller: MPC, execute_steps: int) -> None:
         check_counts(execute_steps=execute_steps)
         if execute_steps > controller.horizon:
-            raise ValueError(
+            raise UserError(
                 f"execute_steps: got {execute_steps}, want at most the planner's horizon, "
                 f"{controller.horizon}"
             )
@@ -329,7 +330,7 @@ class GoalSequence:
         timeout_steps: looks that are spent on one goal at most; None: without end.
 
     Raises:
-        ValueError: a number out of range.
+        UserError: a number out of range.
     """
 
     def __init__(
@@ -364,7 +365,7 @@ class GoalSequence:
         """Begins an episode toward a goal, or several, one after the other.
 
         Raises:
-            ValueError: no goal, or a picture that does not fit.
+            UserError: no goal, or a picture that does not fit.
         """
         goals = [goal] if isinstance(goal, Goal) else list(goal)
         self._controller.reset(goals)
@@ -441,10 +442,10 @@ class GoalSequence:
 
 
 def _check_energies(**energies: float | None) -> None:
-    """Raises ValueError unless every value is an energy: 0 or more, and finite."""
+    """Raises UserError unless every value is an energy: 0 or more, and finite."""
     for name, energy in energies.items():
         if energy is not None and not 0 <= energy < math.inf:
-            raise ValueError(f"{name}: got {energy}, want an energy of 0 or more")
+            raise UserError(f"{name}: got {energy}, want an energy of 0 or more")
 
 
 def _finite(energy: Any) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from robot_wm.models import Select, State, WorldModel
 from robot_wm.objectives import Objective
 from robot_wm.planners.search import Space
-from robot_wm.types import ActionSpec, Futures, PlanningError, check_counts
+from robot_wm.types import ActionSpec, Futures, PlanningError, UserError, check_counts
 
 _NUM_TRUSTED = 256  # candidates that bfloat16 is tried on
 _LEAST_AGREEMENT = 0.99  # Spearman
@@ -43,12 +43,12 @@ class Economy:
     def __post_init__(self) -> None:
         share = self.keep_share
         if not (isinstance(share, int | float) and 0 < share <= 1):
-            raise ValueError(f"keep_share: got {share!r}, want a share above 0, to 1")
+            raise UserError(f"keep_share: got {share!r}, want a share above 0, to 1")
         check_counts(at_least=self.at_least)
         if self.batch_size is not None:
             check_counts(batch_size=self.batch_size)
         if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision: got {self.precision!r}, want 'float32' or 'bfloat16'")
+            raise UserError(f"precision: got {self.precision!r}, want 'float32' or 'bfloat16'")
 
     @property
     def drops(self) -> bool:

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from robot_wm.data import AlignedData, TokenStore, scale_frames
 from robot_wm.models import EncodedFrames, ModelInfo, WorldModel, device_of
-from robot_wm.types import Decision, FloatArray, ImageArray, Observation, Verdict
+from robot_wm.types import (
+    Decision,
+    FloatArray,
+    ImageArray,
+    Observation,
+    RunError,
+    UserError,
+    Verdict,
+)
 
 FILE = "normal.safetensors"
 _AT_ONCE = 64  # predictions
@@ -29,7 +37,7 @@ _VIEW = (16, 16)  # pixels
 _STILL_RAD = 0.03  # joints that moved this far are seen by a camera that looks
 
 
-class MonitorError(RuntimeError):
+class MonitorError(RunError):
     """What happens is not what the model knows."""
 
 
@@ -56,13 +64,13 @@ class Normal:
         for name, value in vars(self).items():
             wanted = 2 if name in ("bank", "views") else 1
             if value.ndim != wanted or not value.numel() or not value.isfinite().all():
-                raise ValueError(f"{FILE}: {name} is {tuple(value.shape)}, or not finite")
+                raise UserError(f"{FILE}: {name} is {tuple(value.shape)}, or not finite")
         for name in ("strangeness", "view_strangeness", "surprise"):
             if (getattr(self, name).diff() < 0).any():
-                raise ValueError(f"{FILE}: {name} is not in order")
+                raise UserError(f"{FILE}: {name} is not in order")
         for name in ("strangeness", "view_strangeness"):
             if not getattr(self, name)[-1] > 0:  # is divided by: 0 / 0 would pass for familiar
-                raise ValueError(f"{FILE}: {name} ends at {float(getattr(self, name)[-1])}")
+                raise UserError(f"{FILE}: {name} ends at {float(getattr(self, name)[-1])}")
 
     def strange(self, latent: Tensor, images: Sequence[ImageArray]) -> float:
         """How far what is seen is from the training frames: 1 is the farthest held-out one.
@@ -83,7 +91,7 @@ class Normal:
         )
 
     def check(self, info: ModelInfo) -> None:
-        """Raises ValueError unless it is of a model's kind."""
+        """Raises UserError unless it is of a model's kind."""
         whole = info.num_tokens * info.dim
         wanted = {
             "bank": whole if whole <= _WHOLE else 2 * info.dim,
@@ -92,7 +100,7 @@ class Normal:
         for name, size in wanted.items():
             if getattr(self, name).shape[1] != size:
                 have = getattr(self, name).shape[1]
-                raise ValueError(f"{FILE}: {name} of {have} numbers, want {size}")
+                raise UserError(f"{FILE}: {name} of {have} numbers, want {size}")
 
     def p_value(self, error: float) -> float:
         """Share of demonstrations' predictions that were off by as much, of one more than all."""
@@ -116,13 +124,13 @@ class Normal:
         """From a file of a checkpoint.
 
         Raises:
-            ValueError: it is damaged, or something else.
+            UserError: it is damaged, or something else.
         """
         try:
             own = load(content)
             return cls(**{**own, "views": own["views"].float() / 255})
         except (SafetensorError, TypeError, LookupError, RuntimeError) as error:
-            raise ValueError(f"{FILE}: {error}") from error
+            raise UserError(f"{FILE}: {error}") from error
 
 
 def prediction_error(predicted: Tensor, seen: Tensor) -> float:
@@ -151,7 +159,7 @@ def fit_normal(
         num_frames: about so many of each.
 
     Raises:
-        ValueError: a frame does not decode, or the held-out episodes are too short.
+        UserError: a frame does not decode, or the held-out episodes are too short.
     """
     bank, views = _known(model, data, tokens, training, num_frames)
     others, other_views = _known(model, data, tokens, held_out, num_frames)
@@ -268,9 +276,9 @@ class MonitorSettings:
             kinds = (int,) if whole else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
                 number = "whole number" if whole else "number"
-                raise ValueError(f"monitors.{name}: got {value!r}, want a {number} above zero")
+                raise UserError(f"monitors.{name}: got {value!r}, want a {number} above zero")
         if self.surprise_p > 1:
-            raise ValueError(f"monitors.surprise_p: got {self.surprise_p}, want at most 1")
+            raise UserError(f"monitors.surprise_p: got {self.surprise_p}, want at most 1")
 
 
 class Monitors:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from robot_wm.types import Futures
+from robot_wm.types import Futures, UserError
 
 
 class Objective(Protocol):
@@ -45,7 +45,7 @@ class GoalEnergy:
         action_unit: what an action is divided by before it is squared, `[A]`; 1 where None.
 
     Raises:
-        ValueError: an unknown distance or horizon, or a number out of range.
+        UserError: an unknown distance or horizon, or a number out of range.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class GoalEnergy:
         action_unit: Sequence[float] | None = None,
     ) -> None:
         if distance not in ("l1", "l2"):
-            raise ValueError(f"distance: got {distance!r}, want 'l1' or 'l2'")
+            raise UserError(f"distance: got {distance!r}, want 'l1' or 'l2'")
         if horizon not in ("last", "mean"):
-            raise ValueError(f"horizon: got {horizon!r}, want 'last' or 'mean'")
+            raise UserError(f"horizon: got {horizon!r}, want 'last' or 'mean'")
         if goal.ndim != 2:
-            raise ValueError(f"goal: got shape {tuple(goal.shape)}, want [P, D]")
+            raise UserError(f"goal: got shape {tuple(goal.shape)}, want [P, D]")
         if not goal.isfinite().all():
-            raise ValueError("goal: its latent is not finite")
+            raise UserError("goal: its latent is not finite")
         if not 1e-3 <= discount <= 1e3:
-            raise ValueError(f"discount: got {discount}, want 0.001 to 1000")
+            raise UserError(f"discount: got {discount}, want 0.001 to 1000")
         weights = {
             "action_weight": action_weight,
             "smoothness_weight": smoothness_weight,
@@ -78,25 +78,25 @@ class GoalEnergy:
         }
         for name, weight in weights.items():
             if not 0 <= weight < math.inf:
-                raise ValueError(f"{name}: got {weight}, want a number of 0 or more")
+                raise UserError(f"{name}: got {weight}, want a number of 0 or more")
         self._goal, self._horizon, self._discount = goal, horizon, discount
         self._distance: Literal["l1", "l2"] = distance
         self._token_weights = goal.new_full((len(goal),), 1 / len(goal))
         if token_weights is not None:
             given = _numbers(token_weights, "token_weights", goal)
             if given.shape != (len(goal),) or not (given.isfinite() & (given >= 0)).all():
-                raise ValueError(
+                raise UserError(
                     f"token_weights: got {tuple(given.shape)}, want {len(goal)} finite numbers of "
                     f"0 or more"
                 )
             if not given.sum() > 0:
-                raise ValueError("token_weights: got zeros alone, want one above zero")
+                raise UserError("token_weights: got zeros alone, want one above zero")
             self._token_weights = given / given.sum()
         self._action_unit = None
         if action_unit is not None:
             unit = _numbers(action_unit, "action_unit", goal)
             if not (unit.isfinite() & (unit > 0)).all():
-                raise ValueError(f"action_unit: got {action_unit}, want numbers above zero")
+                raise UserError(f"action_unit: got {action_unit}, want numbers above zero")
             self._action_unit = unit
         self._action_weight, self._smoothness_weight = action_weight, smoothness_weight
         self._disagreement_weight = disagreement_weight
@@ -125,7 +125,7 @@ class GoalEnergy:
         """Futures under actions `[N, H, A]` to costs `[N]`.
 
         Raises:
-            ValueError: latents of another encoder.
+            UserError: latents of another encoder.
         """
         latents, heads = futures.mean, futures.latents if futures.latents.ndim == 5 else None
         cost = self._over_time(self.energy(latents[:, -1:] if self._horizon == "last" else latents))
@@ -150,7 +150,7 @@ def _numbers(values: Sequence[float], name: str, like: Tensor) -> Tensor:
     try:
         return torch.as_tensor(values, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: got {values!r}, want a list of numbers") from error
+        raise UserError(f"{name}: got {values!r}, want a list of numbers") from error
 
 
 def region_weights(grid: tuple[int, int, int], region: Sequence[float]) -> list[float]:
@@ -164,19 +164,19 @@ def region_weights(grid: tuple[int, int, int], region: Sequence[float]) -> list[
         One weight per token, row by row.
 
     Raises:
-        ValueError: edges out of order, or tokens that stand for no place in the picture.
+        UserError: edges out of order, or tokens that stand for no place in the picture.
     """
     views, rows, columns = grid
     try:
         top, left, bottom, right = (float(edge) for edge in region)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"region: got {region!r}, want [top, left, bottom, right]") from error
+        raise UserError(f"region: got {region!r}, want [top, left, bottom, right]") from error
     if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
-        raise ValueError(
+        raise UserError(
             f"region: got {list(region)}, want top < bottom and left < right, as shares from 0 to 1"
         )
     if rows == 1:
-        raise ValueError(
+        raise UserError(
             "region: this encoder's tokens stand for no place in the picture; want patches"
         )
 

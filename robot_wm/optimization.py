@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robot_wm.files import check_space, replacing
+from robot_wm.types import UserError
 
 Metrics = dict[str, float]
 Loss = Callable[[], tuple[Tensor, Metrics]]
@@ -270,13 +271,13 @@ def train_and_save(
         What `steps` yields.
 
     Raises:
-        ValueError: the save is of another run; the message says what to do.
+        UserError: the save is of another run; the message says what to do.
     """
     if save.is_file():
         try:
             loop.resume(save, about=about)
         except ValueError as error:
-            raise ValueError(f"{error}; delete it to begin anew, or give another out=") from error
+            raise UserError(f"{error}; delete it to begin anew, or give another out=") from error
     saved_s = time.monotonic()
     for row in steps:
         yield row

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from robot_wm.layers import LAYER_NORM_EPS, Block, KeyValue, init_transformer, modulate
-from robot_wm.types import check_counts
+from robot_wm.types import UserError, check_counts
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PredictorConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))
         if len(self.grid) != 2:
-            raise ValueError(f"grid: got {self.grid}, want rows and columns")
+            raise UserError(f"grid: got {self.grid}, want rows and columns")
         check_counts(
             token_dim=self.token_dim,
             **{"rows of the grid": self.grid[0], "columns of the grid": self.grid[1]},
@@ -85,14 +85,14 @@ class PredictorConfig:
         )
         check_counts(0, state_dim=self.state_dim, extrinsics_dim=self.extrinsics_dim)
         if not 1 <= self.mlp_ratio * self.width < 2**24:
-            raise ValueError(f"mlp_ratio: got {self.mlp_ratio}, want a hidden size of at least 1")
+            raise UserError(f"mlp_ratio: got {self.mlp_ratio}, want a hidden size of at least 1")
         for name in ("residual", "output_norm"):
             if not isinstance(getattr(self, name), bool):  # "false" would count as true
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, want true or false")
+                raise UserError(f"{name}: got {getattr(self, name)!r}, want true or false")
         if self.rotary not in ("release", "standard"):
-            raise ValueError(f"rotary: got {self.rotary!r}, want 'release' or 'standard'")
+            raise UserError(f"rotary: got {self.rotary!r}, want 'release' or 'standard'")
         if self.conditioning not in ("tokens", "adaln"):
-            raise ValueError(f"conditioning: got {self.conditioning!r}, want 'tokens' or 'adaln'")
+            raise UserError(f"conditioning: got {self.conditioning!r}, want 'tokens' or 'adaln'")
 
     @property
     def num_tokens(self) -> int:
@@ -207,7 +207,7 @@ class Predictor(nn.Module):
             `[B, T, K, P, D]`, whose `combine` is the prediction.
 
         Raises:
-            ValueError: a shape, dtype or device does not fit, or more frames than `max_frames`.
+            UserError: a shape, dtype or device does not fit, or more frames than `max_frames`.
         """
         return self._run(None, tokens, actions_n, states_n, extrinsics_n, keep=False)[0]
 
@@ -231,7 +231,7 @@ class Predictor(nn.Module):
             added.
 
         Raises:
-            ValueError: as `forward`.
+            UserError: as `forward`.
         """
         out, cache = self._run(cache, tokens, actions_n, states_n, extrinsics_n, keep=True)
         assert cache is not None

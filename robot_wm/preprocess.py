@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robot_wm.types import FloatArray, ImageArray
+from robot_wm.types import FloatArray, ImageArray, UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -45,9 +45,9 @@ class ImageSpec:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if self.height < 1 or self.width < 1:
-            raise ValueError(f"ImageSpec: got {self.height}x{self.width}, want at least 1x1")
+            raise UserError(f"ImageSpec: got {self.height}x{self.width}, want at least 1x1")
         if self.interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(
+            raise UserError(
                 f"interpolation: got {self.interpolation!r}, want 'bilinear' or 'bicubic'"
             )
 
@@ -104,9 +104,9 @@ class NormStats:
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "std", std)
         if mean.ndim != 1 or mean.shape != std.shape:
-            raise ValueError(f"NormStats: got mean {mean.shape} and std {std.shape}, want [K] both")
+            raise UserError(f"NormStats: got mean {mean.shape} and std {std.shape}, want [K] both")
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
-            raise ValueError(f"NormStats: got mean {mean} std {std}, want finite and std > 0")
+            raise UserError(f"NormStats: got mean {mean} std {std}, want finite and std > 0")
 
     @classmethod
     def fit(cls, values: FloatArray) -> NormStats:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 NEAR_M = 0.10
 _MAX_FIT_FRAMES = 3000  # the closed form of a wide read-out takes the cube of this
@@ -102,11 +102,11 @@ def probe(tokens: Sequence[FloatArray], targets: ProbeTargets, held_out: Sequenc
         held_out: episodes to judge on; the read-out is fitted on the others.
 
     Raises:
-        ValueError: no episode on one of the sides, or tokens and targets disagree.
+        UserError: no episode on one of the sides, or tokens and targets disagree.
     """
     flat = [np.asarray(t).reshape(len(t), -1) for t in tokens]
     if [len(t) for t in flat] != [len(p) for p in targets.positions_m]:
-        raise ValueError("tokens: got other numbers of frames than the targets have")
+        raise UserError("tokens: got other numbers of frames than the targets have")
     judged = sorted(set(held_out))
     fitted = [i for i in range(len(flat)) if i not in set(judged)]
     check_split(len(fitted), len(judged))
@@ -142,9 +142,9 @@ def probe(tokens: Sequence[FloatArray], targets: ProbeTargets, held_out: Sequenc
 
 
 def check_split(num_fitted: int, num_held_out: int) -> None:
-    """Raises ValueError unless there are episodes enough to fit a read-out and to judge it."""
+    """Raises UserError unless there are episodes enough to fit a read-out and to judge it."""
     if min(num_fitted, num_held_out) < 2:
-        raise ValueError(
+        raise UserError(
             f"held_out: got {num_held_out} of {num_fitted + num_held_out} episodes, want 2 at "
             f"least, and 2 left"
         )

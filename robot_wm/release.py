@@ -24,7 +24,7 @@ from robot_wm.models import LatentWorldModel, ModelSpec, View
 from robot_wm.poses import POSE_NAMES
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
-from robot_wm.types import ActionSpec, check_counts
+from robot_wm.types import ActionSpec, UserError, check_counts
 
 _PREFIXES = ("module.", "backbone.")
 _HEAD_SIZE = 64  # of the released predictor
@@ -81,12 +81,12 @@ class ReleaseConfig:
         )
         for name in ("dt_s", "max_delta_m", "max_delta_rad", "max_delta_gripper"):
             if not 0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want above zero")
+                raise UserError(f"{name}: got {getattr(self, name)}, want above zero")
         numbers = isinstance(self.extrinsics, Sequence) and all(
             isinstance(x, int | float) for x in self.extrinsics
         )
         if not numbers or isinstance(self.extrinsics, str):
-            raise ValueError(f"extrinsics: got {self.extrinsics!r}, want a list of numbers")
+            raise UserError(f"extrinsics: got {self.extrinsics!r}, want a list of numbers")
 
 
 def load_release(path: Path, config: ReleaseConfig) -> tuple[LatentWorldModel, list[str]]:
@@ -101,12 +101,12 @@ def load_release(path: Path, config: ReleaseConfig) -> tuple[LatentWorldModel, l
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file; or keys that are missing, or that nothing here knows.
+        UserError: not such a file; or keys that are missing, or that nothing here knows.
     """
     content = _read(path)
     missing = [name for name in ("encoder", "predictor") if name not in content]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"checkpoint: {path} has no {' and no '.join(missing)}, only {sorted(content)[:8]}"
         )
     left_out = [
@@ -170,19 +170,19 @@ def _read(path: Path) -> dict[str, Any]:
             )
     except _LOADING as error:
         # torch's own message tells people to switch the safety off.
-        raise ValueError(
+        raise UserError(
             f"checkpoint: {path} is damaged or half-downloaded, or not a released V-JEPA 2-AC "
             f"file, or holds more than tensors, which is never loaded: it would run code"
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"checkpoint: {path} holds a {type(content).__name__}, want a dict")
+        raise UserError(f"checkpoint: {path} holds a {type(content).__name__}, want a dict")
     return {str(name): value for name, value in content.items()}
 
 
 def _tensors(weights: object, what: str) -> dict[str, Tensor]:
     """Weights as float32 under their names without prefixes, checked."""
     if not isinstance(weights, Mapping) or not weights:
-        raise ValueError(f"{what}: got {type(weights).__name__}, want weights by name")
+        raise UserError(f"{what}: got {type(weights).__name__}, want weights by name")
     plain: dict[str, Tensor] = {}
     for name, value in weights.items():
         short = str(name)
@@ -190,9 +190,9 @@ def _tensors(weights: object, what: str) -> dict[str, Tensor]:
             short = short.partition(".")[2]
         _check_plain(value, f"{what}.{name}")
         if short in plain:
-            raise ValueError(f"{what}.{name}: {short} is there twice, with and without prefixes")
+            raise UserError(f"{what}.{name}: {short} is there twice, with and without prefixes")
         if not value.isfinite().all():
-            raise ValueError(f"{what}.{name}: holds numbers that are not finite")
+            raise UserError(f"{what}.{name}: holds numbers that are not finite")
         plain[short] = value.to(torch.float32)
     return plain
 
@@ -200,10 +200,10 @@ def _tensors(weights: object, what: str) -> dict[str, Tensor]:
 def _check_plain(value: object, name: str) -> None:
     """A dense tensor in memory, no larger than the file says: nothing else is computed with."""
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: got {type(value).__name__}, want a tensor")
+        raise UserError(f"{name}: got {type(value).__name__}, want a tensor")
     plain = value.layout == torch.strided and value.device.type == "cpu" and value.dtype in _TYPES
     if not plain or not 1 <= value.numel() <= value.untyped_storage().nbytes():
-        raise ValueError(
+        raise UserError(
             f"{name}: got {value.dtype} {tuple(value.shape)} ({value.layout}, {value.device}), "
             f"want a dense tensor of floating point numbers"
         )
@@ -215,7 +215,7 @@ def _predictor_config(
     def shape(name: str) -> tuple[int, int]:
         value = weights.get(f"{name}.weight")
         if value is None or value.ndim != 2:
-            raise ValueError(f"predictor: {name}.weight is missing, got {sorted(weights)[:5]} ...")
+            raise UserError(f"predictor: {name}.weight is missing, got {sorted(weights)[:5]} ...")
         return value.shape[0], value.shape[1]
 
     width, token_dim = shape("predictor_embed")
@@ -223,7 +223,7 @@ def _predictor_config(
     num_heads = config.num_heads
     if num_heads is None:
         if width % _HEAD_SIZE:
-            raise ValueError(
+            raise UserError(
                 f"num_heads: must be given for a predictor of width {width}; the release has heads "
                 f"of {_HEAD_SIZE} channels"
             )
@@ -256,5 +256,5 @@ def _load(predictor: Predictor, weights: Mapping[str, Tensor]) -> None:
     ]
     for what, names in (("lacks", missing), ("has unknown", unknown), ("has misshapen", wrong)):
         if names:
-            raise ValueError(f"predictor: the file {what} {', '.join(names[:8])}")
+            raise UserError(f"predictor: the file {what} {', '.join(names[:8])}")
     predictor.load_state_dict(dict(weights))

@@ -15,11 +15,12 @@ from robot_wm.types import (
     Goal,
     Guard,
     Observation,
+    RunError,
     Verdict,
 )
 
 
-class GuardError(RuntimeError):
+class GuardError(RunError):
     """A guard found that what happens is not what it should be; the arm was stopped.
 
     Attributes:

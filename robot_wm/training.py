@@ -34,7 +34,7 @@ from robot_wm.models import (
 )
 from robot_wm.optimization import Loop, LoopConfig, Loss, Metrics, Stateful
 from robot_wm.precision import choose_precision
-from robot_wm.types import FloatArray, Observation, check_counts
+from robot_wm.types import FloatArray, Observation, UserError, check_counts
 
 _EXAMINED_BYTES = 2**26  # of tokens in a batch of the held-out examination
 
@@ -76,18 +76,18 @@ class TrainConfig:
         check_counts(num_steps=self.num_steps, num_microbatches=self.num_microbatches)
         for name in ("learning_rate", "grad_clip"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want above zero")
+                raise UserError(f"{name}: got {getattr(self, name)}, want above zero")
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay: got {self.weight_decay}, want at least 0")
+            raise UserError(f"weight_decay: got {self.weight_decay}, want at least 0")
         shares = (self.warmup_share, self.decay_share)
         if not (min(shares) >= 0 and sum(shares) <= 1):
-            raise ValueError(f"TrainConfig: got {self}, want shares that add up to at most 1")
+            raise UserError(f"TrainConfig: got {self}, want shares that add up to at most 1")
         if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(
+            raise UserError(
                 f"precision: got {self.precision!r}, want 'auto', 'float32' or 'bfloat16'"
             )
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: got {self.ema}, want 0 to below 1")
+            raise UserError(f"ema: got {self.ema}, want 0 to below 1")
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -216,7 +216,7 @@ def prepare(
         settings: the family's own.
 
     Raises:
-        ValueError: episodes too short, or settings that do not fit the data.
+        UserError: episodes too short, or settings that do not fit the data.
     """
     training, held_out = split_episodes(data.num_episodes, config.holdout, config.seed)
     known = TrainingData(data, tokens, encoder, training, fit_stats(data, training))
@@ -229,12 +229,12 @@ def prepare(
     hold_to(lambda: check_world_model(build, _looks(data, training[0])), model)
     info = model.info
     if type(model) is not family.model_type:
-        raise ValueError(
+        raise UserError(
             f"family: {family.name} built a {type(model).__name__}, it is registered with "
             f"{family.model_type.__name__}"
         )
     if config.held_out_horizon > info.longest_horizon:
-        raise ValueError(
+        raise UserError(
             f"held_out_horizon: got {config.held_out_horizon}, want at most "
             f"{info.longest_horizon}: so far the model imagines"
         )

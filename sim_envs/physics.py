@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_wm.kinematics.mjcf import load_mujoco, rendering
-from robot_wm.types import FloatArray, ImageArray
+from robot_wm.types import FloatArray, ImageArray, RunError
 
 IntArray = NDArray[np.integer]
 
 
-class PhysicsError(RuntimeError):
+class PhysicsError(RunError):
     """The simulation left the ground of validity: diverged, or ran out of memory."""
 
 
@@ -27,7 +27,7 @@ class Physics:
         assets: file name -> bytes, for the meshes the XML names.
 
     Raises:
-        ValueError: MuJoCo refuses the XML.
+        UserError: MuJoCo refuses the XML.
     """
 
     def __init__(self, xml: str, assets: dict[str, bytes]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from robot_wm.kinematics import RobotModel
-from robot_wm.types import FloatArray, ImageArray
+from robot_wm.types import FloatArray, ImageArray, UserError
 from sim_envs.tabletop import Tabletop
 
 _CLEARANCE_M = 0.04  # nearer than in a task: the arm may push the cube
@@ -30,7 +30,7 @@ class Play:
         object_share: share of the clips in which the object moves by itself.
 
     Raises:
-        ValueError: a value out of range.
+        UserError: a value out of range.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Play:
             ("object_share", object_share),
         ):
             if not 0 <= share <= 1:
-                raise ValueError(f"{name}: got {share}, want 0 to 1")
+                raise UserError(f"{name}: got {share}, want 0 to 1")
         for name, metres in (("wobble_m", wobble_m), ("drift_m", drift_m)):
             if not 0 <= metres < np.inf:
-                raise ValueError(f"{name}: got {metres}, want metres of 0 or more")
+                raise UserError(f"{name}: got {metres}, want metres of 0 or more")
         self._env = Tabletop(robot, image_size=image_size, random_look=True, detail_m=0.003)
         self._own_look_share, self._new_look_share = own_look_share, new_look_share
         self._object_share = object_share

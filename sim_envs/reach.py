@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from robot_wm.types import FloatArray, Goal, ImageArray, Judgement, Measure
+from robot_wm.types import FloatArray, Goal, ImageArray, Judgement, Measure, UserError
 from sim_envs.tabletop import CLEARANCE_M, NUM_DRAWS, Tabletop
 from sim_envs.trying import look_ahead, simulate
 
@@ -23,7 +23,7 @@ class ReachTask:
 
     def __init__(self, env: Tabletop, *, success_m: float = 0.04) -> None:
         if not 0 < success_m < np.inf:
-            raise ValueError(f"success_m: got {success_m}, want metres above 0")
+            raise UserError(f"success_m: got {success_m}, want metres above 0")
         self._env = env
         self._success_m = success_m
         self._goal_pose = np.zeros(4)
@@ -51,7 +51,7 @@ class ReachTask:
             apart; `cube` `[3]` (x, y in m, yaw in rad), clear of the gripper at both ends.
 
         Raises:
-            ValueError: the workspace has no room for one.
+            UserError: the workspace has no room for one.
         """
         rng, robot = np.random.default_rng(seed), self._env.robot
         table = [*robot.table_low, -np.pi], [*robot.table_high, np.pi]
@@ -63,7 +63,7 @@ class ReachTask:
             if far and clearance >= CLEARANCE_M:
                 poses = {"start": start.tolist(), "goal": goal.tolist(), "cube": cube.tolist()}
                 return {"seed": seed, **poses}
-        raise ValueError(
+        raise UserError(
             f"episode: no start and goal {MIN_START_DISTANCE_M} m apart, and cube {CLEARANCE_M} m "
             f"away from both, in the workspace of {robot.name}"
         )
@@ -72,11 +72,11 @@ class ReachTask:
         """Takes the goal picture, then puts the arm at the start.
 
         Raises:
-            ValueError: the episode lacks a pose, or the arm cannot be there.
+            UserError: the episode lacks a pose, or the arm cannot be there.
         """
         missing = {"seed", "start", "goal", "cube"} - set(episode)
         if missing:
-            raise ValueError(f"episode: got keys {sorted(episode)}, missing {sorted(missing)}")
+            raise UserError(f"episode: got keys {sorted(episode)}, missing {sorted(missing)}")
         start, goal, cube = (np.asarray(episode[key], float) for key in ("start", "goal", "cube"))
         self._seed = int(str(episode["seed"]))
         self._env.dress(self._seed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robot_wm.types import Decision, FloatArray, Goal, Observation
+from robot_wm.types import Decision, FloatArray, Goal, Observation, UserError
 from sim_envs.reach import ReachTask
 
 
@@ -33,7 +33,7 @@ class ReachDemonstrator:
         detour_share: float = 0.5,
     ) -> None:
         if num_steps < 6:
-            raise ValueError(f"num_steps: got {num_steps}, want at least 6")
+            raise UserError(f"num_steps: got {num_steps}, want at least 6")
         self._task = task
         self._num_steps = num_steps
         self._noise_m = noise_m

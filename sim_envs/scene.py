@@ -13,6 +13,7 @@ import numpy as np
 
 from robot_wm.kinematics import RobotModel
 from robot_wm.kinematics.mjcf import load_dm_mjcf
+from robot_wm.types import UserError
 from sim_envs.look import add_variety
 from sim_envs.meshes import coarsen
 
@@ -121,10 +122,10 @@ def wrist_of(robot: RobotModel) -> Camera:
     """A camera that rides on an arm.
 
     Raises:
-        ValueError: the arm's model does not say where.
+        UserError: the arm's model does not say where.
     """
     if robot.wrist is None:
-        raise ValueError(f"wrist_camera: the model of {robot.name} does not say where one rides")
+        raise UserError(f"wrist_camera: the model of {robot.name} does not say where one rides")
     position, point = (tuple(float(x) for x in where) for where in robot.wrist)
     return Camera("wrist", position, point, fovy_deg=75.0, on_tool=True)  # type: ignore[arg-type]
 
@@ -158,13 +159,13 @@ def compose(
         image_size: of the largest picture that is rendered, pixels.
 
     Raises:
-        ValueError: two things of one name.
+        UserError: two things of one name.
     """
     mjcf = load_dm_mjcf()
     names = [robot.name, *(block.name for block in objects)]
     if len({*names}) != len(names) or len({c.name for c in cameras}) != len(cameras):
         cams = ", ".join(camera.name for camera in cameras)
-        raise ValueError(f"scene: got {', '.join(names)}, cameras {cams}; want names of their own")
+        raise UserError(f"scene: got {', '.join(names)}, cameras {cams}; want names of their own")
     scene = mjcf.from_xml_string(_SURROUNDINGS)
     buffer = getattr(scene.visual, "global")
     buffer.offwidth, buffer.offheight = (max(n, image_size) for n in (640, 480))
@@ -190,7 +191,7 @@ def compose(
     arm.model = robot.name  # whatever its text calls it
     tool = arm.find("site", robot.tool)
     if tool is None:
-        raise ValueError(f"tool: {robot.name} has no site {robot.tool!r}")
+        raise UserError(f"tool: {robot.name} has no site {robot.tool!r}")
     for camera in cameras:
         _add_camera(scene, tool.parent, camera)
     scene.attach(arm)

@@ -10,7 +10,7 @@ import numpy as np
 
 from robot_wm.kinematics import RobotModel
 from robot_wm.kinematics.robot import STATE_NAMES
-from robot_wm.types import ActionSpec, FloatArray, Observation
+from robot_wm.types import ActionSpec, FloatArray, Observation, UserError
 from sim_envs.look import Look
 from sim_envs.physics import Physics
 from sim_envs.scene import Block, Camera, Table, compose, scale_of, stand_of, wrist_of
@@ -77,7 +77,7 @@ class Tabletop:
             (`compose`); 0 draws them all.
 
     Raises:
-        ValueError: the control period is not a multiple of the physics step, or no camera.
+        UserError: the control period is not a multiple of the physics step, or no camera.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class Tabletop:
         cameras = (front,) if cameras is None else tuple(cameras)
         cameras += (wrist_of(robot),) if wrist_camera else ()
         if not 0 < control_hz < np.inf:
-            raise ValueError(f"control_hz: got {control_hz}, want a rate above zero")
+            raise UserError(f"control_hz: got {control_hz}, want a rate above zero")
         for camera in cameras:
             away = np.abs(np.subtract(camera.position, camera.look_at))
             if random_look and not camera.on_tool and max(away[:2]) < _STEEP * away[2]:
-                raise ValueError(
+                raise UserError(
                     f"cameras: {camera.name} looks straight down, and a random look would turn its "
                     f"picture any way; move it aside, or want random_look=False"
                 )
         if not cameras:
-            raise ValueError("cameras: got none, want at least 1")
+            raise UserError("cameras: got none, want at least 1")
         self._robot = robot
         self._objects = {block.name: block for block in objects}
         # What rides on the arm is named by it.
@@ -135,7 +135,7 @@ class Tabletop:
         substeps = 1.0 / control_hz / self._physics.timestep_s
         self._substeps = round(substeps)
         if self._substeps < 1 or abs(substeps - self._substeps) > 1e-6:
-            raise ValueError(
+            raise UserError(
                 f"control_hz: got {control_hz}, want a period that is a whole number of physics "
                 f"steps of {self._physics.timestep_s} s"
             )
@@ -193,17 +193,17 @@ class Tabletop:
             tick_s: from one of its commands to the next.
 
         Raises:
-            ValueError: the tick is not a whole number of physics steps, the control period no
+            UserError: the tick is not a whole number of physics steps, the control period no
                 whole number of ticks, or the arm stands where it may not.
         """
         steps = tick_s / self._physics.timestep_s
         if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
-            raise ValueError(
+            raise UserError(
                 f"tick_s: got {tick_s}, want a whole number of physics steps of "
                 f"{self._physics.timestep_s} s"
             )
         if self._substeps % round(steps):
-            raise ValueError(
+            raise UserError(
                 f"tick_s: got {tick_s}, want a part of the control period, {self._control_dt:g} s"
             )
         self._begin, self._tick_steps = begin, round(steps)
@@ -231,7 +231,7 @@ class Tabletop:
             clearance_m: between two middles; more where they are so large that they would touch.
 
         Raises:
-            ValueError: the table has no room for them.
+            UserError: the table has no room for them.
         """
         low = np.array([*self._robot.table_low, -np.pi])
         high = np.array([*self._robot.table_high, np.pi])
@@ -246,7 +246,7 @@ class Tabletop:
                 if all(np.linalg.norm(pose[:2] - place) >= least for place, least in clear):
                     break
             else:
-                raise ValueError(
+                raise UserError(
                     f"objects: got {len(self._objects)}, the table has no room for {name} clear "
                     f"of the others"
                 )
@@ -270,11 +270,11 @@ class Tabletop:
             objects: name -> pose `[3]`; where one is not named, it stays where it is.
 
         Raises:
-            ValueError: the arm cannot be there, or an object of another name.
+            UserError: the arm cannot be there, or an object of another name.
         """
         joints, error_m = self._robot.reach(pose[:3], self._robot.home)
         if not error_m < 0.005:
-            raise ValueError(f"pose: got {pose}, {error_m:.3f} m out of the arm's reach")
+            raise UserError(f"pose: got {pose}, {error_m:.3f} m out of the arm's reach")
         joints = self._robot.opened(joints, pose[3])
         data = self._physics.data
         stay = {name: data.joint(f"{name}/").qpos.copy() for name in self._objects}
@@ -299,10 +299,10 @@ class Tabletop:
         """Lays an object on the table, at rest, at a pose `[3]`.
 
         Raises:
-            ValueError: none of that name.
+            UserError: none of that name.
         """
         if name not in self._objects:
-            raise ValueError(f"object: got {name!r}, want one of {', '.join(self._objects)}")
+            raise UserError(f"object: got {name!r}, want one of {', '.join(self._objects)}")
         joint, half_yaw = self._physics.data.joint(f"{name}/"), pose[2] / 2
         height = self._objects[name].half_size[2] + _ABOVE_M
         joint.qpos[:] = (*pose[:2], height, np.cos(half_yaw), 0, 0, np.sin(half_yaw))
@@ -368,7 +368,7 @@ class Tabletop:
             of the workspace and of the arm's reach, and after what blocked it.
 
         Raises:
-            ValueError: wrong size or not finite; nothing moves.
+            UserError: wrong size or not finite; nothing moves.
             PhysicsError: the simulation diverged.
         """
         before = self._target

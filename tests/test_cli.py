@@ -48,6 +48,37 @@ def refused(capsys, *words):
     return err.splitlines()[-1]
 
 
+def test_a_fault_of_ours_keeps_its_traceback_and_says_where_to_report_it(capsys, monkeypatch):
+    def broken(config):
+        raise ValueError("nobody's mistake but ours")
+
+    monkeypatch.setattr("robot_wm.cli.collect.run", broken)
+    code, _, err = run(capsys, "collect", "out=x")
+    assert code == 70 and "Traceback" in err and "nobody's mistake but ours" in err
+    assert "report it" in err.splitlines()[-2] + err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("word", "texts"),
+    [
+        ("[bild-ä.png]", ["bild-ä.png"]),
+        ("[~/b.png,a(1).png]", [str(Path.home() / "b.png"), "a(1).png"]),
+        ("['it''s.png', b=c.png, x y.png]", ["it's.png", "b=c.png", "x y.png"]),
+        ("[a.png,/tmp/b.png]", ["a.png", "/tmp/b.png"]),
+    ],
+)
+def test_text_in_a_list_is_taken_as_text_outside_of_one(word, texts):
+    config = load_config("plan", ["checkpoint=x", "goal=y", f"then={word}"])
+    assert list(config.then) == texts
+    cameras = f"robot.cameras={{front: {{type: opencv, names: {word}}}}}"
+    config = load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y", cameras])
+    assert list(config.robot.cameras.front.names) == texts
+
+
+def test_a_list_that_does_not_end_is_one_line(capsys):
+    assert "then" in refused(capsys, "plan", "checkpoint=x", "goal=y", "then=[a(1).png")
+
+
 def test_help_names_every_command(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from hardware.reasons import Kind, Reason, said
 from hardware.states import Event, State, StateMachine
 
 # rows: state; columns: arm stop park reset plan wait fault parked
@@ -25,7 +26,7 @@ WAY = {
 def machine_in(state):
     machine = StateMachine()
     for event in WAY[state]:
-        machine.on(Event(event), "made to")
+        machine.on(Event(event), Reason(Kind.ASKED_FOR))
     assert machine.state is State(state)
     return machine
 
@@ -34,24 +35,25 @@ def machine_in(state):
 def test_every_pair(state, event):
     machine = machine_in(state.value)
     want = ROWS[state.value][[e.value for e in Event].index(event.value)]
-    assert machine.on(event, "why") is State(want) is machine.state
+    assert machine.on(event, Reason(Kind.ASKED_FOR)) is State(want) is machine.state
 
 
 def test_a_fault_stays_with_its_first_reason():
     machine = machine_in("running")
-    machine.on(Event.FAULT, "the bus is silent")
-    machine.on(Event.FAULT, "and another")
+    silent = said(Kind.NO_ANSWER, "the bus is silent")
+    machine.on(Event.FAULT, silent)
+    machine.on(Event.FAULT, said(Kind.DEVICE, "and another"))
     for event in Event:
         if event is not Event.RESET:
             assert machine.on(event) is State.FAULTED
-            assert machine.reason == "the bus is silent"
-    assert machine.on(Event.RESET) is State.IDLE and machine.reason == ""
+            assert machine.reason is silent
+    assert machine.on(Event.RESET) is State.IDLE and machine.reason is None
 
 
 def test_what_may_not_happen_says_so():
     machine = machine_in("idle")
     machine.on(Event.PLAN)
-    assert machine.reason == "plan while idle"
+    assert machine.reason == Reason(Kind.WRONG_EVENT, {"event": "plan", "state": "idle"})
 
 
 def test_nothing_but_a_reset_leaves_a_fault():

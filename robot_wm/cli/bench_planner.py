@@ -42,6 +42,7 @@ from robot_wm.types import (
     ImageArray,
     Observation,
     Plan,
+    UserError,
     check_counts,
     list_goals,
 )
@@ -79,9 +80,9 @@ def run(config: DictConfig) -> None:
     for budget in config.budgets:
         check_counts(budgets=budget)
     if not config.course or min(config.course) < 1:
-        raise ValueError(f"course: got {list(config.course)}, want numbers of 1 or more")
+        raise UserError(f"course: got {list(config.course)}, want numbers of 1 or more")
     if not config.budgets or min(config.budgets) < 16:
-        raise ValueError(f"budgets: got {list(config.budgets)}, want evaluated samples, 16 or more")
+        raise UserError(f"budgets: got {list(config.budgets)}, want evaluated samples, 16 or more")
     for name in config.planners:
         at_budget(name, config.budgets[0], config.planner.horizon)
     out = output_dir(config.out) if config.out else None
@@ -89,7 +90,7 @@ def run(config: DictConfig) -> None:
     model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
     model.to(device)
     if not isinstance(model, LatentWorldModel):
-        raise ValueError(
+        raise UserError(
             f"checkpoint: of the family {family_of(model).name}; the plain way knows the latent one"
         )
     longest = model.info.longest_horizon
@@ -98,7 +99,7 @@ def run(config: DictConfig) -> None:
         ("planner.horizon", config.planner.horizon),
     ):
         if horizon > longest:
-            raise ValueError(f"{key}: got {horizon}, want at most {longest} for this checkpoint")
+            raise UserError(f"{key}: got {horizon}, want at most {longest} for this checkpoint")
     simulation = build_simulation(config.env)
     limits: Any = OmegaConf.to_container(config.controller.limits)
     bounds = legal_actions(model, simulation.env, limits)
@@ -338,10 +339,10 @@ def at_budget(name: str, budget: int, horizon: int) -> Planner:
     """A planner of configs/planner whose evaluations come to about `budget`.
 
     Raises:
-        ValueError: no planner of that name.
+        UserError: no planner of that name.
     """
     if name not in groups()["planner"]:
-        raise ValueError(f"planners: got {name!r}, want some of {', '.join(groups()['planner'])}")
+        raise UserError(f"planners: got {name!r}, want some of {', '.join(groups()['planner'])}")
     config = compose_config("eval", [f"planner={name}"]).planner
     return instantiate(config, horizon=horizon).with_budget(budget)
 

@@ -24,14 +24,14 @@ from robot_wm.cli.collect import collect
 from robot_wm.cli.config import load_config
 from robot_wm.cli.console import Progress, finish, say
 from robot_wm.cli.train import resume_file
-from robot_wm.types import check_counts
+from robot_wm.types import RunError, check_counts
 
 _FULL = {"kills": 50, "kills_in_save": 20}
 _COMMAND = "import sys; from robot_wm.cli import main; sys.exit(main(sys.argv[1:]))"
 _LONGEST_S = 300.0  # of one start to its end
 
 
-class ResumeError(RuntimeError):
+class ResumeError(RunError):
     """A training that was killed came to other weights, or left what cannot be read."""
 
 

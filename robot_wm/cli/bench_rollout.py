@@ -14,7 +14,7 @@ from torch import Tensor
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import finish, say
 from robot_wm.predictor import Predictor, PredictorConfig, rollout_recomputed
-from robot_wm.types import check_counts
+from robot_wm.types import UserError, check_counts
 
 _ACTION_DIM = _STATE_DIM = 4
 
@@ -25,7 +25,7 @@ def run(config: DictConfig) -> None:
     num, context, repeats = config.num_candidates, config.context_frames, config.repeats
     check_counts(num_candidates=num, context_frames=context, repeats=repeats)
     if not settings["horizons"]:
-        raise ValueError("horizons: got none, want a list such as [1,2,4,8]")
+        raise UserError("horizons: got none, want a list such as [1,2,4,8]")
     for horizon in settings["horizons"]:
         check_counts(horizons=horizon)
     horizons = sorted(settings["horizons"])

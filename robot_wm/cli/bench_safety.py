@@ -41,7 +41,15 @@ from robot_wm.cli.control import make_controller
 from robot_wm.cli.rehearsal import Rehearsal, legal_pose
 from robot_wm.cli.robots import build_robot
 from robot_wm.kinematics import Chain, Limits
-from robot_wm.types import ActionSpec, FloatArray, Goal, Observation, PlanningError
+from robot_wm.types import (
+    ActionSpec,
+    FloatArray,
+    Goal,
+    Observation,
+    PlanningError,
+    RunError,
+    UserError,
+)
 
 _FULL = {"sequences": 10_000, "stops": 50, "kills": 100, "jitter_s": 60.0}
 _REPLAYED = 20  # every so many sequences
@@ -57,13 +65,13 @@ def run(config: DictConfig) -> None:
     counts = {key: value if config.full else config[key] for key, value in _FULL.items()}
     for name in ("sequences", "ticks", "stops", "kills"):
         if int(counts.get(name, config.ticks)) < 1:
-            raise ValueError(f"{name}: got {counts.get(name, config.ticks)}, want at least 1")
+            raise UserError(f"{name}: got {counts.get(name, config.ticks)}, want at least 1")
     if not 0 < counts["jitter_s"] < math.inf:
-        raise ValueError(f"jitter_s: got {counts['jitter_s']}, want seconds above 0")
+        raise UserError(f"jitter_s: got {counts['jitter_s']}, want seconds above 0")
     out = None if config.out is None else output_dir(config.out)
     robot = build_robot(config.robot)
     if robot.park is None:
-        raise ValueError("robot.rest: the bench begins and ends there, and it is not given")
+        raise UserError("robot.rest: the bench begins and ends there, and it is not given")
     work = Path(tempfile.mkdtemp(prefix="robot_wm_safety_"))
     try:
         given: Any = OmegaConf.to_container(config.robot.settings)
@@ -103,7 +111,7 @@ def run(config: DictConfig) -> None:
         raise SafetyError(f"promises broken: {', '.join(broken)}")
 
 
-class SafetyError(RuntimeError):
+class SafetyError(RunError):
     """A promise does not hold."""
 
 
@@ -295,7 +303,7 @@ class Bench:
         """Joints `[J]`, rad, that are legal but for a corner of the arm outside the box.
 
         Raises:
-            ValueError: the box holds the arm wherever it is.
+            UserError: the box holds the arm wherever it is.
         """
         probe = Governor(self.limits, self.chain.corners, self.rest)
         rng = np.random.default_rng(self.seed)
@@ -303,7 +311,7 @@ class Bench:
             joints = rng.uniform(self.limits.low, self.limits.high)
             if probe.problem(joints):  # drawn within the joints' limits: only the box is left
                 return joints
-        raise ValueError("robot.limits: the box holds the whole arm wherever it is")
+        raise UserError("robot.limits: the box holds the whole arm wherever it is")
 
     def _arming(self) -> Iterator[tuple[str, bool]]:
         """Conditions under which the arm must not be armed, and whether it was."""

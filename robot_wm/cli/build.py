@@ -17,7 +17,7 @@ from hardware.governor import Governor
 from robot_wm.cli.robots import build_robot
 from robot_wm.contracts import check_env, check_task, hold_to, is_ours
 from robot_wm.kinematics import RobotModel
-from robot_wm.types import Controller, Env, FloatArray, Task
+from robot_wm.types import Controller, Env, FloatArray, Task, UserError
 from sim_envs.manifest import episodes_of
 from sim_envs.tabletop import Tabletop
 
@@ -53,10 +53,10 @@ class Simulation:
         """The task's scripted expert.
 
         Raises:
-            ValueError: it has none.
+            UserError: it has none.
         """
         if self.config.demonstrator is None:
-            raise ValueError(f"env.demonstrator: {self.name} has none")
+            raise UserError(f"env.demonstrator: {self.name} has none")
         expert = instantiate(self.config.demonstrator, task=self.task, num_steps=self.num_steps)
         return check_parts(expert, str(self.config.demonstrator._target_), ("reset", "act"))
 
@@ -65,16 +65,16 @@ def build_simulation(config: DictConfig) -> Simulation:
     """The env and task of an `env` group.
 
     Raises:
-        ValueError: a value that the env does not take.
+        UserError: a value that the env does not take.
     """
     if config.num_steps < 1:
-        raise ValueError(f"env.num_steps: got {config.num_steps}, want at least 1")
+        raise UserError(f"env.num_steps: got {config.num_steps}, want at least 1")
     robot = build_robot(config)
 
     def make_env() -> Env:
         env = instantiate(config.robot, robot=robot)
         if config.governed and not hasattr(env, "govern"):
-            raise ValueError(
+            raise UserError(
                 f"env.governed: {config.robot._target_} has no governor; want env.governed=false"
             )
         if config.governed:
@@ -88,7 +88,7 @@ def build_simulation(config: DictConfig) -> Simulation:
     check_parts(task, str(config.task._target_), parts)
     hold_to(lambda: check_task(lambda: instantiate(config.task, env=make_env())), task)
     if config.name == "reach" and not is_ours(task):
-        raise ValueError(f"env.name: got reach, want a name for {config.task._target_}")
+        raise UserError(f"env.name: got reach, want a name for {config.task._target_}")
     return Simulation(f"{robot.name}_{config.name}", robot, env, task, config.num_steps, config)
 
 
@@ -96,7 +96,7 @@ def govern(env: Tabletop, robot: RobotModel) -> None:
     """Puts the governor that drives the real arm between the env and its simulated motors.
 
     Raises:
-        ValueError: the arm stands where its limits do not let it.
+        UserError: the arm stands where its limits do not let it.
     """
     limits = robot.limits
     probe = Governor(limits, robot.chain.corners, limits.seat(robot.home))
@@ -105,7 +105,7 @@ def govern(env: Tabletop, robot: RobotModel) -> None:
         joints, _ = robot.reach(wish[:3], robot.home)
         problem = probe.problem(limits.seat(robot.opened(joints, wish[3])))
         if problem:
-            raise ValueError(f"env.limits: the arm may not stand at {wish.round(3)} m: {problem}")
+            raise UserError(f"env.limits: the arm may not stand at {wish.round(3)} m: {problem}")
 
     def begin(joints: FloatArray) -> GovernedTicks:
         return GovernedTicks(Governor(limits, robot.chain.corners, limits.seat(joints)))
@@ -130,7 +130,7 @@ def pick_device(name: str) -> torch.device:
     """`auto` is a CUDA device where there is one, else the processor.
 
     Raises:
-        ValueError: not a device of this machine.
+        UserError: not a device of this machine.
     """
     import torch
 
@@ -140,7 +140,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
+        raise UserError(
             f"device: got {name!r}, want auto, cpu, or a GPU of this machine"
         ) from error
     return device
@@ -150,11 +150,11 @@ def check_parts(made: Any, target: str, parts: Sequence[str]) -> Any:
     """What a `_target_` of the caller's made, which is to have some parts.
 
     Raises:
-        ValueError: it lacks one.
+        UserError: it lacks one.
     """
     missing = [part for part in parts if not hasattr(made, part)]
     if missing:
-        raise ValueError(f"{target}: made a {type(made).__name__} without {', '.join(missing)}")
+        raise UserError(f"{target}: made a {type(made).__name__} without {', '.join(missing)}")
     return made
 
 
@@ -162,12 +162,12 @@ def instantiate(config: DictConfig, **facts: Any) -> Any:
     """hydra's instantiate, with the constructor's own complaint as a ValueError.
 
     Raises:
-        ValueError: the constructor refuses its arguments.
+        UserError: the constructor refuses its arguments.
     """
     try:  # hydra would make configurations of facts that are dataclasses
         make = hydra.utils.instantiate(config, _partial_=True)
         return functools.partial(make, **facts) if config.get("_partial_") else make(**facts)
     except InstantiationException as error:
-        raise ValueError(str(error.__cause__ or error)) from error
+        raise UserError(str(error.__cause__ or error)) from error
     except TypeError as error:
-        raise ValueError(f"{config.get('_target_')}: {error}") from error
+        raise UserError(f"{config.get('_target_')}: {error}") from error

@@ -14,7 +14,7 @@ from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.demonstrating import Demonstration, demonstrate, privileged
 from robot_wm.cli.workers import map_in_order
 from robot_wm.data import DatasetWriter
-from robot_wm.types import Judgement
+from robot_wm.types import Judgement, UserError
 
 SEEDS_PER_RUN = 100_000  # episodes of one `seed`; the manifests begin above 80 of them
 
@@ -46,7 +46,7 @@ def collect(config: DictConfig, out: Path) -> list[Judgement]:
     Each episode is on disk before the next begins: an interrupted collection loses at most one.
 
     Raises:
-        ValueError: a number out of range, or a control rate that no whole fps says.
+        UserError: a number out of range, or a control rate that no whole fps says.
         FileExistsError: `out` is not empty.
     """
     check_collection(config.num_episodes, config.seed)
@@ -56,7 +56,7 @@ def collect(config: DictConfig, out: Path) -> list[Judgement]:
     cameras = {name: (im.shape[0], im.shape[1]) for name, im in observation.images.items()}
     spec, fps = env.action_spec, round(1 / env.control_dt)
     if abs(fps * env.control_dt - 1) > 1e-6:
-        raise ValueError(
+        raise UserError(
             f"control_dt: the env's is {env.control_dt:g} s; a LeRobot dataset needs a whole "
             f"number of frames per second"
         )
@@ -95,12 +95,12 @@ def check_collection(num_episodes: int, seed: int) -> None:
     """Keeps demonstrations apart from the manifests.
 
     Raises:
-        ValueError: a number out of range.
+        UserError: a number out of range.
     """
     if not 1 <= num_episodes <= SEEDS_PER_RUN:
-        raise ValueError(f"num_episodes: got {num_episodes}, want 1 to {SEEDS_PER_RUN}")
+        raise UserError(f"num_episodes: got {num_episodes}, want 1 to {SEEDS_PER_RUN}")
     if not 0 <= seed < 80:
-        raise ValueError(f"seed: got {seed}, want 0 to 79: the manifests lie beyond")
+        raise UserError(f"seed: got {seed}, want 0 to 79: the manifests lie beyond")
 
 
 def _demonstrations(config: DictConfig, seeds: range) -> Iterator[Demonstration]:

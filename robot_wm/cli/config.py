@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from robot_wm.cli.extensions import config_folder
+from robot_wm.types import UserError
 
 # These take a path or a hub id, which is quoted so that hydra's grammar leaves it alone.
 _TEXT_KEYS = ("out", "checkpoint", "goal", "cache", "source", "weights", "init", "camera", "state")
+_PARSER = OverridesParser.create()
 _ROOT = Path(__file__).resolve().parents[1]
 # In whose place a caller may put something of their own.
 _REPLACED = ("planner", "encoder", "env.task", "env.robot", "env.demonstrator")
 
 
-class UsageError(ValueError):
+class UsageError(UserError):
     """The command line asks for something that is not there."""
 
 
@@ -175,7 +180,35 @@ def _split(word: str, top: dict[str, Any]) -> list[tuple[str, str]]:
         raise UsageError(f"{key}: got {value!r}, want one of {', '.join(choices[key])}")
     if key.split(".")[-1] in _TEXT_KEYS and value != "null":
         value = _quote(value)
+    elif value[:1] in ("[", "{"):
+        value = _quote_inside(key, value)
     return [(key, value)]
+
+
+def _quote_inside(key: str, value: str) -> str:
+    """Quotes the texts of a list or a mapping where hydra's grammar does not take them as they are.
+
+    Raises:
+        UsageError: it is neither in hydra's grammar nor in YAML's.
+    """
+    try:
+        _PARSER.parse_override(f"{key}={value}")
+        return value
+    except HydraException:
+        pass
+    try:
+        return _in_grammar(yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{key}: got {value!r}, want such as [a,b] or {{a: b}}") from error
+
+
+def _in_grammar(value: object) -> str:
+    """Writes a value so that hydra's grammar reads it back."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_in_grammar(own)}" for key, own in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_in_grammar, value)) + "]"
+    return _quote(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _check_key(key: str, known: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from robot_wm.types import Outcome
+from robot_wm.types import Outcome, UserError
 
 
 class Progress:
@@ -79,13 +79,13 @@ def ask(text: str) -> str:
     """Asks the human on stderr: stdout is for the result.
 
     Raises:
-        ValueError: the input has ended (Ctrl-D).
+        UserError: the input has ended (Ctrl-D).
     """
     print(text, end="", file=sys.stderr, flush=True)
     try:
         return input()
     except EOFError:
-        raise ValueError("nobody answers: the input has ended") from None
+        raise UserError("nobody answers: the input has ended") from None
 
 
 def finish(figures: Mapping[str, object]) -> None:

@@ -19,7 +19,7 @@ from robot_wm.models import ModelInfo, TrainableModel, device_of
 from robot_wm.objectives import Objective, region_weights
 from robot_wm.precision import choose_precision
 from robot_wm.robots import LEROBOT_ARMS
-from robot_wm.types import ActionSpec
+from robot_wm.types import ActionSpec, UserError
 
 
 class Controlled(Protocol):
@@ -38,19 +38,19 @@ def make_controller(model: TrainableModel, env: Controlled, config: DictConfig) 
     """The model's MPC for a robot, and what goes around it, as a configuration says.
 
     Raises:
-        ValueError: the checkpoint is for another robot or another control rate, or a setting that
+        UserError: the checkpoint is for another robot or another control rate, or a setting that
             it cannot follow.
     """
     info, device = model.info, device_of(model)
     if abs(info.dt - env.control_dt) > 1e-3:
-        raise ValueError(
+        raise UserError(
             f"checkpoint: it imagines steps of {info.dt:g} s, the env takes {env.control_dt:g} s"
         )
     planner = instantiate(config.planner)
     check_parts(planner, str(config.planner._target_), ("horizon", "plan", "with_budget"))
     hold_to(lambda: check_planner(lambda: instantiate(config.planner)), planner)
     if planner.horizon > info.longest_horizon:
-        raise ValueError(
+        raise UserError(
             f"planner.horizon: got {planner.horizon}, want at most {info.longest_horizon}: so far "
             f"the checkpoint imagines"
         )
@@ -83,18 +83,18 @@ def make_controller(model: TrainableModel, env: Controlled, config: DictConfig) 
 
 
 def check_cameras(info: ModelInfo, cameras: Iterable[str]) -> None:
-    """Raises ValueError unless a model's cameras are among those that there are."""
+    """Raises UserError unless a model's cameras are among those that there are."""
     there = list(cameras)
     missing = [name for name in info.cameras if name not in there]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"checkpoint: it sees through {', '.join(info.cameras)}; there is no "
             f"{', '.join(missing)}, only {', '.join(there) or 'none'}"
         )
 
 
 def check_same_arm(info: ModelInfo, robot: RobotModel, kind: str | None = None) -> None:
-    """Raises ValueError where a model is known to be of another arm.
+    """Raises UserError where a model is known to be of another arm.
 
     Args:
         info: of the model.
@@ -104,7 +104,7 @@ def check_same_arm(info: ModelInfo, robot: RobotModel, kind: str | None = None) 
     if info.robot is None or info.robot == kind:
         return
     if LEROBOT_ARMS.get(info.robot, info.robot) != robot.name:
-        raise ValueError(
+        raise UserError(
             f"checkpoint: made for another robot: trained on a {info.robot}, this is a {robot.name}"
         )
 
@@ -113,7 +113,7 @@ def make_economy(config: DictConfig, device: torch.device) -> Economy:
     """Where imagining saves work, as a `controller.economy` says.
 
     Raises:
-        ValueError: a setting out of range.
+        UserError: a setting out of range.
     """
     settings: Any = OmegaConf.to_container(config)
     if settings["precision"] == "auto":
@@ -126,12 +126,12 @@ def legal_actions(model: TrainableModel, env: Controlled, limits: dict[str, Any]
     """What the robot can do, the training data knows, and the user allows.
 
     Raises:
-        ValueError: they do not meet.
+        UserError: they do not meet.
     """
     try:
         bounds = env.action_spec.within(model.info.action_spec)
     except ValueError as error:
-        raise ValueError(f"checkpoint: made for another robot than the env: {error}") from error
+        raise UserError(f"checkpoint: made for another robot than the env: {error}") from error
     own = {key: value for key, value in limits.items() if value is not None and value != {}}
     if "trust_radius" not in own:
         own.pop("trust_norm", None)  # of no region
@@ -142,13 +142,13 @@ def make_objective(model: TrainableModel, config: DictConfig) -> Callable[[Tenso
     """The goal's latent to the objective that an `objective` group describes.
 
     Raises:
-        ValueError: a region of an encoder whose tokens have no place, or that is no region.
+        UserError: a region of an encoder whose tokens have no place, or that is no region.
     """
     settings: Any = OmegaConf.to_container(config)
     region = settings.pop("region", None)
     if region is not None:
         if settings.get("token_weights") is not None:
-            raise ValueError("objective: got token_weights and region, want one of them")
+            raise UserError("objective: got token_weights and region, want one of them")
         settings["token_weights"] = region_weights(model.info.grid, region)
     if settings.get("action_unit") is None:
         settings["action_unit"] = model.info.action_spec.unit.tolist()
@@ -167,7 +167,7 @@ def _energy(model: TrainableModel, config: DictConfig, name: str) -> float | Non
         return share
     if known is None:
         if name == "margin":
-            raise ValueError("controller.margin: the checkpoint does not know what a step is worth")
+            raise UserError("controller.margin: the checkpoint does not know what a step is worth")
         return None
     return share * known
 

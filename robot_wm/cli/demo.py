@@ -15,6 +15,7 @@ from robot_wm.cli.console import Stages, finish, say
 from robot_wm.cli.eval import evaluate_checkpoint, table, to_report
 from robot_wm.cli.train import TrainingRun, resume_file, train_from_config
 from robot_wm.report import write_report
+from robot_wm.types import UserError
 
 
 def run(config: DictConfig) -> None:
@@ -22,7 +23,7 @@ def run(config: DictConfig) -> None:
     out = Path(config.out)
     check_collection(config.num_demonstrations, config.seed)
     if config.num_episodes < 1:
-        raise ValueError(f"num_episodes: got {config.num_episodes}, want at least 1")
+        raise UserError(f"num_episodes: got {config.num_episodes}, want at least 1")
     checkpoint = find_checkpoint(config.checkpoint) if config.checkpoint else out / "checkpoint"
     _claim(out)
     debug = ["experiment=debug"] if config.debug else []

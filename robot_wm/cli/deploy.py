@@ -50,7 +50,7 @@ from robot_wm.cli.devices import Device, end, open_device
 from robot_wm.cli.pictures import goal_files, plain, read_picture
 from robot_wm.cli.robots import build_robot
 from robot_wm.kinematics import Limits, RobotModel
-from robot_wm.types import Outcome
+from robot_wm.types import Outcome, RunError, UserError
 
 _START_S = 120.0  # for a model to load
 _END_S = 10.0
@@ -60,7 +60,7 @@ _SETTLE_S = 10.0  # for an arm to come to rest before it is armed
 _Waited = TypeVar("_Waited", ControllerReady, PlannerReady, Status)
 
 
-class DeployError(RuntimeError):
+class DeployError(RunError):
     """The arm stopped before the run was over."""
 
 
@@ -68,28 +68,28 @@ def run(config: DictConfig) -> None:
     """Checks, asks, runs, and says what became of it.
 
     Raises:
-        ValueError: something that keeps the arm from being armed.
+        UserError: something that keeps the arm from being armed.
         DeployError: a fault, or the planner's end.
     """
     # A shell has commands in the background ignore it; what drives an arm never does.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.mode not in ("run", "dry-run"):
-        raise ValueError(f"mode: got {config.mode!r}, want run or dry-run")
+        raise UserError(f"mode: got {config.mode!r}, want run or dry-run")
     if config.num_steps < 1:
-        raise ValueError(f"num_steps: got {config.num_steps}, want at least 1")
+        raise UserError(f"num_steps: got {config.num_steps}, want at least 1")
     if config.park and config.robot.rest is None:
-        raise ValueError("park: robot.rest is not given: the joints where it may go limp")
+        raise UserError("park: robot.rest is not given: the joints where it may go limp")
     asks = config.confirm and config.mode == "run"
     if asks and not sys.stdin.isatty():
-        raise ValueError("confirm: nobody at a terminal to ask; confirm=false goes without")
+        raise UserError("confirm: nobody at a terminal to ask; confirm=false goes without")
     if config.view is not None and config.view != "rerun" and not str(config.view).endswith(".rrd"):
-        raise ValueError(f"view: got {config.view!r}, want rerun or a file that ends in .rrd")
+        raise UserError(f"view: got {config.view!r}, want rerun or a file that ends in .rrd")
     if config.view is not None and config.view != "rerun" and Path(config.view).exists():
-        raise ValueError(f"view: {config.view} exists: name a new file")
+        raise UserError(f"view: {config.view} exists: name a new file")
     if config.view is not None and importlib.util.find_spec("rerun") is None:
-        raise ValueError("view: Rerun is not installed; run pip install 'robot-wm[rerun]'")
+        raise UserError("view: Rerun is not installed; run pip install 'robot-wm[rerun]'")
     if config.record is not None and config.mode != "run":
-        raise ValueError(
+        raise UserError(
             "record: a dry run moves nothing, and would teach that nothing moves; want mode=run"
         )
     out = output_dir(config.out)
@@ -102,7 +102,7 @@ def run(config: DictConfig) -> None:
     try:
         settings = PilotSettings(**given)
     except TypeError as error:
-        raise ValueError(f"robot.settings: {error}") from error
+        raise UserError(f"robot.settings: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
     record = out / f"flight-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
     with open_device(config.robot, robot) as device:
@@ -146,14 +146,14 @@ def ask_human(limits: Limits) -> None:
     """Lets the human say whether the arm may move.
 
     Raises:
-        ValueError: no.
+        UserError: no.
     """
     say(
         f"The arm is going to move, its tip at up to {float(limits.tip_speed):g} m/s. Keep people "
         f"out of its reach and a hand on its power switch. Any key stops it."
     )
     if ask("Type yes to arm: ").strip().lower() != "yes":
-        raise ValueError("not armed: the answer was not yes")
+        raise UserError("not armed: the answer was not yes")
 
 
 class Live:
@@ -273,7 +273,7 @@ class Crew:
         """Returns once the arm is read and the model loaded; what the human should know.
 
         Raises:
-            ValueError: one of them refuses, and why.
+            UserError: one of them refuses, and why.
             DeployError: one of the processes ended.
         """
         own = self._wait(self._controller, "arm", ControllerReady)
@@ -313,7 +313,7 @@ class Crew:
             ended = self._ended()  # before what it has said last is read
             for message in wire.receive():
                 if isinstance(message, Refused):
-                    raise ValueError(message.text)
+                    raise UserError(message.text)
                 if isinstance(message, kind):
                     return message
             if wire is not self._controller:
@@ -334,7 +334,7 @@ class Crew:
         """Arms, tells how it goes, ends; what became of it.
 
         Raises:
-            ValueError: the arm may not be armed.
+            UserError: the arm may not be armed.
         """
         heard = []
         while more := self._controller.receive():  # it may not be able to say more than waits here
@@ -370,7 +370,7 @@ class Crew:
                 result.fault, over = Reason(Kind.CONTROLLER_GONE), True
         self._hear_planner(result, live)  # it may have said its last just before the end
         if not_armed is not None:
-            raise ValueError(f"not armed: {not_armed}")
+            raise UserError(f"not armed: {not_armed}")
         return result
 
     def _follow_arming(self, status: Status, until_s: float, live: Live) -> Reason | None:

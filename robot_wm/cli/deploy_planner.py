@@ -44,7 +44,7 @@ from robot_wm.controller import GoalSequence
 from robot_wm.kinematics import RobotModel
 from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
 from robot_wm.runtime import GuardError, Recorder, Step, run_episode
-from robot_wm.types import ActionSpec, Goal, Guard, Observation, Outcome
+from robot_wm.types import ActionSpec, Goal, Guard, Observation, Outcome, UserError
 
 _TOOL_MARGIN_M = 0.02  # of the tool in a box that every corner of the gripper has to stay in
 
@@ -87,7 +87,7 @@ def main(words: list[str]) -> int:
     assert isinstance(config, DictConfig)
     try:
         run = prepare(task, config, wire)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         human.send(Refused(text=str(error)[:4000]))
         return 2
     what = f"{config.checkpoint}, {len(run.goals)} goal picture(s)"
@@ -152,7 +152,7 @@ def prepare(task: PlannerTask, config: DictConfig, wire: Wire) -> Run:
     """All that must be in order before an arm may move.
 
     Raises:
-        ValueError: a checkpoint for another robot, a picture that does not fit, or is not normal.
+        UserError: a checkpoint for another robot, a picture that does not fit, or is not normal.
         OSError: a file that cannot be read or written.
     """
     directory = find_checkpoint(config.checkpoint)
@@ -232,7 +232,7 @@ def make_actions(
             and is held as it was, else in the arm's workspace and as at its home.
 
     Raises:
-        ValueError: any other number, or joints whose units are not known.
+        UserError: any other number, or joints whose units are not known.
     """
     low, high = robot.workspace_low.copy(), robot.workspace_high.copy()
     if learned is not None:
@@ -240,7 +240,7 @@ def make_actions(
     low[:3] = np.maximum(low[:3], robot.limits.box_low + _TOOL_MARGIN_M)
     high[:3] = np.minimum(high[:3], robot.limits.box_high - _TOOL_MARGIN_M)
     if not (low[:3] < high[:3]).all():
-        raise ValueError(
+        raise UserError(
             f"robot.limits: the box leaves nothing of where the model plans, "
             f"{low[:3].round(3)} to {high[:3].round(3)} m are left"
         )
@@ -251,7 +251,7 @@ def make_actions(
     if spec.size == 7:
         return PoseActions(robot, spec, low=low[:3], high=high[:3])
     if spec.size != 4:
-        raise ValueError(
+        raise UserError(
             f"checkpoint: its actions, {', '.join(spec.names)}, are neither robot.joints.keys "
             f"nor, by robot.action_units, rad"
         )
@@ -274,7 +274,7 @@ def check_robot(
     actions: str | None,
     learned: LearnedJoints | None = None,
 ) -> None:
-    """Raises ValueError unless a policy's actions are those of the robot, or of its own joints.
+    """Raises UserError unless a policy's actions are those of the robot, or of its own joints.
 
     Args:
         spec: of the policy's actions.
@@ -286,18 +286,18 @@ def check_robot(
     """
     own = _of_device(spec, robot)
     if own and actions != "state_delta":
-        raise ValueError(
+        raise UserError(
             f"checkpoint: trained with data.action={actions or '?'}: LeRobot records goals; "
             f"want steps, data.action=state_delta"
         )
     if learned is not None and learned.arm != robot.name:
-        raise ValueError(f"checkpoint: of a {learned.arm}, this robot's arm is a {robot.name}")
+        raise UserError(f"checkpoint: of a {learned.arm}, this robot's arm is a {robot.name}")
     if learned is not None and robot.device is not None:
         for key in ("keys", "zero", "rad_per_unit"):
             both = learned.joints, robot.device
             had, has = (np.asarray(getattr(joints, key)).tolist() for joints in both)
             if had != has:
-                raise ValueError(
+                raise UserError(
                     f"checkpoint: trained with robot.joints.{key}={had}, this robot's is {has}"
                 )
     for what, have, want in (
@@ -305,12 +305,12 @@ def check_robot(
         ("units", spec.units, tuple(config.action_units)),
     ):
         if any(have) and have != want and not own:  # datasets name no units
-            raise ValueError(
+            raise UserError(
                 f"checkpoint: made for another robot: {what} {', '.join(have)}, this one's are "
                 f"{', '.join(want)}"
             )
     if abs(dt - 1 / config.control_hz) > 1e-3:
-        raise ValueError(
+        raise UserError(
             f"checkpoint: made for another control rate: steps of {dt:g} s, this robot's are "
             f"{1 / config.control_hz:g} s"
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from robot_wm.data import DatasetWriter
 from robot_wm.runtime import Step
-from robot_wm.types import ActionSpec, Observation
+from robot_wm.types import ActionSpec, Observation, UserError
 
 
 class DeploymentDataset:
@@ -27,7 +27,7 @@ class DeploymentDataset:
 
     Raises:
         FileExistsError: `root` holds something already.
-        ValueError: a setting that the format cannot hold.
+        UserError: a setting that the format cannot hold.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class DeploymentDataset:
     ) -> None:
         fps = round(1 / dt)
         if abs(fps * dt - 1) > 1e-3:
-            raise ValueError(
+            raise UserError(
                 f"record: steps of {dt:g} s; a LeRobot dataset needs a whole number of frames a "
                 f"second"
             )

@@ -33,6 +33,7 @@ from hardware.spawn import Shared, spawn
 from hardware.wire import FrameSlot, Wire
 from robot_wm.cli.console import say
 from robot_wm.kinematics import Limits, RobotModel
+from robot_wm.types import UserError
 from sim_envs.scene import stand_of, wrist_of
 
 _FIRST_PICTURE_S = 60.0
@@ -80,7 +81,7 @@ class Device:
         """Returns when every camera has shown a picture.
 
         Raises:
-            ValueError: one that does not open, or shows nothing.
+            UserError: one that does not open, or shows nothing.
         """
         until_s = time.monotonic() + _FIRST_PICTURE_S
         while True:
@@ -91,20 +92,20 @@ class Device:
             for name, child in self.children.items():
                 if child.poll() is not None:
                     self.listen()
-                    raise ValueError(f"the {name} ended with exit code {child.returncode}")
+                    raise UserError(f"the {name} ended with exit code {child.returncode}")
             if time.monotonic() > until_s:
-                raise ValueError(f"camera {', '.join(blind)} shows nothing")
+                raise UserError(f"camera {', '.join(blind)} shows nothing")
             self._wire.wait(0.05)
 
     def listen(self) -> None:
         """Tells the human what its processes say.
 
         Raises:
-            ValueError: one of them refuses.
+            UserError: one of them refuses.
         """
         for message in self._wire.receive():
             if isinstance(message, Refused):
-                raise ValueError(message.text)
+                raise UserError(message.text)
             if isinstance(message, Trouble):
                 say(f"  {message.text}")
 
@@ -177,23 +178,23 @@ class LeRobot(Device):
         check_installed()
         cameras: Any = OmegaConf.to_container(config.cameras)
         if not isinstance(cameras, dict) or not cameras:
-            raise ValueError(
+            raise UserError(
                 "robot.cameras: got none, want such as "
                 "robot.cameras.front={type:opencv,index_or_path:0,width:640,height:480,fps:30}"
             )
         sizes = {}
         for name, own in cameras.items():
             if not isinstance(own, dict):
-                raise ValueError(f"robot.cameras.{name}: got {own}, want a type and its settings")
+                raise UserError(f"robot.cameras.{name}: got {own}, want a type and its settings")
             height, width = (
                 _size(f"robot.cameras.{name}.{side}", own.get(side)) for side in ("height", "width")
             )
             sizes[str(name)] = height, width
         latency_s = config.camera_latency_s
         if not 0 <= float(latency_s) < 1:
-            raise ValueError(f"robot.camera_latency_s: got {latency_s}, want 0 to 1 s")
+            raise UserError(f"robot.camera_latency_s: got {latency_s}, want 0 to 1 s")
         if config.port is not None and not os.path.exists(config.port):
-            raise ValueError(f"robot.port: no device {config.port}")
+            raise UserError(f"robot.port: no device {config.port}")
         super().__init__(sizes)
         self._config, self._robot, self._cameras = config, robot, cameras
 
@@ -236,11 +237,11 @@ def open_device(config: DictConfig, robot: RobotModel) -> Device:
         robot: what `build_robot` made of it.
 
     Raises:
-        ValueError: none of that kind, or a setting that makes no sense.
+        UserError: none of that kind, or a setting that makes no sense.
     """
     kinds = {"simulated": Simulated, "lerobot": LeRobot}
     if config.kind not in kinds:
-        raise ValueError(f"robot.kind: got {config.kind!r}, want {' or '.join(kinds)}")
+        raise UserError(f"robot.kind: got {config.kind!r}, want {' or '.join(kinds)}")
     return kinds[config.kind](config, robot)
 
 
@@ -255,7 +256,7 @@ def end(child: subprocess.Popen[bytes], timeout_s: float = 10.0) -> None:
 
 def _size(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{name}: got {value!r}, want pixels")
+        raise UserError(f"{name}: got {value!r}, want pixels")
     if not 16 <= value <= _MAX_PIXELS:
-        raise ValueError(f"{name}: got {value}, want 16 to {_MAX_PIXELS} pixels")
+        raise UserError(f"{name}: got {value}, want 16 to {_MAX_PIXELS} pixels")
     return int(value)

@@ -45,6 +45,7 @@ from robot_wm.types import (
     Measure,
     Observation,
     Outcome,
+    UserError,
 )
 
 FLOORS = ("random", "zero")
@@ -82,7 +83,7 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     """Runs the model and its floors (and ceiling) on the same episodes."""
     unknown = set(config.floors) - set(FLOORS)
     if unknown:
-        raise ValueError(f"floors: got {sorted(unknown)}, want some of {', '.join(FLOORS)}")
+        raise UserError(f"floors: got {sorted(unknown)}, want some of {', '.join(FLOORS)}")
     model, saved = load_checkpoint(find_checkpoint(config.checkpoint))
     model.to(pick_device(config.device))
     simulation = build_simulation(config.env)

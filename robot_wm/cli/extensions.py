@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from robot_wm.types import UserError
+
 IMPORT, CONFIG_DIR = "ROBOT_WM_IMPORT", "ROBOT_WM_CONFIG_DIR"
 
 
@@ -22,7 +24,7 @@ def take_options(words: Sequence[str]) -> list[str]:
         The other words.
 
     Raises:
-        ValueError: an option without its value, or no such folder.
+        UserError: an option without its value, or no such folder.
     """
     rest, given = [], list(words)
     while given:
@@ -33,14 +35,14 @@ def take_options(words: Sequence[str]) -> list[str]:
             continue
         if not equals:
             if not given:
-                raise ValueError(f"{name}: want a value after it")
+                raise UserError(f"{name}: want a value after it")
             value = given.pop(0)
         if name == "--import":
             os.environ[IMPORT] = ",".join(filter(None, (os.environ.get(IMPORT), value)))
         else:
             folder = Path(value).expanduser().resolve()
             if not folder.is_dir():
-                raise ValueError(f"--config-dir: no folder {value}")
+                raise UserError(f"--config-dir: no folder {value}")
             os.environ[CONFIG_DIR] = str(folder)
     return rest
 
@@ -49,7 +51,7 @@ def import_extensions() -> None:
     """Imports the modules that the caller named; those of the working folder are found too.
 
     Raises:
-        ValueError: there is no such module, or it does not import.
+        UserError: there is no such module, or it does not import.
     """
     _look_here()
     for name in os.environ.get(IMPORT, "").split(","):
@@ -61,7 +63,7 @@ def find_attribute(name: str) -> object:
     """What a dotted name of the caller's names: a module, or what is in one.
 
     Raises:
-        ValueError: nothing.
+        UserError: nothing.
     """
     _look_here()
     module, _, attribute = name.rpartition(".")
@@ -73,7 +75,7 @@ def find_attribute(name: str) -> object:
                 raise
             return getattr(importlib.import_module(module), attribute)
     except Exception as error:
-        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def _look_here() -> None:

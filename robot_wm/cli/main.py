@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
+from robot_wm import __version__
 from robot_wm.cli.extensions import import_extensions, take_options
 from robot_wm.cli.threads import share_cores
+from robot_wm.types import RunError, UserError
 
 COMMANDS = {
     "demo": "collect, train, plan, evaluate and report, in minutes",
@@ -45,16 +48,21 @@ ROBOT_WM_TRACEBACK=1 shows where an error came from.
 """
 
 
+BUG = """robot-wm {name}: this is a fault of robot_wm {version}, and not yours. Please report it to
+whoever gave it to you, with the lines above and the command."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        The exit code: 0 done, 1 it went wrong on the way, 2 a user's mistake, 130 interrupted.
+        The exit code: 0 done, 1 it went wrong on the way, 2 a user's mistake, 70 a fault of
+        robot_wm's own, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         words = take_options(words)
-    except ValueError as error:
+    except UserError as error:
         return _fail(words[0], error, 2)
     if not words or words[0] in ("-h", "--help", "help"):
         listing = "\n".join(f"  {name:15}{text}" for name, text in COMMANDS.items())
@@ -66,13 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "replay" and words and "=" not in words[0] and not words[0].startswith("-"):
         words[0] = f"file={words[0]}"
     if name == "--version":
-        from robot_wm import __version__
-
         print(__version__)
         return 0
     try:
         if name not in COMMANDS:
-            raise ValueError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
+            raise UserError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
         share_cores()
         import_extensions()
         module = importlib.import_module(f"robot_wm.cli.{_file(name)}")
@@ -88,34 +94,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:  # a user's mistake
+    except (UserError, OSError) as error:
         return _fail(name, error, 2)
-    except _failures() as error:
+    except (RunError, FloatingPointError) as error:
         return _fail(name, error, 1)
+    except Exception:  # noqa: BLE001 - whatever it is, the person is told what to do with it
+        traceback.print_exc()
+        print(BUG.format(name=name, version=__version__), file=sys.stderr)
+        return 70
     return 0
 
 
 def _file(command: str) -> str:
     """Name of a command's module and of its YAML file."""
     return command.replace(" ", "_").replace("-", "_")
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What can go wrong on the way: no plan, a diverged training, a collapsed encoder."""
-    from robot_wm.types import PlanningError
-
-    failures: list[type[Exception]] = [PlanningError, FloatingPointError]
-    for module, name in (
-        ("robot_wm.pretrain", "CollapseError"),
-        ("robot_wm.cli.deploy", "DeployError"),
-        ("robot_wm.cli.replay", "ReplayError"),
-        ("robot_wm.cli.bench_safety", "SafetyError"),
-        ("robot_wm.cli.bench_resume", "ResumeError"),
-        ("sim_envs.physics", "PhysicsError"),
-    ):
-        if module in sys.modules:  # it cannot have been raised where it was not imported
-            failures.append(getattr(sys.modules[module], name))
-    return tuple(failures)
 
 
 def _fail(command: str, error: Exception, code: int) -> int:

@@ -18,13 +18,14 @@ from robot_wm.encoders import WEIGHTS_DIR
 from robot_wm.models import ModelInfo, device_of
 from robot_wm.monitors import FILE, Normal, fit_normal
 from robot_wm.robots import make_arm
+from robot_wm.types import UserError
 
 
 def run(config: DictConfig) -> None:
     """Looks at the demonstrations, writes what it found beside the weights."""
     directory = find_checkpoint(config.checkpoint)
     if directory.resolve().is_relative_to(WEIGHTS_DIR.resolve()):
-        raise ValueError(
+        raise UserError(
             f"checkpoint: {config.checkpoint} ships with robot_wm: copy {directory} first"
         )
     model, saved = load_checkpoint(directory)
@@ -38,15 +39,15 @@ def run(config: DictConfig) -> None:
     data = load_data(config.data, view=view)
     cameras = tuple(key.rpartition(".")[2] for key in data.cameras)
     if cameras != info.cameras or data.action_names != info.action_spec.names:
-        raise ValueError(
+        raise UserError(
             f"data: camera {', '.join(cameras)}, actions {', '.join(data.action_names)}; the "
             f"checkpoint's are {', '.join(info.cameras)} and {', '.join(info.action_spec.names)}"
         )
     if abs(data.dt_s - info.dt) > 1e-3:
-        raise ValueError(f"data: steps of {data.dt_s:g} s, the checkpoint's are {info.dt:g} s")
+        raise UserError(f"data: steps of {data.dt_s:g} s, the checkpoint's are {info.dt:g} s")
     action = (saved["training"].get("data") or {}).get("action", config.data.action)
     if action != config.data.action:
-        raise ValueError(f"data.action: got {config.data.action}, the checkpoint's is {action}")
+        raise UserError(f"data.action: got {config.data.action}, the checkpoint's is {action}")
     tokens = encode_data(data, model.encoder, device, Path(config.cache))
     fit: dict[str, Any] = saved["training"].get("fit") or {}
     share, seed = float(fit.get("holdout", 0.1)), int(fit.get("seed", 0))
@@ -72,7 +73,7 @@ def load_normal(directory: Path, info: ModelInfo) -> Normal | None:
     """What is normal for the model of a checkpoint; None: not known.
 
     Raises:
-        ValueError: the file is damaged, or another model's.
+        UserError: the file is damaged, or another model's.
     """
     path = directory / FILE
     if not path.is_file():

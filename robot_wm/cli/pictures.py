@@ -9,7 +9,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from robot_wm.types import ImageArray
+from robot_wm.types import ImageArray, UserError
 
 CAMERA_TAG = "camera"  # of a PNG: the camera that took it
 
@@ -19,19 +19,19 @@ def read_picture(path: Path) -> ImageArray:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a picture.
+        UserError: not a picture.
     """
     if not path.is_file():
         raise FileNotFoundError(f"goal: no file {path}")
     try:
         with Image.open(path) as image:
             if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr"):
-                raise ValueError(f"goal: {path} has pixels of mode {image.mode}, want 8-bit colour")
+                raise UserError(f"goal: {path} has pixels of mode {image.mode}, want 8-bit colour")
             upright = ImageOps.exif_transpose(image).convert("RGBA")
             white = Image.new("RGBA", upright.size, "white")  # under what is transparent
             return np.array(Image.alpha_composite(white, upright).convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise ValueError(f"goal: {path} is not a picture that can be read") from error
+        raise UserError(f"goal: {path} is not a picture that can be read") from error
 
 
 def read_goal(wanted: object, cameras: Sequence[str]) -> dict[str, ImageArray]:
@@ -43,7 +43,7 @@ def read_goal(wanted: object, cameras: Sequence[str]) -> dict[str, ImageArray]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a picture, a picture too many or too few, or one that another camera took.
+        UserError: not a picture, a picture too many or too few, or one that another camera took.
     """
     files = goal_files(wanted)
     if None in files and len(cameras) == 1:
@@ -51,11 +51,11 @@ def read_goal(wanted: object, cameras: Sequence[str]) -> dict[str, ImageArray]:
     if set(files) != set(cameras):
         got = "one picture" if None in files else ", ".join(map(str, files))
         want = " ".join(f"goal.{name}=FILE" for name in cameras)
-        raise ValueError(f"goal: got {got}, the checkpoint sees through {len(cameras)}: {want}")
+        raise UserError(f"goal: got {got}, the checkpoint sees through {len(cameras)}: {want}")
     for name, path in files.items():
         taken = taken_by(path) if path.is_file() else None
         if taken not in (None, name):
-            raise ValueError(
+            raise UserError(
                 f"goal: {path} was taken by camera {taken!r}, and is to be seen through {name!r}"
             )
     return {name: read_picture(files[name]) for name in cameras}
@@ -65,13 +65,13 @@ def goal_files(wanted: object) -> dict[str | None, Path]:
     """camera -> file of a goal as it is given; None where no camera is named.
 
     Raises:
-        ValueError: neither a file nor files by camera.
+        UserError: neither a file nor files by camera.
     """
     if isinstance(wanted, str):
         return {None: Path(wanted)}
     if isinstance(wanted, Mapping) and wanted:
         return {str(name): Path(str(file)) for name, file in wanted.items()}
-    raise ValueError(f"goal: got {wanted!r}, want a file, or goal.CAMERA=FILE for each camera")
+    raise UserError(f"goal: got {wanted!r}, want a file, or goal.CAMERA=FILE for each camera")
 
 
 def goal_name(wanted: object) -> str:

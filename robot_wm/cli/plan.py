@@ -20,7 +20,7 @@ from robot_wm.files import replacing
 from robot_wm.monitors import Monitors, MonitorSettings
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
-from robot_wm.types import Decision, Goal, Observation
+from robot_wm.types import Decision, Goal, Observation, UserError
 
 
 class _Tape:
@@ -55,7 +55,7 @@ def run(config: DictConfig) -> None:
     controller = make_controller(model, simulation.env, config)
     goals = [Goal(images=images) for images in pictures]
     if len(goals) > 1 and not controller.moves_on:
-        raise ValueError(
+        raise UserError(
             "then: several pictures, but nothing says when to go on from one; give "
             "controller.arrival (of a checkpoint that knows its steps), controller.patience or "
             "controller.timeout_steps"

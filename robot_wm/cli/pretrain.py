@@ -32,7 +32,7 @@ from robot_wm.optimization import saved_about, train_and_save
 from robot_wm.precision import choose_precision
 from robot_wm.pretrain import PretrainConfig, Pretraining, check_objective
 from robot_wm.report import plot_pretraining
-from robot_wm.types import check_counts
+from robot_wm.types import UserError, check_counts
 
 Row = dict[str, float]
 # In a row, and no part of the loss.
@@ -43,7 +43,7 @@ def run(config: DictConfig) -> None:
     """Pretrains, or goes on, and writes the encoder's file with its metrics beside it."""
     out = Path(config.out)
     if out.suffix != ".safetensors" or out.is_dir():
-        raise ValueError(f"out: got {out}, want a file that ends in .safetensors")
+        raise UserError(f"out: got {out}, want a file that ends in .safetensors")
     output_dir(str(out.parent))
     settings: Any = OmegaConf.to_container(config)
     with owning(out):
@@ -86,12 +86,12 @@ def _check(config: DictConfig) -> None:
     """Refuses what would be refused anyway, before hours of decoding or rendering."""
     check_counts(2, num_frames=config.num_frames, batch_size=config.batch_size)
     if not 0 <= config.augment <= 1:
-        raise ValueError(f"augment: got {config.augment}, want a share from 0 to 1")
+        raise UserError(f"augment: got {config.augment}, want a share from 0 to 1")
     check_save_every(config.save_every_s)
     how = config.pretrain
     recorded = "action" in config.data and config.data.action == "recorded"
     if recorded and how.objective.startswith("acjepa") and how.inverse_weight:
-        raise ValueError(
+        raise UserError(
             "data.action: recorded actions need not be motions that add up; take state_delta, "
             "or pretrain.inverse_weight=0"
         )
@@ -103,7 +103,7 @@ def load_clips(
     """The data of a `pretrain` configuration, and a hash of it.
 
     Raises:
-        ValueError: data that cannot be used; before any training.
+        UserError: data that cannot be used; before any training.
     """
     size, cache = (encoder.image.height, encoder.image.width), Path(config.cache)
     if "play" in config.data:

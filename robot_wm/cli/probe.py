@@ -27,7 +27,7 @@ from robot_wm.probing import (
     probe,
     targets_from_state,
 )
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 _PRIVILEGED = "observation.environment_state"
 _PCA_FRAMES = 2000
@@ -77,12 +77,12 @@ def _latents(
     """A model's latents `[T, P, D]` of every episode's frames, each seen alone.
 
     Raises:
-        ValueError: the data lacks what the model calls its state.
+        UserError: the data lacks what the model calls its state.
     """
     names = model.info.state_names
     missing = [name for name in names if name not in data.proprio_names]
     if missing:
-        raise ValueError(f"data: no {', '.join(missing)}, which the checkpoint's state has")
+        raise UserError(f"data: no {', '.join(missing)}, which the checkpoint's state has")
     columns = [data.proprio_names.index(name) for name in names]
     latents = []
     for own, proprio in zip(tokens, data.proprio, strict=True):

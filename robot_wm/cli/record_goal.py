@@ -23,7 +23,7 @@ from robot_wm.cli.pictures import CAMERA_TAG
 from robot_wm.cli.robots import build_robot
 from robot_wm.files import replacing
 from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
-from robot_wm.types import ImageArray
+from robot_wm.types import ImageArray, UserError
 
 _FRESH_S = 5.0  # longest wait for a new picture
 
@@ -31,15 +31,15 @@ _FRESH_S = 5.0  # longest wait for a new picture
 def run(config: DictConfig) -> None:
     """Takes them, one after the other."""
     if isinstance(config.num_pictures, bool) or config.num_pictures < 1:
-        raise ValueError(f"num_pictures: got {config.num_pictures}, want at least 1")
+        raise UserError(f"num_pictures: got {config.num_pictures}, want at least 1")
     if config.confirm and not sys.stdin.isatty():
-        raise ValueError("confirm: nobody at a terminal to ask; confirm=false goes without")
+        raise UserError("confirm: nobody at a terminal to ask; confirm=false goes without")
     paths = _paths(Path(config.out), int(config.num_pictures))
     with open_device(config.robot, build_robot(config.robot)) as device:
         names = sorted(device.frames)
         camera = str(config.camera or names[0])
         if camera not in names or (len(names) > 1 and not config.camera):
-            raise ValueError(f"camera: got {config.camera!r}, want one of {', '.join(names)}")
+            raise UserError(f"camera: got {config.camera!r}, want one of {', '.join(names)}")
         judge = _judge(config.checkpoint, camera)
         device.wait_ready()
         taken = []
@@ -62,14 +62,14 @@ def _paths(out: Path, num: int) -> list[Path]:
     """The files, none of which is there yet.
 
     Raises:
-        ValueError: not a PNG, or it is there.
+        UserError: not a PNG, or it is there.
     """
     if out.suffix != ".png":
-        raise ValueError(f"out: got {out}, want a .png")
+        raise UserError(f"out: got {out}, want a .png")
     paths = [out] if num == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(num)]
     for path in paths:
         if path.exists():
-            raise ValueError(f"out: {path} is there already")
+            raise UserError(f"out: {path} is there already")
     out.parent.mkdir(parents=True, exist_ok=True)
     return paths
 
@@ -78,7 +78,7 @@ def _judge(checkpoint: str | None, camera: str) -> Callable[[ImageArray], str]:
     """Says how familiar a picture is to a checkpoint.
 
     Raises:
-        ValueError: it sees through another camera.
+        UserError: it sees through another camera.
     """
     monitors = Monitors(None, MonitorSettings(), step_energy=None)
     if checkpoint is None:
@@ -88,7 +88,7 @@ def _judge(checkpoint: str | None, camera: str) -> Callable[[ImageArray], str]:
     normal = load_normal(directory, model.info)
     if camera not in model.info.cameras:
         sees = ", ".join(model.info.cameras)
-        raise ValueError(f"camera: got {camera}, the checkpoint sees through {sees}")
+        raise UserError(f"camera: got {camera}, the checkpoint sees through {sees}")
     if len(model.info.cameras) > 1:  # how familiar they are is told of all of them together
         return lambda picture: _problem(monitors, camera, picture)
 
@@ -115,7 +115,7 @@ def fresh_picture(slot: FrameSlot) -> ImageArray:
     """The first picture of what is there from now on.
 
     Raises:
-        ValueError: none comes.
+        UserError: none comes.
     """
     begin_s = time.monotonic()
     while time.monotonic() < begin_s + _FRESH_S:
@@ -123,7 +123,7 @@ def fresh_picture(slot: FrameSlot) -> ImageArray:
         if frame is not None and frame[1] > begin_s:
             return frame[0]
         time.sleep(0.005)
-    raise ValueError(f"the camera shows nothing new for {_FRESH_S:.0f} s")
+    raise UserError(f"the camera shows nothing new for {_FRESH_S:.0f} s")
 
 
 def save_goal(path: Path, picture: ImageArray, camera: str) -> None:

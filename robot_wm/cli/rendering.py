@@ -57,7 +57,7 @@ def render_clips(
         cache: where they are kept; made if missing.
 
     Raises:
-        ValueError: a number out of range.
+        UserError: a number out of range.
     """
     check_counts(num_clips=config.num_clips, num_frames=num_frames)
     who = {"arm": config.arm, "play": config.play}

@@ -9,9 +9,10 @@ from omegaconf import DictConfig
 
 from hardware.flight import replay
 from robot_wm.cli.console import finish, say
+from robot_wm.types import RunError
 
 
-class ReplayError(RuntimeError):
+class ReplayError(RunError):
     """The governor now says something else than it did."""
 
 

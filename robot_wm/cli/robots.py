@@ -12,7 +12,7 @@ from robot_wm.cli.extensions import find_attribute
 from robot_wm.contracts import check_robot, hold_to
 from robot_wm.kinematics import JointMap, RobotModel
 from robot_wm.robots import find_arm_factory
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 
 def build_robot(config: DictConfig) -> RobotModel:
@@ -24,7 +24,7 @@ def build_robot(config: DictConfig) -> RobotModel:
             group also `rest`, `posture` and `joints`.
 
     Raises:
-        ValueError: no such arm, limits that make no sense, or poses that it does not have.
+        UserError: no such arm, limits that make no sense, or poses that it does not have.
     """
     robot = find_arm(str(config.arm))
     own: Any = OmegaConf.to_container(config.limits)
@@ -43,15 +43,15 @@ def find_arm(name: str) -> RobotModel:
     """The arm of a name of the table, or of a function `package.function`.
 
     Raises:
-        ValueError: there is none, or it returns something else.
+        UserError: there is none, or it returns something else.
     """
     make: Any = find_arm_factory(name) if "." not in name else find_attribute(name)
     try:
         made = make()
     except TypeError as error:
-        raise ValueError(f"arm: {name}: {error}") from error
+        raise UserError(f"arm: {name}: {error}") from error
     if not isinstance(made, RobotModel):
-        raise ValueError(f"arm: {name} returned a {type(made).__name__}, want a RobotModel")
+        raise UserError(f"arm: {name} returned a {type(made).__name__}, want a RobotModel")
     hold_to(lambda: check_robot(lambda: made), make)
     return made
 
@@ -60,25 +60,25 @@ def joint_map(robot: DictConfig, names: tuple[str, ...]) -> JointMap:
     """How the joints of a LeRobot robot, as a `robot` group has them, become the model's.
 
     Raises:
-        ValueError: not a key, a zero and a unit for each.
+        UserError: not a key, a zero and a unit for each.
     """
     own: Any = OmegaConf.to_container(robot.joints)
     try:
         return JointMap(names, tuple(own["keys"]), own["zero"], own["rad_per_unit"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"robot.joints: {error!r}") from error
+        raise UserError(f"robot.joints: {error!r}") from error
 
 
 def _pose(value: Any, robot: RobotModel) -> FloatArray | None:
     """Joints of a setting: a list, `home`, or null.
 
     Raises:
-        ValueError: something else.
+        UserError: something else.
     """
     if value is None:
         return None
     if value == "home":
         return robot.home
     if not OmegaConf.is_list(value):
-        raise ValueError(f"robot.rest: got {value!r}, want home, or a list of joints, rad")
+        raise UserError(f"robot.rest: got {value!r}, want home, or a list of joints, rad")
     return np.array(OmegaConf.to_container(value))

@@ -13,7 +13,7 @@ from hardware.actions import PoseActions, ToolActions
 from robot_wm.cli.robots import build_robot
 from robot_wm.data import AlignedData, StateView, align
 from robot_wm.kinematics import JointMap, RobotModel
-from robot_wm.types import ActionSpec, FloatArray
+from robot_wm.types import ActionSpec, FloatArray, UserError
 
 _BEYOND_RAD = 0.3  # a joint's range, as another arm's of the same kind may be measured
 
@@ -26,15 +26,15 @@ def tool_view(robot: DictConfig, action: str) -> StateView:
         action: of the data (`DataSpec`).
 
     Raises:
-        ValueError: a robot whose datasets are of no joints, names that are not 4 or 7, or another
+        UserError: a robot whose datasets are of no joints, names that are not 4 or 7, or another
             action than steps of those.
     """
     if robot.get("joints") is None:
-        raise ValueError(f"robot: {robot.name} has no joints of its own; want one such as lerobot")
+        raise UserError(f"robot: {robot.name} has no joints of its own; want one such as lerobot")
     view = view_of(build_robot(robot), tuple(str(name) for name in robot.action_names))
     want = "pose_delta" if len(view.names) == 7 else "state_delta"
     if action != want:
-        raise ValueError(f"data.action: got {action}, want {want} of {', '.join(view.names)}")
+        raise UserError(f"data.action: got {action}, want {want} of {', '.join(view.names)}")
     return view
 
 
@@ -60,7 +60,7 @@ def learned_joints(saved: Mapping[str, Any]) -> LearnedJoints | None:
     """What a checkpoint's config.json says of the joints it learned from; None: of none.
 
     Raises:
-        ValueError: it says nonsense.
+        UserError: it says nonsense.
     """
     own = (saved["training"].get("data") or {}).get("joints")
     if own is None:
@@ -70,10 +70,10 @@ def learned_joints(saved: Mapping[str, Any]) -> LearnedJoints | None:
         joints = JointMap(keys, keys, own["zero"], own["rad_per_unit"])
         posture, low, high = (np.array(own[k], np.float64) for k in ("posture", "low", "high"))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"checkpoint: the joints in its config.json: {error!r}") from error
+        raise UserError(f"checkpoint: the joints in its config.json: {error!r}") from error
     sizes = posture.shape == (len(keys),) and low.shape == high.shape and low.size in (4, 7)
     if not sizes or not all(np.isfinite(v).all() for v in (posture, low, high)):
-        raise ValueError(f"checkpoint: the joints in its config.json: {own}")
+        raise UserError(f"checkpoint: the joints in its config.json: {own}")
     return LearnedJoints(str(own.get("arm", "so100")), joints, posture, low, high)
 
 
@@ -86,11 +86,11 @@ def view_of(robot: RobotModel, names: tuple[str, ...]) -> StateView:
             to 1.
 
     Raises:
-        ValueError: any other number of names.
+        UserError: any other number of names.
     """
     size = len(names)
     if size not in (4, 7) or len(set(names)) != size:
-        raise ValueError(f"robot.action_names: got {names}, want 4 (the tool) or 7 (its pose)")
+        raise UserError(f"robot.action_names: got {names}, want 4 (the tool) or 7 (its pose)")
     joints = robot.device
     assert joints is not None
     spec = ActionSpec(names, -np.ones(size), np.ones(size), ("",) * size)
@@ -105,7 +105,7 @@ def view_of(robot: RobotModel, names: tuple[str, ...]) -> StateView:
         beyond = np.maximum(low - angles.min(0), angles.max(0) - high)
         worst = int(beyond.argmax())
         if beyond[worst] > _BEYOND_RAD:
-            raise ValueError(
+            raise UserError(
                 f"{joints.keys[worst]} runs from {angles[:, worst].min():.2f} to "
                 f"{angles[:, worst].max():.2f} rad by robot.joints, the arm's from "
                 f"{low[worst]:.2f} to {high[worst]:.2f}: other units, zeros or signs?"
@@ -124,7 +124,7 @@ def joint_record(data: AlignedData, robot: DictConfig) -> dict[str, Any]:
         all, which show how the tool was held.
 
     Raises:
-        ValueError: the dataset has no joints, but the tool itself.
+        UserError: the dataset has no joints, but the tool itself.
     """
     arm = build_robot(robot)
     joints = arm.device
@@ -132,7 +132,7 @@ def joint_record(data: AlignedData, robot: DictConfig) -> dict[str, Any]:
     spec = replace(data.spec, action="state_delta")
     recorded = align(data.dataset, spec, drop_corrupt=True)
     if recorded.proprio_names == data.proprio_names:
-        raise ValueError(f"robot: {data.dataset.source} is of the tool already; leave robot out")
+        raise UserError(f"robot: {data.dataset.source} is of the tool already; leave robot out")
     order = [recorded.proprio_names.index(key) for key in joints.keys]
     kept = [recorded.proprio[recorded.episodes.index(episode)] for episode in data.episodes]
     angles = joints.to_angles(np.concatenate(kept)[:, order].astype(np.float64))

@@ -46,6 +46,7 @@ from robot_wm.monitors import FILE, fit_normal
 from robot_wm.optimization import Metrics, saved_about, train_and_save
 from robot_wm.precision import choose_precision
 from robot_wm.training import TrainConfig, Training, held_out_error, prepare
+from robot_wm.types import UserError
 
 
 @dataclass(frozen=True)
@@ -180,9 +181,9 @@ def resume_file(out: Path) -> Path:
 
 
 def check_save_every(seconds: float) -> None:
-    """Raises ValueError unless a time between saves is one."""
+    """Raises UserError unless a time between saves is one."""
     if not seconds >= 0:
-        raise ValueError(f"save_every_s: got {seconds}, want seconds, 0 or more")
+        raise UserError(f"save_every_s: got {seconds}, want seconds, 0 or more")
 
 
 def _about(
@@ -211,7 +212,7 @@ def make_encoder(settings: dict[str, Any]) -> Encoder:
     """The encoder of an `encoder` group, or of the caller's own class.
 
     Raises:
-        ValueError: a setting that does not fit, or what is made is no encoder.
+        UserError: a setting that does not fit, or what is made is no encoder.
     """
     if "_target_" not in settings:
         return build_encoder(**settings)
@@ -248,10 +249,10 @@ def load_data(
         view: what to take the state for.
 
     Raises:
-        ValueError: not a dataset, or one that cannot be used.
+        UserError: not a dataset, or one that cannot be used.
     """
     if "source" not in config:
-        raise ValueError("data: rendered clips are for pretrain; this takes a LeRobot dataset")
+        raise UserError("data: rendered clips are for pretrain; this takes a LeRobot dataset")
     dataset = open_dataset(config.source, revision=config.revision)
     state = config.state
     if also and state is None and also in dataset.features:

@@ -13,7 +13,7 @@ import rerun.blueprint as rrb
 
 from robot_wm.controller import GoalSequence
 from robot_wm.runtime import Step
-from robot_wm.types import ImageArray, Observation
+from robot_wm.types import ImageArray, Observation, UserError
 
 
 class RerunView:
@@ -27,7 +27,7 @@ class RerunView:
         action_names: of what is executed, A names.
 
     Raises:
-        ValueError: the viewer does not start.
+        UserError: the viewer does not start.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RerunView:
             try:
                 rr.spawn()
             except RuntimeError as error:
-                raise ValueError(f"view: {error}") from error
+                raise UserError(f"view: {error}") from error
         else:
             Path(where).parent.mkdir(parents=True, exist_ok=True)
             rr.save(where)

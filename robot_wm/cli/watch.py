@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from robot_wm.models import WorldModel
 from robot_wm.monitors import MonitorError, Monitors
-from robot_wm.types import ImageArray
+from robot_wm.types import ImageArray, UserError
 
 
 def refuse_strange(
@@ -20,11 +20,11 @@ def refuse_strange(
     """What `check_views` finds, where that is allowed.
 
     Raises:
-        ValueError: it is not.
+        UserError: it is not.
     """
     problems = check_views(monitors, model, images, goals)
     if problems and not allow:
-        raise ValueError(f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)")
+        raise UserError(f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)")
     return problems
 
 

@@ -15,6 +15,7 @@ from robot_wm.contracts.objective import check_objective
 from robot_wm.contracts.planning import check_controller, check_guard, check_planner
 from robot_wm.contracts.robot import check_robot
 from robot_wm.contracts.task import check_task
+from robot_wm.types import UserError
 
 _OURS = ("robot_wm", "sim_envs", "hardware")
 
@@ -29,7 +30,7 @@ def hold_to(check: Callable[[], None], made: object) -> None:
         made: what it is run on, or the function that made it.
 
     Raises:
-        ValueError: a promise is broken; it says which.
+        UserError: a promise is broken; it says which.
     """
     if is_ours(made):
         return
@@ -38,9 +39,9 @@ def hold_to(check: Callable[[], None], made: object) -> None:
     try:
         check()
     except AssertionError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
     except Exception as error:
-        raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def is_ours(made: object) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from robot_wm.data.dataset import Dataset, Episode
 from robot_wm.data.keys import dim_names, find_cameras, find_state
 from robot_wm.poses import POSE_NAMES, pose_change
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 ActionMode = Literal["state_delta", "pose_delta", "recorded"]
 
@@ -51,7 +51,7 @@ class DataSpec:
         dt_s: time step of the model, seconds; a multiple of the dataset's period within 2 %.
 
     Raises:
-        ValueError: an action mode that does not exist, or `dt_s` not above zero.
+        UserError: an action mode that does not exist, or `dt_s` not above zero.
     """
 
     camera: str | None = None
@@ -61,9 +61,9 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         if self.action not in get_args(ActionMode):
-            raise ValueError(f"action: got {self.action!r}, want one of {get_args(ActionMode)}")
+            raise UserError(f"action: got {self.action!r}, want one of {get_args(ActionMode)}")
         if not (np.isfinite(self.dt_s) and self.dt_s > 0):
-            raise ValueError(f"dt_s: got {self.dt_s}, want seconds above zero")
+            raise UserError(f"dt_s: got {self.dt_s}, want seconds above zero")
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class AlignedData:
         return sum(self.lengths)
 
 
-class _DamagedError(ValueError):
+class _DamagedError(UserError):
     """Why an episode cannot be used."""
 
 
@@ -171,29 +171,29 @@ def align(
         view: what to take the state for, unless it is that already; actions are then its steps.
 
     Raises:
-        ValueError: a key that is not there, a step that the dataset's rate does not allow,
+        UserError: a key that is not there, a step that the dataset's rate does not allow,
             damaged episodes, or none left; a state without what the view needs.
     """
     cameras, state = find_cameras(dataset, spec.camera), find_state(dataset, spec.state)
     stride = _stride(dataset, spec)
     if spec.action == "recorded" and "action" not in dataset.features:
-        raise ValueError(f"{dataset.source}: no action column; it has {sorted(dataset.features)}")
+        raise UserError(f"{dataset.source}: no action column; it has {sorted(dataset.features)}")
     proprio_names = tuple(n for key in state for n in dim_names(dataset, key))
     if view is not None and proprio_names == view.names:
         view = None  # it was recorded so
     if view is not None:
         missing = [name for name in view.needs if proprio_names.count(name) != 1]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{dataset.source}: the state has no {', '.join(missing)}, or more than one; it "
                 f"has {', '.join(proprio_names)}"
             )
         if spec.action == "recorded":
-            raise ValueError("action: 'recorded' is of the state as it was recorded, want a delta")
+            raise UserError("action: 'recorded' is of the state as it was recorded, want a delta")
     look = None if view is None else _look(view, proprio_names)
     proprio_names = proprio_names if view is None else view.names
     if spec.action == "pose_delta" and len(proprio_names) != len(POSE_NAMES):
-        raise ValueError(
+        raise UserError(
             f"action: 'pose_delta' needs a state of {', '.join(POSE_NAMES)}, got "
             f"{', '.join(proprio_names)}"
         )
@@ -214,7 +214,7 @@ def align(
         listed = "; ".join(str(f) for f in findings[:_NUM_LISTED])
         more = f"; and {len(findings) - _NUM_LISTED} more" if len(findings) > _NUM_LISTED else ""
         hint = " (drop_corrupt=true leaves them out)" if kept else ""
-        raise ValueError(
+        raise UserError(
             f"{dataset.source}: {len(findings)} of {dataset.num_episodes} episodes are damaged"
             f"{hint}: {listed}{more}"
         )
@@ -254,12 +254,12 @@ def _stride(dataset: Dataset, spec: DataSpec) -> int:
     if abs(stride / dataset.fps - spec.dt_s) > _STEP_TOLERANCE * spec.dt_s:
         near = sorted({max(1, stride - 1), stride, stride + 1})
         allowed = ", ".join(f"{n / dataset.fps:.4g}" for n in near)
-        raise ValueError(
+        raise UserError(
             f"dt_s: got {spec.dt_s}, want a multiple of 1/{dataset.fps:g} s for {dataset.source}: "
             f"{allowed}, ..."
         )
     if spec.action == "recorded" and stride != 1:
-        raise ValueError(
+        raise UserError(
             f"dt_s: got {spec.dt_s} with action='recorded', want {1 / dataset.fps:.4g}, the period "
             f"of {dataset.source} (or action='state_delta', which allows its multiples)"
         )
@@ -303,7 +303,7 @@ def _sample(
         try:
             sampled = look(sampled)
         except ValueError as error:  # not an episode's damage: the view is one for all of them
-            raise ValueError(f"{dataset.source}: episode {episode.index}: {error}") from error
+            raise UserError(f"{dataset.source}: episode {episode.index}: {error}") from error
     actions: FloatArray | None = None
     if spec.action == "pose_delta":
         gripper = sampled[:, 6]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robot_wm.preprocess import ImageSpec, NormStats, prepare_images
-from robot_wm.types import FloatArray, ImageArray
+from robot_wm.types import FloatArray, ImageArray, UserError
 
 _SHIFT_PX = 3
 
@@ -32,7 +32,7 @@ class Clips:
         device: where the pictures are prepared.
 
     Raises:
-        ValueError: a size out of range, no episode that long, or frames and lengths disagree.
+        UserError: a size out of range, no episode that long, or frames and lengths disagree.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class Clips:
         device: torch.device | str = "cpu",
     ) -> None:
         if num_frames < 2 or batch_size < 2:
-            raise ValueError(
+            raise UserError(
                 f"got num_frames {num_frames} and batch_size {batch_size}, want 2 and 2 or more"
             )
         if not 0 <= augment <= 1:
-            raise ValueError(f"augment: got {augment}, want a share from 0 to 1")
+            raise UserError(f"augment: got {augment}, want a share from 0 to 1")
         if len(frames) != sum(lengths):
-            raise ValueError(f"frames: got {len(frames)}, want {sum(lengths)}")
+            raise UserError(f"frames: got {len(frames)}, want {sum(lengths)}")
         counts = [max(0, length - num_frames + 1) for length in lengths]
         if not sum(counts):
-            raise ValueError(f"num_frames: got {num_frames}, want at most {max(lengths)}")
+            raise UserError(f"num_frames: got {num_frames}, want at most {max(lengths)}")
         self._episode = np.repeat(np.arange(len(lengths)), counts)
         self._start = np.concatenate([np.arange(count) for count in counts])
         self._first = np.cumsum([0, *lengths[:-1]])

@@ -20,7 +20,7 @@ import pyarrow as pa
 from robot_wm.data.files import column, read_table
 from robot_wm.data.video import DecodeError, decode_image, decode_video
 from robot_wm.files import sha256_file
-from robot_wm.types import FloatArray, ImageArray
+from robot_wm.types import FloatArray, ImageArray, UserError
 
 # A frame may be this share of a period away from its row: more, and two clocks disagree.
 _TIME_TOLERANCE = 0.25
@@ -201,10 +201,10 @@ class Dataset:
             self._tables[path, image_key] = read_table(path, only=lambda name: name not in hidden)
         table = self._tables[path, image_key]
         if "episode_index" not in table.column_names:
-            raise ValueError(f"{path}: no episode_index column; it has {table.column_names}")
+            raise UserError(f"{path}: no episode_index column; it has {table.column_names}")
         here = np.flatnonzero(table["episode_index"].to_numpy() == index)
         if not len(here):
-            raise ValueError(f"{path}: episode {index} has no rows")
+            raise UserError(f"{path}: episode {index} has no rows")
         if here[-1] - here[0] + 1 != len(here):
-            raise ValueError(f"{path}: episode {index} is not in one piece")
+            raise UserError(f"{path}: episode {index} is not in one piece")
         return table.slice(int(here[0]), len(here))

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike
 
+from robot_wm.types import UserError
+
 
 def allocate(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
     """A new `.npy` file as a writable map, its room on the disk taken.
@@ -29,14 +31,14 @@ def read_table(path: Path, *, only: Callable[[str], bool] = lambda name: True) -
     """Reads the columns of a parquet file whose names `only` accepts.
 
     Raises:
-        ValueError: there is no such file, or it is damaged.
+        UserError: there is no such file, or it is damaged.
     """
     try:
         names = [n for n in pq.read_schema(path).names if only(n)]
         return pq.ParquetFile(path).read(names)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a readable parquet file ({reason})") from error
+        raise UserError(f"{path}: not a readable parquet file ({reason})") from error
 
 
 def column(table: pa.Table, key: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from robot_wm.data.tokens import Progress, scale_frames
 from robot_wm.data.video import DecodeError, sample_video
 from robot_wm.files import replacing_all, sha256_file
-from robot_wm.types import ImageArray
+from robot_wm.types import ImageArray, UserError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
 
@@ -41,7 +41,7 @@ def find_videos(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no video in it.
+        UserError: no video in it.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"videos: no folder {folder}")
@@ -51,7 +51,7 @@ def find_videos(folder: Path) -> list[Path]:
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
     )
     if not found:
-        raise ValueError(f"videos: none in {folder}; looked for {', '.join(VIDEO_SUFFIXES)}")
+        raise UserError(f"videos: none in {folder}; looked for {', '.join(VIDEO_SUFFIXES)}")
     return found
 
 
@@ -76,10 +76,10 @@ def load_video_folder(
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no video in it, or some do not decode: all of them are named.
+        UserError: no video in it, or some do not decode: all of them are named.
     """
     if not 0 < dt_s < np.inf:
-        raise ValueError(f"dt_s: got {dt_s}, want seconds above 0")
+        raise UserError(f"dt_s: got {dt_s}, want seconds above 0")
     paths = find_videos(folder)
     content = [(str(path.relative_to(folder)), sha256_file(path)) for path in paths]
     what = json.dumps({"files": content, "size": size, "dt_s": dt_s})
@@ -94,7 +94,7 @@ def load_video_folder(
             note_scratch.write_text(json.dumps(note), encoding="utf-8")
     lengths, corrupt = tuple(note["lengths"]), tuple(note["corrupt"])
     if corrupt and (not drop_corrupt or not lengths):
-        raise ValueError(
+        raise UserError(
             f"videos: {len(corrupt)} of {len(paths)} do not decode: {'; '.join(corrupt)}"
             + ("" if drop_corrupt else "; data.drop_corrupt=true leaves them out")
         )

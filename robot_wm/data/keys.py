@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robot_wm.data.dataset import Dataset
+from robot_wm.types import UserError
 
 # The world model predicts what a camera sees: a view that stands still, before one that rides
 # on the arm. Earlier words are preferred.
@@ -18,16 +19,16 @@ def find_cameras(dataset: Dataset, name: str | None) -> tuple[str, ...]:
     """The keys of the cameras meant by `name` (see DataSpec), each once.
 
     Raises:
-        ValueError: no such camera, several of a name, one twice, or none at all; lists those there
+        UserError: no such camera, several of a name, one twice, or none at all; lists those there
             are.
     """
     keys = dataset.camera_keys
     if not keys:
-        raise ValueError(f"{dataset.source}: no camera; it has {sorted(dataset.features)}")
+        raise UserError(f"{dataset.source}: no camera; it has {sorted(dataset.features)}")
     if name is not None:
         found = tuple(_find_key(dataset, n.strip(), keys, "camera") for n in name.split("+"))
         if len(set(found)) != len(found):
-            raise ValueError(f"{dataset.source}: camera: got {name!r}, want each once")
+            raise UserError(f"{dataset.source}: camera: got {name!r}, want each once")
         return found
 
     def rank(key: str) -> tuple[bool, int]:
@@ -42,7 +43,7 @@ def find_state(dataset: Dataset, name: str | None) -> tuple[str, ...]:
     """The keys whose values, one after another, are the state meant by `name` (see DataSpec).
 
     Raises:
-        ValueError: no such column, several, or none that looks like a state; lists those there are.
+        UserError: no such column, several, or none that looks like a state; lists those there are.
     """
     keys = tuple(k for k, f in dataset.features.items() if _is_vector(k, f.dtype, f.shape))
     if name is not None:
@@ -56,13 +57,13 @@ def find_state(dataset: Dataset, name: str | None) -> tuple[str, ...]:
         return (pose[0], *grip)
     if len(parts) == 1:
         return tuple(parts)
-    raise ValueError(f"{dataset.source}: which column is the state? got none, want of {list(keys)}")
+    raise UserError(f"{dataset.source}: which column is the state? got none, want of {list(keys)}")
 
 
 def _find_key(dataset: Dataset, name: str, keys: Sequence[str], what: str) -> str:
     found = [k for k in keys if k == name] or [k for k in keys if k.endswith(f".{name}")]
     if len(found) != 1:
-        raise ValueError(f"{dataset.source}: {what}: got {name!r}, want one of {list(keys)}")
+        raise UserError(f"{dataset.source}: {what}: got {name!r}, want one of {list(keys)}")
     return found[0]
 
 

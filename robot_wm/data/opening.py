@@ -15,6 +15,7 @@ from robot_wm.data import layout
 from robot_wm.data.dataset import Dataset, Feature
 from robot_wm.data.files import read_table
 from robot_wm.hub_errors import hub_errors
+from robot_wm.types import UserError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -28,7 +29,7 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
 
     Raises:
         FileNotFoundError: no such directory, and no such dataset that the hub would give.
-        ValueError: not a LeRobot v3 dataset, or metadata that contradicts itself.
+        UserError: not a LeRobot v3 dataset, or metadata that contradicts itself.
     """
     root = _find(str(source), revision)
     info_path = root / layout.INFO_PATH
@@ -38,9 +39,9 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
         info = json.loads(info_path.read_text(encoding="utf-8"))
         version = str(info["codebase_version"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{info_path}: not a LeRobot info.json ({error!r})") from error
+        raise UserError(f"{info_path}: not a LeRobot info.json ({error!r})") from error
     if not version.startswith("v3."):
-        raise ValueError(
+        raise UserError(
             f"{source}: LeRobot format {version}, want v3.x; {_how_to_convert(str(source))}"
         )
     try:
@@ -48,9 +49,9 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
         num_episodes, fps = int(info["total_episodes"]), float(info["fps"])
         data_path, video_path = str(info["data_path"]), str(info.get("video_path") or "")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{info_path}: missing or malformed entry ({error!r})") from error
+        raise UserError(f"{info_path}: missing or malformed entry ({error!r})") from error
     if not fps > 0 or num_episodes < 1:
-        raise ValueError(f"{info_path}: got fps {fps} and {num_episodes} episodes, want some")
+        raise UserError(f"{info_path}: got fps {fps} and {num_episodes} episodes, want some")
     for template in (data_path, video_path):
         _check_template(template, info_path)
     index = _read_index(root, num_episodes)
@@ -58,9 +59,7 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
     needs = {f"{p}/{n}" for p in ("data", *videos) for n in ("chunk_index", "file_index")}
     needs |= {f"{p}/{n}" for p in videos for n in ("from_timestamp", "to_timestamp")}
     if missing := sorted(needs - set(index)):
-        raise ValueError(
-            f"{root}: meta/episodes has no column {missing[0]}; it has {sorted(index)}"
-        )
+        raise UserError(f"{root}: meta/episodes has no column {missing[0]}; it has {sorted(index)}")
     return Dataset(
         source=str(source),
         root=root,
@@ -102,9 +101,9 @@ def _check_template(template: str, info_path: Path) -> None:
     try:
         place = Path(template.format(video_key="key", chunk_index=0, file_index=0))
     except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise ValueError(f"{info_path}: malformed path {template!r} ({error!r})") from error
+        raise UserError(f"{info_path}: malformed path {template!r} ({error!r})") from error
     if place.is_absolute() or ".." in place.parts:
-        raise ValueError(f"{info_path}: path {template!r} leads out of the dataset")
+        raise UserError(f"{info_path}: path {template!r} leads out of the dataset")
 
 
 def _find(source: str, revision: str | None) -> Path:
@@ -157,7 +156,7 @@ def _read_index(root: Path, num_episodes: int) -> dict[str, list[Any]]:
     """meta/episodes without statistics, column by column, in order of the episode's index."""
     paths = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
     if not paths:
-        raise ValueError(f"{root}: no meta/episodes; want a LeRobot v3 dataset")
+        raise UserError(f"{root}: no meta/episodes; want a LeRobot v3 dataset")
     columns: dict[str, list[Any]] = {}
     for path in paths:
         table = read_table(path, only=lambda name: not name.startswith("stats/"))
@@ -167,7 +166,7 @@ def _read_index(root: Path, num_episodes: int) -> dict[str, list[Any]]:
     order = sorted(range(len(index)), key=index.__getitem__)[:num_episodes]
     ragged = [name for name, values in columns.items() if len(values) != len(index)]
     if [index[i] for i in order] != list(range(num_episodes)) or ragged or "length" not in columns:
-        raise ValueError(
+        raise UserError(
             f"{root}: meta/episodes lists {len(index)} episodes, incomplete or in disorder; "
             f"info.json says {num_episodes}"
         )

@@ -24,7 +24,7 @@ from robot_wm.data.alignment import AlignedData
 from robot_wm.data.files import allocate
 from robot_wm.files import replacing_all, sha256_file
 from robot_wm.preprocess import ImageSpec, prepare_images
-from robot_wm.types import FloatArray, ImageArray
+from robot_wm.types import FloatArray, ImageArray, UserError
 
 Progress = Callable[[int, int], None]
 _FORMAT = 1  # part of the key: raise it when what is stored under a key changes
@@ -98,7 +98,7 @@ def encode_dataset(
         progress: called with frames done and frames in all.
 
     Raises:
-        ValueError: a frame does not decode, or the encoder returns another shape than promised or
+        UserError: a frame does not decode, or the encoder returns another shape than promised or
             a value not finite.
     """
     what = {"encoder": encoder_fingerprint, "dtype": dtype}
@@ -108,12 +108,10 @@ def encode_dataset(
             with torch.inference_mode():
                 tokens = encode(frames)
             if tokens.ndim != 3 or len(tokens) != len(frames):
-                raise ValueError(f"encode: got {tuple(tokens.shape)}, want [{len(frames)}, P, D]")
+                raise UserError(f"encode: got {tuple(tokens.shape)}, want [{len(frames)}, P, D]")
             values = tokens.to(torch.float32).cpu().numpy().astype(dtype)
             if not np.isfinite(values).all():
-                raise ValueError(
-                    f"encode: tokens of {data.dataset.source} are not finite ({dtype})"
-                )
+                raise UserError(f"encode: tokens of {data.dataset.source} are not finite ({dtype})")
             yield values
 
     total = data.num_frames * len(data.cameras)
@@ -150,10 +148,10 @@ def load_frames(
         memory map.
 
     Raises:
-        ValueError: a frame does not decode, or there are several cameras.
+        UserError: a frame does not decode, or there are several cameras.
     """
     if len(data.cameras) != 1:
-        raise ValueError(f"data.camera: got {', '.join(data.cameras)}, want one")
+        raise UserError(f"data.camera: got {', '.join(data.cameras)}, want one")
     (camera,) = data.cameras
     key = _key(data, camera, {"frames": list(size)})
 

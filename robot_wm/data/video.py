@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robot_wm.types import FloatArray, ImageArray
+from robot_wm.types import FloatArray, ImageArray, UserError
 
 if TYPE_CHECKING:  # imported where it is used: what needs no video does without
     import av
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imported where it is used: what needs no video does without
 _ROUNDING_S = 5e-4  # times in a file are rounded
 
 
-class DecodeError(ValueError):
+class DecodeError(UserError):
     """A picture that is not there or cannot be decoded; says why, not where."""
 
 

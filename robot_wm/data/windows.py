@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robot_wm.data.alignment import AlignedData
 from robot_wm.preprocess import NormStats
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 
 class EpisodeTokens(Protocol):
@@ -80,15 +80,13 @@ def split_episodes(
         Training positions and held-out positions, each increasing.
 
     Raises:
-        ValueError: the share is out of range, or leaves nothing to train on.
+        UserError: the share is out of range, or leaves nothing to train on.
     """
     if not 0 <= holdout < 1:
-        raise ValueError(f"holdout: got {holdout}, want a share in [0, 1)")
+        raise UserError(f"holdout: got {holdout}, want a share in [0, 1)")
     num_held = max(1, round(holdout * num_episodes)) if holdout else 0
     if num_held >= num_episodes:
-        raise ValueError(
-            f"holdout: got {holdout} of {num_episodes} episodes, want some to train on"
-        )
+        raise UserError(f"holdout: got {holdout} of {num_episodes} episodes, want some to train on")
     order = np.random.default_rng(seed).permutation(num_episodes).tolist()
     return tuple(sorted(order[num_held:])), tuple(sorted(order[:num_held]))
 
@@ -125,7 +123,7 @@ class WindowSampler:
             True leaves the remainder of each epoch out.
 
     Raises:
-        ValueError: no episode is long enough, or tokens and episodes do not match.
+        UserError: no episode is long enough, or tokens and episodes do not match.
     """
 
     def __init__(
@@ -140,17 +138,17 @@ class WindowSampler:
         shuffle: bool = True,
     ) -> None:
         if num_frames < 2 or batch_size < 1:
-            raise ValueError(
+            raise UserError(
                 f"got num_frames {num_frames} and batch_size {batch_size}, want 2 and 1 or more"
             )
         if len(tokens) != data.num_episodes:
-            raise ValueError(f"tokens: got {len(tokens)} episodes, want {data.num_episodes}")
+            raise UserError(f"tokens: got {len(tokens)} episodes, want {data.num_episodes}")
         starts = [np.arange(max(0, data.lengths[i] - num_frames + 1)) for i in episodes]
         self._where = np.repeat(np.asarray(episodes, np.int64), [len(s) for s in starts])
         self._start = np.concatenate([*starts, np.zeros(0, np.int64)])
         if not len(self._where):
             longest = max((data.lengths[i] for i in episodes), default=0)
-            raise ValueError(
+            raise UserError(
                 f"num_frames: got {num_frames}, want at most {longest}, the longest of "
                 f"{len(episodes)} episodes"
             )

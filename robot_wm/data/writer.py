@@ -26,7 +26,7 @@ import pyarrow as pa
 from robot_wm.data import layout
 from robot_wm.data.stats import Stats, histogram, image_stats, merge_stats, vector_stats
 from robot_wm.files import owning, replacing_all
-from robot_wm.types import FloatArray, ImageArray, check_image
+from robot_wm.types import FloatArray, ImageArray, UserError, check_image
 
 # Small pictures encode in 0.3 ms with these. GOP 2 is LeRobot's: its loader reads single frames.
 # No B-frames, so that decoding order is time order and episodes can be appended packet by packet.
@@ -118,7 +118,7 @@ class DatasetWriter:
 
     Raises:
         FileExistsError: `root` holds something already, or another process writes it.
-        ValueError: a setting that the format cannot hold.
+        UserError: a setting that the format cannot hold.
     """
 
     def __init__(
@@ -133,14 +133,14 @@ class DatasetWriter:
         extra: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         if isinstance(fps, bool) or int(fps) != fps or fps < 1:
-            raise ValueError(f"fps: got {fps}, want a whole number of at least 1")
+            raise UserError(f"fps: got {fps}, want a whole number of at least 1")
         for name, (height, width) in cameras.items():
             if height < 2 or width < 2 or height % 2 or width % 2:
-                raise ValueError(f"camera {name}: got {height}x{width}, want even numbers for h264")
+                raise UserError(f"camera {name}: got {height}x{width}, want even numbers for h264")
         vectors = {layout.STATE: state_names, **(extra or {}), layout.ACTION: action_names}
         for key, names in vectors.items():
             if not names or "/" in key or key in layout.INDEX_DTYPES:
-                raise ValueError(f"column {key!r} with names {tuple(names)}: not a usable column")
+                raise UserError(f"column {key!r} with names {tuple(names)}: not a usable column")
         self._root, self._fps, self._cameras = Path(root), int(fps), dict(cameras)
         self._vectors = {key: tuple(names) for key, names in vectors.items()}
         self._info = layout.make_info(self._fps, robot_type, self._cameras, self._vectors)

@@ -27,6 +27,7 @@ from robot_wm.encoders.protocol import Encoder
 from robot_wm.encoders.vit import ViTConfig, ViTEncoder
 from robot_wm.encoders.vjepa2 import SHAPES, VJepa2Backbone, VJepa2Shape, from_transformers
 from robot_wm.preprocess import ImageSpec
+from robot_wm.types import UserError
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ def register_encoder(kind: EncoderKind) -> EncoderKind:
     """Adds an encoder to the table that checkpoints are read by; returns it.
 
     Raises:
-        ValueError: the name is taken by another.
+        UserError: the name is taken by another.
     """
     if kind.name in (*NAMES, "vjepa2") or _REGISTERED.get(kind.name, kind) != kind:
-        raise ValueError(f"encoder: {kind.name!r} is taken")
+        raise UserError(f"encoder: {kind.name!r} is taken")
     _REGISTERED[kind.name] = kind
     return kind
 
@@ -149,19 +150,19 @@ def build_encoder(
         seed: of untrained weights.
 
     Raises:
-        ValueError: an unknown name, a setting that does not fit, or a file of something else.
+        UserError: an unknown name, a setting that does not fit, or a file of something else.
         FileNotFoundError: no such file, or public weights out of reach (says what to do).
     """
     if name not in NAMES:
-        raise ValueError(f"encoder: got {name!r}, want one of {', '.join(NAMES)}")
+        raise UserError(f"encoder: got {name!r}, want one of {', '.join(NAMES)}")
     if name == "random":
         name, pretrained = "mini", False
     if weights is not None and not pretrained:
-        raise ValueError("encoder: got weights and pretrained=false, want one or the other")
+        raise UserError("encoder: got weights and pretrained=false, want one or the other")
     path = None if weights is None else Path(weights).expanduser()
     if name in ("mini", "mini_patches"):
         if image_size is not None or num_blocks is not None or (pool > 1 and name == "mini"):
-            raise ValueError(
+            raise UserError(
                 f"encoder {name}: got image_size {image_size}, pool {pool}, num_blocks "
                 f"{num_blocks}; want none of them (pool 1; mini_patches may be pooled)"
             )
@@ -169,7 +170,7 @@ def build_encoder(
         return mini if name == "mini" else _mini_patches(mini, pool)
     if name == "pixels":
         if path is not None or num_blocks is not None or pool > 1:
-            raise ValueError("encoder pixels: got weights, num_blocks or pool; it has none of them")
+            raise UserError("encoder pixels: got weights, num_blocks or pool; it has none of them")
         return PixelEncoder() if image_size is None else PixelEncoder(image_size=image_size)
     size = image_size
     if size is None:
@@ -177,7 +178,7 @@ def build_encoder(
     config = ViTConfig(name, size, pool, num_blocks)
     depth = _TIMM[name][2] if name in _TIMM else SHAPES[name].depth
     if num_blocks is not None and num_blocks > depth:
-        raise ValueError(f"num_blocks: got {num_blocks}, want at most {name}'s {depth}")
+        raise UserError(f"num_blocks: got {num_blocks}, want at most {name}'s {depth}")
     hub = None
     if pretrained and path is None:
         path, is_public = fetch(name, _HUB[name])
@@ -231,7 +232,7 @@ def load_encoder(description: Mapping[str, Any], path: Path) -> Encoder:
         path: of the weights; read only where they are not public.
 
     Raises:
-        ValueError: a description or weights that make no sense.
+        UserError: a description or weights that make no sense.
         FileNotFoundError: public weights out of reach (says what to do).
     """
     described = dict(description)
@@ -246,7 +247,7 @@ def load_encoder(description: Mapping[str, Any], path: Path) -> Encoder:
         _load(encoder, read_weights(path), kind.name)
         return encoder
     if "own" in described:
-        raise ValueError(
+        raise UserError(
             f"encoder: {described['name']!r} is not registered; the module that registers it has "
             f"to be imported first: robot-wm --import MODULE ..."
         )
@@ -256,7 +257,7 @@ def load_encoder(description: Mapping[str, Any], path: Path) -> Encoder:
     if hub is not None:
         # A commit, never a repository: a checkpoint cannot send anyone elsewhere.
         if config.name not in _HUB or not re.fullmatch("[0-9a-f]{40}", str(hub["revision"])):
-            raise ValueError(f"encoder: got {config.name!r} at {hub}, want {', '.join(_HUB)}")
+            raise UserError(f"encoder: got {config.name!r} at {hub}, want {', '.join(_HUB)}")
         public = replace(_HUB[config.name], revision=hub["revision"])
         file, _ = fetch(config.name, public)
         return _build(config, _translate(config.name, read_weights(file)), hub)
@@ -277,7 +278,7 @@ def released_encoder(weights: Mapping[str, Tensor], shape: VJepa2Shape, image_si
         image_size: height and width of its pictures, pixels.
 
     Raises:
-        ValueError: weights that do not fit.
+        UserError: weights that do not fit.
     """
     config = ViTConfig("vjepa2", image_size, shape=asdict(shape), antialias=False)
     return _build(config, weights, None)
@@ -305,7 +306,7 @@ def _build(
         dim, patch = shape.width, shape.patch_size
         image = ImageSpec(config.image_size, config.image_size, antialias=config.antialias)
     else:
-        raise ValueError(f"encoder: got {config.name!r}, want one of {', '.join(NAMES)}")
+        raise UserError(f"encoder: got {config.name!r}, want one of {', '.join(NAMES)}")
     return ViTEncoder(
         backbone, config, dim=dim, side=config.image_size // patch, image=image, hub=hub
     )
@@ -313,7 +314,7 @@ def _build(
 
 def _check_patches(config: ViTConfig, patch: int) -> None:
     if config.image_size % patch:
-        raise ValueError(
+        raise UserError(
             f"image_size: got {config.image_size}, want a multiple of {config.name}'s patches of "
             f"{patch} pixels"
         )
@@ -324,7 +325,7 @@ def _load(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
         module.load_state_dict(dict(weights))
     except RuntimeError as error:
         message = " ".join(str(error).split())[:300]
-        raise ValueError(f"encoder weights: not those of {name}: {message}") from error
+        raise UserError(f"encoder weights: not those of {name}: {message}") from error
 
 
 def _first_layers(weights: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:

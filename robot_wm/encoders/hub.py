@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from robot_wm.hub_errors import hub_errors
+from robot_wm.types import UserError
 
 PLACE = "~/.cache/robot_wm/encoders"  # where files go that are fetched by hand
 
@@ -80,7 +81,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a safetensors file.
+        UserError: not a safetensors file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"encoder weights: no file {path}")
@@ -88,4 +89,4 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"encoder weights: {path} is not a safetensors file ({error})") from error
+        raise UserError(f"encoder weights: {path} is not a safetensors file ({error})") from error

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robot_wm.preprocess import ImageSpec
+from robot_wm.types import UserError
 
 
 class TimmBackbone(nn.Module):
@@ -23,7 +24,7 @@ class TimmBackbone(nn.Module):
         weights: timm's state dict, its position table of any size; None to stay untrained.
 
     Raises:
-        ValueError: weights of another architecture, or a size that its patches do not divide.
+        UserError: weights of another architecture, or a size that its patches do not divide.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class TimmBackbone(nn.Module):
             )
         except (RuntimeError, KeyError, AssertionError) as error:
             message = " ".join(str(error).split())[:300]
-            raise ValueError(f"encoder: {architecture} does not take this: {message}") from error
+            raise UserError(f"encoder: {architecture} does not take this: {message}") from error
         # timm would keep a second copy of the weights for life.
         self.vit.pretrained_cfg.pop("state_dict", None)
 
@@ -103,7 +104,7 @@ def ijepa_from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An I-JEPA file of transformers' layout under timm's names.
 
     Raises:
-        ValueError: a key that IJepaModel does not have, or a missing one.
+        UserError: a key that IJepaModel does not have, or a missing one.
     """
     weights = {k.removeprefix("ijepa."): v for k, v in weights.items()}
     renamed: dict[str, Tensor] = {}
@@ -119,12 +120,12 @@ def ijepa_from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             try:
                 parts = [weights[name.replace("query", other)] for other in ("key", "value")]
             except KeyError as error:
-                raise ValueError(f"encoder weights: {error.args[0]} is missing") from error
+                raise UserError(f"encoder weights: {error.args[0]} is missing") from error
             renamed[f"blocks.{match[1]}.attn.qkv.{match[3]}"] = torch.cat([value, *parts])
         elif not name.startswith("pooler.") and not (
             match and part in ("attention.attention.key", "attention.attention.value")
         ):
-            raise ValueError(f"encoder weights: {name} is no weight of I-JEPA")
+            raise UserError(f"encoder weights: {name} is no weight of I-JEPA")
     return renamed
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from robot_wm.encoders.protocol import Fingerprint, check_frames, fingerprint, freeze
 from robot_wm.layers import LAYER_NORM_EPS, Block, init_transformer
 from robot_wm.preprocess import ImageSpec
+from robot_wm.types import UserError
 
 WEIGHTS_DIR = Path(__file__).parents[1] / "weights"
 TUBELET = 2
@@ -53,15 +54,15 @@ class MiniConfig:
     def __post_init__(self) -> None:
         sizes = (self.image_size, self.patch_size, self.width, self.depth, self.num_heads)
         if min(*sizes, self.dim) < 1 or self.num_tokens < 0:
-            raise ValueError(f"MiniConfig: got {self}, want every size at least 1")
+            raise UserError(f"MiniConfig: got {self}, want every size at least 1")
         if self.stem not in ("linear", "conv"):
-            raise ValueError(f"stem: got {self.stem!r}, want 'linear' or 'conv'")
+            raise UserError(f"stem: got {self.stem!r}, want 'linear' or 'conv'")
         if self.stem == "conv" and self.patch_size % 8:
-            raise ValueError(f"patch_size: got {self.patch_size}, want a multiple of 8 for conv")
+            raise UserError(f"patch_size: got {self.patch_size}, want a multiple of 8 for conv")
         if self.width % 4:
-            raise ValueError(f"width: got {self.width}, want a multiple of 4")
+            raise UserError(f"width: got {self.width}, want a multiple of 4")
         if self.image_size % self.patch_size:
-            raise ValueError(
+            raise UserError(
                 f"patch_size: got {self.patch_size}, want a divisor of image_size={self.image_size}"
             )
 
@@ -138,7 +139,7 @@ class MiniEncoder(nn.Module):
         """`[B, T, 3, height, width]` to tokens `[B, T, P, D]`.
 
         Raises:
-            ValueError: pictures of another size, dtype or device.
+            UserError: pictures of another size, dtype or device.
         """
         check_frames(frames, self._image, self.registers)
         images = frames.flatten(0, 1)
@@ -237,7 +238,7 @@ def load_mini(path: Path) -> MiniEncoder:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a mini encoder's file.
+        UserError: not a mini encoder's file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"encoder weights: no file {path}")
@@ -249,7 +250,7 @@ def load_mini(path: Path) -> MiniEncoder:
             encoder = MiniEncoder(MiniConfig(**json.loads(metadata["mini"])))
         encoder.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"encoder weights: {path} is not a mini encoder's ({error})") from error
+        raise UserError(f"encoder weights: {path} is not a mini encoder's ({error})") from error
     freeze(encoder)
     return encoder
 

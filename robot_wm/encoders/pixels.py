@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from robot_wm.encoders.protocol import Fingerprint, check_frames, fingerprint, freeze
 from robot_wm.preprocess import ImageSpec
+from robot_wm.types import UserError
 
 _PATCH = 16  # pixels
 
@@ -19,13 +20,13 @@ class PixelEncoder(nn.Module):
         image_size: height and width of its square pictures, pixels.
 
     Raises:
-        ValueError: patches that do not divide the picture.
+        UserError: patches that do not divide the picture.
     """
 
     def __init__(self, *, image_size: int = 48) -> None:
         super().__init__()
         if image_size < 1 or image_size % _PATCH:
-            raise ValueError(
+            raise UserError(
                 f"image_size: got {image_size}, want a multiple of the patches of {_PATCH} pixels"
             )
         self.image_size = image_size
@@ -58,7 +59,7 @@ class PixelEncoder(nn.Module):
         """`[B, T, 3, height, width]` to tokens `[B, T, P, D]`.
 
         Raises:
-            ValueError: pictures of another size, dtype or device.
+            UserError: pictures of another size, dtype or device.
         """
         check_frames(frames, self._image, self.scale)
         return self.scale * rearrange(

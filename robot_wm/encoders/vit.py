@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robot_wm.encoders.protocol import Fingerprint, check_frames, fingerprint, freeze
 from robot_wm.preprocess import ImageSpec
-from robot_wm.types import check_counts
+from robot_wm.types import UserError, check_counts
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ViTEncoder(nn.Module):
         hub: where its weights can be had again, `{"repo", "revision"}`; None if only here.
 
     Raises:
-        ValueError: a pool that does not divide the patch map.
+        UserError: a pool that does not divide the patch map.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ViTEncoder(nn.Module):
         super().__init__()
         if side % config.pool:
             divisors = [n for n in range(1, side + 1) if side % n == 0]
-            raise ValueError(
+            raise UserError(
                 f"encoder {config.name}: got pool {config.pool}, want one of {divisors}, which "
                 f"divide its {side} x {side} tokens"
             )
@@ -104,7 +104,7 @@ class ViTEncoder(nn.Module):
         """`[B, T, 3, height, width]` to tokens `[B, T, P, D]`.
 
         Raises:
-            ValueError: pictures of another size, dtype or device.
+            UserError: pictures of another size, dtype or device.
         """
         check_frames(frames, self._image, next(self.backbone.parameters()))
         tokens = self.backbone(frames.flatten(0, 1))  # [B T, side side, D]

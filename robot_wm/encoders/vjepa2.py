@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robot_wm.types import check_counts
+from robot_wm.types import UserError, check_counts
 
 TUBELET = 2
 
@@ -37,7 +37,7 @@ class VJepa2Shape:
             patch_size=self.patch_size,
         )
         if self.width % self.num_heads or not 1 <= self.mlp_ratio * self.width < 2**24:
-            raise ValueError(
+            raise UserError(
                 f"encoder: got width {self.width}, {self.num_heads} heads and mlp_ratio "
                 f"{self.mlp_ratio}; want a width that the heads divide, and a hidden layer"
             )
@@ -116,7 +116,7 @@ def from_release(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
         new = new.replace(".attn.", ".attention.")
         if ".attention.qkv." in new:
             if value.ndim not in (1, 2) or len(value) % 3:
-                raise ValueError(f"encoder.{name}: got {tuple(value.shape)}, want 3 equal parts")
+                raise UserError(f"encoder.{name}: got {tuple(value.shape)}, want 3 equal parts")
             for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
                 renamed[f"encoder.{new.replace('qkv', part)}"] = third.clone()
         else:
@@ -132,11 +132,11 @@ def release_shape(weights: Mapping[str, Tensor], num_heads: int | None) -> VJepa
         num_heads: attention heads, which weights do not tell; None for those of the released sizes.
 
     Raises:
-        ValueError: not a V-JEPA 2 encoder, or heads that must be given.
+        UserError: not a V-JEPA 2 encoder, or heads that must be given.
     """
     patch, mlp = weights.get("patch_embed.proj.weight"), weights.get("blocks.0.mlp.fc1.weight")
     if patch is None or patch.ndim != 5 or mlp is None or mlp.ndim != 2:
-        raise ValueError(
+        raise UserError(
             f"encoder: got keys {sorted(weights)[:5]} ..., want a V-JEPA 2 encoder's "
             f"(patch_embed.proj.weight with five dimensions, blocks.0.mlp.fc1.weight, ...)"
         )
@@ -144,7 +144,7 @@ def release_shape(weights: Mapping[str, Tensor], num_heads: int | None) -> VJepa
     if num_heads is None:
         known = {shape.width: shape.num_heads for shape in SHAPES.values()}
         if width not in known and width % 64:
-            raise ValueError(
+            raise UserError(
                 f"encoder_heads: must be given for an encoder of width {width}, which is none of "
                 f"the released {sorted(known)} and no multiple of 64 channels a head"
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,20 +32,20 @@ class JointMap:
         for name in ("zero", "rad_per_unit"):
             value = np.array(getattr(self, name), np.float64)
             if value.shape != (size,) or not np.isfinite(value).all():
-                raise ValueError(f"joints: {name} is {value}, want {size} finite numbers")
+                raise UserError(f"joints: {name} is {value}, want {size} finite numbers")
             object.__setattr__(self, name, value)
         if len(self.keys) != size or len(set(self.keys)) != size or not self.rad_per_unit.all():
-            raise ValueError(f"joints: got {self.keys}, want a key and a unit for each of {size}")
+            raise UserError(f"joints: got {self.keys}, want a key and a unit for each of {size}")
 
     def angles(self, values: Mapping[str, Any]) -> FloatArray:
         """The device's values by key to angles `[J]`, rad.
 
         Raises:
-            ValueError: a key is missing.
+            UserError: a key is missing.
         """
         missing = [key for key in self.keys if key not in values]
         if missing:
-            raise ValueError(f"joints: the robot reports no {', '.join(missing)}")
+            raise UserError(f"joints: the robot reports no {', '.join(missing)}")
         return self.to_angles(np.array([values[key] for key in self.keys], float))
 
     def to_angles(self, values: FloatArray) -> FloatArray:

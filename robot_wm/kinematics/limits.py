@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 EDGE_RAD = 0.01
 _POSITIVE = ("max_speed", "max_acceleration", "tip_speed", "max_jump", "tick_s")
@@ -28,7 +28,7 @@ class Limits:
         tick_s: from one command to the next, s.
 
     Raises:
-        ValueError: not finite, lengths that differ, limits crossed, or a bound not above zero.
+        UserError: not finite, lengths that differ, limits crossed, or a bound not above zero.
     """
 
     low: FloatArray
@@ -47,32 +47,32 @@ class Limits:
             try:
                 value = np.array(getattr(self, name), np.float64)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, want numbers") from error
+                raise UserError(f"{name}: got {getattr(self, name)!r}, want numbers") from error
             if value.shape != _SIZES.get(name, size) or len(size) != 1 or not size[0]:
-                raise ValueError(f"{name}: got shape {value.shape}, want one number per joint")
+                raise UserError(f"{name}: got shape {value.shape}, want one number per joint")
             if not np.isfinite(value).all():
-                raise ValueError(f"{name}: got {value}, want finite numbers")
+                raise UserError(f"{name}: got {value}, want finite numbers")
             if name in _POSITIVE and not (value > 0).all():
-                raise ValueError(f"{name}: got {value}, want numbers above zero")
+                raise UserError(f"{name}: got {value}, want numbers above zero")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
         ticks = (self.max_speed / (self.max_acceleration * self.tick_s)).max()
         if not ticks <= _MAX_STOP_TICKS:
-            raise ValueError(
+            raise UserError(
                 f"max_acceleration: a stop takes {ticks:.3g} ticks, want {_MAX_STOP_TICKS}"
             )
         for low, high in (("low", "high"), ("box_low", "box_high")):
             if not (getattr(self, low) < getattr(self, high)).all():
-                raise ValueError(f"{low}: got {getattr(self, low)}, want less than {high}")
+                raise UserError(f"{low}: got {getattr(self, low)}, want less than {high}")
 
     def within(self, low: FloatArray, high: FloatArray) -> Limits:
         """The same, inside a device's own joint limits `[J]`, rad.
 
         Raises:
-            ValueError: another number of joints, or they do not meet.
+            UserError: another number of joints, or they do not meet.
         """
         if np.shape(low) != self.low.shape or np.shape(high) != self.high.shape:
-            raise ValueError(f"low: the arm has {len(low)} joints, want {len(self.low)}")
+            raise UserError(f"low: the arm has {len(low)} joints, want {len(self.low)}")
         return replace(self, low=np.maximum(low, self.low), high=np.minimum(high, self.high))
 
     def seat(self, joints: FloatArray) -> FloatArray:

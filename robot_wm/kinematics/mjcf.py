@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from robot_wm.kinematics.chain import Chain, Link
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 # MuJoCo's own FatalError comes where it was imported before it was told how to render.
 _CANNOT_RENDER = (ImportError, AttributeError, RuntimeError)
@@ -111,7 +111,7 @@ def load_chain(
         tool: name of the site that is its tool.
 
     Raises:
-        ValueError: MuJoCo refuses the text, its angles are degrees, a name is not in it, a joint
+        UserError: MuJoCo refuses the text, its angles are degrees, a name is not in it, a joint
             is not a hinge, or another joint moves something.
     """
     mujoco = load_mujoco()
@@ -123,10 +123,10 @@ def load_chain(
         ids = [model.joint(name).id for name in joints]
         site = model.site(tool)
     except KeyError as error:
-        raise ValueError(f"MJCF: {error.args[0]}") from error
+        raise UserError(f"MJCF: {error.args[0]}") from error
     for name, joint in zip(joints, ids, strict=True):
         if int(model.jnt_type[joint]) != int(mujoco.mjtJoint.mjJNT_HINGE):
-            raise ValueError(
+            raise UserError(
                 f"MJCF: {name} is not a hinge; an arm's joints turn, its gripper's, too"
             )
     check_radians(xml)
@@ -134,7 +134,7 @@ def load_chain(
         model.joint(i).name or "one without a name" for i in range(model.njnt) if i not in ids
     ]
     if others:  # what it moves, nobody would watch
-        raise ValueError(f"MJCF: joint {others[0]} is none of the arm's {', '.join(joints)}")
+        raise UserError(f"MJCF: joint {others[0]} is none of the arm's {', '.join(joints)}")
     numbers: dict[int, int] = {}
     links: list[Link] = []
     for body in range(1, model.nbody):
@@ -143,7 +143,7 @@ def load_chain(
         if not own and parent < 0:
             continue  # does not move with the arm
         if len(own) > 1:
-            raise ValueError(f"MJCF: body {model.body(body).name!r} has {len(own)} joints, want 1")
+            raise UserError(f"MJCF: body {model.body(body).name!r} has {len(own)} joints, want 1")
         above = _pose(data, int(model.body_parentid[body])) if parent >= 0 else np.eye(4)
         joint = ids[own[0]] if own else -1
         numbers[body] = len(links)
@@ -159,7 +159,7 @@ def load_chain(
         )
     tool_body = int(site.bodyid[0])
     if tool_body not in numbers:
-        raise ValueError(f"MJCF: no joint of the arm moves {tool!r}")
+        raise UserError(f"MJCF: no joint of the arm moves {tool!r}")
     return Chain(
         links,
         joint_names=tuple(joints),
@@ -170,14 +170,14 @@ def load_chain(
 
 
 def check_radians(xml: str) -> None:
-    """Raises ValueError unless an MJCF text counts angles in radians: the scene does.
+    """Raises UserError unless an MJCF text counts angles in radians: the scene does.
 
     MuJoCo takes degrees where nothing is said.
     """
     compilers = ElementTree.fromstring(xml).findall("compiler")
     said = [compiler.get("angle") for compiler in compilers if compiler.get("angle")]
     if said[-1:] != ["radian"]:
-        raise ValueError(
+        raise UserError(
             f'MJCF: got angles in {(said or ["degree"])[-1]}, want <compiler angle="radian"/> and '
             f"radians"
         )

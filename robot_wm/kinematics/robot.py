@@ -12,7 +12,7 @@ from robot_wm.kinematics.chain import Chain
 from robot_wm.kinematics.ik import inverse_kinematics
 from robot_wm.kinematics.joints import JointMap
 from robot_wm.kinematics.limits import Limits
-from robot_wm.types import FloatArray
+from robot_wm.types import FloatArray, UserError
 
 STATE_NAMES = ("ee.x", "ee.y", "ee.z", "gripper")
 
@@ -34,11 +34,11 @@ class Gripper:
 
     def __post_init__(self) -> None:
         if not self.joints:
-            raise ValueError("gripper: got no joint, want at least 1")
+            raise UserError("gripper: got no joint, want at least 1")
         if not (np.isfinite(self.metres_per_rad) and self.metres_per_rad):
-            raise ValueError(f"metres_per_rad: got {self.metres_per_rad}, want another than 0")
+            raise UserError(f"metres_per_rad: got {self.metres_per_rad}, want another than 0")
         if not np.isfinite(self.shut_rad):
-            raise ValueError(f"shut_rad: got {self.shut_rad}, want a finite angle")
+            raise UserError(f"shut_rad: got {self.shut_rad}, want a finite angle")
 
     def opening_m(self, joints: FloatArray) -> float:
         """The opening at the arm's joints `[J]`, rad; the mean where its own differ."""
@@ -73,7 +73,7 @@ class RobotModel:
         device: how a real arm counts its joints; None where it is only simulated.
 
     Raises:
-        ValueError: sizes that do not fit the joints, bounds crossed, or a pose beyond the joints.
+        UserError: sizes that do not fit the joints, bounds crossed, or a pose beyond the joints.
     """
 
     name: str
@@ -100,22 +100,22 @@ class RobotModel:
                 continue
             value = np.array(getattr(self, name), np.float64)
             if value.shape != (want,) or not np.isfinite(value).all():
-                raise ValueError(f"{name}: got {value}, want {want} finite numbers")
+                raise UserError(f"{name}: got {value}, want {want} finite numbers")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
         if self.wrist is not None and not (
             np.shape(self.wrist) == (2, 3) and np.isfinite(self.wrist).all()
         ):
-            raise ValueError(f"wrist: got {self.wrist}, want a finite position and point")
+            raise UserError(f"wrist: got {self.wrist}, want a finite position and point")
         for what in ("workspace", "table"):
             low, high = getattr(self, f"{what}_low"), getattr(self, f"{what}_high")
             if not (low < high).all():
-                raise ValueError(f"{what}_low: got {low}, want less than {high}")
+                raise UserError(f"{what}_low: got {low}, want less than {high}")
         if self.limits.low.shape != (size,):
-            raise ValueError(f"limits: got {len(self.limits.low)} joints, want {size}")
+            raise UserError(f"limits: got {len(self.limits.low)} joints, want {size}")
         low, high = self.chain.joint_range.T
         if not ((self.limits.low >= low - 1e-9) & (self.limits.high <= high + 1e-9)).all():
-            raise ValueError(
+            raise UserError(
                 f"limits: got {self.limits.low} to {self.limits.high} rad, wider than the joints"
             )
         for name in ("home", "park"):
@@ -124,9 +124,9 @@ class RobotModel:
                 pose is not None
                 and not ((pose >= self.limits.low - 1e-9) & (pose <= self.limits.high + 1e-9)).all()
             ):
-                raise ValueError(f"{name}: got {pose}, beyond the joints' ranges")
+                raise UserError(f"{name}: got {pose}, beyond the joints' ranges")
         if not set(self.gripper.joints) <= set(range(size)):
-            raise ValueError(f"gripper: got joints {self.gripper.joints}, want some of {size}")
+            raise UserError(f"gripper: got joints {self.gripper.joints}, want some of {size}")
 
     @property
     def joints(self) -> tuple[str, ...]:
@@ -137,16 +137,16 @@ class RobotModel:
         """The same arm under other limits (Limits); one number stands for every joint.
 
         Raises:
-            ValueError: limits that make no sense, or are not among them.
+            UserError: limits that make no sense, or are not among them.
         """
         known = [field.name for field in fields(Limits) if field.name not in ("low", "high")]
         for name, value in changes.items():
             if name not in known:
-                raise ValueError(f"limits: got {name!r}, want some of {', '.join(known)}")
+                raise UserError(f"limits: got {name!r}, want some of {', '.join(known)}")
             # True would count as 1 m/s, and text as what it spells.
             numbers = np.ravel(np.array(value, dtype=object))
             if any(isinstance(x, bool | np.bool_ | str) or x is None for x in numbers):
-                raise ValueError(f"{name}: got {value!r}, want numbers")
+                raise UserError(f"{name}: got {value!r}, want numbers")
         for name in {"max_speed", "max_acceleration"} & set(changes):
             if np.ndim(changes[name]) == 0:
                 changes[name] = np.full(self.chain.num_joints, changes[name])
@@ -187,7 +187,7 @@ class RobotModel:
         """The same arm, its joints' ranges those of a device `[J]`, rad.
 
         Raises:
-            ValueError: another number of joints, or its poses are beyond them.
+            UserError: another number of joints, or its poses are beyond them.
         """
         limits = self.limits.within(low, high)
         chain = self.chain.with_range(np.stack((limits.low, limits.high), axis=1))

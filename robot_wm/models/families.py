@@ -16,6 +16,7 @@ from torch import nn
 from robot_wm.encoders import Encoder
 from robot_wm.models.fitting import FitConfig, TrainingData
 from robot_wm.models.protocol import Encoded, ModelInfo, WorldModel
+from robot_wm.types import UserError
 
 
 class TrainableModel(WorldModel, Encoded, Protocol):
@@ -63,10 +64,10 @@ def register_family(family: Family) -> Family:
     """Adds a family to the table; returns it.
 
     Raises:
-        ValueError: the name is taken by another.
+        UserError: the name is taken by another.
     """
     if _FAMILIES.get(family.name, family) != family:
-        raise ValueError(f"family: {family.name!r} is taken")
+        raise UserError(f"family: {family.name!r} is taken")
     _FAMILIES[family.name] = family
     return family
 
@@ -75,10 +76,10 @@ def find_family(name: str) -> Family:
     """The family of a name.
 
     Raises:
-        ValueError: none is registered by that name.
+        UserError: none is registered by that name.
     """
     if name not in _FAMILIES:
-        raise ValueError(
+        raise UserError(
             f"family: got {name!r}, registered are {', '.join(sorted(_FAMILIES))}; the module that "
             f"registers it has to be imported first: robot-wm --import MODULE ..."
         )
@@ -101,24 +102,24 @@ def check_world_model_parts(model: Any) -> None:
     """Looks at what a family has built, before any work is done with it.
 
     Raises:
-        ValueError: it is no world model, or not one that can be trained and saved.
+        UserError: it is no world model, or not one that can be trained and saved.
     """
     name = type(model).__name__
     if not isinstance(model, nn.Module):
-        raise ValueError(f"family: {name} is no torch.nn.Module")
+        raise UserError(f"family: {name} is no torch.nn.Module")
     methods = ("initial", "observe", "latent", "embed", "rollout", "loss")
     missing = [method for method in methods if not callable(getattr(model, method, None))]
     if missing:
-        raise ValueError(f"family: {name} lacks {', '.join(missing)}")
+        raise UserError(f"family: {name} lacks {', '.join(missing)}")
     if not isinstance(getattr(model, "info", None), ModelInfo):
-        raise ValueError(f"family: the info of {name} is no ModelInfo")
+        raise UserError(f"family: the info of {name} is no ModelInfo")
     if not isinstance(model, Encoded):
-        raise ValueError(f"family: {name} has no encoder")
+        raise UserError(f"family: {name} has no encoder")
     own = {id(parameter) for parameter in model.parameters()}
     if not own:
-        raise ValueError(f"family: {name} has no parameters to learn")
+        raise UserError(f"family: {name} has no parameters to learn")
     if isinstance(model.encoder, nn.Module) and own & {id(p) for p in model.encoder.parameters()}:
-        raise ValueError(f"family: {name} has its encoder among the parts that learn")
+        raise UserError(f"family: {name} has its encoder among the parts that learn")
 
 
 def device_of(model: Any) -> torch.device:

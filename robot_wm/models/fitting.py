@@ -13,7 +13,7 @@ from torch import Tensor
 from robot_wm.data import AlignedData, DataStats, TokenStore
 from robot_wm.encoders import Encoder
 from robot_wm.models.protocol import View
-from robot_wm.types import ActionSpec
+from robot_wm.types import ActionSpec, UserError
 
 Latents = Callable[[Tensor], Tensor]
 
@@ -36,7 +36,7 @@ class FitConfig:
         seed: of weights, split and order.
 
     Raises:
-        ValueError: sizes that do not fit together.
+        UserError: sizes that do not fit together.
     """
 
     num_frames: int = 6
@@ -53,12 +53,12 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.rollout_steps < self.num_frames:
-            raise ValueError(
+            raise UserError(
                 f"rollout_steps: got {self.rollout_steps}, want 1 to {self.num_frames - 1}, one "
                 f"less than num_frames"
             )
         if self.held_out_horizon < 1 or not 0 < self.holdout < 1:
-            raise ValueError(
+            raise UserError(
                 f"got held_out_horizon {self.held_out_horizon} and holdout {self.holdout}, want at "
                 f"least 1 and a share between 0 and 1"
             )

@@ -17,6 +17,7 @@ from robot_wm.types import (
     Futures,
     ImageArray,
     Observation,
+    UserError,
     check_counts,
 )
 
@@ -39,7 +40,7 @@ class View:
     def __post_init__(self) -> None:
         check_counts(height=self.height, width=self.width)
         if not isinstance(self.camera, str) or not self.camera:
-            raise ValueError(f"camera: got {self.camera!r}, want a name")
+            raise UserError(f"camera: got {self.camera!r}, want a name")
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,18 @@ class ModelInfo:
             views=len(self.views),
         )
         if not (isinstance(self.dt, float) and 0 < self.dt < np.inf):
-            raise ValueError(f"dt: got {self.dt!r}, want seconds above zero")
+            raise UserError(f"dt: got {self.dt!r}, want seconds above zero")
         if self.grid[0] != len(self.views):
-            raise ValueError(f"grid: got {self.grid} of {len(self.views)} views")
+            raise UserError(f"grid: got {self.grid} of {len(self.views)} views")
         if len({*self.cameras}) != len(self.views):
-            raise ValueError(f"views: got {', '.join(self.cameras)}, want each camera once")
+            raise UserError(f"views: got {', '.join(self.cameras)}, want each camera once")
         if self.error not in ("l1", "l2"):
-            raise ValueError(f"error: got {self.error!r}, want 'l1' or 'l2'")
+            raise UserError(f"error: got {self.error!r}, want 'l1' or 'l2'")
         energy = self.step_energy
         if energy is not None and not (
             {*energy} == {"l1", "l2"} and all(0 <= float(e) < np.inf for e in energy.values())
         ):
-            raise ValueError(f"step_energy: got {energy}, want finite l1 and l2, 0 or more")
+            raise UserError(f"step_energy: got {energy}, want finite l1 and l2, 0 or more")
 
     @property
     def num_tokens(self) -> int:

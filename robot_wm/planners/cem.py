@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robot_wm.planners.protocol import Cost
 from robot_wm.planners.search import Search, check_sizes, check_spread, normal, spread
-from robot_wm.types import ActionSpec, Plan
+from robot_wm.types import ActionSpec, Plan, UserError
 
 
 @dataclass(kw_only=True)
@@ -25,7 +25,7 @@ class CEM:
         min_std: floor of the standard deviation, in the same units.
 
     Raises:
-        ValueError: a size below one, more elites than samples, or a spread out of order.
+        UserError: a size below one, more elites than samples, or a spread out of order.
     """
 
     horizon: int = 1
@@ -78,7 +78,7 @@ class ICEM:
         momentum: share of the old mean and deviation in the new ones.
 
     Raises:
-        ValueError: a size below one, more elites than samples, a spread out of order, or a share
+        UserError: a size below one, more elites than samples, a spread out of order, or a share
             out of range.
     """
 
@@ -97,12 +97,12 @@ class ICEM:
         check_sizes(self, num_iterations=self.num_iterations)
         check_spread(self, min_std=self.min_std, init_std=self.init_std)
         if not (0 <= self.noise_beta <= 8 and 1 <= self.decay <= 8):
-            raise ValueError(
+            raise UserError(
                 f"ICEM: got noise_beta={self.noise_beta}, decay={self.decay}; "
                 f"want 0 to 8 and 1 to 8"
             )
         if not (0 <= self.kept_share <= 1 and 0 <= self.momentum < 1):
-            raise ValueError(
+            raise UserError(
                 f"ICEM: got kept_share={self.kept_share}, momentum={self.momentum}; "
                 f"want 0 to 1, the latter below 1"
             )

@@ -19,7 +19,7 @@ from robot_wm.planners.search import (
     check_sizes,
     check_spread,
 )
-from robot_wm.types import ActionSpec, Plan, check_counts
+from robot_wm.types import ActionSpec, Plan, UserError, check_counts
 
 
 @dataclass(kw_only=True)
@@ -35,7 +35,7 @@ class GradientDescent:
         init_std: standard deviation of the starts, in the same units.
 
     Raises:
-        ValueError: a size below one, more elites than samples, or a step or spread that is not
+        UserError: a size below one, more elites than samples, or a step or spread that is not
             above zero.
     """
 
@@ -100,7 +100,7 @@ class GradientCEM:
         min_std: floor of the standard deviation, in the same units.
 
     Raises:
-        ValueError: a size below one, more elites or refined sequences than samples, or a step or
+        UserError: a size below one, more elites or refined sequences than samples, or a step or
             spread out of order.
     """
 
@@ -118,7 +118,7 @@ class GradientCEM:
         check_sizes(self, num_iterations=self.num_iterations, num_steps=self.num_steps)
         check_counts(num_refined=self.num_refined)
         if self.num_refined > self.num_samples:
-            raise ValueError(
+            raise UserError(
                 f"num_refined: got {self.num_refined}, want at most num_samples={self.num_samples}"
             )
         check_spread(self, min_std=self.min_std, init_std=self.init_std)
@@ -177,7 +177,7 @@ class QuasiNewton:
         init_std: standard deviation of what is drawn, in the same units.
 
     Raises:
-        ValueError: a size below one, more starts than samples, or a step or spread that is not
+        UserError: a size below one, more starts than samples, or a step or spread that is not
             above zero.
     """
 

@@ -29,7 +29,7 @@ class MPPI:
         min_std: floor of the standard deviation, in the same units.
 
     Raises:
-        ValueError: a size below one, more elites than samples, a spread out of order, or a
+        UserError: a size below one, more elites than samples, a spread out of order, or a
             temperature that is not above zero.
     """
 

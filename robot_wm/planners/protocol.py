@@ -42,7 +42,7 @@ class Planner(Protocol):
 
         Raises:
             PlanningError: too few candidates with a finite cost.
-            ValueError: a cost of another shape.
+            UserError: a cost of another shape.
         """
         ...
 

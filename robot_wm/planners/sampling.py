@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robot_wm.planners.protocol import Cost
 from robot_wm.planners.search import Search, check_sizes, check_spread, normal, spread
-from robot_wm.types import ActionSpec, Plan, check_counts
+from robot_wm.types import ActionSpec, Plan, UserError, check_counts
 
 
 @dataclass(kw_only=True)
@@ -23,7 +23,7 @@ class RandomShooting:
         num_elites: best sequences that are kept.
 
     Raises:
-        ValueError: a size below one, or more elites than samples.
+        UserError: a size below one, or more elites than samples.
     """
 
     horizon: int = 1
@@ -68,7 +68,7 @@ class PredictiveSampling:
         min_std: what it has fallen to, geometrically, in the last iteration.
 
     Raises:
-        ValueError: a size below one, more elites than samples, or a spread out of order.
+        UserError: a size below one, more elites than samples, or a spread out of order.
     """
 
     horizon: int = 1
@@ -85,7 +85,7 @@ class PredictiveSampling:
         check_counts(num_knots=self.num_knots)
         check_spread(self, min_std=self.min_std, init_std=self.init_std)
         if self.order not in (0, 1):
-            raise ValueError(f"order: got {self.order!r}, want 0 or 1")
+            raise UserError(f"order: got {self.order!r}, want 0 or 1")
 
     def with_budget(self, num_evaluated: int) -> PredictiveSampling:
         """See `Planner.with_budget`."""

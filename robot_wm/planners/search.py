@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robot_wm.planners.protocol import Cost
-from robot_wm.types import ActionSpec, FloatArray, Plan, PlanningError, check_counts
+from robot_wm.types import ActionSpec, FloatArray, Plan, PlanningError, UserError, check_counts
 
 GRADIENT_COST = 2  # in evaluations: a pass back through a network costs two passes forward
 _EDGE = 1e-4  # of the trust region's radius: nearer to its edge is at it
@@ -147,7 +147,7 @@ class Search:
 
         Raises:
             PlanningError: fewer finite costs than that.
-            ValueError: the cost has another shape.
+            UserError: the cost has another shape.
         """
         costs = finite_costs(self._cost(candidates).detach(), len(candidates))
         self._note(candidates, costs, num_finite)
@@ -283,27 +283,27 @@ def spread(num_evaluated: int, num_iterations: int, num_elites: int) -> dict[str
 
 
 def check_sizes(planner: Searcher, **others: int) -> None:
-    """Raises ValueError unless all are at least 1 and the elites no more than the samples."""
+    """Raises UserError unless all are at least 1 and the elites no more than the samples."""
     name, samples, elites = type(planner).__name__, planner.num_samples, planner.num_elites
     counts = {"horizon": planner.horizon, "num_samples": samples, "num_elites": elites, **others}
     check_counts(**{f"{name}.{key}": value for key, value in counts.items()})
     if elites > samples:
-        raise ValueError(f"num_elites: got {elites}, want at most num_samples={samples}")
+        raise UserError(f"num_elites: got {elites}, want at most num_samples={samples}")
 
 
 def check_spread(planner: object, *, min_std: float, init_std: float) -> None:
-    """Raises ValueError unless 0 < min_std <= init_std, both finite."""
+    """Raises UserError unless 0 < min_std <= init_std, both finite."""
     if not 0 < min_std <= init_std < math.inf:
-        raise ValueError(
+        raise UserError(
             f"{type(planner).__name__}: got min_std={min_std}, init_std={init_std}; "
             f"want 0 < min <= init"
         )
 
 
 def check_positive(planner: object, **values: float) -> None:
-    """Raises ValueError unless every value is a number above zero, and finite."""
+    """Raises UserError unless every value is a number above zero, and finite."""
     for name, value in values.items():
         if not 0 < value < math.inf:
-            raise ValueError(
+            raise UserError(
                 f"{type(planner).__name__}.{name}: got {value}, want a number above zero"
             )

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robot_wm.types import RunError
 
-class CollapseError(RuntimeError):
+
+class CollapseError(RunError):
     """The encoder maps every picture to nearly the same place; more training will not help."""
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from robot_wm.types import check_counts
+from robot_wm.types import UserError, check_counts
 
 OBJECTIVES = ("acjepa", "vjepa", "ijepa", "acjepa+vjepa", "acjepa+ijepa")
 
@@ -53,7 +53,7 @@ class PretrainConfig:
         seed: of the first weights, the clips, the masks and SIGReg's directions.
 
     Raises:
-        ValueError: a value out of range.
+        UserError: a value out of range.
     """
 
     objective: str = "acjepa"
@@ -86,43 +86,41 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective: got {self.objective!r}, want {', '.join(OBJECTIVES)}")
+            raise UserError(f"objective: got {self.objective!r}, want {', '.join(OBJECTIVES)}")
         if self.anti_collapse not in ("sigreg", "vicreg"):
-            raise ValueError(
-                f"anti_collapse: got {self.anti_collapse!r}, want 'sigreg' or 'vicreg'"
-            )
+            raise UserError(f"anti_collapse: got {self.anti_collapse!r}, want 'sigreg' or 'vicreg'")
         if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(
+            raise UserError(
                 f"precision: got {self.precision!r}, want 'auto', 'float32' or 'bfloat16'"
             )
         counts = ("num_steps", "num_directions", "hidden", "num_masks", "num_blocks", "log_every")
         check_counts(**{name: getattr(self, name) for name in counts})
         check_counts(narrow_depth=self.narrow_depth)
         if self.narrow_width < 16 or self.narrow_width % 16:
-            raise ValueError(f"narrow_width: got {self.narrow_width}, want a multiple of 16")
+            raise UserError(f"narrow_width: got {self.narrow_width}, want a multiple of 16")
         for name in ("learning_rate", "grad_clip"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want above zero")
+                raise UserError(f"{name}: got {getattr(self, name)}, want above zero")
         limit = self.time_limit_s
         if limit is not None and (
             isinstance(limit, bool)
             or not isinstance(limit, (int, float))
             or not 0 < limit < math.inf
         ):
-            raise ValueError(f"time_limit_s: got {limit!r}, want seconds above 0")
+            raise UserError(f"time_limit_s: got {limit!r}, want seconds above 0")
         weights = ("weight_decay", "anti_collapse_weight", "inverse_weight", "masked_weight")
         weights += ("variance_weight", "covariance_weight", "collapse_std", "collapse_rank")
         for name in weights:
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: got {getattr(self, name)}, want at least 0")
+                raise UserError(f"{name}: got {getattr(self, name)}, want at least 0")
         if not 0 <= self.motion_share < 1:
-            raise ValueError(f"motion_share: got {self.motion_share}, want 0 to below 1")
+            raise UserError(f"motion_share: got {self.motion_share}, want 0 to below 1")
         if not 0 < self.mask_share < 1:
-            raise ValueError(f"mask_share: got {self.mask_share}, want between 0 and 1")
+            raise UserError(f"mask_share: got {self.mask_share}, want between 0 and 1")
         if not 0 <= self.duplicate_share <= 1:
-            raise ValueError(f"duplicate_share: got {self.duplicate_share}, want 0 to 1")
+            raise UserError(f"duplicate_share: got {self.duplicate_share}, want 0 to 1")
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema: got {self.ema}, want 0 to below 1")
+            raise UserError(f"ema: got {self.ema}, want 0 to below 1")
 
     @property
     def masked(self) -> str | None:

@@ -19,6 +19,7 @@ from robot_wm.pretrain.actions import ActionObjective
 from robot_wm.pretrain.collapse import CollapseError, spread
 from robot_wm.pretrain.config import PretrainConfig
 from robot_wm.pretrain.masked import MaskedObjective
+from robot_wm.types import UserError
 
 _WARMUP_STEPS = 100
 _MIN_FOR_RANK = 8  # pictures: fewer have no rank to speak of
@@ -43,25 +44,25 @@ def check_objective(config: PretrainConfig, shape: MiniConfig, *, has_actions: b
     """Refuses an objective that encoder or data cannot serve, before either is made.
 
     Raises:
-        ValueError: says which.
+        UserError: says which.
     """
     what = f"objective {config.objective}"
     if config.from_actions and not has_actions:
-        raise ValueError(f"{what}: the data has no actions")
+        raise UserError(f"{what}: the data has no actions")
     if config.from_actions and not shape.num_tokens:
-        raise ValueError(f"{what}: num_tokens is 0, want at least 1")
+        raise UserError(f"{what}: num_tokens is 0, want at least 1")
     if config.from_actions and shape.num_tokens * shape.dim < _MIN_NUMBERS:
-        raise ValueError(
+        raise UserError(
             f"{what}: got {shape.num_tokens} tokens of {shape.dim}, want at least {_MIN_NUMBERS} "
             f"numbers a picture: whether fewer have collapsed cannot be told"
         )
     if not config.from_actions and shape.num_tokens:
-        raise ValueError(
+        raise UserError(
             f"{what}: num_tokens is {shape.num_tokens}, want 0: it trains the patches, and what "
             f"other tokens would say is not learnt"
         )
     if config.masked and shape.image_size < 2 * shape.patch_size:
-        raise ValueError(f"{what}: got one patch a picture, want several, some of them hidden")
+        raise UserError(f"{what}: got one patch a picture, want several, some of them hidden")
 
 
 class Pretraining:
@@ -74,7 +75,7 @@ class Pretraining:
         config: how.
 
     Raises:
-        ValueError: an objective that the encoder or the data cannot serve.
+        UserError: an objective that the encoder or the data cannot serve.
     """
 
     def __init__(self, encoder: MiniEncoder, batches: Batches, config: PretrainConfig) -> None:

@@ -38,7 +38,7 @@ def render_html(report: Report) -> str:
         The document.
 
     Raises:
-        ValueError: a number is not finite, or a figure is missing; names its key.
+        UserError: a number is not finite, or a figure is missing; names its key.
     """
     report_figures(report)  # refuses what no plot should have to draw
     tasks = [read_task(name, figures) for name, figures in report.tasks.items()]

@@ -22,7 +22,7 @@ def write_report(report: Report, directory: Path) -> Path:
         Path of the HTML file.
 
     Raises:
-        ValueError: a number is not finite, or a figure is missing; nothing is written.
+        UserError: a number is not finite, or a figure is missing; nothing is written.
     """
     directory = Path(directory)
     lines = [

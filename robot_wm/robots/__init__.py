@@ -7,6 +7,7 @@ from collections.abc import Callable
 from robot_wm.kinematics import RobotModel
 from robot_wm.robots.jaco import jaco
 from robot_wm.robots.so100 import so100
+from robot_wm.types import UserError
 
 # LeRobot's names of robots, as its datasets have them, to the arm that each is; `robot_wm_sim` is
 # the one of our plugin.
@@ -23,10 +24,10 @@ def register_arm(name: str, make: Callable[[], RobotModel]) -> None:
     """Adds an arm to the table.
 
     Raises:
-        ValueError: the name is taken.
+        UserError: the name is taken.
     """
     if _ARMS.get(name, make) is not make:
-        raise ValueError(f"arm: {name!r} is taken")
+        raise UserError(f"arm: {name!r} is taken")
     _ARMS[name] = make
 
 
@@ -39,10 +40,10 @@ def find_arm_factory(name: str) -> Callable[[], RobotModel]:
     """What makes the arm of a name.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     if name not in _ARMS:
-        raise ValueError(f"arm: got {name!r}, want one of {', '.join(sorted(_ARMS))}")
+        raise UserError(f"arm: got {name!r}, want one of {', '.join(sorted(_ARMS))}")
     return _ARMS[name]
 
 
@@ -50,7 +51,7 @@ def make_arm(name: str) -> RobotModel:
     """The arm of a name.
 
     Raises:
-        ValueError: there is none.
+        UserError: there is none.
     """
     return find_arm_factory(name)()
 

@@ -11,6 +11,7 @@ robot's own units everywhere above a world model; a normalised one is called `ac
 
 from robot_wm.types.actions import ActionSpec
 from robot_wm.types.checks import FloatArray, ImageArray, check_counts, check_image
+from robot_wm.types.errors import RunError, UserError
 from robot_wm.types.seams import Controller, Env, Guard, Task
 from robot_wm.types.values import (
     Decision,
@@ -47,7 +48,9 @@ __all__ = [
     "OutcomeKind",
     "Plan",
     "PlanningError",
+    "RunError",
     "Task",
+    "UserError",
     "Verdict",
     "VerdictKind",
     "check_counts",

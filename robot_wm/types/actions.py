@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_wm.types.checks import FloatArray
+from robot_wm.types.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class ActionSpec:
         trust_norm: of that norm: `"l2"`, a ball, or `"box"`, the largest of the dimensions.
 
     Raises:
-        ValueError: lengths differ, a bound is not finite, `low` is not below `high`, or a scale,
+        UserError: lengths differ, a bound is not finite, `low` is not below `high`, or a scale,
             a fixed value or a radius makes no sense.
     """
 
@@ -49,40 +50,40 @@ class ActionSpec:
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
         if not all(isinstance(word, str) for word in (*self.names, *self.units)):
-            raise ValueError(f"ActionSpec: got names {self.names}, units {self.units}, want text")
+            raise UserError(f"ActionSpec: got names {self.names}, units {self.units}, want text")
         size = len(self.names)
         if not size or low.shape != (size,) or high.shape != (size,) or len(self.units) != size:
-            raise ValueError(
+            raise UserError(
                 f"ActionSpec: got {size} names, {len(self.units)} units, low {low.shape} and "
                 f"high {high.shape}; want one of each per dimension"
             )
         for name, lo, hi in zip(self.names, low, high, strict=True):
             if not (np.isfinite(lo) and np.isfinite(hi) and lo < hi):
-                raise ValueError(f"ActionSpec: {name} is bounded by [{lo}, {hi}]; want low < high")
+                raise UserError(f"ActionSpec: {name} is bounded by [{lo}, {hi}]; want low < high")
         if self.scale is not None:
             try:
                 scale = np.array(self.scale, np.float64)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"scale: got {self.scale!r}, want {size} numbers") from error
+                raise UserError(f"scale: got {self.scale!r}, want {size} numbers") from error
             if scale.shape != (size,) or not (np.isfinite(scale) & (scale > 0)).all():
-                raise ValueError(f"scale: got {self.scale}, want {size} finite numbers above zero")
+                raise UserError(f"scale: got {self.scale}, want {size} finite numbers above zero")
             scale.setflags(write=False)
             object.__setattr__(self, "scale", scale)
         try:
             object.__setattr__(self, "fixed", {k: float(v) for k, v in self.fixed.items()})
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"fixed: got {self.fixed!r}, want a number per name") from error
+            raise UserError(f"fixed: got {self.fixed!r}, want a number per name") from error
         for name, value in self.fixed.items():
             if name not in self.names:
-                raise ValueError(f"fixed: got {name!r}, want one of {', '.join(self.names)}")
+                raise UserError(f"fixed: got {name!r}, want one of {', '.join(self.names)}")
             i = self.names.index(name)
             if not low[i] <= value <= high[i]:
-                raise ValueError(f"fixed: got {name}={value}, want {low[i]:g} to {high[i]:g}")
+                raise UserError(f"fixed: got {name}={value}, want {low[i]:g} to {high[i]:g}")
         if self.trust_norm not in ("l2", "box"):
-            raise ValueError(f"trust_norm: got {self.trust_norm!r}, want 'l2' or 'box'")
+            raise UserError(f"trust_norm: got {self.trust_norm!r}, want 'l2' or 'box'")
         radius = self.trust_radius
         if radius is not None and not (isinstance(radius, int | float) and 0 < radius < np.inf):
-            raise ValueError(f"trust_radius: got {radius}, want a number above zero, or None")
+            raise UserError(f"trust_radius: got {radius}, want a number above zero, or None")
         low.setflags(write=False)
         high.setflags(write=False)
 
@@ -113,17 +114,17 @@ class ActionSpec:
         """What both allow: the narrower bounds, what either fixes, the trust region of both.
 
         Raises:
-            ValueError: the two name different actions, or contradict each other.
+            UserError: the two name different actions, or contradict each other.
         """
         if self.names != other.names:
-            raise ValueError(
+            raise UserError(
                 f"actions: got {self.size} ({', '.join(self.names)}) and {other.size} "
                 f"({', '.join(other.names)}), want the same"
             )
         low, high = np.maximum(self.low, other.low), np.minimum(self.high, other.high)
         for name in self.fixed.keys() & other.fixed.keys():
             if self.fixed[name] != other.fixed[name]:
-                raise ValueError(
+                raise UserError(
                     f"fixed: got {name}={self.fixed[name]} and {other.fixed[name]}, want one"
                 )
         scale, radius, norm = self.scale, self.trust_radius, self.trust_norm
@@ -134,12 +135,10 @@ class ActionSpec:
             scale = other.scale if scale is None else scale
         elif other.trust_radius is not None:
             if norm != other.trust_norm or not np.array_equal(self.unit, other.unit):
-                raise ValueError(
-                    "trust_radius: two trust regions of another shape cannot be joined"
-                )
+                raise UserError("trust_radius: two trust regions of another shape cannot be joined")
             radius = min(radius, other.trust_radius)
         if any(a and b and a != b for a, b in zip(self.units, other.units, strict=True)):
-            raise ValueError(
+            raise UserError(
                 f"actions: got units {', '.join(self.units)} and {', '.join(other.units)}"
             )
         return ActionSpec(

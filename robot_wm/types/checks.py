@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_wm.types.errors import UserError
+
 FloatArray = NDArray[np.floating]
 ImageArray = NDArray[np.uint8]
 
 
 def check_counts(low: int = 1, **values: object) -> None:
-    """Raises ValueError unless every value is a whole number of at least `low`."""
+    """Raises UserError unless every value is a whole number of at least `low`."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"{name}: got {value!r}, want a whole number of at least {low}")
+            raise UserError(f"{name}: got {value!r}, want a whole number of at least {low}")
 
 
 def check_image(image: ImageArray, what: str = "image") -> None:

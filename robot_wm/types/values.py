@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from robot_wm.types.checks import FloatArray, ImageArray
+from robot_wm.types.errors import RunError
 
 OutcomeKind = Literal["arrived", "stalled", "out of time"]
 DecisionKind = Literal["plan", "continue", "hold", "act", OutcomeKind]
@@ -238,5 +239,5 @@ class Judgement:
         return -measure.value if measure.rising else measure.value
 
 
-class PlanningError(RuntimeError):
+class PlanningError(RunError):
     """The planner found nothing it can stand behind; no action comes out."""

@@ -18,19 +18,19 @@ from robot_wm.models.latent.spec import ModelSpec
 from robot_wm.models.protocol import View
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
-from robot_wm.types import ActionSpec
+from robot_wm.types import ActionSpec, UserError
 
 
 def _build(known: TrainingData, config: FitConfig, settings: Mapping[str, Any]) -> LatentWorldModel:
     """An untrained model for a dataset; `settings` are PredictorConfig's choices.
 
     Raises:
-        ValueError: actions that proprioception cannot integrate, or settings that do not fit.
+        UserError: actions that proprioception cannot integrate, or settings that do not fit.
     """
     data, encoder = known.data, known.encoder
     wanted = {"integrate": "state_delta", "pose": "pose_delta"}.get(config.proprio)
     if wanted is not None and data.spec.action != wanted:
-        raise ValueError(
+        raise UserError(
             f"proprio: {config.proprio!r} adds actions to the state, but action="
             f"{data.spec.action!r} are no such changes; want proprio=none or data.action={wanted}"
         )

@@ -24,6 +24,7 @@ from robot_wm.types import (
     ImageArray,
     Observation,
     PlanningError,
+    UserError,
     check_counts,
     check_image,
 )
@@ -60,7 +61,7 @@ class LatentWorldModel(nn.Module):
             2-AC does, `"random"` anywhere it fits.
 
     Raises:
-        ValueError: parts that do not fit together.
+        UserError: parts that do not fit together.
     """
 
     def __init__(
@@ -78,15 +79,15 @@ class LatentWorldModel(nn.Module):
     ) -> None:
         super().__init__()
         if error not in ("l1", "l2"):
-            raise ValueError(f"error: got {error!r}, want 'l1' or 'l2'")
+            raise UserError(f"error: got {error!r}, want 'l1' or 'l2'")
         check_counts(rollout_steps=rollout_steps)
         if spec.context_frames > predictor.config.max_frames:
-            raise ValueError(
+            raise UserError(
                 f"context_frames: got {spec.context_frames}, want at most the predictor's "
                 f"max_frames, {predictor.config.max_frames}"
             )
         if rollout_prefix not in ("first", "random"):
-            raise ValueError(f"rollout_prefix: got {rollout_prefix!r}, want 'first' or 'random'")
+            raise UserError(f"rollout_prefix: got {rollout_prefix!r}, want 'first' or 'random'")
         shape, num_states = predictor.config, len(spec.state_names)
         fits = {
             "views": (len(spec.views), shape.num_views),
@@ -105,7 +106,7 @@ class LatentWorldModel(nn.Module):
         }
         for name, (one, other) in fits.items():
             if one != other:
-                raise ValueError(f"{name}: got {one} and {other}, want the same")
+                raise UserError(f"{name}: got {one} and {other}, want the same")
         self._frozen = (encoder,)  # not a part that learns, nor one that is saved with those
         self.predictor = predictor
         self.spec = spec
@@ -167,7 +168,7 @@ class LatentWorldModel(nn.Module):
         """See `WorldModel.observe`; a dataset's frames were found finite when they were encoded.
 
         Raises:
-            ValueError: a picture or vector that does not fit, or a robot's that is not finite.
+            UserError: a picture or vector that does not fit, or a robot's that is not finite.
         """
         if isinstance(obs, EncodedFrames):
             latents = self.latents(obs.tokens.to(self.device))[:, None]
@@ -193,13 +194,13 @@ class LatentWorldModel(nn.Module):
         """Latent `[P, D]` of the pictures of this model's cameras.
 
         Raises:
-            ValueError: a camera is missing, or its picture has another aspect ratio than the
+            UserError: a camera is missing, or its picture has another aspect ratio than the
                 training pictures.
         """
         missing = [v.camera for v in self.spec.views if v.camera not in images]
         if missing:
             wanted = ", ".join(view.camera for view in self.spec.views)
-            raise ValueError(f"camera: got {', '.join(sorted(images)) or 'none'}, want {wanted}")
+            raise UserError(f"camera: got {', '.join(sorted(images)) or 'none'}, want {wanted}")
         tokens = torch.cat([self._see(view, images[view.camera]) for view in self.spec.views])
         if not tokens.isfinite().all():
             raise PlanningError("the encoder returned tokens that are not finite")
@@ -236,7 +237,7 @@ class LatentWorldModel(nn.Module):
         """See `WorldModel.rollout`; nothing in it is random.
 
         Raises:
-            ValueError: another action size, or more frames than the predictor takes.
+            UserError: another action size, or more frames than the predictor takes.
         """
         latents, kept = self.predictor.rollout(
             state.cache,

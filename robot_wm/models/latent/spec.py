@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from robot_wm.models.protocol import View
-from robot_wm.types import ActionSpec, check_counts
+from robot_wm.types import ActionSpec, UserError, check_counts
 
 
 @dataclass(frozen=True)
@@ -54,33 +54,33 @@ class ModelSpec:
             object.__setattr__(self, "dt", float(self.dt))
         object.__setattr__(self, "extrinsics", tuple(float(x) for x in self.extrinsics))
         if self.proprio not in ("integrate", "pose", "none"):
-            raise ValueError(f"proprio: got {self.proprio!r}, want 'integrate', 'pose' or 'none'")
+            raise UserError(f"proprio: got {self.proprio!r}, want 'integrate', 'pose' or 'none'")
         if self.features not in ("raw", "layer_norm", "channel_norm"):
-            raise ValueError(
+            raise UserError(
                 f"features: got {self.features!r}, want 'raw', 'layer_norm' or 'channel_norm'"
             )
         if self.proprio == "pose" and not len(self.state_names) == self.action_spec.size == 7:
-            raise ValueError(
+            raise UserError(
                 f"proprio: 'pose' needs 7 states and 7 actions (x y z, roll pitch yaw, gripper), "
                 f"got {self.state_names} and {self.action_spec.names}"
             )
         if self.proprio == "integrate" and len(self.state_names) != self.action_spec.size:
-            raise ValueError(
+            raise UserError(
                 f"proprio: 'integrate' needs one action per state dimension, got actions "
                 f"{self.action_spec.names} and states {self.state_names}"
             )
         names = (*self.state_names, *([] if self.robot is None else [self.robot]))
         if not all(isinstance(name, str) for name in names):
-            raise ValueError(f"state_names, robot: got {names}, want text")
+            raise UserError(f"state_names, robot: got {names}, want text")
         check_counts(context_frames=self.context_frames, views=len(self.views))
         if len({view.camera for view in self.views}) != len(self.views):
-            raise ValueError(f"views: got {self.views}, want each camera once")
+            raise UserError(f"views: got {self.views}, want each camera once")
         if not (isinstance(self.dt, float) and 0 < self.dt < np.inf):
-            raise ValueError(f"dt: got {self.dt!r}, want seconds above zero")
+            raise UserError(f"dt: got {self.dt!r}, want seconds above zero")
         if not np.isfinite(self.extrinsics).all():
-            raise ValueError(f"extrinsics: got {self.extrinsics}, want finite numbers")
+            raise UserError(f"extrinsics: got {self.extrinsics}, want finite numbers")
         energy = self.step_energy
         if energy is not None and not (
             set(energy) == {"l1", "l2"} and all(0 <= float(e) < np.inf for e in energy.values())
         ):
-            raise ValueError(f"step_energy: got {energy}, want finite l1 and l2, 0 or more")
+            raise UserError(f"step_energy: got {energy}, want finite l1 and l2, 0 or more")
