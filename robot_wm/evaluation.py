@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from robot_wm.controller import MPC
 from robot_wm.data import Batch
+from robot_wm.files import replacing
 from robot_wm.models import EncodedFrames, ModelInfo, Select, WorldModel
 from robot_wm.objectives import Objective
 from robot_wm.planners import Planner, shift
@@ -70,6 +74,77 @@ class EpisodeResult:
     def curve(self) -> tuple[float, ...]:
         """The task's first measure at the start and after every step."""
         return tuple(judgement.first[1].value for judgement in self.judged)
+
+
+@dataclass(frozen=True)
+class EpisodeTrace:
+    """What the controller noted over an episode.
+
+    Attributes:
+        energies: before every action.
+        plan_s: what every plan took.
+        outcome: how it says that the episode ended; None where it found no plan, or says nothing.
+    """
+
+    energies: tuple[float, ...] = ()
+    plan_s: tuple[float, ...] = ()
+    outcome: Outcome | None = None
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """An episode that is done, as a line of the log."""
+
+    method: str
+    result: EpisodeResult
+    trace: EpisodeTrace
+
+
+class EpisodeLog:
+    """Episodes that are done, on disk as they end, so that a stopped evaluation goes on.
+
+    Args:
+        path: a file of JSON lines, begun anew where it is of another evaluation; None: none is
+            written.
+        about: what is evaluated, to be the same when it goes on.
+    """
+
+    def __init__(self, path: Path | None, about: Mapping[str, object]) -> None:
+        self._path, self._rows = path, dict[tuple[str, int], _Row]()
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        head = json.dumps({"about": about}, sort_keys=True)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = []
+        for line in lines[1:] if lines[:1] == [head] else []:
+            try:
+                row = msgspec.json.decode(line, type=_Row)
+            except msgspec.MsgspecError:  # cut off in the middle
+                break
+            self._rows[row.method, row.result.seed] = row
+            kept.append(line)
+        with replacing(path) as scratch:
+            scratch.write_text("".join(f"{line}\n" for line in [head, *kept]), encoding="utf-8")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def find(self, method: str, seed: int) -> tuple[EpisodeResult, EpisodeTrace] | None:
+        """Finds what became of an episode; None where it is not done."""
+        row = self._rows.get((method, seed))
+        return None if row is None else (row.result, row.trace)
+
+    def results(self, method: str) -> list[EpisodeResult]:
+        """Lists the episodes of a method that are done, in the order in which they ended."""
+        return [row.result for (name, _), row in self._rows.items() if name == method]
+
+    def add(self, method: str, result: EpisodeResult, trace: EpisodeTrace) -> None:
+        """Adds an episode that is done."""
+        row = _Row(method, result, trace)
+        self._rows[method, result.seed] = row
+        if self._path is not None:
+            with open(self._path, "ab") as file:
+                file.write(msgspec.json.encode(row) + b"\n")
 
 
 class _Judge:

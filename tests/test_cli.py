@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from robot_wm.checkpoint import load_checkpoint, save_checkpoint
+from robot_wm.cli import eval as eval_command
 from robot_wm.cli import main
 from robot_wm.cli.config import config_dir, load_config
 from robot_wm.cli.main import COMMANDS
@@ -740,3 +741,37 @@ def test_pipeline_from_pictures_to_motion_in_a_fresh_process(work, goal, tmp_pat
 def test_words_name_nothing_to_run(word):
     with pytest.raises(ValueError, match="_target_|planner"):
         load_config("deploy", ["checkpoint=x", "goal=y", "robot=lerobot", word])
+
+
+def test_an_evaluation_that_is_stopped_goes_on_after_the_episodes_that_are_done(
+    work, tmp_path, capsys, monkeypatch
+):
+    words = ["eval", "experiment=debug", f"checkpoint={work / 'ckpt'}", "num_episodes=4"]
+    words += ["num_videos=0", "env.num_steps=2", f"out={tmp_path / 'out'}"]
+    code, out, _ = run(capsys, *words, f"out={tmp_path / 'whole'}")
+    assert code == 0
+    whole = json.loads(out.splitlines()[-1])["tasks"]["so100_reach"]
+    done, one = [], eval_command._one
+
+    def interrupted(*args):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(args)
+        return one(*args)
+
+    monkeypatch.setattr(eval_command, "_one", interrupted)
+    code, out, _ = run(capsys, *words)
+    assert code == 130 and json.loads(out.splitlines()[-1])["stopped_after"] == 3
+    assert len((tmp_path / "out" / "episodes.part.jsonl").read_text().splitlines()) == 1 + 3
+    with open(tmp_path / "out" / "episodes.part.jsonl", "a") as file:
+        file.write('{"method":"model","result":{"se')  # killed in the middle of a line
+    done.clear()
+    monkeypatch.setattr(eval_command, "_one", lambda *args: done.append(args) or one(*args))
+    code, out, err = run(capsys, *words)
+    assert code == 0 and "going on after 3 episodes" in err
+    assert len(done) == 1 + 4 + 4  # the floors
+    again = json.loads(out.splitlines()[-1])["tasks"]["so100_reach"]
+    del whole["plan_s"], again["plan_s"]
+    assert again == whole
+    assert not (tmp_path / "out" / "episodes.part.jsonl").exists()
+    assert len((tmp_path / "out" / "episodes.jsonl").read_text().splitlines()) == 1 + 12

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from robot_wm import __version__
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
@@ -23,7 +26,10 @@ from robot_wm.cli.control import (
 )
 from robot_wm.controller import GoalSequence
 from robot_wm.evaluation import (
+    Episode,
+    EpisodeLog,
     EpisodeResult,
+    EpisodeTrace,
     LatentOracle,
     RandomController,
     StateOracle,
@@ -33,6 +39,7 @@ from robot_wm.evaluation import (
     plan_seconds,
     summarize,
 )
+from robot_wm.files import owning
 from robot_wm.models import TrainableModel, device_of
 from robot_wm.report import EpisodeVideo, Landscape, MeasureLabel, Report, write_report
 from robot_wm.report.units import show
@@ -45,10 +52,15 @@ from robot_wm.types import (
     Measure,
     Observation,
     Outcome,
+    Task,
     UserError,
 )
 
 FLOORS = ("random", "zero")
+_PART, _DONE = (
+    "episodes.part.jsonl",
+    "episodes.jsonl",
+)  # of an evaluation on its way, and of one done
 RecorderFactory = Callable[[int, Goal], Recorder | None]
 
 
@@ -71,16 +83,23 @@ class Evaluation:
 def run(config: DictConfig) -> None:
     """Evaluates, prints the table, and writes the report where `out` asks for one."""
     out = output_dir(config.out) if config.out else None
-    evaluation = evaluate_checkpoint(config)
-    say(table(evaluation))
-    if out:
-        report = to_report(evaluation, f"robot_wm: {config.checkpoint}")
-        say(f"report: {write_report(report, out)}")
+    with owning(out) if out else nullcontext():
+        evaluation = evaluate_checkpoint(config, out)
+        say(table(evaluation))
+        if out:
+            report = to_report(evaluation, f"robot_wm: {config.checkpoint}")
+            say(f"report: {write_report(report, out)}")
     finish({"tasks": evaluation.tasks})
 
 
-def evaluate_checkpoint(config: DictConfig) -> Evaluation:
-    """Runs the model and its floors (and ceiling) on the same episodes."""
+def evaluate_checkpoint(config: DictConfig, out: Path | None = None) -> Evaluation:
+    """Runs the model and its floors (and ceiling) on the same episodes.
+
+    Args:
+        config: of the command.
+        out: a folder where every episode is kept as it ends, in `episodes.jsonl`; the same
+            evaluation, stopped and begun again, goes on with the next. None: there is none.
+    """
     unknown = set(config.floors) - set(FLOORS)
     if unknown:
         raise UserError(f"floors: got {sorted(unknown)}, want some of {', '.join(FLOORS)}")
@@ -94,31 +113,59 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
     episodes = simulation.episodes(str(config.split), config.num_episodes)
 
     films: list[_Film] = []
-    seen: list[_Looks] = []
+    traces: list[EpisodeTrace] = []
+    part = None if out is None else out / _PART
+    log = EpisodeLog(part, _about(config, saved))
+    if len(log):
+        say(f"going on after {len(log)} episodes that are done already")
 
-    def watch(index: int, goal: Goal) -> Recorder:
+    def watch(episode: Episode, goal: Goal, filmed: bool) -> _Looks:
         film = None
-        if index < config.num_videos:
-            title = f"{simulation.name}, episode {episodes[index]['seed']}"
+        if filmed:
+            title = f"{simulation.name}, episode {episode['seed']}"
             film = _Film(model, simulation, config, goal, title)
             films.append(film)
-        seen.append(_Looks(controller, film))
-        return seen[-1]
+        return _Looks(controller, film)
 
-    def measure(
-        name: str, method: Controller, recorder: RecorderFactory | None = None
-    ) -> list[EpisodeResult]:
+    def ours_on(episode: Episode, index: int) -> EpisodeResult:
+        """The model on an episode; those that are filmed run even where they are done already."""
+        filmed = index < config.num_videos
+        found = None if filmed else log.find("model", int(str(episode["seed"])))
+        if found is None:
+            looks: list[_Looks] = []
+
+            def recorder(_: int, goal: Goal) -> Recorder:
+                looks.append(watch(episode, goal, filmed))
+                return looks[-1]
+
+            result = _one(task, controller, episode, simulation.num_steps, recorder)
+            found = result, looks[0].trace
+            log.add("model", *found)
+        traces.append(found[1])
+        return found[0]
+
+    def measure(name: str, method: Controller) -> list[EpisodeResult]:
+        results = []
         with Progress(name, "episode") as progress:
-            return evaluate(
-                task,
-                method,
-                episodes,
-                num_steps=simulation.num_steps,
-                recorder=recorder,
-                progress=progress,
-            )
+            for episode in episodes:
+                found = log.find(name, int(str(episode["seed"])))
+                if found is None:
+                    found = _one(task, method, episode, simulation.num_steps), EpisodeTrace()
+                    log.add(name, *found)
+                results.append(found[0])
+                progress(len(results), len(episodes))
+        return results
 
-    ours = measure("model", controller, watch)
+    ours: list[EpisodeResult] = []
+    try:
+        with Progress("model", "episode") as progress:
+            for index, episode in enumerate(episodes):
+                ours.append(ours_on(episode, index))
+                progress(len(ours), len(episodes))
+    except KeyboardInterrupt:
+        if ours:
+            finish({"stopped_after": len(ours), "tasks": {simulation.name: summarize(ours)}})
+        raise
     for result in ours:
         if result.error:
             say(f"episode {result.seed}: no plan: {result.error}")
@@ -129,8 +176,8 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
         others["random"] = measure("random floor", RandomController(bounds, seed=config.seed))
     if "zero" in config.floors:
         others["zero"] = measure("zero floor", ZeroController(spec))
-    outcomes = [looks.outcome for looks in seen]
-    plan_s = [seconds for looks in seen for seconds in looks.plan_s]
+    outcomes = [trace.outcome for trace in traces]
+    plan_s = [seconds for trace in traces for seconds in trace.plan_s]
     figures: dict[str, Any] = {
         **summarize(ours),
         "outcomes": count_outcomes(ours, outcomes),
@@ -153,13 +200,15 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
         )
         others["latent_oracle"] = measure("latent oracle", oracle)
         figures.setdefault("ceilings", {})["latent_oracle"] = summarize(others["latent_oracle"])
+    if part is not None:
+        part.replace(part.with_name(_DONE))
     curves = {"model": ours, **others}
     return Evaluation(
         tasks={simulation.name: figures},
         curves={
             name: np.array([result.curve for result in results]) for name, results in curves.items()
         },
-        energies=[looks.energies for looks in seen],
+        energies=[list(trace.energies) for trace in traces],
         outcomes=[outcome.kind if outcome else "no plan" for outcome in outcomes],
         episodes=[result.seed for result in ours],
         name=ours[0].judged[-1].first[0],
@@ -168,6 +217,25 @@ def evaluate_checkpoint(config: DictConfig) -> Evaluation:
         videos=[f.video(r) for f, r in zip(films, ours, strict=False) if f.ran],
         settings=_settings(config, saved),
     )
+
+
+def _one(
+    task: Task,
+    method: Controller,
+    episode: Episode,
+    num_steps: int,
+    recorder: RecorderFactory | None = None,
+) -> EpisodeResult:
+    return evaluate(task, method, [episode], num_steps=num_steps, recorder=recorder)[0]
+
+
+def _about(config: DictConfig, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation is of: what must be the same when it goes on."""
+    told: Any = OmegaConf.to_container(config, resolve=True)
+    unimportant = ("out", "num_episodes", "num_videos", "floors", "device")
+    unimportant += ("state_oracle", "latent_oracle")
+    own = {key: value for key, value in told.items() if key not in unimportant}
+    return {**own, "checkpoint": saved["checkpoint_hash"], "version": __version__}
 
 
 class _Looks:
@@ -194,6 +262,10 @@ class _Looks:
         self.outcome = self._controller.outcome(last)
         if self._film:
             self._film.finish(last)
+
+    @property
+    def trace(self) -> EpisodeTrace:
+        return EpisodeTrace(tuple(self.energies), tuple(self.plan_s), self.outcome)
 
 
 class _Film:
