@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from robot_wm.checkpoint import load_checkpoint, save_checkpoint
@@ -90,6 +91,26 @@ def test_help_names_every_command(capsys):
 def test_every_command_lists_its_keys(capsys, command):
     code, out, _ = run(capsys, *command.split(), "--help")
     assert code == 0 and "keys and defaults" in out and "experiment: debug, default" in out
+
+
+def test_cfg_job_shows_the_settings_and_runs_nothing(capsys, tmp_path):
+    words = ["collect", f"out={tmp_path / 'data'}", "num_episodes=7", "--cfg", "job"]
+    code, out, _ = run(capsys, *words)
+    assert code == 0 and OmegaConf.create(out).num_episodes == 7
+    assert not (tmp_path / "data").exists()
+    assert "want job" in refused(capsys, *words[:-1], "hydra")
+    assert "num_episode" in refused(capsys, "collect", "num_episode=3", "--cfg", "job")
+
+
+def test_what_made_a_result_is_kept_beside_it(work):
+    for folder, command, key in (("data", "collect", "num_episodes"), ("ckpt", "train", "fit")):
+        text = (work / folder / "run.yaml").read_text()
+        run = OmegaConf.to_container(OmegaConf.create(text))
+        assert run["command"] == command and key in run["settings"]
+        assert run["versions"]["numpy"] == np.__version__
+        assert str(work) not in text
+    assert open_dataset(str(work / "data")).num_episodes == 4
+    load_checkpoint(work / "ckpt")
 
 
 def test_train_prints_that_it_beats_nothing_yet_but_measures(work, capsys):

@@ -21,6 +21,7 @@ from robot_wm.cli.config import compose_config, groups
 from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.control import legal_actions, make_economy, make_objective
 from robot_wm.cli.flops import flop_counter, sustained_rate
+from robot_wm.cli.provenance import write_run
 from robot_wm.files import replacing
 from robot_wm.imagination import Economy, ImaginedCost
 from robot_wm.models import (
@@ -132,6 +133,7 @@ def run(config: DictConfig) -> None:
     }
     if out:
         out.mkdir(parents=True, exist_ok=True)
+        write_run(out, "bench planner", config)
         everything = {**result, "planners": table, "reference": reference}
         with replacing(out / "planners.json") as scratch:
             scratch.write_text(json.dumps(everything, indent=2, allow_nan=False) + "\n")

@@ -38,6 +38,7 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.config import groups, load_config
 from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.control import make_controller
+from robot_wm.cli.provenance import write_run
 from robot_wm.cli.rehearsal import Rehearsal, legal_pose
 from robot_wm.cli.robots import build_robot
 from robot_wm.kinematics import Chain, Limits
@@ -89,6 +90,7 @@ def run(config: DictConfig) -> None:
         shutil.rmtree(work, ignore_errors=True)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        write_run(out, "bench safety", config)
         (out / "safety.json").write_text(json.dumps(figures, indent=1) + "\n")
     wanted = ("commands", "violations", "stop_s_max", "overtravel_ticks_max", "illegal_plans_run",
               "nan_motion", "replay_mismatch", "refusals_missed", "tick_jitter_ms_p99")  # fmt: skip

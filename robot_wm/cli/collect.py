@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from robot_wm.cli.build import build_simulation
 from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.demonstrating import Demonstration, demonstrate, privileged
+from robot_wm.cli.provenance import write_run
 from robot_wm.cli.workers import map_in_order
 from robot_wm.data import DatasetWriter
 from robot_wm.types import Judgement, UserError
@@ -21,7 +22,9 @@ SEEDS_PER_RUN = 100_000  # episodes of one `seed`; the manifests begin above 80 
 
 def run(config: DictConfig) -> None:
     """Collects, then says how well the demonstrator did."""
-    ends = collect(config, output_dir(config.out))
+    out = output_dir(config.out)
+    ends = collect(config, out)
+    write_run(out, "collect", config)
     from robot_wm.report.units import show  # Matplotlib takes a second
 
     name, measure = ends[0].first

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import check_replaceable, save_checkpoint
 from robot_wm.cli.console import finish, git_sha, output_dir, say
+from robot_wm.cli.provenance import FILE, describe_run
 from robot_wm.files import sha256_file
 from robot_wm.release import ReleaseConfig, load_release
 
@@ -35,7 +36,8 @@ def run(config: DictConfig) -> None:
         "left_out": left_out,
         "git_sha": git_sha(),
     }
-    save_checkpoint(model, out, training=provenance)
+    extra = {FILE: describe_run("convert", config)}
+    save_checkpoint(model, out, training=provenance, extra=extra)
     say(f"checkpoint: {out}")
     finish(
         {

@@ -48,6 +48,7 @@ from hardware.wire import Wire
 from robot_wm.cli.console import ask, finish, output_dir, say, say_outcomes
 from robot_wm.cli.devices import Device, end, open_device
 from robot_wm.cli.pictures import goal_files, plain, read_picture
+from robot_wm.cli.provenance import describe_run
 from robot_wm.cli.robots import build_robot
 from robot_wm.kinematics import Limits, RobotModel
 from robot_wm.types import Outcome, RunError, UserError
@@ -257,7 +258,10 @@ class Crew:
                 human=human.fileno(),
                 watchdog=beats.fileno(),
                 record=str(self.record),
-                about={"config": OmegaConf.to_yaml(config, resolve=True)},
+                about={
+                    "config": OmegaConf.to_yaml(config, resolve=True),
+                    "run": describe_run("deploy", config),
+                },
                 keys=tty,
                 dry_run=config.mode == "dry-run",
                 parks=config.park,

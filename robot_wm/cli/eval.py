@@ -24,6 +24,7 @@ from robot_wm.cli.control import (
     make_controller,
     make_objective,
 )
+from robot_wm.cli.provenance import write_run
 from robot_wm.controller import GoalSequence
 from robot_wm.evaluation import (
     Episode,
@@ -89,6 +90,7 @@ def run(config: DictConfig) -> None:
         if out:
             report = to_report(evaluation, f"robot_wm: {config.checkpoint}")
             say(f"report: {write_report(report, out)}")
+            write_run(out, "eval", config)
     finish({"tasks": evaluation.tasks})
 
 

@@ -40,7 +40,8 @@ usage: robot-wm COMMAND [key=value ...]
 commands:
 {commands}
 
-robot-wm COMMAND --help lists a command's keys and their defaults.
+robot-wm COMMAND --help lists a command's keys and their defaults; --cfg job shows what it would run
+with.
 --import MODULE imports a module of yours first, one that registers an arm, a family or an encoder;
 --config-dir DIR adds a folder of settings of yours. KEY._target_=module.Name puts a planner, an
 encoder, a task or an env of yours in the place of ours.
@@ -87,7 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         from robot_wm.cli.config import load_config
 
-        module.run(load_config(_file(name), words))
+        shown, words = _take_cfg(words)
+        config = load_config(_file(name), words)
+        if shown:
+            from omegaconf import OmegaConf
+
+            print(OmegaConf.to_yaml(config, resolve=True), end="")
+            return 0
+        module.run(config)
     except KeyboardInterrupt:
         print("robot-wm: interrupted", file=sys.stderr)
         return 130
@@ -103,6 +111,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(BUG.format(name=name, version=__version__), file=sys.stderr)
         return 70
     return 0
+
+
+def _take_cfg(words: Sequence[str]) -> tuple[bool, list[str]]:
+    """Takes hydra's `--cfg job` out of a command line: the settings are to be shown, not run.
+
+    Raises:
+        UserError: another word than job after it.
+    """
+    rest = list(words)
+    if "--cfg" in rest:
+        index = rest.index("--cfg")
+        if rest[index + 1 : index + 2] != ["job"]:
+            raise UserError("--cfg: want job after it")
+        del rest[index : index + 2]
+        return True, rest
+    return False, rest
 
 
 def _file(command: str) -> str:

@@ -14,6 +14,7 @@ from robot_wm.cli.console import finish, output_dir, say, say_outcomes
 from robot_wm.cli.control import check_cameras, check_same_arm, make_controller
 from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.pictures import goal_name, plain, read_goal, side_by_side
+from robot_wm.cli.provenance import write_run
 from robot_wm.cli.watch import refuse_strange
 from robot_wm.evaluation import plan_seconds
 from robot_wm.files import replacing
@@ -83,6 +84,7 @@ def run(config: DictConfig) -> None:
         measured=None,
         fps=1 / simulation.env.control_dt,
     )
+    write_run(out, "plan", config)
     video = out / "plan.mp4"
     with replacing(video) as scratch:
         scratch.write_bytes(encode_video(film))

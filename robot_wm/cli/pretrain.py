@@ -23,6 +23,7 @@ from robot_wm.cli.console import (
     say,
     stop_on_signal,
 )
+from robot_wm.cli.provenance import write_run
 from robot_wm.cli.rendering import render_clips
 from robot_wm.cli.train import check_save_every, load_data, source_name
 from robot_wm.data import Clips, load_frames, load_video_folder
@@ -77,6 +78,7 @@ def _pretrain(config: DictConfig, out: Path, settings: dict[str, Any]) -> None:
     more = {"precision": how.precision, "data": f"`{data_key[:16]}`"}
     begun_from = f"`{before.fingerprint.weights[:16]}`" if before else "random weights"
     _write_card(config, encoder, rows, out, {"begun from": begun_from, **more})
+    write_run(out.parent, "pretrain", config, name=f"{out.stem}.run.yaml")
     _resume_file(out).unlink(missing_ok=True)
     say(f"encoder: {out}, and its card {out.with_suffix('.md')}")
     finish({"encoder": str(out), "fingerprint": encoder.fingerprint.key, **rows[-1]})

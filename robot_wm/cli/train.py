@@ -27,6 +27,8 @@ from robot_wm.cli.console import (
     say,
     stop_on_signal,
 )
+from robot_wm.cli.provenance import FILE as RUN_FILE
+from robot_wm.cli.provenance import describe_run
 from robot_wm.contracts import check_encoder, hold_to, is_ours
 from robot_wm.data import (
     AlignedData,
@@ -144,6 +146,7 @@ def _train(config: DictConfig, out: Path) -> TrainingRun:
         "metrics.csv": _csv(metrics),
         "metrics.jsonl": _jsonl(metrics),
         "card.md": _card(config, data, encoder, metrics[-1], errors),
+        RUN_FILE: describe_run("train", config),
     }
     try:
         extra[FILE] = fit_normal(model, data, tokens, *split).to_bytes()
