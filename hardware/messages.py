@@ -404,13 +404,13 @@ class WorldTask(_Message, frozen=True):
     """What the simulated arm's process is started with.
 
     Attributes:
-        robot: its settings, as YAML.
+        robot: its settings (robot_wm.deployment.settings.SimulatedRobot), as plain values.
         goals, measured: descriptors of the memory that it shares with the controller.
         frames: camera -> where its pictures go.
         wire: to the human's process.
     """
 
-    robot: str
+    robot: dict[str, Any]
     goals: int
     measured: int
     frames: dict[str, Place]

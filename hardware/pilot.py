@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from hardware.governor import Governor, NotLegalError
@@ -24,8 +24,7 @@ from robot_wm.types import FloatArray, UserError
 _NEAR = 0.9  # of the governor's longest jump
 
 
-@dataclass(frozen=True)
-class PilotSettings:
+class PilotSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When the arm is held, and when that is a fault.
 
     Attributes:
@@ -69,7 +68,7 @@ class PilotSettings:
     steady_rad: float = 0.01
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for name, value in msgspec.structs.asdict(self).items():
             whole = name in ("steady_ticks", "max_refused")
             kinds = (int,) if whole else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from robot_wm.types import UserError
+
 LAYER_NORM_EPS = 1e-6
 _SHORT = 256  # tokens of a sequence, see _fused_descends_slowly
 
@@ -27,7 +29,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         if num_heads < 1 or width < 1 or width % num_heads:
-            raise ValueError(f"width: got {width}, want a multiple of num_heads={num_heads}")
+            raise UserError(f"width: got {width}, want a multiple of num_heads={num_heads}")
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)

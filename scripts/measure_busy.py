@@ -27,6 +27,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from robot_wm.cli.config import planning_settings
+
 LOADS = (0, 1, 2, 4)
 # For Intel's OpenMP, which torch here does not use: the commands see a choice, and make none.
 WAYS: tuple[dict[str, str], ...] = ({"KMP_BLOCKTIME": "200"}, {})
@@ -82,7 +84,7 @@ def late_ticks_s(own: dict[str, str]) -> float:
 
 def child(what: str, turns: int) -> tuple[float, float]:
     """Works by turns as without the commands' care for others, and with it."""
-    from robot_wm.cli.threads import share_cores
+    from robot_wm.deployment.threads import share_cores
 
     work = {"train": training_steps, "plan": plans}[what]()
     next(work)
@@ -111,7 +113,7 @@ def plans() -> Iterator[object]:
     """Plans with the shipped checkpoint, pictures encoded."""
     from robot_wm.checkpoint import find_checkpoint, load_checkpoint
     from robot_wm.cli.config import load_config
-    from robot_wm.cli.control import make_controller
+    from robot_wm.deployment.control import make_controller
     from robot_wm.robots import make_arm
     from sim_envs.reach import ReachTask
     from sim_envs.tabletop import Tabletop
@@ -120,7 +122,9 @@ def plans() -> Iterator[object]:
     task = ReachTask(env)
     goal = task.start(task.episode(8_000_000))
     model, _ = load_checkpoint(find_checkpoint("so100_reach"))
-    controller = make_controller(model, env, load_config("eval", ["checkpoint=so100_reach"]))
+    controller = make_controller(
+        model, env, planning_settings(load_config("eval", ["checkpoint=so100_reach"]))
+    )
     seen = env.observe()
     while True:
         controller.reset(goal)

@@ -21,9 +21,9 @@ import numpy as np
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation
-from robot_wm.cli.config import load_config
-from robot_wm.cli.control import make_controller
+from robot_wm.cli.config import load_config, planning_settings
 from robot_wm.controller import GoalSequence
+from robot_wm.deployment.control import make_controller
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import FloatArray, Observation, Outcome
 from sim_envs.tabletop import CLEARANCE_M, Tabletop
@@ -87,9 +87,11 @@ def main() -> None:
     config = load_config("eval", words)
     model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
     simulation = build_simulation(config.env)
-    ships = make_controller(model, simulation.env, config)
+    ships = make_controller(model, simulation.env, planning_settings(config))
     restless = make_controller(
-        model, simulation.env, load_config("eval", [*words, "controller.patience=0"])
+        model,
+        simulation.env,
+        planning_settings(load_config("eval", [*words, "controller.patience=0"])),
     )
     counts, rights, nets_m, ends_m, lefts = Counter(), 0, [], [], []
     print(f"{'seed':>8}{'outcome':>13}{'steps left':>12}{'end':>9}{'nearest':>9}{'net':>8}  right")

@@ -17,10 +17,10 @@ import numpy as np
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation
-from robot_wm.cli.config import load_config
-from robot_wm.cli.control import make_controller
+from robot_wm.cli.config import load_config, planning_settings
 from robot_wm.cli.monitors import load_normal
 from robot_wm.controller import GoalSequence
+from robot_wm.deployment.control import make_controller
 from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
 from robot_wm.runtime import GuardError, Step, run_episode
 from robot_wm.types import Env, FloatArray, Observation
@@ -105,7 +105,7 @@ def main() -> None:
     if normal is None:
         raise SystemExit(f"{directory}: knows nothing of demonstrations (robot-wm monitors)")
     simulation = build_simulation(config.env)
-    controller = make_controller(model, simulation.env, config)
+    controller = make_controller(model, simulation.env, planning_settings(config))
     told: dict[str, object] = {"episodes": num_episodes}
     print(f"{'arm':>10}{'stopped':>10}{'at look':>18}{'p <= .01':>10}{'p <= .05':>10}")
     for kind, share in KINDS.items():

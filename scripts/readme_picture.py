@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.config import load_config
-from robot_wm.cli.control import make_controller
+from robot_wm.cli.config import load_config, planning_settings
 from robot_wm.cli.record_goal import save_goal
+from robot_wm.deployment.control import make_controller
 from robot_wm.robots import make_arm
 from robot_wm.runtime import run_episode
 from robot_wm.types import FloatArray, Goal
@@ -46,7 +46,9 @@ def main() -> None:
     pose = np.asarray(ReachTask(env).episode(seed)["goal"], float)
     goal = picture_of(env, pose)
     pictures = [large.reset(START_SEED).images["front"], picture_of(large, pose)]
-    controller = make_controller(model, env, load_config("eval", [f"checkpoint={checkpoint}"]))
+    controller = make_controller(
+        model, env, planning_settings(load_config("eval", [f"checkpoint={checkpoint}"]))
+    )
     last = run_episode(env, controller, Goal({"front": goal}), num_steps=20)
     print(controller.outcome(last))
     large.restore(env.snapshot())

@@ -721,7 +721,7 @@ def test_an_out_that_is_a_file_is_refused_before_the_work(work, goal, capsys, tm
 
 
 def test_a_phone_picture_is_turned_upright(tmp_path):
-    from robot_wm.cli.pictures import read_picture
+    from robot_wm.deployment.pictures import read_picture
 
     image = Image.new("RGB", (20, 10))
     exif = image.getexif()

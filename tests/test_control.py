@@ -5,18 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import SPEC, PointEnv, make_model
-from omegaconf import OmegaConf
 
-from robot_wm.cli.config import load_config
-from robot_wm.cli.control import check_same_arm, legal_actions, make_controller
+from robot_wm.cli.config import load_config, planning_settings
+from robot_wm.deployment.control import check_same_arm, legal_actions, make_controller
+from robot_wm.deployment.settings import ActionLimits
 from robot_wm.robots import so100
 from robot_wm.types import Goal
 
-LIMITS = OmegaConf.to_container(load_config("eval", ["checkpoint=x"]).controller.limits)
+LIMITS = ActionLimits()
 
 
 def config(*words):
-    return load_config("eval", ["checkpoint=x", *(f"controller.{word}" for word in words)])
+    return planning_settings(
+        load_config("eval", ["checkpoint=x", *(f"controller.{word}" for word in words)])
+    )
 
 
 def first_action(model, *words):
@@ -28,7 +30,7 @@ def first_action(model, *words):
 
 def test_limits_narrow_what_is_planned():
     model, env = make_model(), PointEnv()
-    limited = legal_actions(model, env, {**LIMITS, "fixed": {"y": 0.01}, "trust_radius": 0.5})
+    limited = legal_actions(model, env, ActionLimits(fixed={"y": 0.01}, trust_radius=0.5))
     assert limited.free.tolist() == [True, False]
     open_ = legal_actions(model, env, LIMITS)
     assert open_.free.all() and open_.trust_radius is None

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from robot_wm.cli.config import robot_settings
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = Path(__file__).parent / "extending"
 SMALL = ["experiment=debug", "env.robot.image_size=64", "env.num_steps=8"]
@@ -170,7 +172,7 @@ def test_an_arm_is_one_file(theirs):
     check_robot(long_arm)
     # Three joints and a jaw: four actions are steps of its tool all the same.
     spec = ActionSpec(("ee.x", "ee.y", "ee.z", "gripper"), -np.ones(4), np.ones(4), ("m",) * 4)
-    config = load_config("deploy", ["checkpoint=x", "goal=y"]).robot
+    config = robot_settings(load_config("deploy", ["checkpoint=x", "goal=y"]))
     assert isinstance(make_actions(long_arm(), spec, config), ToolActions)
     check_env(lambda: Tabletop(long_arm(), image_size=32))
     words = ["--import", "long_arm", "collect", *SMALL, "env.arm=long_arm"]

@@ -17,6 +17,7 @@ import torch
 from fakes import SPEC, PointTask, make_model, point_windows
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
+from robot_wm.cli.config import planning_settings
 from robot_wm.controller import MPC
 from robot_wm.data import WindowSampler
 from robot_wm.objectives import GoalEnergy
@@ -81,7 +82,7 @@ def loop(name: str) -> dict[str, Any]:
 def shipped() -> dict[str, Any]:
     """Three steps of the checkpoint that ships, in its own simulator."""
     from robot_wm.cli.config import load_config
-    from robot_wm.cli.control import make_controller
+    from robot_wm.deployment.control import make_controller
     from sim_envs.reach import ReachTask
     from sim_envs.tabletop import Tabletop
 
@@ -90,7 +91,9 @@ def shipped() -> dict[str, Any]:
         task = ReachTask(env)
         goal = task.start(task.episode(8_000_000))
         model, _ = load_checkpoint(find_checkpoint("so100_reach"))
-        controller = make_controller(model, env, load_config("eval", ["checkpoint=so100_reach"]))
+        controller = make_controller(
+            model, env, planning_settings(load_config("eval", ["checkpoint=so100_reach"]))
+        )
         return {"actions": actions_of(env, controller, goal)}
     finally:
         env.close()

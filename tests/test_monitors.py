@@ -9,13 +9,13 @@ from test_loop import Tape
 
 from robot_wm.checkpoint import CheckpointError, add_to_checkpoint, find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation
-from robot_wm.cli.config import load_config
-from robot_wm.cli.control import make_controller
+from robot_wm.cli.config import load_config, planning_settings
 from robot_wm.cli.main import main
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.pictures import taken_by
 from robot_wm.cli.record_goal import save_goal
-from robot_wm.cli.watch import check_views
+from robot_wm.deployment.control import make_controller
+from robot_wm.deployment.novelty import check_views
+from robot_wm.deployment.pictures import taken_by
 from robot_wm.monitors import (
     FILE,
     MonitorError,
@@ -49,7 +49,9 @@ def monitors(shipped, **settings):
 def drive(shipped, simulation, goal, env=None, **settings):
     """One run under guard; its steps."""
     model, _ = shipped
-    controller = make_controller(model, simulation.env, load_config("eval", ["checkpoint=x"]))
+    controller = make_controller(
+        model, simulation.env, planning_settings(load_config("eval", ["checkpoint=x"]))
+    )
     guard = MonitorGuard(monitors(shipped, **settings), ["front"], simulation.env.joints)
     tape = Tape()
     run_episode(

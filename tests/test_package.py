@@ -106,7 +106,7 @@ sys.modules.update(dict.fromkeys(("lerobot", "rerun")))
 num_modules = 0
 for package in ("robot_wm", "sim_envs", "hardware"):
     for module in pkgutil.walk_packages([package], f"{package}."):
-        if module.name not in ("hardware.__main__", "robot_wm.cli.view"):
+        if module.name not in ("hardware.__main__", "robot_wm.deployment.viewer"):
             importlib.import_module(module.name)
             num_modules += 1
 print(num_modules)

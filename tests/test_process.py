@@ -37,8 +37,8 @@ from hardware.states import Event, State
 from hardware.ticks import Reading
 from hardware.verify import violations
 from hardware.wire import Wire
-from robot_wm.cli.rehearsal import Rehearsal
 from robot_wm.contracts import check_env
+from robot_wm.deployment.rehearsal import Rehearsal
 from robot_wm.kinematics.limits import Limits
 from robot_wm.robots import so100
 from robot_wm.types import ActionSpec

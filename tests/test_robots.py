@@ -14,9 +14,9 @@ from hardware.governor import Governor
 from hardware.pilot import PilotSettings
 from robot_wm.cli import main
 from robot_wm.cli.build import build_simulation
-from robot_wm.cli.config import load_config
-from robot_wm.cli.robots import build_robot, find_arm
+from robot_wm.cli.config import load_config, robot_settings
 from robot_wm.contracts import check_env, check_robot, check_task
+from robot_wm.deployment.robots import build_robot, find_arm
 from robot_wm.kinematics import Gripper
 from robot_wm.kinematics.mjcf import load_chain
 from robot_wm.robots import jaco, make_arm, register_arm, so100
@@ -85,7 +85,7 @@ def test_values_that_are_no_arm_are_refused():
     for word in ("tip_speed=true", "box_low=[true,0,0]", "tick_s=fast"):
         words = ["checkpoint=x", "goal=y", f"robot.limits.{word}"]
         with pytest.raises(ValueError, match=word.partition("=")[0]):
-            build_robot(load_config("deploy", words).robot)
+            build_robot(robot_settings(load_config("deploy", words)))
 
 
 def test_the_gripper_opens_as_far_as_it_says(arm):
@@ -238,18 +238,18 @@ def test_arms_come_by_name_or_by_the_function_of_a_caller():
 
 def test_an_arm_is_built_from_its_settings():
     words = ["robot=lerobot", "checkpoint=x", "goal=y", "robot.limits.max_speed=0.5"]
-    robot = build_robot(load_config("deploy", words).robot)
+    robot = build_robot(robot_settings(load_config("deploy", words)))
     assert robot.limits.tip_speed == 0.10 and (robot.limits.max_speed == 0.5).all()
     assert robot.park is None and robot.device is not None
     assert so100().limits.tip_speed == 0.25
-    sim = build_robot(load_config("deploy", ["checkpoint=x", "goal=y"]).robot)
+    sim = build_robot(robot_settings(load_config("deploy", ["checkpoint=x", "goal=y"])))
     np.testing.assert_array_equal(sim.park, sim.home)
     words = ["checkpoint=x", "goal=y", "robot.rest=[0,-1.9,1.7,1.2,0,0.3]"]
-    assert build_robot(load_config("deploy", words).robot).park[1] == -1.9
+    assert build_robot(robot_settings(load_config("deploy", words))).park[1] == -1.9
     for rest in ("[0,1]", "somewhere", "[0,-9,1.7,1.2,0,0.3]"):
         config = load_config("deploy", ["checkpoint=x", "goal=y", f"robot.rest={rest}"])
         with pytest.raises(ValueError, match="park|rest"):
-            build_robot(config.robot)
+            build_robot(robot_settings(config))
 
 
 def test_another_arm_is_driven_by_deploy(tmp_path, capsys):

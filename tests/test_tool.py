@@ -9,11 +9,11 @@ from scipy.spatial.transform import Rotation
 
 from robot_wm.checkpoint import load_checkpoint
 from robot_wm.cli import main
-from robot_wm.cli.config import load_config
+from robot_wm.cli.config import load_config, robot_settings
 from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actions
-from robot_wm.cli.robots import build_robot
-from robot_wm.cli.tool import joint_record, learned_joints, tool_view
 from robot_wm.data import DatasetWriter, DataSpec, align, open_dataset
+from robot_wm.deployment.joints import joint_record, learned_joints, tool_view
+from robot_wm.deployment.robots import build_robot
 from robot_wm.robots import so100
 from sim_envs.tabletop import Tabletop
 
@@ -22,7 +22,9 @@ POSE_WORDS = [f"robot.action_names=[{','.join(POSE)}]"]
 
 
 def robot(*words):
-    return load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y", *words]).robot
+    return robot_settings(
+        load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y", *words])
+    )
 
 
 KEYS = build_robot(robot()).device.keys
@@ -202,8 +204,8 @@ def test_what_is_of_the_tool_already_is_left_alone(tmp_path, recorded, capsys):
     ("words", "told"),
     [
         (["data=rendered"], "rendered clips are for pretrain"),
-        (["robot.action_names=[1,2,3,3]"], "robot.action_names: got"),
-        (["robot.joints.zero=[{a: 1},0,0,0,0,0]"], "robot.joints: "),
+        (["robot.action_names=[1,2,3,3]"], "robot.action_names[0]: got 1"),
+        (["robot.joints.zero=[{a: 1},0,0,0,0,0]"], "robot.joints.zero[0]: got"),
         (["data.state=action+observation.state"], "or more than one"),
     ],
 )

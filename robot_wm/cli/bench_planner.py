@@ -16,12 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
-from robot_wm.cli.config import compose_config, groups
+from robot_wm.cli.build import Simulation, build_simulation, pick_device
+from robot_wm.cli.config import compose_config, groups, plain, planning_settings
 from robot_wm.cli.console import Progress, finish, output_dir, say
-from robot_wm.cli.control import legal_actions, make_economy, make_objective
 from robot_wm.cli.flops import flop_counter, sustained_rate
 from robot_wm.cli.provenance import write_run
+from robot_wm.deployment.control import legal_actions, make_economy, make_objective, make_planner
+from robot_wm.deployment.settings import Part
 from robot_wm.files import replacing
 from robot_wm.imagination import Economy, ImaginedCost
 from robot_wm.models import (
@@ -102,10 +103,10 @@ def run(config: DictConfig) -> None:
         if horizon > longest:
             raise UserError(f"{key}: got {horizon}, want at most {longest} for this checkpoint")
     simulation = build_simulation(config.env)
-    limits: Any = OmegaConf.to_container(config.controller.limits)
-    bounds = legal_actions(model, simulation.env, limits)
+    settings = planning_settings(config)
+    bounds = legal_actions(model, simulation.env, settings.controller.limits)
     pairs = make_pairs(simulation, str(config.split), config.num_pairs, config.seed)
-    bench = Bench(model, bounds, pairs, make_objective(model, config.objective), config)
+    bench = Bench(model, bounds, pairs, make_objective(model, settings.objective), config)
 
     rate = sustained_rate(torch.float32, device)
     say(f"{device.type}, {torch.get_num_threads()} threads, float32, {rate / 1e9:.0f} GFLOP/s")
@@ -173,7 +174,9 @@ class Bench:
         config: DictConfig,
     ) -> None:
         self._model, self._bounds, self._pairs = model, bounds, pairs
-        self._config, self._economy = config, make_economy(config.controller.economy, model.device)
+        self._config, settings = config, planning_settings(config)
+        self._planner = settings.planner
+        self._economy = make_economy(settings.controller.economy, model.device)
         self._goals = [objective(model.embed(pair.goal)) for pair in pairs]
 
     def solve(self, planner: Planner, *, economy: Economy | None = None) -> Found:
@@ -280,7 +283,7 @@ class Bench:
 
     def default(self) -> Found:
         """The configured planner, as it ships."""
-        return self.solve(instantiate(self._config.planner), economy=self._economy)
+        return self.solve(make_planner(self._planner), economy=self._economy)
 
     def sample_efficiency(self) -> dict[str, Any]:
         """How many times the default planner's evaluations plain CEM needs for the same cost.
@@ -346,7 +349,7 @@ def at_budget(name: str, budget: int, horizon: int) -> Planner:
     if name not in groups()["planner"]:
         raise UserError(f"planners: got {name!r}, want some of {', '.join(groups()['planner'])}")
     config = compose_config("eval", [f"planner={name}"]).planner
-    return instantiate(config, horizon=horizon).with_budget(budget)
+    return make_planner(Part.of(plain(config)), horizon=horizon).with_budget(budget)
 
 
 def plain_cem(budget: float, num_iterations: int, horizon: int) -> CEM:
@@ -416,7 +419,7 @@ def medium_reference(config: DictConfig, device: torch.device) -> dict[str, floa
     predictor = Predictor(shape, generator=generator).to(device).eval()
     blind: Any = _Shape(shape.token_dim, shape.grid)
     model = LatentWorldModel(blind, predictor, spec, action_stats=same, proprio_stats=same)
-    economy = make_economy(config.controller.economy, device)
+    economy = make_economy(planning_settings(config).controller.economy, device)
 
     def draw(*size: int) -> Tensor:
         return torch.randn(size, generator=generator).to(device)

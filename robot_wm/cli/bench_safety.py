@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from hardware.flight import FlightRecorder, replay
 from hardware.governor import Governor
@@ -35,12 +35,12 @@ from hardware.states import Event, State
 from hardware.ticks import NoteKind, PlannerLife, Reading
 from hardware.verify import violations
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.config import groups, load_config
+from robot_wm.cli.config import groups, load_config, planning_settings, robot_settings
 from robot_wm.cli.console import Progress, finish, output_dir, say
-from robot_wm.cli.control import make_controller
 from robot_wm.cli.provenance import write_run
-from robot_wm.cli.rehearsal import Rehearsal, legal_pose
-from robot_wm.cli.robots import build_robot
+from robot_wm.deployment.control import make_controller
+from robot_wm.deployment.rehearsal import Rehearsal, legal_pose
+from robot_wm.deployment.robots import build_robot
 from robot_wm.kinematics import Chain, Limits
 from robot_wm.types import (
     ActionSpec,
@@ -70,13 +70,13 @@ def run(config: DictConfig) -> None:
     if not 0 < counts["jitter_s"] < math.inf:
         raise UserError(f"jitter_s: got {counts['jitter_s']}, want seconds above 0")
     out = None if config.out is None else output_dir(config.out)
-    robot = build_robot(config.robot)
+    robot_is = robot_settings(config)
+    robot = build_robot(robot_is)
     if robot.park is None:
         raise UserError("robot.rest: the bench begins and ends there, and it is not given")
     work = Path(tempfile.mkdtemp(prefix="robot_wm_safety_"))
     try:
-        given: Any = OmegaConf.to_container(config.robot.settings)
-        settings = PilotSettings(**given)
+        settings = robot_is.settings
         bench = Bench(robot.chain, robot.limits, robot.park, work, int(config.seed), settings)
         figures = bench.faults(int(counts["sequences"]), int(config.ticks))
         figures["nan_motion"] += bench.broken_models(int(config.seed))
@@ -247,7 +247,7 @@ class Bench:
             config = load_config(
                 "deploy", [f"planner={planner}", "checkpoint=so100_reach", "goal=any.png"]
             )
-            controller = make_controller(model, arm, config)
+            controller = make_controller(model, arm, planning_settings(config))
             controller.reset(Goal({name: image[::-1].copy() for name, image in images.items()}))
             num += 1
             try:

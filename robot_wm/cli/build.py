@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,11 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from hardware.governor import Governor
-from robot_wm.cli.robots import build_robot
+from robot_wm.cli.config import plain
 from robot_wm.contracts import check_env, check_task, hold_to, is_ours
+from robot_wm.deployment.extensions import check_parts
+from robot_wm.deployment.robots import build_arm
+from robot_wm.deployment.settings import LimitSettings, read_settings
 from robot_wm.kinematics import RobotModel
 from robot_wm.types import Controller, Env, FloatArray, Task, UserError
 from sim_envs.manifest import episodes_of
@@ -69,7 +72,8 @@ def build_simulation(config: DictConfig) -> Simulation:
     """
     if config.num_steps < 1:
         raise UserError(f"env.num_steps: got {config.num_steps}, want at least 1")
-    robot = build_robot(config)
+    limits = read_settings("env.limits", plain(config.limits), LimitSettings)
+    robot = build_arm(str(config.arm), limits)
 
     def make_env() -> Env:
         env = instantiate(config.robot, robot=robot)
@@ -144,18 +148,6 @@ def pick_device(name: str) -> torch.device:
             f"device: got {name!r}, want auto, cpu, or a GPU of this machine"
         ) from error
     return device
-
-
-def check_parts(made: Any, target: str, parts: Sequence[str]) -> Any:
-    """What a `_target_` of the caller's made, which is to have some parts.
-
-    Raises:
-        UserError: it lacks one.
-    """
-    missing = [part for part in parts if not hasattr(made, part)]
-    if missing:
-        raise UserError(f"{target}: made a {type(made).__name__} without {', '.join(missing)}")
-    return made
 
 
 def instantiate(config: DictConfig, **facts: Any) -> Any:

@@ -10,15 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from robot_wm.cli.extensions import config_folder
+from robot_wm.deployment.extensions import config_folder
+from robot_wm.deployment.settings import (
+    ControllerSettings,
+    LeRobotRobot,
+    Part,
+    PlanningSettings,
+    RobotSettings,
+    SimulatedRobot,
+    read_settings,
+)
 from robot_wm.types import UserError
 
 # These take a path or a hub id, which is quoted so that hydra's grammar leaves it alone.
@@ -29,8 +40,42 @@ _ROOT = Path(__file__).resolve().parents[1]
 _REPLACED = ("planner", "encoder", "env.task", "env.robot", "env.demonstrator")
 
 
+_STORE = ConfigStore.instance()
+for _name, _settings in (("simulated", SimulatedRobot()), ("device", LeRobotRobot())):
+    _STORE.store(group="robot", name=_name, node=msgspec.to_builtins(_settings))
+_STORE.store(group="controller", name="settings", node=msgspec.to_builtins(ControllerSettings()))
+
+
 class UsageError(UserError):
     """The command line asks for something that is not there."""
+
+
+def plain(value: object) -> Any:
+    """Takes a setting out of its wrapping: lists and dicts instead of OmegaConf's."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def robot_settings(config: DictConfig) -> RobotSettings:
+    """Reads the `robot` group of a command.
+
+    Raises:
+        UserError: a value of the wrong kind, or out of range.
+    """
+    return read_settings("robot", plain(config.robot), RobotSettings)
+
+
+def planning_settings(config: DictConfig) -> PlanningSettings:
+    """Reads the groups `planner`, `objective` and `controller` of a command, and its seed.
+
+    Raises:
+        UserError: a value of the wrong kind, or out of range.
+    """
+    return PlanningSettings(
+        planner=Part.of(plain(config.planner)),
+        objective=Part.of(plain(config.objective)),
+        controller=read_settings("controller", plain(config.controller), ControllerSettings),
+        seed=config.seed,
+    )
 
 
 def config_dir() -> Path:

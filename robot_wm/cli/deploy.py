@@ -45,11 +45,12 @@ from hardware.spawn import spawn
 from hardware.states import Event, State
 from hardware.ticks import NoteKind
 from hardware.wire import Wire
+from robot_wm.cli.config import plain, robot_settings
 from robot_wm.cli.console import ask, finish, output_dir, say, say_outcomes
-from robot_wm.cli.devices import Device, end, open_device
-from robot_wm.cli.pictures import goal_files, plain, read_picture
 from robot_wm.cli.provenance import describe_run
-from robot_wm.cli.robots import build_robot
+from robot_wm.deployment.devices import Device, end, open_device
+from robot_wm.deployment.pictures import goal_files, read_picture
+from robot_wm.deployment.robots import build_robot
 from robot_wm.kinematics import Limits, RobotModel
 from robot_wm.types import Outcome, RunError, UserError
 
@@ -78,7 +79,8 @@ def run(config: DictConfig) -> None:
         raise UserError(f"mode: got {config.mode!r}, want run or dry-run")
     if config.num_steps < 1:
         raise UserError(f"num_steps: got {config.num_steps}, want at least 1")
-    if config.park and config.robot.rest is None:
+    settings = robot_settings(config)
+    if config.park and settings.rest is None:
         raise UserError("park: robot.rest is not given: the joints where it may go limp")
     asks = config.confirm and config.mode == "run"
     if asks and not sys.stdin.isatty():
@@ -98,17 +100,12 @@ def run(config: DictConfig) -> None:
     for goal in goals:
         for path in goal_files(goal).values():
             read_picture(path)
-    robot = build_robot(config.robot)
-    given: Any = OmegaConf.to_container(config.robot.settings)
-    try:
-        settings = PilotSettings(**given)
-    except TypeError as error:
-        raise UserError(f"robot.settings: {error}") from error
+    robot = build_robot(settings)
     out.mkdir(parents=True, exist_ok=True)
     record = out / f"flight-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
-    with open_device(config.robot, robot) as device:
+    with open_device(settings, robot, say) as device:
         device.wait_ready()
-        with Crew(config, device, robot, settings, goals, record) as crew:
+        with Crew(config, device, robot, settings.settings, goals, record) as crew:
             ready = crew.wait_ready()
             say(f"ready: {ready.what}")
             for note in ready.notes:

@@ -31,16 +31,18 @@ from hardware.spawn import read_task
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
-from robot_wm.cli.control import check_cameras, check_same_arm, make_controller
-from robot_wm.cli.deployed import DeploymentDataset
-from robot_wm.cli.extensions import import_extensions
+from robot_wm.cli.config import planning_settings, robot_settings
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.pictures import goal_name, read_goal, side_by_side
-from robot_wm.cli.robots import build_robot
-from robot_wm.cli.threads import share_cores
-from robot_wm.cli.tool import LearnedJoints, learned_joints
-from robot_wm.cli.watch import refuse_strange
 from robot_wm.controller import GoalSequence
+from robot_wm.deployment.control import check_cameras, check_same_arm, make_controller, step_energy
+from robot_wm.deployment.dataset import DeploymentDataset
+from robot_wm.deployment.extensions import import_extensions
+from robot_wm.deployment.joints import LearnedJoints, learned_joints
+from robot_wm.deployment.novelty import refuse_strange
+from robot_wm.deployment.pictures import goal_name, read_goal, side_by_side
+from robot_wm.deployment.robots import build_robot
+from robot_wm.deployment.settings import LeRobotRobot, RobotSettings
+from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import RobotModel
 from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
 from robot_wm.runtime import GuardError, Recorder, Step, run_episode
@@ -158,33 +160,33 @@ def prepare(task: PlannerTask, config: DictConfig, wire: Wire) -> Run:
     directory = find_checkpoint(config.checkpoint)
     model, saved = load_checkpoint(directory)
     model.to(pick_device(config.device))
-    arm = build_robot(config.robot)
+    settings = robot_settings(config)
+    arm = build_robot(settings)
     robot = arm.within(task.low, task.high)
     learned = learned_joints(saved)
     actions_of = learned_actions(saved)
     info = model.info
-    check_robot(info.action_spec, info.dt, config.robot, robot, actions_of, learned)
-    check_same_arm(info, robot, config.robot.get("type"))
-    actions = make_actions(robot, info.action_spec, config.robot, learned)
+    kind = settings.type if isinstance(settings, LeRobotRobot) else None
+    check_robot(info.action_spec, info.dt, settings, robot, actions_of, learned)
+    check_same_arm(info, robot, kind)
+    actions = make_actions(robot, info.action_spec, settings, learned)
     frames = {name: FrameSlot(*place) for name, place in task.frames.items()}
     check_cameras(info, frames)
     env = RemoteArm(wire, frames, actions, control_dt=info.dt)
     moves = config.mode == "run"
     if not moves:  # then nothing comes nearer, and it would soon stop planning
         config.controller.patience = 0
-    controller = make_controller(model, env, config)
+    planning = planning_settings(config)
+    controller = make_controller(model, env, planning)
     goals = {goal_name(goal): read_goal(goal, info.cameras) for goal in task.goals}
     pictures = [goals[goal_name(goal)] for goal in task.goals]
     wanted = [Goal(images=images) for images in pictures]
     controller.reset(wanted)  # refuses a picture that does not fit
     own: Any = OmegaConf.to_container(config.monitors)
     allow = own.pop("allow_strange")
-    known, normal = info.step_energy, load_normal(directory, model.info)
-    monitors = Monitors(
-        normal,
-        MonitorSettings(**own),
-        step_energy=None if known is None else known.get(config.objective.get("distance", "")),
-    )
+    normal = load_normal(directory, model.info)
+    energy = step_energy(model, planning.objective)
+    monitors = Monitors(normal, MonitorSettings(**own), step_energy=energy)
     notes = [] if normal else ["the checkpoint does not know what is normal: robot-wm monitors"]
     seen = {name: frame[0] for name, slot in frames.items() if (frame := slot.read()) is not None}
     problems = refuse_strange(monitors, model, seen, goals, allow=allow)
@@ -199,14 +201,14 @@ def prepare(task: PlannerTask, config: DictConfig, wire: Wire) -> Run:
         dataset = DeploymentDataset(
             Path(config.record),
             dt=info.dt,
-            robot_type=str(config.robot.get("type") or robot.name),
+            robot_type=kind or robot.name,
             cameras={name: (slot.shape[0], slot.shape[1]) for name, slot in frames.items()},
             state_names=info.state_names,
             actions=env.action_spec,
             task=str(config.task),
         )
     if config.view is not None:
-        from robot_wm.cli.view import RerunView  # Rerun takes a second to load
+        from robot_wm.deployment.viewer import RerunView  # Rerun takes a second to load
 
         main = info.cameras[0]
         shown = [side_by_side(images, info.cameras) for images in pictures]
@@ -216,7 +218,10 @@ def prepare(task: PlannerTask, config: DictConfig, wire: Wire) -> Run:
 
 
 def make_actions(
-    robot: RobotModel, spec: ActionSpec, config: DictConfig, learned: LearnedJoints | None = None
+    robot: RobotModel,
+    spec: ActionSpec,
+    settings: RobotSettings,
+    learned: LearnedJoints | None = None,
 ) -> Actions:
     """How a policy's actions move a robot's joints.
 
@@ -227,7 +232,7 @@ def make_actions(
     Args:
         robot: the arm.
         spec: of the policy's actions.
-        config: the `robot` group.
+        settings: of the robot.
         learned: the joints that it learned from, if it did: then the tool stays where it was,
             and is held as it was, else in the arm's workspace and as at its home.
 
@@ -245,7 +250,7 @@ def make_actions(
             f"{low[:3].round(3)} to {high[:3].round(3)} m are left"
         )
     own = _of_device(spec, robot)
-    if own or (spec.size == robot.chain.num_joints and set(config.action_units) == {"rad"}):
+    if own or (spec.size == robot.chain.num_joints and set(settings.action_units) == {"rad"}):
         low, high = robot.limits.low, robot.limits.high
         return JointActions(spec, low=low, high=high, joints=robot.device if own else None)
     if spec.size == 7:
@@ -269,7 +274,7 @@ def learned_actions(saved: Mapping[str, Any]) -> str | None:
 def check_robot(
     spec: ActionSpec,
     dt: float,
-    config: DictConfig,
+    settings: RobotSettings,
     robot: RobotModel,
     actions: str | None,
     learned: LearnedJoints | None = None,
@@ -279,7 +284,7 @@ def check_robot(
     Args:
         spec: of the policy's actions.
         dt: seconds that one of them stands for.
-        config: the `robot` group.
+        settings: of the robot.
         robot: the arm.
         actions: what they are (`learned_actions`).
         learned: the joints that it learned them from, if it did.
@@ -301,18 +306,18 @@ def check_robot(
                     f"checkpoint: trained with robot.joints.{key}={had}, this robot's is {has}"
                 )
     for what, have, want in (
-        ("actions", spec.names, tuple(config.action_names)),
-        ("units", spec.units, tuple(config.action_units)),
+        ("actions", spec.names, settings.action_names),
+        ("units", spec.units, settings.action_units),
     ):
         if any(have) and have != want and not own:  # datasets name no units
             raise UserError(
                 f"checkpoint: made for another robot: {what} {', '.join(have)}, this one's are "
                 f"{', '.join(want)}"
             )
-    if abs(dt - 1 / config.control_hz) > 1e-3:
+    if abs(dt - 1 / settings.control_hz) > 1e-3:
         raise UserError(
             f"checkpoint: made for another control rate: steps of {dt:g} s, this robot's are "
-            f"{1 / config.control_hz:g} s"
+            f"{1 / settings.control_hz:g} s"
         )
 
 

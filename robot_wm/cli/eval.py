@@ -15,17 +15,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm import __version__
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.build import Simulation, build_simulation, instantiate, pick_device
+from robot_wm.cli.build import Simulation, build_simulation, pick_device
+from robot_wm.cli.config import planning_settings
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
-from robot_wm.cli.control import (
+from robot_wm.cli.provenance import write_run
+from robot_wm.controller import GoalSequence
+from robot_wm.deployment.control import (
     check_cameras,
     check_same_arm,
     legal_actions,
     make_controller,
     make_objective,
+    make_planner,
 )
-from robot_wm.cli.provenance import write_run
-from robot_wm.controller import GoalSequence
+from robot_wm.deployment.settings import Part
 from robot_wm.evaluation import (
     Episode,
     EpisodeLog,
@@ -110,7 +113,8 @@ def evaluate_checkpoint(config: DictConfig, out: Path | None = None) -> Evaluati
     simulation = build_simulation(config.env)
     check_same_arm(model.info, simulation.robot)
     check_cameras(model.info, simulation.env.observe().images)
-    controller = make_controller(model, simulation.env, config)
+    settings = planning_settings(config)
+    controller = make_controller(model, simulation.env, settings)
     task, spec = simulation.task, simulation.env.action_spec
     episodes = simulation.episodes(str(config.split), config.num_episodes)
 
@@ -125,7 +129,7 @@ def evaluate_checkpoint(config: DictConfig, out: Path | None = None) -> Evaluati
         film = None
         if filmed:
             title = f"{simulation.name}, episode {episode['seed']}"
-            film = _Film(model, simulation, config, goal, title)
+            film = _Film(model, simulation, settings.objective, goal, title)
             films.append(film)
         return _Looks(controller, film)
 
@@ -172,8 +176,7 @@ def evaluate_checkpoint(config: DictConfig, out: Path | None = None) -> Evaluati
         if result.error:
             say(f"episode {result.seed}: no plan: {result.error}")
     others: dict[str, list[EpisodeResult]] = {}
-    limits: Any = OmegaConf.to_container(config.controller.limits)
-    bounds = legal_actions(model, simulation.env, limits)
+    bounds = legal_actions(model, simulation.env, settings.controller.limits)
     if "random" in config.floors:
         others["random"] = measure("random floor", RandomController(bounds, seed=config.seed))
     if "zero" in config.floors:
@@ -187,7 +190,7 @@ def evaluate_checkpoint(config: DictConfig, out: Path | None = None) -> Evaluati
         "plan_s": plan_seconds(plan_s),
     }
     if config.state_oracle:
-        planner = instantiate(config.planner)
+        planner = make_planner(settings.planner)
         oracle = measure("state oracle", StateOracle(task, planner, seed=config.seed))
         figures["ceilings"] = {"state_oracle": summarize(oracle)}
         others["state_oracle"] = oracle
@@ -195,8 +198,8 @@ def evaluate_checkpoint(config: DictConfig, out: Path | None = None) -> Evaluati
         oracle = LatentOracle(
             task,
             model,
-            instantiate(config.planner),
-            make_objective(model, config.objective),
+            make_planner(settings.planner),
+            make_objective(model, settings.objective),
             bounds,
             seed=config.seed,
         )
@@ -277,13 +280,13 @@ class _Film:
         self,
         model: TrainableModel,
         simulation: Simulation,
-        config: DictConfig,
+        objective: Part,
         goal: Goal,
         title: str,
     ) -> None:
         self._model, self._camera = model, model.info.cameras[0]
         self._simulation = simulation
-        self._config = config
+        self._objective = objective
         self._goal = goal
         self._title = title
         self._frames: list[ImageArray] = []
@@ -307,7 +310,7 @@ class _Film:
         actions = np.zeros((side, side, spec.size), np.float32)
         actions[:, :, 0], actions[:, :, 1] = grid[None, :, 0], grid[:, None, 1]
         goal = self._model.embed(self._goal.images)
-        objective = make_objective(self._model, self._config.objective)(goal)
+        objective = make_objective(self._model, self._objective)(goal)
         candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size)).to(device_of(self._model))
         with torch.inference_mode():
             state = self._model.observe(self._model.initial(), step.observation, None)

@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Sequence
 
 from robot_wm import __version__
-from robot_wm.cli.extensions import import_extensions, take_options
-from robot_wm.cli.threads import share_cores
+from robot_wm.deployment.extensions import import_extensions, take_options
+from robot_wm.deployment.threads import share_cores
 from robot_wm.types import RunError, UserError
 
 COMMANDS = {

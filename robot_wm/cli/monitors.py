@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from robot_wm.checkpoint import add_to_checkpoint, find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import finish
-from robot_wm.cli.tool import learned_joints, view_of
 from robot_wm.cli.train import encode_data, load_data
 from robot_wm.data import split_episodes
+from robot_wm.deployment.joints import learned_joints, view_of
 from robot_wm.encoders import WEIGHTS_DIR
 from robot_wm.models import ModelInfo, device_of
 from robot_wm.monitors import FILE, Normal, fit_normal

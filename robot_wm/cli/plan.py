@@ -10,12 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import build_simulation, pick_device
+from robot_wm.cli.config import plain, planning_settings
 from robot_wm.cli.console import finish, output_dir, say, say_outcomes
-from robot_wm.cli.control import check_cameras, check_same_arm, make_controller
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.pictures import goal_name, plain, read_goal, side_by_side
 from robot_wm.cli.provenance import write_run
-from robot_wm.cli.watch import refuse_strange
+from robot_wm.deployment.control import check_cameras, check_same_arm, make_controller
+from robot_wm.deployment.novelty import refuse_strange
+from robot_wm.deployment.pictures import goal_name, read_goal, side_by_side
 from robot_wm.evaluation import plan_seconds
 from robot_wm.files import replacing
 from robot_wm.monitors import Monitors, MonitorSettings
@@ -53,7 +54,7 @@ def run(config: DictConfig) -> None:
     simulation = build_simulation(config.env)
     check_same_arm(info, simulation.robot)
     check_cameras(info, simulation.env.observe().images)
-    controller = make_controller(model, simulation.env, config)
+    controller = make_controller(model, simulation.env, planning_settings(config))
     goals = [Goal(images=images) for images in pictures]
     if len(goals) > 1 and not controller.moves_on:
         raise UserError(

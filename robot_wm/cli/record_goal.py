@@ -16,11 +16,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from hardware.wire import FrameSlot
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
+from robot_wm.cli.config import robot_settings
 from robot_wm.cli.console import ask, finish, say
-from robot_wm.cli.devices import open_device
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.pictures import CAMERA_TAG
-from robot_wm.cli.robots import build_robot
+from robot_wm.deployment.devices import open_device
+from robot_wm.deployment.pictures import CAMERA_TAG
+from robot_wm.deployment.robots import build_robot
 from robot_wm.files import replacing
 from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
 from robot_wm.types import ImageArray, UserError
@@ -35,7 +36,8 @@ def run(config: DictConfig) -> None:
     if config.confirm and not sys.stdin.isatty():
         raise UserError("confirm: nobody at a terminal to ask; confirm=false goes without")
     paths = _paths(Path(config.out), int(config.num_pictures))
-    with open_device(config.robot, build_robot(config.robot)) as device:
+    robot = robot_settings(config)
+    with open_device(robot, build_robot(robot), say) as device:
         names = sorted(device.frames)
         camera = str(config.camera or names[0])
         if camera not in names or (len(names) > 1 and not config.camera):

@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.cli.build import instantiate
 from robot_wm.cli.console import Progress
-from robot_wm.cli.robots import find_arm
 from robot_wm.cli.workers import map_in_order
 from robot_wm.data import scale_frames
 from robot_wm.data.files import allocate
+from robot_wm.deployment.robots import find_arm
 from robot_wm.files import replacing
 from robot_wm.types import FloatArray, ImageArray, check_counts
 

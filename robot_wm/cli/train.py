@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from robot_wm.checkpoint import check_replaceable, load_checkpoint, save_checkpoint
-from robot_wm.cli.build import check_parts, instantiate, pick_device
+from robot_wm.cli.build import instantiate, pick_device
+from robot_wm.cli.config import robot_settings
 from robot_wm.cli.console import (
     Progress,
     finish,
@@ -41,6 +42,8 @@ from robot_wm.data import (
     open_dataset,
     split_episodes,
 )
+from robot_wm.deployment.extensions import check_parts
+from robot_wm.deployment.settings import LeRobotRobot
 from robot_wm.encoders import Encoder, build_encoder, encode
 from robot_wm.files import owning
 from robot_wm.models import LATENT, Family, FitConfig, find_family
@@ -91,10 +94,16 @@ def _train(config: DictConfig, out: Path) -> TrainingRun:
     if config.robot is None or "source" not in config.data:
         data = load_data(config.data)
     else:
-        from robot_wm.cli.tool import joint_record, oddities, tool_view  # MuJoCo takes a second
+        from robot_wm.deployment.joints import (  # MuJoCo takes a second
+            joint_record,
+            oddities,
+            tool_view,
+        )
 
-        data = load_data(config.data, view=tool_view(config.robot, str(config.data.action)))
-        learned = {"joints": joint_record(data, config.robot)}
+        robot = robot_settings(config)
+        data = load_data(config.data, view=tool_view(robot, str(config.data.action)))
+        assert isinstance(robot, LeRobotRobot)  # of no other there is such a view
+        learned = {"joints": joint_record(data, robot)}
         low, high = (learned["joints"][key] for key in ("low", "high"))
         say(
             "the tool is at "
@@ -103,7 +112,7 @@ def _train(config: DictConfig, out: Path) -> TrainingRun:
                 for name, a, b in zip(data.proprio_names, low, high, strict=True)
             )
         )
-        for oddity in oddities(data, config.robot):
+        for oddity in oddities(data, robot):
             say(f"warning: {oddity}")
     tokens = encode_data(data, encoder, device, Path(config.cache))
     fitting = prepare(data, tokens, encoder, how, family, own)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
-from robot_wm.cli.extensions import import_extensions
+from robot_wm.deployment.extensions import import_extensions
 
 In = TypeVar("In")
 Out = TypeVar("Out")

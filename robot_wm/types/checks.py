@@ -22,4 +22,4 @@ def check_image(image: ImageArray, what: str = "image") -> None:
     """Raises ValueError unless `image` is uint8 RGB `[height, width, 3]`."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
     if shape is None or len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
-        raise ValueError(f"{what}: got {dtype} {shape}, want uint8 [height, width, 3]")
+        raise UserError(f"{what}: got {dtype} {shape}, want uint8 [height, width, 3]")

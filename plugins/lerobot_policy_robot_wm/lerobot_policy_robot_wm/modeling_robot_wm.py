@@ -39,16 +39,17 @@ from lerobot_policy_robot_wm.layout import (
 from lerobot_policy_robot_wm.pace import Pace
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import pick_device
-from robot_wm.cli.config import load_config
-from robot_wm.cli.control import check_same_arm, make_controller
+from robot_wm.cli.config import load_config, plain, planning_settings, robot_settings
 from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actions
-from robot_wm.cli.extensions import import_extensions
 from robot_wm.cli.monitors import load_normal
-from robot_wm.cli.pictures import goal_name, plain, read_goal
-from robot_wm.cli.robots import build_robot, find_arm
-from robot_wm.cli.threads import share_cores
-from robot_wm.cli.tool import learned_joints
-from robot_wm.cli.watch import check_views
+from robot_wm.deployment.control import check_same_arm, make_controller
+from robot_wm.deployment.extensions import import_extensions
+from robot_wm.deployment.joints import learned_joints
+from robot_wm.deployment.novelty import check_views
+from robot_wm.deployment.pictures import goal_name, read_goal
+from robot_wm.deployment.robots import build_robot, find_arm
+from robot_wm.deployment.settings import LeRobotRobot
+from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import JointMap, Limits, RobotModel
 from robot_wm.monitors import Monitors, MonitorSettings
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
@@ -60,7 +61,7 @@ _LEASH_RAD = 0.3
 
 @dataclass(frozen=True, eq=False)
 class _Arm:
-    """robot_wm.cli.control.Controlled, of an arm that somebody else drives."""
+    """robot_wm.deployment.control.Controlled, of an arm that somebody else drives."""
 
     action_spec: ActionSpec
     control_dt: float
@@ -131,13 +132,15 @@ class RobotWMPolicy(PreTrainedPolicy):
         info, learned = model.info, learned_joints(saved)
         spec = info.action_spec
         actions_of = learned_actions(saved)
-        check_same_arm(info, self._robot, settings.robot.get("type"))
-        check_robot(spec, info.dt, settings.robot, self._robot, actions_of, learned)
+        own_robot = robot_settings(settings)
+        assert isinstance(own_robot, LeRobotRobot)
+        check_same_arm(info, self._robot, own_robot.type)
+        check_robot(spec, info.dt, own_robot, self._robot, actions_of, learned)
         self._clock, self._fps = clock, config.fps
-        self._settle_s = SETTLE_S + float(settings.robot.camera_latency_s)
-        self._actions = make_actions(self._robot, spec, settings.robot, learned)
+        self._settle_s = SETTLE_S + own_robot.camera_latency_s
+        self._actions = make_actions(self._robot, spec, own_robot, learned)
         arm = _Arm(self._actions.spec, info.dt)
-        self._controller = make_controller(model, arm, settings)
+        self._controller = make_controller(model, arm, planning_settings(settings))
         self._cameras = info.cameras
         wanted = [plain(value) for value in (settings.goal, *settings.then)]
         self._pictures = {goal_name(goal): read_goal(goal, info.cameras) for goal in wanted}
@@ -354,10 +357,11 @@ def read_settings(config: RobotWMConfig, goal: str) -> DictConfig:
     settings = load_config("deploy", ["robot=lerobot", *own, *config.overrides], typed=False)
     # A policy's directory may be a stranger's: it names nothing that is imported, and it may narrow
     # what an arm does, not widen it.
-    if "." in str(settings.robot.arm):
-        raise ValueError(f"policy.overrides: robot.arm={settings.robot.arm}, want a name of ours")
-    widest = find_arm(str(settings.robot.arm)).limits
-    limits = build_robot(settings.robot).limits
+    robot = robot_settings(settings)
+    if "." in robot.arm:
+        raise ValueError(f"policy.overrides: robot.arm={robot.arm}, want a name of ours")
+    widest = find_arm(robot.arm).limits
+    limits = build_robot(robot).limits
     for field in fields(Limits):
         name = field.name
         have, most = getattr(limits, name), getattr(widest, name)
@@ -376,7 +380,7 @@ def read_robot(settings: DictConfig) -> tuple[RobotModel, JointMap]:
     Raises:
         ValueError: settings that make no sense, or joints that are not told.
     """
-    robot = build_robot(settings.robot)
+    robot = build_robot(robot_settings(settings))
     if robot.device is None:
         raise ValueError("policy.overrides: robot.joints: got none, want how the arm counts them")
     return robot, robot.device

@@ -16,8 +16,8 @@ from lerobot.utils.decorators import check_if_already_connected, check_if_not_co
 
 from hardware.governor import Governor
 from lerobot_robot_robot_wm.config_robot_wm_sim import RobotWMSimConfig
-from robot_wm.cli.config import compose_config
-from robot_wm.cli.robots import build_robot
+from robot_wm.deployment.robots import build_robot
+from robot_wm.deployment.settings import LeRobotRobot, SimulatedRobot
 from robot_wm.types import FloatArray, check_counts
 from sim_envs.tabletop import Tabletop
 
@@ -44,7 +44,7 @@ class RobotWMSim(Robot):
         super().__init__(config)
         self.config = config
         self.cameras = {CAMERA: None}  # LeRobot counts them
-        device = build_robot(compose_config("deploy", ["robot=lerobot"]).robot).device
+        device = build_robot(LeRobotRobot()).device
         assert device is not None
         self._joints = device
         self._env: Tabletop | None = None
@@ -75,7 +75,7 @@ class RobotWMSim(Robot):
     @check_if_already_connected
     def connect(self, calibrate: bool = True) -> None:
         """Builds the scene and lets its time begin."""
-        robot = build_robot(compose_config("deploy", ["robot=sim"]).robot)
+        robot = build_robot(SimulatedRobot())
         limits = robot.limits
         env = Tabletop(
             robot, image_size=self.config.image_size, random_look=self.config.random_look

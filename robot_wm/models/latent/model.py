@@ -212,7 +212,7 @@ class LatentWorldModel(nn.Module):
         check_image(picture, f"camera {view.camera!r}")
         height, width = picture.shape[:2]
         if abs(width / height / (view.width / view.height) - 1) > 0.02:
-            raise ValueError(
+            raise UserError(
                 f"camera {view.camera!r}: got a {width}x{height} picture, want the aspect of "
                 f"{view.width}x{view.height}"
             )
@@ -255,7 +255,7 @@ class LatentWorldModel(nn.Module):
             ValueError: a predictor with extrinsics or several heads, which this does not know.
         """
         if self.spec.extrinsics or self.predictor.config.num_outputs > 1:
-            raise ValueError("checkpoint: the plain way knows no extrinsics and no heads")
+            raise UserError("checkpoint: the plain way knows no extrinsics and no heads")
         num = len(actions)
         past = self.action_stats.forward(state.actions).expand(num, -1, -1)
         ahead, states, _ = self._inputs(state.proprio[:, -1], actions)

@@ -10,12 +10,12 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 
 from hardware.lerobot_arm import check_installed
 from hardware.messages import (
@@ -31,7 +31,7 @@ from hardware.messages import (
 from hardware.simulated import Goals, Measured
 from hardware.spawn import Shared, spawn
 from hardware.wire import FrameSlot, Wire
-from robot_wm.cli.console import say
+from robot_wm.deployment.settings import LeRobotRobot, RobotSettings, SimulatedRobot
 from robot_wm.kinematics import Limits, RobotModel
 from robot_wm.types import UserError
 from sim_envs.scene import stand_of, wrist_of
@@ -48,7 +48,8 @@ class Device:
         children: name -> the processes behind them, in the order of their end.
     """
 
-    def __init__(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, sizes: Mapping[str, tuple[int, int]], say: Callable[[str], None]) -> None:
+        self._say = say
         self.frames = {name: FrameSlot(*size) for name, size in sizes.items()}
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self._wire, self._theirs = Wire.pair()
@@ -98,7 +99,7 @@ class Device:
             self._wire.wait(0.05)
 
     def listen(self) -> None:
-        """Tells the human what its processes say.
+        """Hears what its processes say.
 
         Raises:
             UserError: one of them refuses.
@@ -107,7 +108,7 @@ class Device:
             if isinstance(message, Refused):
                 raise UserError(message.text)
             if isinstance(message, Trouble):
-                say(f"  {message.text}")
+                self._say(f"  {message.text}")
 
     def tell(self) -> list[str]:
         """What its processes have said since, and which of them has ended."""
@@ -134,11 +135,13 @@ class Device:
 class Simulated(Device):
     """An arm in MuJoCo, in real time, in a process that nobody who drives it can stop."""
 
-    def __init__(self, config: DictConfig, robot: RobotModel) -> None:
-        size = _size("robot.image_size", config.image_size)
-        cameras = [stand_of(robot)[1], *([wrist_of(robot)] if config.wrist_camera else [])]
-        super().__init__({camera.name: (size, size) for camera in cameras})
-        self._config, self._robot, num_joints = config, robot, len(robot.joints)
+    def __init__(
+        self, settings: SimulatedRobot, robot: RobotModel, say: Callable[[str], None]
+    ) -> None:
+        size = settings.image_size
+        cameras = [stand_of(robot)[1], *([wrist_of(robot)] if settings.wrist_camera else [])]
+        super().__init__({camera.name: (size, size) for camera in cameras}, say)
+        self._settings, self._robot, num_joints = settings, robot, len(robot.joints)
         self._goals, self._measured = Goals(num_joints), Measured(num_joints)
 
     def arm(self, limits: Limits) -> ArmTask:
@@ -156,14 +159,14 @@ class Simulated(Device):
 
     def _start(self) -> None:
         task = WorldTask(
-            robot=OmegaConf.to_yaml(self._config, resolve=True),
+            robot=msgspec.to_builtins(self._settings),
             goals=self._goals.fileno(),
             measured=self._measured.fileno(),
             frames=self.places(),
             wire=self._theirs.fileno(),
         )
         shared = [self._goals, self._measured, *self.frames.values(), self._theirs]
-        self.children["world"] = spawn(["robot_wm.cli.world"], task, shared)
+        self.children["world"] = spawn(["robot_wm.deployment.simulator"], task, shared)
 
     def __exit__(self, *what: Any) -> None:
         super().__exit__(*what)
@@ -174,45 +177,40 @@ class Simulated(Device):
 class LeRobot(Device):
     """Any LeRobot robot by its type and config, and its cameras by theirs."""
 
-    def __init__(self, config: DictConfig, robot: RobotModel) -> None:
+    def __init__(
+        self, settings: LeRobotRobot, robot: RobotModel, say: Callable[[str], None]
+    ) -> None:
         check_installed()
-        cameras: Any = OmegaConf.to_container(config.cameras)
-        if not isinstance(cameras, dict) or not cameras:
+        if not settings.cameras:
             raise UserError(
                 "robot.cameras: got none, want such as "
                 "robot.cameras.front={type:opencv,index_or_path:0,width:640,height:480,fps:30}"
             )
         sizes = {}
-        for name, own in cameras.items():
+        for name, own in settings.cameras.items():
             if not isinstance(own, dict):
                 raise UserError(f"robot.cameras.{name}: got {own}, want a type and its settings")
             height, width = (
                 _size(f"robot.cameras.{name}.{side}", own.get(side)) for side in ("height", "width")
             )
-            sizes[str(name)] = height, width
-        latency_s = config.camera_latency_s
-        if not 0 <= float(latency_s) < 1:
-            raise UserError(f"robot.camera_latency_s: got {latency_s}, want 0 to 1 s")
-        if config.port is not None and not os.path.exists(config.port):
-            raise UserError(f"robot.port: no device {config.port}")
-        super().__init__(sizes)
-        self._config, self._robot, self._cameras = config, robot, cameras
+            sizes[name] = height, width
+        if settings.port is not None and not os.path.exists(settings.port):
+            raise UserError(f"robot.port: no device {settings.port}")
+        super().__init__(sizes, say)
+        self._settings, self._robot = settings, robot
 
     def arm(self, limits: Limits) -> ArmTask:
-        settings: Any = OmegaConf.to_container(self._config.config)
-        joints = self._robot.device
+        settings, joints = self._settings, self._robot.device
         assert joints is not None
-        for name in ("port", "id"):
-            if self._config[name] is not None:
-                settings[name] = self._config[name]
+        own = {"port": settings.port, "id": settings.id}
         return LeRobotArmTask(
-            robot_type=self._config.type,
-            config=settings,
+            robot_type=settings.type,
+            config=settings.config | {name: v for name, v in own.items() if v is not None},
             names=joints.names,
             keys=joints.keys,
             zero=joints.zero,
             rad_per_unit=joints.rad_per_unit,
-            reply_s=float(self._config.reply_s),
+            reply_s=settings.reply_s,
             low=limits.low,
             high=limits.high,
             frames=self.places(),
@@ -220,8 +218,8 @@ class LeRobot(Device):
 
     def _start(self) -> None:
         task = CamerasTask(
-            cameras={str(name): own for name, own in self._cameras.items()},
-            latency_s=float(self._config.camera_latency_s),
+            cameras=self._settings.cameras,
+            latency_s=self._settings.camera_latency_s,
             frames=self.places(),
             wire=self._theirs.fileno(),
         )
@@ -229,20 +227,20 @@ class LeRobot(Device):
         self.children["cameras"] = spawn(["hardware", "cameras"], task, shared)
 
 
-def open_device(config: DictConfig, robot: RobotModel) -> Device:
-    """The device that a `robot` group describes; enter it to start its processes.
+def open_device(settings: RobotSettings, robot: RobotModel, say: Callable[[str], None]) -> Device:
+    """Makes the device that a robot is set to; enter it to start its processes.
 
     Args:
-        config: the group.
-        robot: what `build_robot` made of it.
+        settings: of the robot.
+        robot: what `build_robot` made of them.
+        say: is told what its processes say while they start.
 
     Raises:
-        UserError: none of that kind, or a setting that makes no sense.
+        UserError: a setting that makes no sense.
     """
-    kinds = {"simulated": Simulated, "lerobot": LeRobot}
-    if config.kind not in kinds:
-        raise UserError(f"robot.kind: got {config.kind!r}, want {' or '.join(kinds)}")
-    return kinds[config.kind](config, robot)
+    if isinstance(settings, SimulatedRobot):
+        return Simulated(settings, robot, say)
+    return LeRobot(settings, robot, say)
 
 
 def end(child: subprocess.Popen[bytes], timeout_s: float = 10.0) -> None:

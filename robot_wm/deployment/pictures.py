@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from robot_wm.types import ImageArray, UserError
@@ -98,8 +97,3 @@ def side_by_side(images: Mapping[str, ImageArray], cameras: Sequence[str]) -> Im
         size = (round(image.shape[1] * height / len(image)), height)
         scaled.append(np.array(Image.fromarray(image).resize(size)))
     return np.concatenate(scaled, axis=1)
-
-
-def plain(value: object) -> object:
-    """A setting without its wrapping."""
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

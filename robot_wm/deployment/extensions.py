@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from robot_wm.types import UserError
 
@@ -76,6 +77,18 @@ def find_attribute(name: str) -> object:
             return getattr(importlib.import_module(module), attribute)
     except Exception as error:
         raise UserError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def check_parts(made: Any, target: str, parts: Sequence[str]) -> Any:
+    """Returns what the caller's code made, if it has some parts.
+
+    Raises:
+        UserError: it lacks one.
+    """
+    missing = [part for part in parts if not hasattr(made, part)]
+    if missing:
+        raise UserError(f"{target}: made a {type(made).__name__} without {', '.join(missing)}")
+    return made
 
 
 def _look_here() -> None:

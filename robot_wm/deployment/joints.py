@@ -7,31 +7,31 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from hardware.actions import PoseActions, ToolActions
-from robot_wm.cli.robots import build_robot
 from robot_wm.data import AlignedData, StateView, align
+from robot_wm.deployment.robots import build_robot
+from robot_wm.deployment.settings import LeRobotRobot, RobotSettings
 from robot_wm.kinematics import JointMap, RobotModel
 from robot_wm.types import ActionSpec, FloatArray, UserError
 
 _BEYOND_RAD = 0.3  # a joint's range, as another arm's of the same kind may be measured
 
 
-def tool_view(robot: DictConfig, action: str) -> StateView:
+def tool_view(robot: RobotSettings, action: str) -> StateView:
     """A robot's joints as its tool, as `deploy` computes it: named by `robot.action_names`.
 
     Args:
-        robot: the group.
+        robot: its settings.
         action: of the data (`DataSpec`).
 
     Raises:
         UserError: a robot whose datasets are of no joints, names that are not 4 or 7, or another
             action than steps of those.
     """
-    if robot.get("joints") is None:
+    if not isinstance(robot, LeRobotRobot):
         raise UserError(f"robot: {robot.name} has no joints of its own; want one such as lerobot")
-    view = view_of(build_robot(robot), tuple(str(name) for name in robot.action_names))
+    view = view_of(build_robot(robot), robot.action_names)
     want = "pose_delta" if len(view.names) == 7 else "state_delta"
     if action != want:
         raise UserError(f"data.action: got {action}, want {want} of {', '.join(view.names)}")
@@ -115,7 +115,7 @@ def view_of(robot: RobotModel, names: tuple[str, ...]) -> StateView:
     return StateView(joints.keys, names, of)
 
 
-def joint_record(data: AlignedData, robot: DictConfig) -> dict[str, Any]:
+def joint_record(data: AlignedData, robot: RobotSettings) -> dict[str, Any]:
     """What a checkpoint keeps of the joints that it learned from.
 
     Returns:
@@ -149,7 +149,7 @@ def joint_record(data: AlignedData, robot: DictConfig) -> dict[str, Any]:
     }
 
 
-def oddities(data: AlignedData, robot: DictConfig) -> list[str]:
+def oddities(data: AlignedData, robot: LeRobotRobot) -> list[str]:
     """What speaks against a dataset's being of this arm, as `robot.joints` has it, in words."""
     found = []
     kind = str(data.dataset.robot_type or robot.type)

@@ -1,4 +1,4 @@
-"""From configuration to the controller of a robot, simulated or real."""
+"""From settings to the controller of a robot, simulated or real."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
+import msgspec
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from robot_wm.cli.build import check_parts, instantiate
 from robot_wm.contracts import check_objective, check_planner, hold_to
 from robot_wm.controller import MPC, ActionChunks, GoalSequence, Steered
+from robot_wm.deployment.extensions import check_parts
+from robot_wm.deployment.settings import ActionLimits, EconomySettings, Part, PlanningSettings
 from robot_wm.imagination import Economy
 from robot_wm.kinematics import RobotModel
 from robot_wm.models import ModelInfo, TrainableModel, device_of
 from robot_wm.objectives import Objective, region_weights
+from robot_wm.planners import Planner
 from robot_wm.precision import choose_precision
 from robot_wm.robots import LEROBOT_ARMS
 from robot_wm.types import ActionSpec, UserError
@@ -34,8 +36,10 @@ class Controlled(Protocol):
         ...
 
 
-def make_controller(model: TrainableModel, env: Controlled, config: DictConfig) -> GoalSequence:
-    """The model's MPC for a robot, and what goes around it, as a configuration says.
+def make_controller(
+    model: TrainableModel, env: Controlled, settings: PlanningSettings
+) -> GoalSequence:
+    """Makes the model's MPC for a robot, and what goes around it.
 
     Raises:
         UserError: the checkpoint is for another robot or another control rate, or a setting that
@@ -46,40 +50,49 @@ def make_controller(model: TrainableModel, env: Controlled, config: DictConfig) 
         raise UserError(
             f"checkpoint: it imagines steps of {info.dt:g} s, the env takes {env.control_dt:g} s"
         )
-    planner = instantiate(config.planner)
-    check_parts(planner, str(config.planner._target_), ("horizon", "plan", "with_budget"))
-    hold_to(lambda: check_planner(lambda: instantiate(config.planner)), planner)
+    planner = make_planner(settings.planner)
     if planner.horizon > info.longest_horizon:
         raise UserError(
             f"planner.horizon: got {planner.horizon}, want at most {info.longest_horizon}: so far "
             f"the checkpoint imagines"
         )
-    settings: Any = OmegaConf.to_container(config.controller)
-    economy = make_economy(config.controller.economy, device)
-    objective = make_objective(model, config.objective)
-    if settings["compile"]:
+    own = settings.controller
+    economy = make_economy(own.economy, device)
+    objective = make_objective(model, settings.objective)
+    if own.compile:
         model.compile()
     mpc = MPC(
         model,
         planner,
         objective,
-        legal_actions(model, env, settings["limits"]),
-        seed=config.seed,
+        legal_actions(model, env, own.limits),
+        seed=settings.seed,
         device=device,
-        margin=_energy(model, config, "margin") or 0.0,
+        margin=_energy(model, settings, "margin") or 0.0,
         economy=economy,
     )
-    steps = settings["execute_steps"]
-    steered: Steered = mpc if steps == 1 else ActionChunks(mpc, steps)
+    steered: Steered = mpc if own.execute_steps == 1 else ActionChunks(mpc, own.execute_steps)
     return GoalSequence(
         steered,
-        arrival=_energy(model, config, "arrival") or None,
-        arrival_looks=settings["arrival_looks"],
-        progress=_energy(model, config, "progress") or 0.0,
-        patience=settings["patience"] or None,
-        step_energy=_step_energy(model, config),
-        timeout_steps=settings["timeout_steps"],
+        arrival=_energy(model, settings, "arrival") or None,
+        arrival_looks=own.arrival_looks,
+        progress=_energy(model, settings, "progress") or 0.0,
+        patience=own.patience or None,
+        step_energy=step_energy(model, settings.objective),
+        timeout_steps=own.timeout_steps,
     )
+
+
+def make_planner(part: Part, **facts: Any) -> Planner:
+    """Makes a planner, and holds one that is not ours to its contract.
+
+    Raises:
+        UserError: it does not take its settings, or breaks a promise.
+    """
+    planner = part.make(**facts)
+    check_parts(planner, part.target, ("horizon", "plan", "with_budget"))
+    hold_to(lambda: check_planner(lambda: part.make(**facts)), planner)
+    return planner
 
 
 def check_cameras(info: ModelInfo, cameras: Iterable[str]) -> None:
@@ -109,20 +122,19 @@ def check_same_arm(info: ModelInfo, robot: RobotModel, kind: str | None = None) 
         )
 
 
-def make_economy(config: DictConfig, device: torch.device) -> Economy:
-    """Where imagining saves work, as a `controller.economy` says.
+def make_economy(settings: EconomySettings, device: torch.device) -> Economy:
+    """Where imagining saves work on a device.
 
     Raises:
         UserError: a setting out of range.
     """
-    settings: Any = OmegaConf.to_container(config)
-    if settings["precision"] == "auto":
-        precision = choose_precision("auto", device)
-        settings["precision"] = str(precision).removeprefix("torch.")
-    return Economy(**settings)
+    own = msgspec.structs.asdict(settings)
+    if settings.precision == "auto":
+        own["precision"] = str(choose_precision("auto", device)).removeprefix("torch.")
+    return Economy(**own)
 
 
-def legal_actions(model: TrainableModel, env: Controlled, limits: dict[str, Any]) -> ActionSpec:
+def legal_actions(model: TrainableModel, env: Controlled, limits: ActionLimits) -> ActionSpec:
     """What the robot can do, the training data knows, and the user allows.
 
     Raises:
@@ -132,19 +144,20 @@ def legal_actions(model: TrainableModel, env: Controlled, limits: dict[str, Any]
         bounds = env.action_spec.within(model.info.action_spec)
     except ValueError as error:
         raise UserError(f"checkpoint: made for another robot than the env: {error}") from error
-    own = {key: value for key, value in limits.items() if value is not None and value != {}}
+    given = msgspec.structs.asdict(limits)
+    own = {key: value for key, value in given.items() if value is not None and value != {}}
     if "trust_radius" not in own:
         own.pop("trust_norm", None)  # of no region
     return bounds.within(replace(bounds, **own)) if own else bounds
 
 
-def make_objective(model: TrainableModel, config: DictConfig) -> Callable[[Tensor], Objective]:
-    """The goal's latent to the objective that an `objective` group describes.
+def make_objective(model: TrainableModel, part: Part) -> Callable[[Tensor], Objective]:
+    """The goal's latent to the objective that is set.
 
     Raises:
         UserError: a region of an encoder whose tokens have no place, or that is no region.
     """
-    settings: Any = OmegaConf.to_container(config)
+    settings = dict(part.settings)
     region = settings.pop("region", None)
     if region is not None:
         if settings.get("token_weights") is not None:
@@ -152,7 +165,11 @@ def make_objective(model: TrainableModel, config: DictConfig) -> Callable[[Tenso
         settings["token_weights"] = region_weights(model.info.grid, region)
     if settings.get("action_unit") is None:
         settings["action_unit"] = model.info.action_spec.unit.tolist()
-    make = instantiate(DictConfig(settings))
+    own = Part(target=part.target, settings=settings)
+
+    def make(goal: Tensor) -> Objective:
+        return own.make(goal)
+
     info = model.info  # it complains now, not in an episode
     made = make(torch.zeros(info.num_tokens, info.dim))
     sizes = {"num_tokens": info.num_tokens, "dim": info.dim, "action_size": info.action_spec.size}
@@ -160,9 +177,10 @@ def make_objective(model: TrainableModel, config: DictConfig) -> Callable[[Tenso
     return make
 
 
-def _energy(model: TrainableModel, config: DictConfig, name: str) -> float | None:
+def _energy(model: TrainableModel, settings: PlanningSettings, name: str) -> float | None:
     """A setting in units of the training data's steps, in those of the objective."""
-    share, known = config.controller[name], _step_energy(model, config)
+    share = getattr(settings.controller, name)
+    known = step_energy(model, settings.objective)
     if share is None or not share:
         return share
     if known is None:
@@ -172,9 +190,9 @@ def _energy(model: TrainableModel, config: DictConfig, name: str) -> float | Non
     return share * known
 
 
-def _step_energy(model: TrainableModel, config: DictConfig) -> float | None:
+def step_energy(model: TrainableModel, objective: Part) -> float | None:
     """Mean energy of a step of the training data; None of a checkpoint from before steps were
     measured, or of Meta's release.
     """
     known = model.info.step_energy
-    return None if known is None else known.get(config.objective.get("distance", ""))
+    return None if known is None else known.get(str(objective.settings.get("distance", "")))

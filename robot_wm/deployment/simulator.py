@@ -1,4 +1,4 @@
-"""The simulated arm as a device of its own: `python -m robot_wm.cli.world DESCRIPTOR`.
+"""The simulated arm as a device of its own: `python -m robot_wm.deployment.simulator DESCRIPTOR`.
 
 Physics in real time in a process that nobody who drives the arm can stop, with servos that hold
 their last goal for ever, and a camera.
@@ -12,15 +12,15 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 
 from hardware.messages import WorldTask
 from hardware.process import lower_niceness
 from hardware.simulated import Goals, Measured
 from hardware.spawn import read_task
 from hardware.wire import FrameSlot, Wire
-from robot_wm.cli.extensions import import_extensions
-from robot_wm.cli.robots import build_robot
+from robot_wm.deployment.extensions import import_extensions
+from robot_wm.deployment.robots import build_robot
+from robot_wm.deployment.settings import SimulatedRobot, read_settings
 from sim_envs.tabletop import Tabletop
 
 
@@ -31,20 +31,19 @@ def main(words: list[str]) -> int:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     import_extensions()
     lower_niceness()  # reality does not wait
-    config = OmegaConf.create(task.robot)
-    assert isinstance(config, DictConfig)
-    robot = build_robot(config)
+    settings = read_settings("robot", task.robot, SimulatedRobot)
+    robot = build_robot(settings)
     env = Tabletop(
         robot,
-        image_size=config.image_size,
-        random_look=config.random_look,
-        wrist_camera=config.wrist_camera,
+        image_size=settings.image_size,
+        random_look=settings.random_look,
+        wrist_camera=settings.wrist_camera,
     )
-    env.reset(config.seed)
+    env.reset(settings.seed)
     num_joints = len(robot.joints)
     goals, measured = Goals(num_joints, task.goals), Measured(num_joints, task.measured)
     frames = {name: FrameSlot(*place) for name, place in task.frames.items()}
-    live(env, goals, measured, frames, Wire.at(task.wire), camera_hz=config.camera_hz)
+    live(env, goals, measured, frames, Wire.at(task.wire), camera_hz=settings.camera_hz)
     return 0
 
 

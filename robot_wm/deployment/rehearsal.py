@@ -141,7 +141,7 @@ class Rehearsal:
                 limits=self.limits,
                 seed=self._seed,
             )
-            self.children["planner"] = spawn(["robot_wm.cli.rehearsal"], task, [planner])
+            self.children["planner"] = spawn(["robot_wm.deployment.rehearsal"], task, [planner])
             planner.close()
         self.planner = planner
         for wire in (human, to_planner, beats, to_watchdog):

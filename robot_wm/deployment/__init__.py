@@ -1,0 +1,1 @@
+"""What drives an arm: robots, devices, processes, views and records, built from typed settings."""
