@@ -421,14 +421,14 @@ class PlannerTask(_Message, frozen=True):
     """What the planner's process is started with.
 
     Attributes:
-        config: of the run, as YAML.
+        settings: of the run (robot_wm.deployment.run.RunSettings), as plain values.
         low, high: what the controller lets the joints do `[J]`, rad.
         goals: a goal picture each: a file, or camera -> file.
         frames: camera -> where its pictures are.
         wire, human: to the controller, and to the human's process.
     """
 
-    config: str
+    settings: dict[str, Any]
     low: FloatArray
     high: FloatArray
     goals: tuple[str | dict[str, str], ...]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -245,6 +246,20 @@ def _distances(features: Tensor, bank: Tensor) -> Tensor:
     """Root mean square difference of each `[N, F]` to the nearest of a bank, `[N]`."""
     far = torch.cdist(features, bank.to(features), compute_mode="donot_use_mm_for_euclid_dist")
     return far.min(1).values / math.sqrt(features.shape[1])
+
+
+def load_normal(directory: Path, info: ModelInfo) -> Normal | None:
+    """Reads what is normal for the model of a checkpoint; None: not known.
+
+    Raises:
+        UserError: the file is damaged, or another model's.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        return None
+    normal = Normal.from_bytes(path.read_bytes())
+    normal.check(info)
+    return normal
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,30 @@
-"""Which type a device multiplies matrices in fastest: measured, never assumed."""
+"""The device, and the type that it multiplies matrices in fastest: measured, never assumed."""
 
 from __future__ import annotations
 
 import time
 
 import torch
+
+from robot_wm.types import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """Finds a device by its name; `auto` is a CUDA device where there is one, else the processor.
+
+    Raises:
+        UserError: not a device of this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"device: got {name!r}, want auto, cpu, or a GPU of this machine"
+        ) from error
+    return device
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, size: int) -> float:

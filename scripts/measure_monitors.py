@@ -18,10 +18,9 @@ import numpy as np
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.build import Simulation, build_simulation
 from robot_wm.cli.config import load_config, planning_settings
-from robot_wm.cli.monitors import load_normal
 from robot_wm.controller import GoalSequence
 from robot_wm.deployment.control import make_controller
-from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
+from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings, load_normal
 from robot_wm.runtime import GuardError, Step, run_episode
 from robot_wm.types import Env, FloatArray, Observation
 

@@ -18,9 +18,9 @@ from hardware.pilot import Pilot, PilotSettings
 from robot_wm.cli.bench_safety import Bench
 from robot_wm.cli.config import load_config, robot_settings
 from robot_wm.cli.console import ask
-from robot_wm.cli.deploy_planner import check_robot, make_actions
 from robot_wm.cli.main import main
 from robot_wm.data import DataSpec, align, open_dataset
+from robot_wm.deployment.planner_process import check_robot, make_actions
 from robot_wm.deployment.robots import build_robot
 from robot_wm.robots import so100
 from robot_wm.types import ActionSpec

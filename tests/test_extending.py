@@ -164,8 +164,8 @@ def test_an_arm_is_one_file(theirs):
 
     from hardware.actions import ToolActions
     from robot_wm.cli.config import load_config
-    from robot_wm.cli.deploy_planner import make_actions
     from robot_wm.contracts import check_env, check_robot
+    from robot_wm.deployment.planner_process import make_actions
     from robot_wm.types import ActionSpec
     from sim_envs.tabletop import Tabletop
 

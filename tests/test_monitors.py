@@ -11,7 +11,6 @@ from robot_wm.checkpoint import CheckpointError, add_to_checkpoint, find_checkpo
 from robot_wm.cli.build import build_simulation
 from robot_wm.cli.config import load_config, planning_settings
 from robot_wm.cli.main import main
-from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.record_goal import save_goal
 from robot_wm.deployment.control import make_controller
 from robot_wm.deployment.novelty import check_views
@@ -23,6 +22,7 @@ from robot_wm.monitors import (
     Monitors,
     MonitorSettings,
     Normal,
+    load_normal,
 )
 from robot_wm.runtime import GuardError, run_episode
 

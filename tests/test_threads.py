@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from robot_wm.cli import threads
+from robot_wm.deployment import threads
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
@@ -131,7 +131,7 @@ def test_a_thread_that_someone_placed_stays():
 
 WATCHED = """
 import sys, time
-from robot_wm.cli import threads
+from robot_wm.deployment import threads
 came = []
 class Spy(threads.Sleepers):
     def come(self):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.build import Simulation, build_simulation, pick_device
+from robot_wm.cli.build import Simulation, build_simulation
 from robot_wm.cli.config import compose_config, groups, plain, planning_settings
 from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.flops import flop_counter, sustained_rate
@@ -35,6 +35,7 @@ from robot_wm.models import (
 )
 from robot_wm.objectives import GoalEnergy, Objective
 from robot_wm.planners import CEM, GRADIENT_COST, Cost, Planner
+from robot_wm.precision import pick_device
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
 from robot_wm.report import plot_planners

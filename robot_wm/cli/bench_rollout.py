@@ -11,8 +11,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import finish, say
+from robot_wm.precision import pick_device
 from robot_wm.predictor import Predictor, PredictorConfig, rollout_recomputed
 from robot_wm.types import UserError, check_counts
 

@@ -14,14 +14,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.profiler import ProfilerActivity, profile
 
-from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import compose_config
 from robot_wm.cli.console import finish, say
 from robot_wm.cli.flops import MATMUL_SIZE, flop_counter, sustained_rate
 from robot_wm.data import Batch
 from robot_wm.encoders import shipped_config
 from robot_wm.models import LatentWorldModel, ModelSpec, View
-from robot_wm.precision import choose_precision
+from robot_wm.precision import choose_precision, pick_device
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
 from robot_wm.training import TrainConfig, train

@@ -7,7 +7,7 @@ import functools
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra.utils
 from hydra.errors import InstantiationException
@@ -23,9 +23,6 @@ from robot_wm.kinematics import RobotModel
 from robot_wm.types import Controller, Env, FloatArray, Task, UserError
 from sim_envs.manifest import episodes_of
 from sim_envs.tabletop import Tabletop
-
-if TYPE_CHECKING:  # it takes two seconds, and a simulation needs none of it
-    import torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,26 +125,6 @@ class GovernedTicks:
 
     def copy(self) -> GovernedTicks:
         return GovernedTicks(copy.copy(self._governor))  # it changes none of its arrays in place
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is a CUDA device where there is one, else the processor.
-
-    Raises:
-        UserError: not a device of this machine.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(
-            f"device: got {name!r}, want auto, cpu, or a GPU of this machine"
-        ) from error
-    return device
 
 
 def instantiate(config: DictConfig, **facts: Any) -> Any:

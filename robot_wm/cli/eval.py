@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robot_wm import __version__
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.build import Simulation, build_simulation, pick_device
+from robot_wm.cli.build import Simulation, build_simulation
 from robot_wm.cli.config import planning_settings
 from robot_wm.cli.console import Progress, finish, git_sha, machine, output_dir, say
 from robot_wm.cli.provenance import write_run
@@ -45,6 +45,7 @@ from robot_wm.evaluation import (
 )
 from robot_wm.files import owning
 from robot_wm.models import TrainableModel, device_of
+from robot_wm.precision import pick_device
 from robot_wm.report import EpisodeVideo, Landscape, MeasureLabel, Report, write_report
 from robot_wm.report.units import show
 from robot_wm.runtime import Recorder, Step

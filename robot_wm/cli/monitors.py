@@ -9,14 +9,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from robot_wm.checkpoint import add_to_checkpoint, find_checkpoint, load_checkpoint
-from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import finish
 from robot_wm.cli.train import encode_data, load_data
 from robot_wm.data import split_episodes
 from robot_wm.deployment.joints import learned_joints, view_of
 from robot_wm.encoders import WEIGHTS_DIR
-from robot_wm.models import ModelInfo, device_of
+from robot_wm.models import device_of
 from robot_wm.monitors import FILE, Normal, fit_normal
+from robot_wm.precision import pick_device
 from robot_wm.robots import make_arm
 from robot_wm.types import UserError
 
@@ -67,17 +67,3 @@ def summary(normal: Normal) -> dict[str, float]:
         "surprise_p_least": normal.least_p,
         "surprise_p01": float(normal.surprise.quantile(0.99)),
     }
-
-
-def load_normal(directory: Path, info: ModelInfo) -> Normal | None:
-    """What is normal for the model of a checkpoint; None: not known.
-
-    Raises:
-        UserError: the file is damaged, or another model's.
-    """
-    path = directory / FILE
-    if not path.is_file():
-        return None
-    normal = Normal.from_bytes(path.read_bytes())
-    normal.check(info)
-    return normal

@@ -9,17 +9,17 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.build import build_simulation, pick_device
+from robot_wm.cli.build import build_simulation
 from robot_wm.cli.config import plain, planning_settings
 from robot_wm.cli.console import finish, output_dir, say, say_outcomes
-from robot_wm.cli.monitors import load_normal
 from robot_wm.cli.provenance import write_run
 from robot_wm.deployment.control import check_cameras, check_same_arm, make_controller
 from robot_wm.deployment.novelty import refuse_strange
 from robot_wm.deployment.pictures import goal_name, read_goal, side_by_side
 from robot_wm.evaluation import plan_seconds
 from robot_wm.files import replacing
-from robot_wm.monitors import Monitors, MonitorSettings
+from robot_wm.monitors import Monitors, MonitorSettings, load_normal
+from robot_wm.precision import pick_device
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import Decision, Goal, Observation, UserError

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import (
     Progress,
     finish,
@@ -30,7 +29,7 @@ from robot_wm.data import Clips, load_frames, load_video_folder
 from robot_wm.encoders import MiniConfig, MiniEncoder, load_mini, save_mini
 from robot_wm.files import owning, replacing
 from robot_wm.optimization import saved_about, train_and_save
-from robot_wm.precision import choose_precision
+from robot_wm.precision import choose_precision, pick_device
 from robot_wm.pretrain import PretrainConfig, Pretraining, check_objective
 from robot_wm.report import plot_pretraining
 from robot_wm.types import UserError, check_counts

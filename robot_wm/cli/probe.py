@@ -14,12 +14,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.build import pick_device
 from robot_wm.cli.console import finish, say
 from robot_wm.cli.train import encode_data, load_data, make_encoder
 from robot_wm.data import AlignedData, split_episodes
 from robot_wm.encoders import Encoder, MiniEncoder, build_encoder, random_mini
 from robot_wm.models import EncodedFrames, WorldModel
+from robot_wm.precision import pick_device
 from robot_wm.probing import (
     Probe,
     check_split,

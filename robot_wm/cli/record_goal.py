@@ -18,12 +18,11 @@ from hardware.wire import FrameSlot
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.config import robot_settings
 from robot_wm.cli.console import ask, finish, say
-from robot_wm.cli.monitors import load_normal
 from robot_wm.deployment.devices import open_device
 from robot_wm.deployment.pictures import CAMERA_TAG
 from robot_wm.deployment.robots import build_robot
 from robot_wm.files import replacing
-from robot_wm.monitors import MonitorError, Monitors, MonitorSettings
+from robot_wm.monitors import MonitorError, Monitors, MonitorSettings, load_normal
 from robot_wm.types import ImageArray, UserError
 
 _FRESH_S = 5.0  # longest wait for a new picture

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from robot_wm.checkpoint import check_replaceable, load_checkpoint, save_checkpoint
-from robot_wm.cli.build import instantiate, pick_device
+from robot_wm.cli.build import instantiate
 from robot_wm.cli.config import robot_settings
 from robot_wm.cli.console import (
     Progress,
@@ -49,7 +49,7 @@ from robot_wm.files import owning
 from robot_wm.models import LATENT, Family, FitConfig, find_family
 from robot_wm.monitors import FILE, fit_normal
 from robot_wm.optimization import Metrics, saved_about, train_and_save
-from robot_wm.precision import choose_precision
+from robot_wm.precision import choose_precision, pick_device
 from robot_wm.training import TrainConfig, Training, held_out_error, prepare
 from robot_wm.types import UserError
 

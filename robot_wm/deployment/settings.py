@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -269,7 +269,7 @@ def read_settings(name: str, values: object, kind: Any) -> Any:
     """Makes settings of plain values, as a command line or a file has them.
 
     Args:
-        name: of the whole, such as `robot`, for what is said of a wrong one.
+        name: of the whole, such as `robot`, for what is said of a wrong one; empty: none.
         values: a mapping.
         kind: a type of settings, or a union of them.
 
@@ -280,21 +280,44 @@ def read_settings(name: str, values: object, kind: Any) -> Any:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         told, _, where = str(error).partition(" - at `$")
-        where = where.rstrip("`")
+        where = where.rstrip("`") if name else where.rstrip("`").removeprefix(".")
         want = told.removeprefix("Expected ").replace("`", "")
-        if told.startswith("Invalid value"):  # of the field that tells the types of a union apart
-            tags = [str(member.__struct_config__.tag) for member in get_args(kind)]
-            want = " or ".join(tags) or told
+        if told.startswith("Invalid"):  # a word that is none of a few
+            want = " or ".join(_choices(kind, _keys(where))) or told
         elif want == told:
-            raise UserError(f"{name}{where}: {told}") from error
+            own = told.startswith(f"{name}{where}.")  # it names the setting already
+            raise UserError(told if own else f"{name}{where}: {told}") from error
         raise UserError(f"{name}{where}: got {_at(values, where)!r}, want {want}") from error
 
 
 def _at(values: Any, where: str) -> Any:
     """What stands at a path such as `.cameras.front[0]`; the whole where that is no path."""
-    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", where):
+    for key in _keys(where):
         try:
-            values = values[key] if key else values[int(index)]
+            values = values[key]
         except (LookupError, TypeError):
             break
     return values
+
+
+def _keys(where: str) -> list[str | int]:
+    found = re.findall(r"\.([^.\[]+)|\[(\d+)\]", f".{where.lstrip('.')}")
+    return [key or int(index) for key, index in found]
+
+
+def _choices(kind: Any, keys: Sequence[str | int]) -> list[str]:
+    """The words that a field may be, somewhere in a type of settings; none where any may."""
+    members = get_args(kind) if not isinstance(kind, type) else (kind,)
+    structs = [m for m in members if isinstance(m, type) and issubclass(m, msgspec.Struct)]
+    if not keys:
+        inner = [word for m in members if get_origin(m) is Literal for word in get_args(m)]
+        return [word for word in (*members, *inner) if isinstance(word, str)]
+    key, *rest = keys
+    found: dict[str, None] = {}
+    for struct in structs:
+        if key == struct.__struct_config__.tag_field:
+            found[str(struct.__struct_config__.tag)] = None
+        hints = get_type_hints(struct)
+        if key in hints:
+            found.update(dict.fromkeys(_choices(hints[str(key)], rest)))
+    return list(found)

@@ -38,20 +38,19 @@ from lerobot_policy_robot_wm.layout import (
 )
 from lerobot_policy_robot_wm.pace import Pace
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.build import pick_device
 from robot_wm.cli.config import load_config, plain, planning_settings, robot_settings
-from robot_wm.cli.deploy_planner import check_robot, learned_actions, make_actions
-from robot_wm.cli.monitors import load_normal
 from robot_wm.deployment.control import check_same_arm, make_controller
 from robot_wm.deployment.extensions import import_extensions
 from robot_wm.deployment.joints import learned_joints
 from robot_wm.deployment.novelty import check_views
 from robot_wm.deployment.pictures import goal_name, read_goal
+from robot_wm.deployment.planner_process import check_robot, learned_actions, make_actions
 from robot_wm.deployment.robots import build_robot, find_arm
 from robot_wm.deployment.settings import LeRobotRobot
 from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import JointMap, Limits, RobotModel
-from robot_wm.monitors import Monitors, MonitorSettings
+from robot_wm.monitors import Monitors, MonitorSettings, load_normal
+from robot_wm.precision import pick_device
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
 
 _REST = 1e-6  # rad/s

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 
 from hardware.actions import JointActions, PoseActions, ToolActions
 from hardware.messages import (
@@ -30,9 +30,6 @@ from hardware.remote import Actions, ArmStoppedError, RemoteArm
 from hardware.spawn import read_task
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.build import pick_device
-from robot_wm.cli.config import planning_settings, robot_settings
-from robot_wm.cli.monitors import load_normal
 from robot_wm.controller import GoalSequence
 from robot_wm.deployment.control import check_cameras, check_same_arm, make_controller, step_energy
 from robot_wm.deployment.dataset import DeploymentDataset
@@ -41,10 +38,12 @@ from robot_wm.deployment.joints import LearnedJoints, learned_joints
 from robot_wm.deployment.novelty import refuse_strange
 from robot_wm.deployment.pictures import goal_name, read_goal, side_by_side
 from robot_wm.deployment.robots import build_robot
-from robot_wm.deployment.settings import LeRobotRobot, RobotSettings
+from robot_wm.deployment.run import RunSettings
+from robot_wm.deployment.settings import LeRobotRobot, RobotSettings, read_settings
 from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import RobotModel
-from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
+from robot_wm.monitors import MonitorGuard, Monitors, load_normal
+from robot_wm.precision import pick_device
 from robot_wm.runtime import GuardError, Recorder, Step, run_episode
 from robot_wm.types import ActionSpec, Goal, Guard, Observation, Outcome, UserError
 
@@ -85,14 +84,13 @@ def main(words: list[str]) -> int:
     import_extensions()
     task = read_task(int(words[0]), PlannerTask)
     human, wire = Wire.at(task.human), Wire.at(task.wire)
-    config = OmegaConf.create(task.config)
-    assert isinstance(config, DictConfig)
     try:
-        run = prepare(task, config, wire)
+        settings = read_settings("run", task.settings, RunSettings)
+        run = prepare(task, settings, wire)
     except (UserError, OSError) as error:
         human.send(Refused(text=str(error)[:4000]))
         return 2
-    what = f"{config.checkpoint}, {len(run.goals)} goal picture(s)"
+    what = f"{settings.checkpoint}, {len(run.goals)} goal picture(s)"
     human.send(PlannerReady(what=what, notes=tuple(run.notes)))
     while not any(isinstance(message, Begin) for message in human.receive()):
         if human.closed:
@@ -105,7 +103,7 @@ def main(words: list[str]) -> int:
                 recorders.append(stack.enter_context(run.dataset))
             if run.view is not None:
                 recorders.append(run.view)
-            num_steps = config.num_steps * len(run.goals)
+            num_steps = settings.num_steps * len(run.goals)
             run_episode(
                 run.env,
                 run.controller,
@@ -150,70 +148,68 @@ class Run:
     view: Recorder | None
 
 
-def prepare(task: PlannerTask, config: DictConfig, wire: Wire) -> Run:
+def prepare(task: PlannerTask, settings: RunSettings, wire: Wire) -> Run:
     """All that must be in order before an arm may move.
 
     Raises:
         UserError: a checkpoint for another robot, a picture that does not fit, or is not normal.
         OSError: a file that cannot be read or written.
     """
-    directory = find_checkpoint(config.checkpoint)
+    directory = find_checkpoint(settings.checkpoint)
     model, saved = load_checkpoint(directory)
-    model.to(pick_device(config.device))
-    settings = robot_settings(config)
-    arm = build_robot(settings)
+    model.to(pick_device(settings.device))
+    own = settings.robot
+    arm = build_robot(own)
     robot = arm.within(task.low, task.high)
     learned = learned_joints(saved)
     actions_of = learned_actions(saved)
     info = model.info
-    kind = settings.type if isinstance(settings, LeRobotRobot) else None
-    check_robot(info.action_spec, info.dt, settings, robot, actions_of, learned)
+    kind = own.type if isinstance(own, LeRobotRobot) else None
+    check_robot(info.action_spec, info.dt, own, robot, actions_of, learned)
     check_same_arm(info, robot, kind)
-    actions = make_actions(robot, info.action_spec, settings, learned)
+    actions = make_actions(robot, info.action_spec, own, learned)
     frames = {name: FrameSlot(*place) for name, place in task.frames.items()}
     check_cameras(info, frames)
     env = RemoteArm(wire, frames, actions, control_dt=info.dt)
-    moves = config.mode == "run"
-    if not moves:  # then nothing comes nearer, and it would soon stop planning
-        config.controller.patience = 0
-    planning = planning_settings(config)
+    planning = settings.planning
+    if not settings.moves:  # then nothing comes nearer, and it would soon stop planning
+        controlling = msgspec.structs.replace(planning.controller, patience=0)
+        planning = msgspec.structs.replace(planning, controller=controlling)
     controller = make_controller(model, env, planning)
     goals = {goal_name(goal): read_goal(goal, info.cameras) for goal in task.goals}
     pictures = [goals[goal_name(goal)] for goal in task.goals]
     wanted = [Goal(images=images) for images in pictures]
     controller.reset(wanted)  # refuses a picture that does not fit
-    own: Any = OmegaConf.to_container(config.monitors)
-    allow = own.pop("allow_strange")
     normal = load_normal(directory, model.info)
     energy = step_energy(model, planning.objective)
-    monitors = Monitors(normal, MonitorSettings(**own), step_energy=energy)
+    monitors = Monitors(normal, settings.monitors, step_energy=energy)
     notes = [] if normal else ["the checkpoint does not know what is normal: robot-wm monitors"]
     seen = {name: frame[0] for name, slot in frames.items() if (frame := slot.read()) is not None}
-    problems = refuse_strange(monitors, model, seen, goals, allow=allow)
-    if normal and normal.least_p > config.monitors.surprise_p:
+    problems = refuse_strange(monitors, model, seen, goals, allow=settings.allow_strange)
+    if normal and normal.least_p > settings.monitors.surprise_p:
         notes.append(
             f"too few held-out frames: no prediction's p-value can be below {normal.least_p:.3f}, "
-            f"and monitors.surprise_p is {config.monitors.surprise_p:g}"
+            f"and monitors.surprise_p is {settings.monitors.surprise_p:g}"
         )
-    guard = MonitorGuard(monitors, info.cameras, lambda: env.joints, moves=moves)
+    guard = MonitorGuard(monitors, info.cameras, lambda: env.joints, moves=settings.moves)
     dataset = view = None
-    if config.record is not None:
+    if settings.record is not None:
         dataset = DeploymentDataset(
-            Path(config.record),
+            Path(settings.record),
             dt=info.dt,
             robot_type=kind or robot.name,
             cameras={name: (slot.shape[0], slot.shape[1]) for name, slot in frames.items()},
             state_names=info.state_names,
             actions=env.action_spec,
-            task=str(config.task),
+            task=settings.task,
         )
-    if config.view is not None:
+    if settings.view is not None:
         from robot_wm.deployment.viewer import RerunView  # Rerun takes a second to load
 
         main = info.cameras[0]
         shown = [side_by_side(images, info.cameras) for images in pictures]
         names = env.action_spec.names
-        view = RerunView(str(config.view), controller, main, shown, names)
+        view = RerunView(settings.view, controller, main, shown, names)
     return Run(env, controller, guard, wanted, [*notes, *problems], dataset, view)
 
 
