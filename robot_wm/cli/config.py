@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -242,8 +241,8 @@ def _quote_inside(key: str, value: str) -> str:
     except HydraException:
         pass
     try:
-        return _in_grammar(yaml.safe_load(value))
-    except yaml.YAMLError as error:
+        return _in_grammar(OmegaConf.to_container(OmegaConf.create(value)))
+    except Exception as error:  # whatever a reader of YAML raises
         raise UsageError(f"{key}: got {value!r}, want such as [a,b] or {{a: b}}") from error
 
 
