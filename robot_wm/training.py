@@ -60,7 +60,7 @@ class TrainConfig:
         seed: of what is random in the loss.
     """
 
-    num_steps: int = 3000
+    num_steps: int = 2000
     learning_rate: float = 1e-3
     warmup_share: float = 0.05
     decay_share: float = 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import re
@@ -47,6 +48,34 @@ _STORE.store(group="controller", name="settings", node=msgspec.to_builtins(Contr
 
 class UsageError(UserError):
     """The command line asks for something that is not there."""
+
+
+@functools.cache
+def _give_defaults(command: str) -> None:
+    """Hands hydra the defaults of a command's settings, from the types that have them.
+
+    They are groups that hydra alone knows: `fit: settings` in a command's YAML takes them.
+    """
+    given: dict[str, object] = {}
+    name = "settings"
+    if command == "train":  # torch takes a second, and other commands need none
+        from robot_wm.models import FitConfig
+        from robot_wm.training import TrainConfig
+
+        given = {"fit": FitConfig(), "optimizer": TrainConfig()}
+    elif command == "pretrain":
+        from robot_wm.pretrain import PretrainConfig
+
+        given = {"pretrain": PretrainConfig()}
+    elif command in ("deploy", "plan"):
+        from robot_wm.monitors import MonitorSettings
+
+        watched = MonitorSettings()  # plan looks at the pictures alone, before it begins
+        given = {"monitors": watched}
+        if command == "plan":
+            name, given = "pictures", {"monitors": {"strange": watched.strange}}
+    for group, settings in given.items():
+        _STORE.store(group=group, name=name, node=msgspec.to_builtins(settings))
 
 
 def plain(value: object) -> Any:
@@ -190,6 +219,7 @@ def _drop_strangers(config: DictConfig, base: DictConfig, plain: DictConfig) -> 
 def compose_config(command: str, overrides: list[str]) -> DictConfig:
     """What hydra makes of a command's YAML and some overrides, unchecked."""
     GlobalHydra.instance().clear()
+    _give_defaults(command)
     own = config_folder()
     if own is not None:
         overrides = [*overrides, f"hydra.searchpath=[file://{own}]"]
