@@ -1,5 +1,6 @@
 """What a user installs: the wheel, the lock, and imports that stay light."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -145,3 +146,15 @@ def test_lock_satisfies_pyproject() -> None:
         assert pinned["lerobot"].startswith("0.4." if python < "3.12" else "0.6.")
         # dm-control declares it, and Python 3.13 has no wheel of it.
         assert ("labmaze" in pinned) == (python < "3.13")
+
+
+def test_every_place_that_the_glossary_names_is_there():
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    names = re.findall(r"\| `([\w.]+)` \|$", text, re.MULTILINE)
+    assert len(names) >= 40
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            module, _, attribute = name.rpartition(".")
+            assert hasattr(importlib.import_module(module), attribute), name

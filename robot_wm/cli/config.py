@@ -7,7 +7,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def _give_defaults(command: str) -> None:
 
     They are groups that hydra alone knows: `fit: settings` in a command's YAML takes them.
     """
-    given: dict[str, object] = {}
+    given: Mapping[str, object] = {}
     name = "settings"
     if command == "train":  # torch takes a second, and other commands need none
         from robot_wm.models import FitConfig
