@@ -27,6 +27,7 @@ from hardware.messages import (
 )
 from hardware.pilot import Pilot
 from hardware.process import Controller, Wires, lower_niceness, signals
+from hardware.reasons import clean
 from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
 from hardware.spawn import read_task
 from hardware.watchdog import watch
@@ -60,7 +61,7 @@ def control(task: ControllerTask) -> int:
             recorder = FlightRecorder(Path(task.record), limits, chain, task.about)
             stack.callback(recorder.close)
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the human is told
-            human.send(Refused(text=(str(error) or repr(error))[:4000]))
+            human.send(Refused(text=clean(error, 4000)))
             beats.send(Goodbye())
             return 2
         human.send(ControllerReady(low=limits.low, high=limits.high))

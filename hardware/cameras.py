@@ -18,6 +18,7 @@ import numpy as np
 from hardware.lerobot_arm import check_installed, decode_config
 from hardware.messages import CamerasReady, CamerasTask, Refused, Trouble
 from hardware.process import lower_niceness
+from hardware.reasons import clean
 from hardware.wire import FrameSlot, Wire
 from robot_wm.types import UserError
 
@@ -37,7 +38,7 @@ def show(task: CamerasTask) -> int:
         for name, settings in task.cameras.items():
             cameras[name] = open_camera(name, settings)
     except ValueError as error:
-        wire.send(Refused(text=str(error)[:4000]))
+        wire.send(Refused(text=clean(error, 4000)))
         return 2
     end = threading.Event()
     for name, camera in cameras.items():
@@ -64,7 +65,7 @@ def _watch(
         except Exception as error:  # noqa: BLE001 - it may come back; until then pictures grow old
             failed += 1
             if failed == 1:
-                wire.send(Trouble(text=f"camera {name}: {error}"[:1000]))
+                wire.send(Trouble(text=clean(f"camera {name}: {error}", 1000)))
             if failed % _REOPEN == 0:  # a driver's own thread does not come back by itself
                 with contextlib.suppress(Exception):
                     camera.disconnect()

@@ -57,6 +57,7 @@ _NEVER = -1e9
 _SLICE_NS = 100_000
 _HUMAN = (Event.ARM, Event.STOP, Event.PARK, Event.RESET)
 _MAX_NOTES = 20  # of a status
+_MAX_RECORDED = 1 << 18  # bytes that are no message, of a tick: a flood is not kept whole
 
 
 @dataclass(frozen=True)
@@ -304,7 +305,8 @@ class Controller:
     ) -> None:
         """Has the arm brake for what is no message, or none for the controller."""
         content = message.content if isinstance(message, Undecodable) else encode(message)
-        self._undecodable.append(content)
+        if sum(map(len, self._undecodable)) + len(content) <= _MAX_RECORDED:
+            self._undecodable.append(content)
         numbers = {"sender": sender, "num_bytes": len(content)}
         events.append((Event.FAULT, Reason(Kind.UNDECODABLE, numbers)))
 

@@ -11,6 +11,8 @@ from enum import Enum
 
 import msgspec
 
+from robot_wm.types import UserError
+
 _LONGEST_TEXT = 400  # characters of what a driver or a library says
 
 
@@ -177,10 +179,16 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 def said(kind: Kind, text: object) -> Reason:
     """A reason that a driver or a library gave in words of its own."""
-    return Reason(kind, {"text": (str(text) or repr(text))[:_LONGEST_TEXT]})
+    return Reason(kind, {"text": clean(text, _LONGEST_TEXT)})
 
 
-class NotLegalError(ValueError):
+def clean(text: object, longest: int) -> str:
+    """Makes text of what a driver or a library says: never empty, not too long, and valid UTF-8."""
+    told = str(text) or repr(text)
+    return told[:longest].encode("utf-8", "replace").decode()
+
+
+class NotLegalError(UserError):
     """The arm stands, or is to stand, where it may not.
 
     Args:

@@ -99,6 +99,13 @@ class _Row(msgspec.Struct, frozen=True):
     trace: EpisodeTrace
 
 
+def _to_plain(value: object) -> object:
+    """A number of numpy's as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(f"got a {type(value).__name__}, want what a log may hold")
+
+
 class EpisodeLog:
     """Episodes that are done, on disk as they end, so that a stopped evaluation goes on.
 
@@ -118,8 +125,8 @@ class EpisodeLog:
         kept = []
         for line in lines[1:] if lines[:1] == [head] else []:
             try:
-                row = msgspec.json.decode(line, type=_Row)
-            except msgspec.MsgspecError:  # cut off in the middle
+                row = msgspec.convert(json.loads(line), _Row)
+            except (ValueError, msgspec.ValidationError):  # cut off in the middle
                 break
             self._rows[row.method, row.result.seed] = row
             kept.append(line)
@@ -143,8 +150,10 @@ class EpisodeLog:
         row = _Row(method, result, trace)
         self._rows[method, result.seed] = row
         if self._path is not None:
-            with open(self._path, "ab") as file:
-                file.write(msgspec.json.encode(row) + b"\n")
+            # Not msgspec's own JSON, which writes what is not finite as null.
+            plain = msgspec.to_builtins(row, enc_hook=_to_plain)
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(plain) + "\n")
 
 
 class _Judge:

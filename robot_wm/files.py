@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+LOCK = ".robot_wm.lock"  # in a directory whose parent cannot be written
 _SPARE_BYTES = 16 * 2**20  # left on the disk beside what is written
 
 
@@ -122,21 +124,23 @@ def _scratch(parent: Path, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def owning(place: Path) -> Iterator[None]:
+def owning(place: Path, *beside: Path) -> Iterator[None]:
     """Keeps every other process from writing a place for as long as the block runs.
 
-    A lock file beside the place says who writes. The kernel lets go of it when its process ends,
-    however it ends. What a killed process had half written beside the place is removed.
+    A lock file beside the place says who writes; it is inside a directory whose parent cannot be
+    written. The kernel lets go of it when its process ends, however it ends. What a killed process
+    had half written is removed, and what it was about to put in its place is put there.
 
     Args:
         place: a file or a directory that is written, there or not.
+        beside: further files that are written with it.
 
     Raises:
         FileExistsError: another process writes it; the message names that process.
     """
-    place = place.absolute()
+    place = place.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
+    lock = FileLock(_lock_of(place), timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -144,23 +148,41 @@ def owning(place: Path) -> Iterator[None]:
     try:
         Path(lock.lock_file).write_text(
             f"process {os.getpid()} ({' '.join(sys.argv)[:200]}) since "
-            f"{time.strftime('%Y-%m-%d %H:%M:%S')}"
+            f"{time.strftime('%Y-%m-%d %H:%M:%S')}",
+            encoding="utf-8",
+            errors="replace",
         )
-        for left in place.parent.glob(f".{_quoted(place.name)}.*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)
+        for path in (place, *(other.resolve() for other in beside)):
+            for left in _leftovers(path):
+                _restore(path, left)
+                shutil.rmtree(left, ignore_errors=True)
         yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
+def _lock_of(place: Path) -> Path:
+    if place.is_dir() and not os.access(place.parent, os.W_OK):
+        return place / LOCK
+    return place.with_name(f".{place.name}.lock")
+
+
 def _owner(lock_file: str) -> str:
     try:
-        return Path(lock_file).read_text() or "another process"
+        return Path(lock_file).read_text(encoding="utf-8", errors="replace") or "another process"
     except OSError:
         return "another process"
 
 
-def _quoted(name: str) -> str:
-    """A name that a pattern takes as it is."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+def _leftovers(path: Path) -> list[Path]:
+    """What a process that was killed has left of this file or directory, and of no other."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp")
+    return [left for left in path.parent.iterdir() if name.fullmatch(left.name)]
+
+
+def _restore(path: Path, left: Path) -> None:
+    """Finishes an exchange of directories that was cut in two."""
+    for name in ("new", "old"):
+        if not path.exists() and (left / "old").exists() and (left / name).exists():
+            (left / name).rename(path)

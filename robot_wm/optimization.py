@@ -22,6 +22,7 @@ from robot_wm.types import UserError
 Metrics = dict[str, float]
 Loss = Callable[[], tuple[Tensor, Metrics]]
 _NOTE = "training"  # in the metadata of a save
+_ROWS = "rows"  # a tensor of JSON's bytes
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,10 @@ class Loop:
         Raises:
             OSError: there is no room, or it cannot be written.
         """
-        note = {"step": self.step, "elapsed_s": self.elapsed_s, "about": about, "rows": self.rows}
+        note = {"step": self.step, "elapsed_s": self.elapsed_s, "about": about}
         tensors = {name: t.detach().cpu().contiguous() for name, t in self._state().items()}
+        rows = bytearray(json.dumps(self.rows).encode())  # a file's metadata has no room for many
+        tensors[_ROWS] = torch.frombuffer(rows, dtype=torch.uint8)
         path.parent.mkdir(parents=True, exist_ok=True)
         check_space(path.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
         try:
@@ -222,13 +225,13 @@ class Loop:
             for name, generator in self._job.generators.items():
                 generator.set_state(state[f"generator.{name}"])
             self.step, self.elapsed_s = int(note["step"]), float(note["elapsed_s"])
-            self.rows = [dict(row) for row in note["rows"]]
+            self.rows = [dict(row) for row in json.loads(state[_ROWS].numpy().tobytes())]
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"cannot go on from {path}: {error}") from error
 
 
 def read_note(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """Reads what a save says of its run: `step`, `elapsed_s`, `about`, `rows`.
+    """Reads what a save says of its run: `step`, `elapsed_s`, `about`.
 
     Raises:
         KeyError, ValueError: it is no such save.

@@ -77,7 +77,7 @@ def targets_from_state(states: Sequence[FloatArray], names: Sequence[str]) -> Pr
     columns = {name: [state[:, i] for state in states] for i, name in enumerate(names)}
     lacking = [name for name in ("ee.x", "ee.y", "ee.z") if name not in columns]
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"state: got {', '.join(names)}; a probe needs the gripper's position: "
             f"{', '.join(lacking)}"
         )

@@ -86,11 +86,30 @@ def test_a_place_has_one_writer_whose_name_the_next_is_told(tmp_path):
 
 def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
     place = tmp_path / "a[1].txt"
-    for name in (".a[1].txt.x7f.tmp", ".a1.txt.x7f.tmp"):
+    others = [".a1.txt.abcdef12.tmp", ".a[1].txt.v2.abcdef12.tmp"]
+    for name in (".a[1].txt.abcdef12.tmp", *others):
         (tmp_path / name).mkdir()
     with owning(place):
-        assert ".a[1].txt.x7f.tmp" not in names(tmp_path)
-    assert names(tmp_path) == [".a1.txt.x7f.tmp"]  # of another
+        assert ".a[1].txt.abcdef12.tmp" not in names(tmp_path)
+    assert names(tmp_path) == sorted(others)
+
+
+def test_an_exchange_that_was_cut_in_two_is_finished(tmp_path):
+    place = tmp_path / "checkpoint"
+    left = tmp_path / ".checkpoint.abcdef12.tmp"
+    for name in ("old", "new"):
+        (left / name).mkdir(parents=True)
+        (left / name / name).touch()
+    with owning(place):
+        assert names(place) == ["new"]
+    assert names(tmp_path) == ["checkpoint"]
+
+
+def test_a_link_and_what_it_leads_to_are_one_place(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with owning(tmp_path / "link"), pytest.raises(FileExistsError), owning(tmp_path / "real"):
+        pass
 
 
 def test_a_place_is_let_go_after_an_error(tmp_path):

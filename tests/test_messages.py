@@ -144,6 +144,11 @@ def test_what_a_driver_says_is_cut_short_and_never_empty():
     assert str(said(Kind.DEVICE, TimeoutError()))
 
 
+def test_what_a_driver_says_can_be_sent_whatever_is_in_it():
+    odd = said(Kind.DEVICE, b"/dev/\xff".decode(errors="surrogateescape"))
+    assert decode(encode(End(reason=odd))) == End(reason=odd)
+
+
 def test_a_chain_comes_as_it_was_sent():
     chain = so100().chain
     content = msgspec.msgpack.encode(ChainData.of(chain), enc_hook=to_plain)

@@ -14,8 +14,8 @@ from robot_wm.cli import config as cli_config
 from robot_wm.cli.config import load_config
 from robot_wm.cli.deploy import run_settings
 from robot_wm.deployment.settings import (
+    SO101,
     ControllerSettings,
-    LeRobotRobot,
     RobotSettings,
     SimulatedRobot,
     read_settings,
@@ -41,8 +41,8 @@ CASES = [
     ("plan", DRIVE, "monitors.strange", MonitorSettings()),
     ("deploy", DRIVE, "robot.camera_hz", SimulatedRobot()),
     ("deploy", DRIVE, "robot.settings.max_tick_s", PilotSettings()),
-    ("deploy", [*DRIVE, "robot=lerobot"], "robot.limits.tip_speed", LeRobotRobot()),
-    ("deploy", [*DRIVE, "robot=lerobot"], "robot.joints.zero", LeRobotRobot()),
+    ("deploy", [*DRIVE, "robot=lerobot"], "robot.limits.tip_speed", SO101),
+    ("deploy", [*DRIVE, "robot=lerobot"], "robot.joints.zero", SO101),
 ]
 
 
@@ -96,8 +96,18 @@ def test_what_are_no_settings_is_refused(values):
         read_settings("robot", values, RobotSettings)
 
 
+def test_a_device_that_is_not_told_whole_is_no_so101():
+    """Its joints' zeros would be another arm's."""
+    own = {"kind": "lerobot", "name": "mine", "type": "koch_follower", "arm": "so100"}
+    with pytest.raises(UserError, match="joints"):
+        read_settings("robot", own, RobotSettings)
+
+
 def test_settings_come_as_they_were_sent():
-    for robot in (SimulatedRobot(seed=3), LeRobotRobot(port="/dev/x", rest=(0.0, 1.0))):
+    for robot in (
+        SimulatedRobot(seed=3),
+        msgspec.structs.replace(SO101, port="/dev/x", rest=(0.0, 1.0)),
+    ):
         assert read_settings("robot", msgspec.to_builtins(robot), RobotSettings) == robot
 
 

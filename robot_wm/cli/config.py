@@ -22,8 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robot_wm.deployment.extensions import config_folder
 from robot_wm.deployment.settings import (
+    SO101,
     ControllerSettings,
-    LeRobotRobot,
     Part,
     PlanningSettings,
     RobotSettings,
@@ -41,7 +41,7 @@ _REPLACED = ("planner", "encoder", "env.task", "env.robot", "env.demonstrator")
 
 
 _STORE = ConfigStore.instance()
-for _name, _settings in (("simulated", SimulatedRobot()), ("device", LeRobotRobot())):
+for _name, _settings in (("simulated", SimulatedRobot()), ("device", SO101)):
     _STORE.store(group="robot", name=_name, node=msgspec.to_builtins(_settings))
 _STORE.store(group="controller", name="settings", node=msgspec.to_builtins(ControllerSettings()))
 
@@ -136,6 +136,15 @@ def load_config(command: str, words: Sequence[str], *, typed: bool = True) -> Di
     Raises:
         UsageError: an unknown key or choice, a value of the wrong kind, or a key that is missing.
     """
+    try:
+        config = _load(command, words, typed)
+        OmegaConf.to_container(config, resolve=True)  # what refers to nothing is told now
+    except OmegaConfBaseException as error:
+        raise UsageError(_one_line(error)) from error
+    return config
+
+
+def _load(command: str, words: Sequence[str], typed: bool) -> DictConfig:
     top: Any = OmegaConf.to_container(compose_config(command, []))
     views = dict(_view(word) for word in words if word.startswith("goal.") and "goal" in top)
     words = [word for word in words if not (word.startswith("goal.") and "goal" in top)]

@@ -95,6 +95,7 @@ def run(config: DictConfig) -> None:
             report = to_report(evaluation, f"robot_wm: {config.checkpoint}")
             say(f"report: {write_report(report, out)}")
             write_run(out, "eval", config)
+            (out / _PART).replace(out / _DONE)
     finish({"tasks": evaluation.tasks})
 
 
@@ -147,7 +148,8 @@ def evaluate_checkpoint(config: DictConfig, out: Path | None = None) -> Evaluati
 
             result = _one(task, controller, episode, simulation.num_steps, recorder)
             found = result, looks[0].trace
-            log.add("model", *found)
+            if log.find("model", result.seed) is None:
+                log.add("model", *found)
         traces.append(found[1])
         return found[0]
 
@@ -206,8 +208,6 @@ def evaluate_checkpoint(config: DictConfig, out: Path | None = None) -> Evaluati
         )
         others["latent_oracle"] = measure("latent oracle", oracle)
         figures.setdefault("ceilings", {})["latent_oracle"] = summarize(others["latent_oracle"])
-    if part is not None:
-        part.replace(part.with_name(_DONE))
     curves = {"model": ours, **others}
     return Evaluation(
         tasks={simulation.name: figures},

@@ -46,7 +46,7 @@ def run(config: DictConfig) -> None:
         raise UserError(f"out: got {out}, want a file that ends in .safetensors")
     output_dir(str(out.parent))
     settings: Any = OmegaConf.to_container(config)
-    with owning(out):
+    with owning(out, _resume_file(out)):
         _pretrain(config, out, settings)
 
 
@@ -178,7 +178,8 @@ def _train(
                     progress.note(**{name: row[name] for name in shown if name in row})
                 progress(loop.step, how.num_steps)
     finally:
-        _write_log(log, loop.rows)  # a collapse is to be seen in it, too
+        if loop.rows:  # a collapse is to be seen in it, too
+            _write_log(log, loop.rows)
     if loop.progress < 1:
         leave(stopped, f"stopped at step {loop.step}; the same command goes on")
     return loop.rows

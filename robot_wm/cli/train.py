@@ -79,7 +79,7 @@ def train_from_config(config: DictConfig, out: Path) -> TrainingRun:
     """
     check_save_every(config.save_every_s)
     check_replaceable(out, overwrite=config.overwrite)
-    with owning(out):
+    with owning(out, resume_file(out)):
         return _train(config, out)
 
 
@@ -127,7 +127,9 @@ def _train(config: DictConfig, out: Path) -> TrainingRun:
         f"{encoder.grid[0] * encoder.grid[1]} x {encoder.dim}, predictor {num_weights / 1e6:.1f} M"
     )
     save = resume_file(out)
-    precision = saved_about(save).get("optimizer.precision") or optimizer.precision
+    precision = optimizer.precision
+    if precision == "auto":  # measured once, not again where it goes on
+        precision = saved_about(save).get("optimizer.precision") or precision
     precision = str(choose_precision(precision, device)).removeprefix("torch.")
     say(f"matrix products in {precision}")
     optimizer = replace(optimizer, precision=precision)
@@ -189,7 +191,8 @@ def _train(config: DictConfig, out: Path) -> TrainingRun:
 
 def resume_file(out: Path) -> Path:
     """Where a training into a checkpoint directory is saved on the way."""
-    return out.with_name(f"{out.name}.resume.safetensors")
+    out = out.resolve()  # "." has no name
+    return out.with_name(f"{out.name}.train.safetensors")
 
 
 def check_save_every(seconds: float) -> None:

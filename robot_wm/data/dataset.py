@@ -101,7 +101,13 @@ class Dataset:
         """sha256 over the names and contents of every file of the dataset."""
         digest = hashlib.sha256()
         folders = [self.root / name for name in ("meta", "data", "videos", "images")]
-        files = [p for f in folders for p in f.rglob("*") if p.is_file() and p.suffix != ".tmp"]
+        files = [p for f in folders for p in f.rglob("*") if p.is_file()]
+        # What a writer that was killed has left counts for nothing.
+        files = [
+            p
+            for p in files
+            if not any(part.endswith(".tmp") for part in p.relative_to(self.root).parts)
+        ]
         for path in sorted(files):
             digest.update(f"{path.relative_to(self.root).as_posix()}\0".encode())
             digest.update(bytes.fromhex(sha256_file(path)))
@@ -114,7 +120,7 @@ class Dataset:
             ValueError: no such episode, or its file is missing, unreadable or without its rows.
         """
         if not 0 <= index < self.num_episodes:
-            raise ValueError(
+            raise UserError(
                 f"{self.source}: got episode {index}, want 0 to {self.num_episodes - 1}"
             )
         path = self._data_file(index)
@@ -125,7 +131,7 @@ class Dataset:
             if key in table.column_names and feature.dtype not in ("video", "image", "string")
         }
         if "timestamp" not in columns:
-            raise ValueError(f"{path}: no timestamp column; it has {sorted(table.column_names)}")
+            raise UserError(f"{path}: no timestamp column; it has {sorted(table.column_names)}")
         tasks = columns.get("task_index", np.zeros(0, np.int64))
         task = self._tasks.get(int(tasks[0]), "") if len(tasks) else ""
         times = columns["timestamp"].astype(np.float64)
@@ -150,10 +156,10 @@ class Dataset:
                 file, the episode and the reason.
         """
         if camera_key not in self.camera_keys:
-            raise ValueError(f"camera: got {camera_key!r}, want one of {list(self.camera_keys)}")
+            raise UserError(f"camera: got {camera_key!r}, want one of {list(self.camera_keys)}")
         rows = np.asarray(indices, np.int64)
         if not len(rows) or rows[0] < 0 or rows[-1] >= len(episode) or (np.diff(rows) <= 0).any():
-            raise ValueError(f"indices: got {indices}, want increasing, 0 to {len(episode) - 1}")
+            raise UserError(f"indices: got {indices}, want increasing, 0 to {len(episode) - 1}")
         path = episode.file
         try:
             if self.features[camera_key].dtype == "image":
@@ -171,7 +177,7 @@ class Dataset:
                 )
             return decode_video(path, want_s, _TIME_TOLERANCE / self.fps)
         except (DecodeError, OSError, ValueError) as error:
-            raise ValueError(f"{path}: episode {episode.index}: {error}") from error
+            raise UserError(f"{path}: episode {episode.index}: {error}") from error
 
     def video_span_s(self, index: int, camera_key: str) -> float | None:
         """Length of the episode's video by the metadata, seconds; None where it is no video."""

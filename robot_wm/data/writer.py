@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from robot_wm.data import layout
 from robot_wm.data.stats import Stats, histogram, image_stats, merge_stats, vector_stats
-from robot_wm.files import owning, replacing_all
+from robot_wm.files import LOCK, owning, replacing_all
 from robot_wm.types import FloatArray, ImageArray, UserError, check_image
 
 # Small pictures encode in 0.3 ms with these. GOP 2 is LeRobot's: its loader reads single frames.
@@ -144,12 +144,12 @@ class DatasetWriter:
         self._root, self._fps, self._cameras = Path(root), int(fps), dict(cameras)
         self._vectors = {key: tuple(names) for key, names in vectors.items()}
         self._info = layout.make_info(self._fps, robot_type, self._cameras, self._vectors)
-        self._owned = contextlib.ExitStack()
-        self._owned.enter_context(owning(self._root))
-        if self._root.exists() and (not self._root.is_dir() or any(self._root.iterdir())):
-            self._owned.close()
-            raise FileExistsError(f"{self._root} exists and is not empty: name a new directory")
-        self._root.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as owned:
+            owned.enter_context(owning(self._root))
+            if self._root.exists() and (not self._root.is_dir() or _holds_something(self._root)):
+                raise FileExistsError(f"{self._root} exists and is not empty: name a new directory")
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._owned = owned.pop_all()
         self._tasks: list[str] = []
         self._stats: Stats = {}
         self._file = 0
@@ -306,3 +306,7 @@ class DatasetWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _holds_something(root: Path) -> bool:
+    return any(path.name != LOCK for path in root.iterdir())

@@ -26,6 +26,7 @@ from hardware.messages import (
     Refused,
     RunEnded,
 )
+from hardware.reasons import clean
 from hardware.remote import Actions, ArmStoppedError, RemoteArm
 from hardware.spawn import read_task
 from hardware.wire import FrameSlot, Wire
@@ -88,7 +89,7 @@ def main(words: list[str]) -> int:
         settings = read_settings("run", task.settings, RunSettings)
         run = prepare(task, settings, wire)
     except (UserError, OSError) as error:
-        human.send(Refused(text=str(error)[:4000]))
+        human.send(Refused(text=clean(error, 4000)))
         return 2
     what = f"{settings.checkpoint}, {len(run.goals)} goal picture(s)"
     human.send(PlannerReady(what=what, notes=tuple(run.notes)))
@@ -115,10 +116,10 @@ def main(words: list[str]) -> int:
     except ArmStoppedError:
         return 0
     except GuardError as error:
-        wire.send(PlannerFailed(text=str(error)[:2000]))
+        wire.send(PlannerFailed(text=clean(error, 2000)))
         return 1
     except Exception as error:  # noqa: BLE001 - no plan, no memory, no answer: never a clean end
-        wire.send(PlannerFailed(text=f"{type(error).__name__}: {error}"[:2000]))
+        wire.send(PlannerFailed(text=clean(f"{type(error).__name__}: {error}", 2000)))
         traceback.print_exc()
         return 1
     wire.send(PlannerDone())

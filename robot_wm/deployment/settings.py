@@ -58,20 +58,6 @@ class JointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     rad_per_unit: tuple[float, ...]
 
 
-# LeRobot's degrees count from the middle of each joint's range, the gripper's percent from shut.
-_SO101 = JointSettings(
-    keys=tuple(
-        f"{joint}.pos"
-        for joint in (
-            *("shoulder_pan", "shoulder_lift", "elbow_flex"),
-            *("wrist_flex", "wrist_roll", "gripper"),
-        )
-    ),
-    zero=(0.0, 84.27, -90.0, 5.73, 0.0, 9.09),
-    rad_per_unit=(*[0.0174533] * 5, 0.022),
-)
-
-
 class _RobotSettings(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
 ):
@@ -91,7 +77,7 @@ class _RobotSettings(
     """
 
     name: str
-    arm: str = "so100"
+    arm: str
     action_names: tuple[str, ...] = ("ee.x", "ee.y", "ee.z", "gripper")
     action_units: tuple[str, ...] = ("m", "m", "m", "m")
     control_hz: Positive = 5.0
@@ -101,7 +87,7 @@ class _RobotSettings(
     posture: tuple[float, ...] | Literal["home"] | None = None
 
 
-class SimulatedRobot(_RobotSettings, frozen=True, tag="simulated"):
+class SimulatedRobot(_RobotSettings, frozen=True, kw_only=True, tag="simulated"):
     """An arm on a table, simulated in real time in a process of its own.
 
     Attributes:
@@ -113,6 +99,7 @@ class SimulatedRobot(_RobotSettings, frozen=True, tag="simulated"):
     """
 
     name: str = "sim"
+    arm: str = "so100"
     rest: tuple[float, ...] | Literal["home"] | None = "home"
     seed: Seed = 0
     image_size: Pixels = 128
@@ -121,10 +108,9 @@ class SimulatedRobot(_RobotSettings, frozen=True, tag="simulated"):
     camera_hz: Positive = 20.0
 
 
-class LeRobotRobot(_RobotSettings, frozen=True, tag="lerobot"):
-    """Any LeRobot robot, by the type that LeRobot knows it by; as it stands an SO-101, modelled as
-    the SO-100 (the same kinematics). docs/safety.md has the list to go through before its first
-    run.
+class LeRobotRobot(_RobotSettings, frozen=True, kw_only=True, tag="lerobot"):
+    """Any LeRobot robot, by the type that LeRobot knows it by. docs/safety.md has the list to go
+    through before its first run.
 
     Attributes:
         joints: how its joints become angles.
@@ -138,7 +124,8 @@ class LeRobotRobot(_RobotSettings, frozen=True, tag="lerobot"):
     """
 
     name: str = "lerobot"
-    joints: JointSettings = _SO101
+    arm: str
+    joints: JointSettings
     limits: LimitSettings = LimitSettings(tip_speed=0.10)  # of a first run
     type: str = "so101_follower"
     port: str | None = None
@@ -150,6 +137,21 @@ class LeRobotRobot(_RobotSettings, frozen=True, tag="lerobot"):
 
 
 RobotSettings = SimulatedRobot | LeRobotRobot
+
+# LeRobot's degrees count from the middle of each joint's range, the gripper's percent from shut.
+SO101_JOINTS = JointSettings(
+    keys=tuple(
+        f"{joint}.pos"
+        for joint in (
+            *("shoulder_pan", "shoulder_lift", "elbow_flex"),
+            *("wrist_flex", "wrist_roll", "gripper"),
+        )
+    ),
+    zero=(0.0, 84.27, -90.0, 5.73, 0.0, 9.09),
+    rad_per_unit=(*[0.0174533] * 5, 0.022),
+)
+# Modelled as the SO-100, of the same kinematics.
+SO101 = LeRobotRobot(arm="so100", joints=SO101_JOINTS)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,7 +17,7 @@ from lerobot.utils.decorators import check_if_already_connected, check_if_not_co
 from hardware.governor import Governor
 from lerobot_robot_robot_wm.config_robot_wm_sim import RobotWMSimConfig
 from robot_wm.deployment.robots import build_robot
-from robot_wm.deployment.settings import LeRobotRobot, SimulatedRobot
+from robot_wm.deployment.settings import SO101, SimulatedRobot
 from robot_wm.types import FloatArray, check_counts
 from sim_envs.tabletop import Tabletop
 
@@ -44,7 +44,7 @@ class RobotWMSim(Robot):
         super().__init__(config)
         self.config = config
         self.cameras = {CAMERA: None}  # LeRobot counts them
-        device = build_robot(LeRobotRobot()).device
+        device = build_robot(SO101).device
         assert device is not None
         self._joints = device
         self._env: Tabletop | None = None
