@@ -16,20 +16,22 @@ from hardware.cameras import show
 from hardware.flight import FlightRecorder
 from hardware.lerobot_arm import connect
 from hardware.messages import (
-    ArmTask,
-    CamerasTask,
     ControllerReady,
-    ControllerTask,
     Goodbye,
     Refused,
-    SimulatedArmTask,
-    WatchdogTask,
 )
 from hardware.pilot import Pilot
 from hardware.process import Controller, Wires, lower_niceness, signals
 from hardware.reasons import clean
 from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
 from hardware.spawn import read_task
+from hardware.tasks import (
+    ArmTask,
+    CamerasTask,
+    ControllerTask,
+    SimulatedArmTask,
+    WatchdogTask,
+)
 from hardware.watchdog import watch
 from hardware.wire import FrameSlot, Wire
 from robot_wm.kinematics.joints import JointMap

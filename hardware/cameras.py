@@ -16,9 +16,16 @@ from typing import Any
 import numpy as np
 
 from hardware.lerobot_arm import check_installed, decode_config
-from hardware.messages import CamerasReady, CamerasTask, Refused, Trouble
+from hardware.messages import (
+    CamerasReady,
+    Refused,
+    Trouble,
+)
 from hardware.process import lower_niceness
 from hardware.reasons import clean
+from hardware.tasks import (
+    CamerasTask,
+)
 from hardware.wire import FrameSlot, Wire
 from robot_wm.types import UserError
 

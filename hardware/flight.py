@@ -18,8 +18,14 @@ import msgspec
 import numpy as np
 
 from hardware.governor import Governor
-from hardware.messages import ChainData, from_plain, to_plain
+from hardware.messages import (
+    from_plain,
+    to_plain,
+)
 from hardware.reasons import Reason
+from hardware.tasks import (
+    ChainData,
+)
 from hardware.ticks import Reading, Turn
 from robot_wm.kinematics import Chain
 from robot_wm.kinematics.limits import Limits

@@ -8,7 +8,14 @@ import sys
 from collections.abc import Iterable
 from typing import Protocol
 
-from hardware.messages import AnyTask, Task, decode_task, encode
+from hardware.messages import (
+    SentMessage,
+    encode,
+)
+from hardware.tasks import (
+    AnyTask,
+    decode_task,
+)
 
 
 class Shared(Protocol):
@@ -19,7 +26,7 @@ class Shared(Protocol):
 
 def spawn(
     module: Iterable[str],
-    task: Task,
+    task: SentMessage,
     shared: Iterable[Shared],
     *,
     stdin: int | None = subprocess.DEVNULL,

@@ -13,7 +13,6 @@ import pytest
 from hardware import messages, reasons
 from hardware.messages import (
     ArmObservation,
-    ChainData,
     ControllerReady,
     DecisionTaken,
     End,
@@ -30,6 +29,9 @@ from hardware.messages import (
 from hardware.plans import MAX_WAYPOINTS, JointPlan
 from hardware.reasons import Kind, Reason, said
 from hardware.states import Event, State
+from hardware.tasks import (
+    ChainData,
+)
 from hardware.ticks import Note, NoteKind
 from robot_wm.robots import so100
 from robot_wm.types import Outcome

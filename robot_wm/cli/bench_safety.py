@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from omegaconf import DictConfig
 
 from hardware.flight import FlightRecorder, replay
 from hardware.governor import Governor
-from hardware.messages import PlanProposal, decode, encode, to_plain
+from hardware.messages import PlanProposal, encode
 from hardware.pilot import Pilot, PilotSettings
 from hardware.plans import JointPlan
 from hardware.reasons import Kind, Reason, said
@@ -39,7 +38,7 @@ from robot_wm.cli.config import groups, load_config, planning_settings, robot_se
 from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.provenance import write_run
 from robot_wm.deployment.control import make_controller
-from robot_wm.deployment.rehearsal import Rehearsal, legal_pose
+from robot_wm.deployment.rehearsal import Rehearsal, heard, illegal_plans, legal_pose
 from robot_wm.deployment.robots import build_robot
 from robot_wm.kinematics import Chain, Limits
 from robot_wm.types import (
@@ -70,13 +69,13 @@ def run(config: DictConfig) -> None:
     if not 0 < counts["jitter_s"] < math.inf:
         raise UserError(f"jitter_s: got {counts['jitter_s']}, want seconds above 0")
     out = None if config.out is None else output_dir(config.out)
-    robot_is = robot_settings(config)
-    robot = build_robot(robot_is)
+    chosen = robot_settings(config)
+    robot = build_robot(chosen)
     if robot.park is None:
         raise UserError("robot.rest: the bench begins and ends there, and it is not given")
     work = Path(tempfile.mkdtemp(prefix="robot_wm_safety_"))
     try:
-        settings = robot_is.settings
+        settings = chosen.settings
         bench = Bench(robot.chain, robot.limits, robot.park, work, int(config.seed), settings)
         figures = bench.faults(int(counts["sequences"]), int(config.ticks))
         figures["nan_motion"] += bench.broken_models(int(config.seed))
@@ -445,48 +444,6 @@ class Bench:
         p99 = 1000 * float(np.quantile(late_s, 0.99))
         say(f"{len(late_s)} ticks beside {len(busy)} busy processes: p99 {p99:.2f} ms late")
         return {"tick_jitter_ms_p99": p99}
-
-
-def heard(content: bytes) -> tuple[list[JointPlan], list[tuple[Event, Reason]]]:
-    """What the controller makes of bytes that its planner sends: a plan, or a fault."""
-    message = decode(content)
-    if isinstance(message, PlanProposal):
-        return [message.plan], []
-    numbers = {"sender": "planner", "num_bytes": len(content)}
-    return [], [(Event.FAULT, Reason(Kind.UNDECODABLE, numbers))]
-
-
-def illegal_plans(good: JointPlan, limits: Limits) -> list[bytes]:
-    """What a planner must not ask for, made from what it may ask for, as it is sent."""
-    plain = {name: getattr(good, name) for name in JointPlan.__struct_fields__}
-    size, now_s = len(good.start), good.begun_s
-    far = limits.high + 0.1
-    wish = good.waypoints[0].tolist()
-    changes: list[dict[str, Any]] = [
-        {"epoch": good.epoch + 7},
-        {"epoch": max(0, good.epoch - 1)},
-        {"seq": -1},
-        {"observed_s": now_s - 5.0},
-        {"begun_s": now_s + 5.0},
-        {"valid_until_s": now_s - 1.0},
-        {"valid_until_s": math.inf},
-        {"valid_until_s": math.nan},
-        {"start": good.start + 0.06},
-        {"start": [math.nan] * size},
-        {"waypoints": [far]},
-        {"waypoints": [[math.nan, *wish[1:]]]},
-        {"waypoints": [[math.inf, *wish[1:]]]},
-        {"waypoints": [[None, *wish[1:]]]},
-        {"waypoints": [[str(angle) for angle in wish]]},
-        {"waypoints": [wish[:-1]]},
-        {"waypoints": []},
-        {"waypoints": None},
-    ]
-    kind = PlanProposal.__name__
-    return [
-        msgspec.msgpack.encode({"type": kind, "plan": plain | change}, enc_hook=to_plain)
-        for change in changes
-    ]
 
 
 def _ticks(path: Path) -> Iterator[dict[str, Any]]:

@@ -23,9 +23,7 @@ from typing import Any
 import msgspec
 from omegaconf import DictConfig, OmegaConf
 
-from hardware.messages import (
-    Status,
-)
+from hardware.messages import Status
 from hardware.reasons import Kind
 from robot_wm.cli.config import plain, planning_settings
 from robot_wm.cli.console import ask, finish, output_dir, say, say_outcomes
@@ -55,12 +53,6 @@ def run(config: DictConfig) -> None:
     asks = config.confirm and settings.moves
     if asks and not sys.stdin.isatty():
         raise UserError("confirm: nobody at a terminal to ask; confirm=false goes without")
-    if (
-        settings.view is not None
-        and settings.view != "rerun"
-        and not settings.view.endswith(".rrd")
-    ):
-        raise UserError(f"view: got {settings.view!r}, want rerun or a file that ends in .rrd")
     if settings.view is not None:
         _check_view(settings.view)
     if settings.record is not None and not settings.moves:

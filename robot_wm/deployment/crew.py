@@ -14,22 +14,24 @@ import msgspec
 
 from hardware.messages import (
     Begin,
-    ChainData,
     ControllerReady,
-    ControllerTask,
     DecisionTaken,
     End,
     PlannerReady,
-    PlannerTask,
     Refused,
     Request,
     RunEnded,
     Status,
-    WatchdogTask,
 )
 from hardware.reasons import Kind, Reason
 from hardware.spawn import spawn
 from hardware.states import Event, State
+from hardware.tasks import (
+    ChainData,
+    ControllerTask,
+    PlannerTask,
+    WatchdogTask,
+)
 from hardware.ticks import NoteKind
 from hardware.wire import Wire
 from robot_wm.deployment.devices import Device, end

@@ -19,17 +19,19 @@ import numpy as np
 
 from hardware.lerobot_arm import check_installed
 from hardware.messages import (
+    Refused,
+    Trouble,
+)
+from hardware.simulated import Goals, Measured
+from hardware.spawn import Shared, spawn
+from hardware.tasks import (
     ArmTask,
     CamerasTask,
     LeRobotArmTask,
     Place,
-    Refused,
     SimulatedArmTask,
-    Trouble,
     WorldTask,
 )
-from hardware.simulated import Goals, Measured
-from hardware.spawn import Shared, spawn
 from hardware.wire import FrameSlot, Wire
 from robot_wm.deployment.settings import LeRobotRobot, RobotSettings, SimulatedRobot
 from robot_wm.kinematics import Limits, RobotModel

@@ -22,13 +22,15 @@ from hardware.messages import (
     PlannerDone,
     PlannerFailed,
     PlannerReady,
-    PlannerTask,
     Refused,
     RunEnded,
 )
 from hardware.reasons import clean
 from hardware.remote import Actions, ArmStoppedError, RemoteArm
 from hardware.spawn import read_task
+from hardware.tasks import (
+    PlannerTask,
+)
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.controller import GoalSequence

@@ -8,6 +8,7 @@ unplug what they like.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -16,22 +17,21 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from hardware.messages import (
     ArmObservation,
-    ChainData,
-    ControllerTask,
     End,
     Heartbeat,
     ObservationRequest,
     PlanProposal,
-    RandomPlannerTask,
     Request,
-    SimulatedArmTask,
     Status,
-    WatchdogTask,
+    decode,
+    to_plain,
 )
 from hardware.pilot import PilotSettings
 from hardware.plans import JointPlan
@@ -40,6 +40,13 @@ from hardware.remote import HEARTBEAT_S
 from hardware.simulated import Goals, Measured
 from hardware.spawn import read_task, spawn
 from hardware.states import Event, State
+from hardware.tasks import (
+    ChainData,
+    ControllerTask,
+    RandomPlannerTask,
+    SimulatedArmTask,
+    WatchdogTask,
+)
 from hardware.ticks import NoteKind
 from hardware.wire import FrameSlot, Wire
 from robot_wm.kinematics import Chain
@@ -310,6 +317,48 @@ def legal_pose(
         if inside and np.abs(wish - joints).max() > 0.4:
             return wish
     return joints
+
+
+def heard(content: bytes) -> tuple[list[JointPlan], list[tuple[Event, Reason]]]:
+    """What the controller makes of bytes that its planner sends: a plan, or a fault."""
+    message = decode(content)
+    if isinstance(message, PlanProposal):
+        return [message.plan], []
+    numbers = {"sender": "planner", "num_bytes": len(content)}
+    return [], [(Event.FAULT, Reason(Kind.UNDECODABLE, numbers))]
+
+
+def illegal_plans(good: JointPlan, limits: Limits) -> list[bytes]:
+    """What a planner must not ask for, made from what it may ask for, as it is sent."""
+    plain = {name: getattr(good, name) for name in JointPlan.__struct_fields__}
+    size, now_s = len(good.start), good.begun_s
+    far = limits.high + 0.1
+    wish = good.waypoints[0].tolist()
+    changes: list[dict[str, Any]] = [
+        {"epoch": good.epoch + 7},
+        {"epoch": max(0, good.epoch - 1)},
+        {"seq": -1},
+        {"observed_s": now_s - 5.0},
+        {"begun_s": now_s + 5.0},
+        {"valid_until_s": now_s - 1.0},
+        {"valid_until_s": math.inf},
+        {"valid_until_s": math.nan},
+        {"start": good.start + 0.06},
+        {"start": [math.nan] * size},
+        {"waypoints": [far]},
+        {"waypoints": [[math.nan, *wish[1:]]]},
+        {"waypoints": [[math.inf, *wish[1:]]]},
+        {"waypoints": [[None, *wish[1:]]]},
+        {"waypoints": [[str(angle) for angle in wish]]},
+        {"waypoints": [wish[:-1]]},
+        {"waypoints": []},
+        {"waypoints": None},
+    ]
+    kind = PlanProposal.__name__
+    return [
+        msgspec.msgpack.encode({"type": kind, "plan": plain | change}, enc_hook=to_plain)
+        for change in changes
+    ]
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hardware.messages import WorldTask
 from hardware.process import lower_niceness
 from hardware.simulated import Goals, Measured
 from hardware.spawn import read_task
+from hardware.tasks import (
+    WorldTask,
+)
 from hardware.wire import FrameSlot, Wire
 from robot_wm.deployment.extensions import import_extensions
 from robot_wm.deployment.robots import build_robot
