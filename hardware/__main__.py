@@ -12,23 +12,23 @@ import sys
 from pathlib import Path
 
 from hardware.arm import Arm, ArmLimits
+from hardware.arm_server import ArmServer, Wires, lower_niceness, signals
 from hardware.cameras import show
 from hardware.flight import FlightRecorder
 from hardware.lerobot_arm import connect
 from hardware.messages import (
-    ControllerReady,
+    ArmServerReady,
     Goodbye,
     Refused,
 )
-from hardware.pilot import Pilot
-from hardware.process import Controller, Wires, lower_niceness, signals
 from hardware.reasons import clean
 from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
 from hardware.spawn import read_task
+from hardware.supervisor import Supervisor
 from hardware.tasks import (
+    ArmServerTask,
     ArmTask,
     CamerasTask,
-    ControllerTask,
     SimulatedArmTask,
     WatchdogTask,
 )
@@ -41,13 +41,13 @@ def main(words: list[str]) -> int:
     """Runs one of them; the exit code."""
     name, descriptor = words[0], int(words[1])
     if name == "controller":
-        return control(read_task(descriptor, ControllerTask))
+        return control(read_task(descriptor, ArmServerTask))
     if name == "watchdog":
         return guard(read_task(descriptor, WatchdogTask))
     return show(read_task(descriptor, CamerasTask))
 
 
-def control(task: ControllerTask) -> int:
+def control(task: ArmServerTask) -> int:
     """Runs the controller until it is told to end; 2 where the arm cannot be driven."""
     human, beats, caught = Wire.at(task.human), Wire.at(task.watchdog), []
     planner = Wire.at(task.planner)
@@ -59,17 +59,17 @@ def control(task: ControllerTask) -> int:
             stack.callback(lambda: arm.close(relax=any(relax)))
             own = arm.limits()
             limits = task.limits.within(own.low, own.high)
-            pilot = Pilot(limits, chain.corners, task.settings, rest=task.park)
+            supervisor = Supervisor(limits, chain.corners, task.settings, rest=task.park)
             recorder = FlightRecorder(Path(task.record), limits, chain, task.about)
             stack.callback(recorder.close)
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the human is told
             human.send(Refused(text=clean(error, 4000)))
             beats.send(Goodbye())
             return 2
-        human.send(ControllerReady(low=limits.low, high=limits.high))
-        controller = Controller(
+        human.send(ArmServerReady(low=limits.low, high=limits.high))
+        controller = ArmServer(
             arm,
-            pilot,
+            supervisor,
             Wires(planner, human, beats, sys.stdin.fileno() if task.keys else None),
             tick_s=float(limits.tick_s),
             recorder=recorder,
@@ -82,7 +82,7 @@ def control(task: ControllerTask) -> int:
         gc.disable()  # nothing here makes cycles, and a collection takes longer than a tick may
         controller.run(caught)
         broken = controller.broken is not None
-        relax.append(pilot.parked and not task.dry_run and not broken)
+        relax.append(supervisor.parked and not task.dry_run and not broken)
         return int(broken)
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from hardware.arm_server import lower_niceness
 from hardware.lerobot_arm import check_installed, decode_config
 from hardware.messages import (
     CamerasReady,
     Refused,
     Trouble,
 )
-from hardware.process import lower_niceness
 from hardware.reasons import clean
 from hardware.tasks import (
     CamerasTask,

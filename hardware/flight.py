@@ -26,7 +26,7 @@ from hardware.reasons import Reason
 from hardware.tasks import (
     ChainData,
 )
-from hardware.ticks import Reading, Turn
+from hardware.ticks import Reading, TickResult
 from robot_wm.kinematics import Chain
 from robot_wm.kinematics.limits import Limits
 from robot_wm.types import UserError
@@ -73,7 +73,7 @@ class FlightRecorder:
         self,
         now_s: float,
         reading: Reading,
-        turn: Turn,
+        turn: TickResult,
         *,
         late_s: float = 0.0,
         undecodable: Sequence[bytes] = (),
@@ -82,7 +82,7 @@ class FlightRecorder:
 
         Args:
             now_s: on the run's clock.
-            reading: what the pilot was told of the arm.
+            reading: what the supervisor was told of the arm.
             turn: what it decided.
             late_s: of the tick's beginning.
             undecodable: what came from another process and is no message.

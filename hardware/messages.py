@@ -46,7 +46,7 @@ class PlanProposal(SentMessage, frozen=True):
     plan: JointPlan
 
 
-class PlannerFailed(SentMessage, frozen=True):
+class PolicyFailed(SentMessage, frozen=True):
     """The planner gives up.
 
     Attributes:
@@ -56,7 +56,7 @@ class PlannerFailed(SentMessage, frozen=True):
     text: str
 
 
-class PlannerDone(SentMessage, frozen=True):
+class PolicyDone(SentMessage, frozen=True):
     """The run is over."""
 
 
@@ -99,7 +99,7 @@ class End(SentMessage, frozen=True):
     reason: Reason
 
 
-class ControllerReady(SentMessage, frozen=True):
+class ArmServerReady(SentMessage, frozen=True):
     """The arm is connected.
 
     Attributes:
@@ -147,7 +147,7 @@ class Status(SentMessage, frozen=True):
 # ---- The controller to the watchdog. ------------------------------------------------------------
 
 
-class ControllerBeat(SentMessage, frozen=True):
+class ArmServerBeat(SentMessage, frozen=True):
     """A tick was done.
 
     Attributes:
@@ -168,7 +168,7 @@ class Begin(SentMessage, frozen=True):
     """The arm is armed: plan."""
 
 
-class PlannerReady(SentMessage, frozen=True):
+class PolicyReady(SentMessage, frozen=True):
     """The model is loaded.
 
     Attributes:
@@ -229,19 +229,19 @@ Message = (
     Heartbeat
     | ObservationRequest
     | PlanProposal
-    | PlannerFailed
-    | PlannerDone
+    | PolicyFailed
+    | PolicyDone
     | ArmObservation
     | ArmStopped
     | Request
     | End
-    | ControllerReady
+    | ArmServerReady
     | Refused
     | Status
-    | ControllerBeat
+    | ArmServerBeat
     | Goodbye
     | Begin
-    | PlannerReady
+    | PolicyReady
     | DecisionTaken
     | RunEnded
     | CamerasReady

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from hardware.messages import SentMessage, from_plain
-from hardware.pilot import PilotSettings
+from hardware.supervisor import SupervisorSettings
 from robot_wm.kinematics import Chain, Link
 from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray
@@ -129,13 +129,13 @@ class LeRobotArmTask(SentMessage, frozen=True):
 ArmTask = SimulatedArmTask | LeRobotArmTask
 
 
-class ControllerTask(SentMessage, frozen=True):
+class ArmServerTask(SentMessage, frozen=True):
     """What the controller is started with.
 
     Attributes:
         chain: of the arm.
         limits: of the governor; the device's own are taken off.
-        settings: of the pilot.
+        settings: of the supervisor.
         park: where it parks `[J]`, rad; None: it does not.
         arm: how it is opened.
         planner, human, watchdog: descriptors of the wires.
@@ -148,7 +148,7 @@ class ControllerTask(SentMessage, frozen=True):
 
     chain: ChainData
     limits: Limits
-    settings: PilotSettings
+    settings: SupervisorSettings
     park: FloatArray | None
     arm: ArmTask
     planner: int
@@ -183,7 +183,7 @@ class CamerasTask(SentMessage, frozen=True):
     wire: int
 
 
-class WorldTask(SentMessage, frozen=True):
+class SimulatorTask(SentMessage, frozen=True):
     """What the simulated arm's process is started with.
 
     Attributes:
@@ -200,7 +200,7 @@ class WorldTask(SentMessage, frozen=True):
     wire: int
 
 
-class PlannerTask(SentMessage, frozen=True):
+class PolicyTask(SentMessage, frozen=True):
     """What the planner's process is started with.
 
     Attributes:
@@ -220,7 +220,7 @@ class PlannerTask(SentMessage, frozen=True):
     human: int
 
 
-class RandomPlannerTask(SentMessage, frozen=True):
+class RandomPolicyTask(SentMessage, frozen=True):
     """What a planner that needs no model is started with (robot_wm.cli.rehearsal)."""
 
     wire: int

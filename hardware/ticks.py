@@ -31,7 +31,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class PlannerLife:
+class PolicyLife:
     """What is known of the planner.
 
     Attributes:
@@ -85,7 +85,7 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
+class TickResult:
     """What a tick decides.
 
     Attributes:

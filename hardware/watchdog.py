@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from hardware.messages import ControllerBeat, Goodbye
+from hardware.messages import ArmServerBeat, Goodbye
 from hardware.wire import Wire
 
 SILENCE_S = 0.1
@@ -35,7 +35,7 @@ def watch(wire: Wire, alarm: Callable[[str], None]) -> bool:
             return True
         if messages:
             # An arm that was never armed is not driven: a controller that is still loading is slow.
-            begun = isinstance(messages[-1], ControllerBeat) and messages[-1].armed
+            begun = isinstance(messages[-1], ArmServerBeat) and messages[-1].armed
             silent, heard_s = False, time.monotonic()
         if wire.closed:
             _tell("the controller is gone", alarm)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robot_wm.imagination import Economy, ImaginedCost, trusted
+from robot_wm.imagination import ImaginedCost, SearchBudget, ranking_survives
 from robot_wm.models import WorldModel
 from robot_wm.objectives import Objective
 from robot_wm.planners import Planner, shift
@@ -72,7 +72,7 @@ class MPC:
             outcome does not depend on those before it.
         device: where the planner draws its candidates; the model's own.
         margin: energy by which a plan must beat doing nothing; otherwise nothing is done.
-        economy: where imagining saves work.
+        search_budget: where imagining saves work.
 
     Raises:
         UserError: a number out of range, or plans that the model cannot imagine.
@@ -88,7 +88,7 @@ class MPC:
         seed: int = 0,
         device: torch.device | str = "cpu",
         margin: float = 0.0,
-        economy: Economy | None = None,
+        search_budget: SearchBudget | None = None,
     ) -> None:
         _check_energies(margin=margin)
         info = model.info
@@ -104,19 +104,19 @@ class MPC:
         self._seed = seed
         self._generator = torch.Generator(device)
         self._margin = margin
-        economy = economy or Economy()
+        search_budget = search_budget or SearchBudget()
         # What a planner keeps must be exact.
-        at_least = max(economy.at_least, getattr(planner, "num_elites", 1))
-        self._economy = replace(economy, at_least=at_least)
-        self._trusted: Economy | None = None
+        at_least = max(search_budget.at_least, getattr(planner, "num_elites", 1))
+        self._search_budget = replace(search_budget, at_least=at_least)
+        self._ranking_survives: SearchBudget | None = None
         self._objectives: list[Objective] = []
         self._plan: Plan | None = None
         self._goal = 0
 
     @property
-    def economy(self) -> Economy:
+    def search_budget(self) -> SearchBudget:
         """Where imagining saves work."""
-        return self._economy
+        return self._search_budget
 
     @property
     def horizon(self) -> int:
@@ -140,7 +140,7 @@ class MPC:
         self._generator.manual_seed(self._seed)
         self._objectives = objectives
         self._state = self._model.initial()
-        self._trusted = None  # looked at once an episode
+        self._ranking_survives = None  # looked at once an episode
         self.aim(0)
 
     def aim(self, goal: int) -> None:
@@ -210,29 +210,29 @@ class MPC:
             plan=self._plan,
             rest_cost=rest_cost,
             latent=self._latent,
-            foresee=self._foresight(),
+            predict_one_step=self._one_step_prediction(),
         )
 
-    def _foresight(self) -> Callable[[FloatArray], tuple[Tensor, float]]:
+    def _one_step_prediction(self) -> Callable[[FloatArray], tuple[Tensor, float]]:
         """Imagines from the last look, toward the goal that it was after."""
         state, objective = self._state, self._objectives[self._goal]
 
         @torch.no_grad()
-        def foresee(action: FloatArray) -> tuple[Tensor, float]:
+        def predict_one_step(action: FloatArray) -> tuple[Tensor, float]:
             actions = torch.tensor(np.asarray(action), dtype=torch.float32)[None, None]
             device = self._generator.device
             noise = torch.Generator(device).manual_seed(self._seed)
             latent = self._model.rollout(state, actions.to(device), noise).mean[0, 0]
             return latent, _finite(objective.energy(latent))
 
-        return foresee
+        return predict_one_step
 
     def _search(self) -> tuple[Plan, float]:
         """The best plan that is found, with its exact cost, and what doing nothing costs."""
         objective = self._objectives[self._goal]
-        if self._trusted is None:
-            self._trusted = trusted(
-                self._economy,
+        if self._ranking_survives is None:
+            self._ranking_survives = ranking_survives(
+                self._search_budget,
                 self._model,
                 self._state,
                 objective,
@@ -240,7 +240,9 @@ class MPC:
                 horizon=self._planner.horizon,
                 device=self._generator.device,
             )
-        cost = ImaginedCost(self._model, self._state, objective, self._trusted, seed=self._seed)
+        cost = ImaginedCost(
+            self._model, self._state, objective, self._ranking_survives, seed=self._seed
+        )
         init = None if self._plan is None else shift(self._plan, self._executed + 1)
         plan = self._planner.plan(cost, self._spec, init=init, generator=self._generator)
         plan = replace(plan, actions=self._spec.clip(plan.actions))
@@ -320,7 +322,7 @@ class GoalSequence:
     Args:
         controller: acts toward one of them.
         arrival: a goal is reached where the energy is no higher than this; None: never.
-        arrival_looks: for so many looks in a row, and where it no longer falls.
+        arrival_decisions: for so many looks in a row, and where it no longer falls.
         progress: energy by which a look must be lower than the last one that counted as nearer, to
             count as nearer too.
         patience: looks in a row that come no nearer, after which the goal counts as stalled; None:
@@ -338,19 +340,19 @@ class GoalSequence:
         controller: Steered,
         *,
         arrival: float | None = None,
-        arrival_looks: int = 2,
+        arrival_decisions: int = 2,
         progress: float = 0.0,
         patience: int | None = 4,
         step_energy: float | None = None,
         timeout_steps: int | None = None,
     ) -> None:
-        check_counts(arrival_looks=arrival_looks)
+        check_counts(arrival_decisions=arrival_decisions)
         for name, count in (("timeout_steps", timeout_steps), ("patience", patience)):
             if count is not None:
                 check_counts(**{name: count})
         _check_energies(arrival=arrival, progress=progress)
         self._controller = controller
-        self._arrival, self._arrival_looks = arrival, arrival_looks
+        self._arrival, self._arrival_looks = arrival, arrival_decisions
         self._least_progress, self._patience = progress, patience
         self._step_energy, self._timeout_steps = step_energy, timeout_steps
         self._over: OutcomeKind | None = None  # how the way to the last goal ended

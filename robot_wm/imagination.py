@@ -21,7 +21,7 @@ _KEPT_TO_THE_END = 0.25  # of the candidates
 
 
 @dataclass(frozen=True)
-class Economy:
+class SearchBudget:
     """Where work is saved. The cost of what remains is exact; what is dropped costs more.
 
     Attributes:
@@ -32,7 +32,7 @@ class Economy:
             its planner's elites.
         batch_size: candidates imagined at once; None: all. A constant of the settings, never of
             the machine's load, so that a plan can be repeated.
-        precision: of the predictor while it imagines candidates; see `trusted` on bfloat16.
+        precision: of the predictor while it imagines candidates; see `ranking_survives`.
     """
 
     keep_share: float = 1.0
@@ -63,7 +63,7 @@ class ImaginedCost:
         model: imagines.
         state: from where.
         objective: judges.
-        economy: where to save work; nowhere by default.
+        search_budget: where to save work; nowhere by default.
         seed: of what is random in the model: the same for every call, so that costs compare.
     """
 
@@ -72,12 +72,12 @@ class ImaginedCost:
         model: WorldModel,
         state: State,
         objective: Objective,
-        economy: Economy | None = None,
+        search_budget: SearchBudget | None = None,
         *,
         seed: int = 0,
     ) -> None:
         self._model, self._state, self._objective = model, state, objective
-        self._economy, self._seed = economy or Economy(), seed
+        self._search_budget, self._seed = search_budget or SearchBudget(), seed
 
     def __call__(self, actions: Tensor) -> Tensor:
         """`[N, H, A]`, robot's units, to `[N]`; differentiable where `actions` want it.
@@ -85,15 +85,19 @@ class ImaginedCost:
         Raises:
             PlanningError: the model imagined what is not finite.
         """
-        economy = self._economy
-        size = economy.batch_size or len(actions)
+        search_budget = self._search_budget
+        size = search_budget.batch_size or len(actions)
         with torch.autocast(
             actions.device.type,
             torch.bfloat16,
-            enabled=economy.precision == "bfloat16",
+            enabled=search_budget.precision == "bfloat16",
             cache_enabled=False,
         ):
-            exact = not economy.drops or actions.requires_grad or len(actions) <= economy.at_least
+            exact = (
+                not search_budget.drops
+                or actions.requires_grad
+                or len(actions) <= search_budget.at_least
+            )
             if exact or self._model.info.predicts:  # a reward cannot be guessed from latents
                 return torch.cat([self._exactly(part) for part in actions.split(size)])
             parts = [self._sparingly(part) for part in actions.split(size)]
@@ -116,11 +120,11 @@ class ImaginedCost:
 
     def _sparingly(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Costs `[n]`, and how far each came `[n]`; those that came farthest are exact."""
-        economy = self._economy
+        search_budget = self._search_budget
         costs = actions.new_zeros(len(actions))
         came = actions.new_zeros(len(actions))
         inside = torch.arange(len(actions), device=actions.device)
-        enough = max(economy.at_least, math.ceil(_KEPT_TO_THE_END * len(actions)))
+        enough = max(search_budget.at_least, math.ceil(_KEPT_TO_THE_END * len(actions)))
 
         def select(latents: Tensor) -> Tensor:
             nonlocal inside
@@ -129,7 +133,7 @@ class ImaginedCost:
                 expected = Futures(continued(latents, actions[inside]))
             costs[inside] = _clean(self._judge(expected, actions[inside]))
             came[inside] = float(latents.shape[1])
-            chosen = _best(costs[inside], economy.keep_share, at_least=enough)
+            chosen = _best(costs[inside], search_budget.keep_share, at_least=enough)
             inside = inside[chosen]
             return chosen
 
@@ -196,8 +200,8 @@ def _check_finite(latents: Tensor) -> None:
         raise PlanningError("the model imagined latents that are not finite")
 
 
-def trusted(
-    economy: Economy,
+def ranking_survives(
+    search_budget: SearchBudget,
     model: WorldModel,
     state: State,
     objective: Objective,
@@ -205,33 +209,38 @@ def trusted(
     *,
     horizon: int,
     device: torch.device,
-) -> Economy:
-    """The economy, without bfloat16 where that would disturb the ranking of the elite.
+) -> SearchBudget:
+    """The search_budget, without bfloat16 where that would disturb the ranking of the elite.
 
     Judged on a fixed set of legal candidates: Spearman's correlation with float32 among the best
     quarter must be .99.
     """
-    if economy.precision == "float32":
-        return economy
+    if search_budget.precision == "float32":
+        return search_budget
     space = Space(spec, horizon, device)
     share = torch.rand(
         (_NUM_TRUSTED, horizon, spec.size), generator=torch.Generator().manual_seed(0)
     )
     actions = space.project(space.low + share.to(device) * (space.high - space.low))
-    plain = Economy(batch_size=economy.batch_size)
+    plain = SearchBudget(batch_size=search_budget.batch_size)
     exact = ImaginedCost(model, state, objective, plain)(actions)
     try:
         low = replace(plain, precision="bfloat16")
         agreement = elite_agreement(exact, ImaginedCost(model, state, objective, low)(actions))
     except PlanningError:  # it imagines what is not finite
         agreement = 0.0
-    return economy if agreement >= _LEAST_AGREEMENT else replace(economy, precision="float32")
+    return (
+        search_budget
+        if agreement >= _LEAST_AGREEMENT
+        else replace(search_budget, precision="float32")
+    )
 
 
 def elite_agreement(exact: Tensor, quick: Tensor, *, share: float = 0.25) -> float:
     """Spearman's correlation of two costs `[N]` of the same candidates, among the best by `exact`.
 
-    Whether a cheaper way to the cost may be trusted: a planner looks at the ranking of the best.
+    A planner uses the ranking of the best candidates alone: this says whether a cheaper way to the
+    cost keeps it.
 
     Raises:
         ValueError: two shapes, or fewer than four among the best.

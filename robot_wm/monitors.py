@@ -35,6 +35,14 @@ _AT_ONCE = 64  # predictions
 _WHOLE = 4096  # numbers of a latent that are compared one by one; of larger ones, mean and spread
 _DARK, _FLAT = 12.0, 2.0  # of 255: mean of a black picture, spread of an empty one
 _VIEW = (16, 16)  # pixels
+# What the parts of the file are called there, which checkpoints have that were written long ago.
+_STORED = {
+    "bank": "bank",
+    "views": "views",
+    "novelty": "strangeness",
+    "view_novelty": "view_strangeness",
+    "prediction_errors": "surprise",
+}
 _STILL_RAD = 0.03  # joints that moved this far are seen by a camera that looks
 
 
@@ -43,37 +51,37 @@ class MonitorError(RunError):
 
 
 @dataclass(frozen=True, eq=False)
-class Normal:
+class ReferenceStatistics:
     """What a model meets on demonstrations.
 
     Attributes:
         bank: features `[N, F]` of training frames.
         views: the same frames as small pictures `[N, V]`, 0 to 1: an encoder that was trained to
             look away from what does not matter may take a black picture for one it knows.
-        strangeness: distances of held-out frames to the nearest of the bank, `[M]`, increasing.
-        view_strangeness: likewise of the views.
-        surprise: errors of one-step predictions on held-out episodes, `[K]`, increasing.
+        novelty: distances of held-out frames to the nearest of the bank, `[M]`, increasing.
+        view_novelty: likewise of the views.
+        prediction_errors: errors of one-step predictions on held-out episodes, `[K]`, increasing.
     """
 
     bank: Tensor
     views: Tensor
-    strangeness: Tensor
-    view_strangeness: Tensor
-    surprise: Tensor
+    novelty: Tensor
+    view_novelty: Tensor
+    prediction_errors: Tensor
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             wanted = 2 if name in ("bank", "views") else 1
             if value.ndim != wanted or not value.numel() or not value.isfinite().all():
                 raise UserError(f"{FILE}: {name} is {tuple(value.shape)}, or not finite")
-        for name in ("strangeness", "view_strangeness", "surprise"):
+        for name in ("novelty", "view_novelty", "prediction_errors"):
             if (getattr(self, name).diff() < 0).any():
                 raise UserError(f"{FILE}: {name} is not in order")
-        for name in ("strangeness", "view_strangeness"):
+        for name in ("novelty", "view_novelty"):
             if not getattr(self, name)[-1] > 0:  # is divided by: 0 / 0 would pass for familiar
                 raise UserError(f"{FILE}: {name} ends at {float(getattr(self, name)[-1])}")
 
-    def strange(self, latent: Tensor, images: Sequence[ImageArray]) -> float:
+    def novelty_of(self, latent: Tensor, images: Sequence[ImageArray]) -> float:
         """How far what is seen is from the training frames: 1 is the farthest held-out one.
 
         Args:
@@ -83,12 +91,12 @@ class Normal:
         return max(self.far(latent, images))
 
     def far(self, latent: Tensor, images: Sequence[ImageArray]) -> tuple[float, float]:
-        """Both distances that `strange` takes the larger of: by latent, and by small pictures."""
+        """Returns both distances that `novelty_of` compares: by latent, and by small pictures."""
         features = _features(latent[None]).cpu()
         views = torch.cat([_views(image[None]) for image in images], dim=1)
         return (
-            float(_distances(features, self.bank) / self.strangeness[-1]),
-            float(_distances(views, self.views) / self.view_strangeness[-1]),
+            float(_distances(features, self.bank) / self.novelty[-1]),
+            float(_distances(views, self.views) / self.view_novelty[-1]),
         )
 
     def check(self, info: ModelInfo) -> None:
@@ -107,29 +115,35 @@ class Normal:
         """Share of demonstrations' predictions that were off by as much, of one more than all."""
         if not math.isfinite(error):
             return 0.0
-        at_least = len(self.surprise) - int(torch.searchsorted(self.surprise, error))
-        return (1 + at_least) / (1 + len(self.surprise))
+        at_least = len(self.prediction_errors) - int(
+            torch.searchsorted(self.prediction_errors, error)
+        )
+        return (1 + at_least) / (1 + len(self.prediction_errors))
 
     @property
     def least_p(self) -> float:
         """The smallest p-value that so many predictions can tell."""
-        return 1 / (1 + len(self.surprise))
+        return 1 / (1 + len(self.prediction_errors))
 
     def to_bytes(self) -> bytes:
         """As a file of a checkpoint."""
-        own = {name: value.cpu().contiguous() for name, value in vars(self).items()}
-        return save({**own, "views": (own["views"] * 255).round().to(torch.uint8)})
+        tensors = {_STORED[name]: value.cpu().contiguous() for name, value in vars(self).items()}
+        tensors["views"] = (tensors["views"] * 255).round().to(torch.uint8)
+        return save(tensors)
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Normal:
+    def from_bytes(cls, content: bytes) -> ReferenceStatistics:
         """From a file of a checkpoint.
 
         Raises:
             UserError: it is damaged, or something else.
         """
         try:
-            own = load(content)
-            return cls(**{**own, "views": own["views"].float() / 255})
+            stored = load(content)
+            tensors = {name: stored.pop(key) for name, key in _STORED.items()}
+            if stored:
+                raise UserError(f"{FILE}: unknown parts {', '.join(sorted(stored))}")
+            return cls(**{**tensors, "views": tensors["views"].float() / 255})
         except (SafetensorError, TypeError, LookupError, RuntimeError) as error:
             raise UserError(f"{FILE}: {error}") from error
 
@@ -140,7 +154,7 @@ def prediction_error(predicted: Tensor, seen: Tensor) -> float:
 
 
 @torch.no_grad()
-def fit_normal(
+def fit_reference(
     model: WorldModel,
     data: AlignedData,
     tokens: TokenStore,
@@ -148,7 +162,7 @@ def fit_normal(
     held_out: Sequence[int],
     *,
     num_frames: int = 500,
-) -> Normal:
+) -> ReferenceStatistics:
     """Looks at demonstrations.
 
     Args:
@@ -164,15 +178,16 @@ def fit_normal(
     """
     bank, views = _known(model, data, tokens, training, num_frames)
     others, other_views = _known(model, data, tokens, held_out, num_frames)
-    surprise = [
-        _surprises(model, data, tokens, i, math.ceil(num_frames / len(held_out))) for i in held_out
+    errors = [
+        _one_step_errors(model, data, tokens, i, math.ceil(num_frames / len(held_out)))
+        for i in held_out
     ]
-    return Normal(
+    return ReferenceStatistics(
         bank,
         views,
         _distances(others, bank).sort().values.clamp_min(1e-9),
         _distances(other_views, views).sort().values.clamp_min(1e-9),
-        torch.cat(surprise).sort().values,
+        torch.cat(errors).sort().values,
     )
 
 
@@ -198,7 +213,7 @@ def _known(
     return torch.cat(features), torch.cat(views)
 
 
-def _surprises(
+def _one_step_errors(
     model: WorldModel, data: AlignedData, tokens: TokenStore, i: int, num: int
 ) -> Tensor:
     """Errors of one-step predictions in an episode."""
@@ -248,7 +263,7 @@ def _distances(features: Tensor, bank: Tensor) -> Tensor:
     return far.min(1).values / math.sqrt(features.shape[1])
 
 
-def load_normal(directory: Path, info: ModelInfo) -> Normal | None:
+def load_reference(directory: Path, info: ModelInfo) -> ReferenceStatistics | None:
     """Reads what is normal for the model of a checkpoint; None: not known.
 
     Raises:
@@ -257,7 +272,7 @@ def load_normal(directory: Path, info: ModelInfo) -> Normal | None:
     path = directory / FILE
     if not path.is_file():
         return None
-    normal = Normal.from_bytes(path.read_bytes())
+    normal = ReferenceStatistics.from_bytes(path.read_bytes())
     normal.check(info)
     return normal
 
@@ -267,33 +282,36 @@ class MonitorSettings:
     """When what happens is no longer normal.
 
     Attributes:
-        strange: a picture this many times as far from the training frames as the farthest held-out
-            one is refused.
-        surprise_p: a prediction off by as much as this share of the demonstrations' is a surprise.
-        surprises: number of them in a row that stops the arm.
-        progress_looks: number of plans over which progress is judged.
+        novelty_ratio: a picture this many times as far from the training frames as the farthest
+            held-out one is refused.
+        prediction_error_p: share of the demonstrations' predictions that are off by as much, at or
+            below which a prediction error is large.
+        large_errors: number of large prediction errors in a row that stops the arm.
+        progress_plans: number of plans over which progress is judged.
         progress_share: the arm is stopped where the energy fell by less than this share of what
             those plans promised together.
         progress_steps: progress is judged only where they promised at least this many times what
             a step of the training data changes.
     """
 
-    strange: float = 1.5
-    surprise_p: float = 0.01
-    surprises: int = 3
-    progress_looks: int = 6
+    novelty_ratio: float = 1.5
+    prediction_error_p: float = 0.01
+    large_errors: int = 3
+    progress_plans: int = 6
     progress_share: float = 0.1
     progress_steps: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            whole = name in ("surprises", "progress_looks")
+            whole = name in ("large_errors", "progress_plans")
             kinds = (int,) if whole else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
                 number = "whole number" if whole else "number"
                 raise UserError(f"monitors.{name}: got {value!r}, want a {number} above zero")
-        if self.surprise_p > 1:
-            raise UserError(f"monitors.surprise_p: got {self.surprise_p}, want at most 1")
+        if self.prediction_error_p > 1:
+            raise UserError(
+                f"monitors.prediction_error_p: got {self.prediction_error_p}, want at most 1"
+            )
 
 
 class Monitors:
@@ -306,19 +324,23 @@ class Monitors:
     """
 
     def __init__(
-        self, normal: Normal | None, settings: MonitorSettings, *, step_energy: float | None
+        self,
+        normal: ReferenceStatistics | None,
+        settings: MonitorSettings,
+        *,
+        step_energy: float | None,
     ) -> None:
         self._normal, self._settings, self._step_energy = normal, settings, step_energy
         self.begin()
 
     def begin(self) -> None:
         """Forgets what came before: a run begins."""
-        self._num_surprises = 0
+        self._num_large_errors = 0
         self._promised: list[tuple[float, float]] = []
         self._seen: dict[str, tuple[ImageArray, FloatArray]] = {}
 
     def look(self, what: str, latent: Tensor, images: Sequence[ImageArray]) -> float | None:
-        """How strange it is what the model's cameras see (`Normal.strange`).
+        """How new it is what the model's cameras see (`ReferenceStatistics.novelty_of`).
 
         Args:
             what: names it.
@@ -327,11 +349,11 @@ class Monitors:
         """
         if self._normal is None:
             return None
-        ratio = self._normal.strange(latent, images)
-        if not ratio <= self._settings.strange:
+        ratio = self._normal.novelty_of(latent, images)
+        if not ratio <= self._settings.novelty_ratio:
             raise MonitorError(
                 f"{what} is unlike the training pictures: {ratio:.1f} times as far from them as "
-                f"any held-out one (allowed: {self._settings.strange:g})"
+                f"any held-out one (allowed: {self._settings.novelty_ratio:g})"
             )
         return ratio
 
@@ -374,18 +396,18 @@ class Monitors:
             return None
         error = prediction_error(predicted, seen)
         p_value = self._normal.p_value(error)
-        surprised = p_value <= self._settings.surprise_p
-        self._num_surprises = self._num_surprises + 1 if surprised else 0
-        if self._num_surprises >= self._settings.surprises:
+        large = p_value <= self._settings.prediction_error_p
+        self._num_large_errors = self._num_large_errors + 1 if large else 0
+        if self._num_large_errors >= self._settings.large_errors:
             raise MonitorError(
-                f"what it sees is not what it imagined, {self._num_surprises} times in a row: "
+                f"what it sees is not what it imagined, {self._num_large_errors} times in a row: "
                 f"error {error:.3f}, p = {p_value:.4f} against demonstrations"
             )
         return p_value
 
     def progress(self, promised: float, real: float) -> None:
         """Energy drops: the one that a plan's first action promised, and the one that came."""
-        looks = self._settings.progress_looks
+        looks = self._settings.progress_plans
         self._promised = [*self._promised, (promised, real)][-looks:]
         if len(self._promised) < looks or self._step_energy is None:
             return
@@ -444,9 +466,9 @@ class MonitorGuard:
 
     def _judge(self, last: Decision, now: Decision, applied: FloatArray) -> float | None:
         """Holds what came of the last decision against what was imagined."""
-        if last.foresee is None or last.energy is None or now.energy is None:
+        if last.predict_one_step is None or last.energy is None or now.energy is None:
             return None
-        latent, energy = last.foresee(applied)
+        latent, energy = last.predict_one_step(applied)
         p_value = self._monitors.predicted(latent, now.latent)
         if now.goal == last.goal:
             self._monitors.progress(last.energy - energy, last.energy - now.energy)

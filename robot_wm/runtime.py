@@ -33,7 +33,7 @@ class GuardError(RunError):
 
 
 @runtime_checkable
-class Heeding(Protocol):
+class Holdable(Protocol):
     """A controller that wants to know of it when a guard holds the arm."""
 
     def held(self) -> None:
@@ -116,7 +116,7 @@ def run_episode(
                     raise GuardError(verdict)
             held = any(verdict.kind == "hold" for verdict in verdicts)
             applied = env.apply(env.action_spec.rest if held else decision.action)
-            if held and isinstance(controller, Heeding):
+            if held and isinstance(controller, Holdable):
                 controller.held()
             step = Step(observation, decision, applied, plan_s, verdicts)
             for recorder in recorders:

@@ -6,7 +6,7 @@ SUITE is objectives, masked or actions. Every variant trains on the same rendere
 steps that fit into SECONDS (default 300) of processor time of one thread, measured beforehand, so
 that other work on the machine does not count. PROBE_DATASET is of another seed, such as
 
-    robot-wm collect env.robot.random_look=true num_episodes=200 seed=40 out=PROBE_DATASET
+    robot-wm collect env.robot.random_appearance=true num_episodes=200 seed=40 out=PROBE_DATASET
 
 Finished variants are kept, and a run that was cut off goes on: run it again. OUT/table.md is the
 result.
@@ -24,7 +24,7 @@ from pathlib import Path
 # The patches are the tokens, 64 of them.
 PATCHES = ["encoder.num_tokens=0", "encoder.patch_size=8", "pretrain.learning_rate=1e-3"]
 # A moving tubelet is two frames of one video: one look for the whole clip.
-VJEPA = [*PATCHES, "pretrain.objective=vjepa", "data.play.new_look_share=0.0"]
+VJEPA = [*PATCHES, "pretrain.objective=vjepa", "data.play.new_appearance_share=0.0"]
 IJEPA = [*PATCHES, "pretrain.objective=ijepa"]
 SUITES: dict[str, dict[str, list[str]]] = {
     "objectives": {
@@ -54,8 +54,8 @@ SUITES: dict[str, dict[str, list[str]]] = {
         "4 blocks": ["encoder.depth=4"],
         "96 px": ["encoder.image_size=96"],
         "the object never moves": ["data.play.object_share=0.0"],
-        "a new look in every frame": ["data.play.new_look_share=1.0"],
-        "one look a clip": ["data.play.new_look_share=0.0"],
+        "a new look in every frame": ["data.play.new_appearance_share=1.0"],
+        "one look a clip": ["data.play.new_appearance_share=0.0"],
     },
 }
 COLUMNS = ("ee_x", "ee_y", "ee_z", "gripper", "cube_x", "cube_y")

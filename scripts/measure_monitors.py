@@ -20,7 +20,7 @@ from robot_wm.cli.build import Simulation, build_simulation
 from robot_wm.cli.config import load_config, planning_settings
 from robot_wm.controller import GoalSequence
 from robot_wm.deployment.control import make_controller
-from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings, load_normal
+from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings, load_reference
 from robot_wm.runtime import GuardError, Step, run_episode
 from robot_wm.types import Env, FloatArray, Observation
 
@@ -100,7 +100,7 @@ def main() -> None:
     config = load_config("eval", ["checkpoint=so100_reach", *words])
     directory = find_checkpoint(config.checkpoint)
     model, _ = load_checkpoint(directory)
-    normal = load_normal(directory, model.info)
+    normal = load_reference(directory, model.info)
     if normal is None:
         raise SystemExit(f"{directory}: knows nothing of demonstrations (robot-wm monitors)")
     simulation = build_simulation(config.env)

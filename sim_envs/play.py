@@ -22,9 +22,9 @@ class Play:
     Args:
         robot: the arm.
         image_size: height and width of the pictures, pixels.
-        own_look_share: share of the looks that are the scene's own.
-        new_look_share: share of the frames after the first that have a new look; 0: one for the
-            clip, as a video has.
+        own_appearance_share: share of the appearances that are the scene's own.
+        new_appearance_share: share of the frames after the first that have a new appearance; 0:
+            one for the clip, as a video has.
         wobble_m: standard deviation of the random part of the actions, m.
         drift_m: largest steady part of the actions, m.
         object_share: share of the clips in which the object moves by itself.
@@ -38,15 +38,15 @@ class Play:
         robot: RobotModel,
         *,
         image_size: int = 128,
-        own_look_share: float = 0.25,
-        new_look_share: float = 0.5,
+        own_appearance_share: float = 0.25,
+        new_appearance_share: float = 0.5,
         wobble_m: float = 0.015,
         drift_m: float = 0.03,
         object_share: float = 0.7,
     ) -> None:
         for name, share in (
-            ("own_look_share", own_look_share),
-            ("new_look_share", new_look_share),
+            ("own_appearance_share", own_appearance_share),
+            ("new_appearance_share", new_appearance_share),
             ("object_share", object_share),
         ):
             if not 0 <= share <= 1:
@@ -54,8 +54,8 @@ class Play:
         for name, metres in (("wobble_m", wobble_m), ("drift_m", drift_m)):
             if not 0 <= metres < np.inf:
                 raise UserError(f"{name}: got {metres}, want metres of 0 or more")
-        self._env = Tabletop(robot, image_size=image_size, random_look=True, detail_m=0.003)
-        self._own_look_share, self._new_look_share = own_look_share, new_look_share
+        self._env = Tabletop(robot, image_size=image_size, random_appearance=True, detail_m=0.003)
+        self._own_look_share, self._new_look_share = own_appearance_share, new_appearance_share
         self._object_share = object_share
         self._wobble_m, self._drift_m = wobble_m, drift_m
 
@@ -86,8 +86,8 @@ class Play:
                     env.place_object(thing, np.array([*place, yaw]))
                 env.apply(change[:4])
             if not t or rng.random() < self._new_look_share:
-                own_look = rng.random() < self._own_look_share
-                env.dress(None if own_look else int(rng.integers(2**31)))
+                own_appearance = rng.random() < self._own_look_share
+                env.randomize_appearance(None if own_appearance else int(rng.integers(2**31)))
             pictures.append(env.observe().images[camera])
             poses.append(np.append(env.proprio(), env.object_pose(thing)[:2]))
         return np.stack(pictures), np.diff(np.stack(poses), axis=0)

@@ -79,7 +79,7 @@ class ReachTask:
             raise UserError(f"episode: got keys {sorted(episode)}, missing {sorted(missing)}")
         start, goal, cube = (np.asarray(episode[key], float) for key in ("start", "goal", "cube"))
         self._seed = int(str(episode["seed"]))
-        self._env.dress(self._seed)
+        self._env.randomize_appearance(self._seed)
         self._env.place(goal, {"cube": cube})
         picture = Goal(images=self._env.observe().images)
         self._goal_pose = self._env.proprio()

@@ -14,7 +14,7 @@ import numpy as np
 from robot_wm.kinematics import RobotModel
 from robot_wm.kinematics.mjcf import load_dm_mjcf
 from robot_wm.types import UserError
-from sim_envs.look import add_variety
+from sim_envs.appearance import add_variety
 from sim_envs.meshes import coarsen
 
 Vector = tuple[float, float, float]
@@ -152,7 +152,7 @@ def compose(
         table: under it.
         objects: on the table, in the order of their joints; they come before the arm's.
         cameras: that look at it.
-        variety: with the materials and the clutter that a Look chooses from.
+        variety: with the materials and the clutter that a Appearance chooses from.
         detail_m: corners of the meshes nearer than about this are one; 0 keeps them all. With 3 mm
             a small picture renders about three times faster and looks the same, but for some
             pixels; hulls that touch change by as much.

@@ -11,7 +11,7 @@ import numpy as np
 from robot_wm.kinematics import RobotModel
 from robot_wm.kinematics.robot import STATE_NAMES
 from robot_wm.types import ActionSpec, FloatArray, Observation, UserError
-from sim_envs.look import Look
+from sim_envs.appearance import Appearance
 from sim_envs.physics import Physics
 from sim_envs.scene import Block, Camera, Table, compose, scale_of, stand_of, wrist_of
 
@@ -71,8 +71,8 @@ class Tabletop:
         image_size: height and width of every camera's square picture, pixels.
         control_hz: actions per second; the physics step must divide the period.
         max_delta_m: bound of dx, dy, dz and of the opening per action.
-        random_look: colours, textures, lights, cameras and clutter are drawn anew by `reset` and
-            `dress`, from their seed; False keeps the scene's own look.
+        random_appearance: colours, textures, lights, cameras and clutter are drawn anew by
+            `reset` and `randomize_appearance`, from their seed; False keeps the scene's own.
         detail_m: corners of the meshes nearer to each other than about this are drawn as one
             (`compose`); 0 draws them all.
 
@@ -91,7 +91,7 @@ class Tabletop:
         image_size: int = 128,
         control_hz: float = 5.0,
         max_delta_m: float = 0.04,
-        random_look: bool = False,
+        random_appearance: bool = False,
         detail_m: float = 0.0,
     ) -> None:
         own_table, front = stand_of(robot)
@@ -101,10 +101,10 @@ class Tabletop:
             raise UserError(f"control_hz: got {control_hz}, want a rate above zero")
         for camera in cameras:
             away = np.abs(np.subtract(camera.position, camera.look_at))
-            if random_look and not camera.on_tool and max(away[:2]) < _STEEP * away[2]:
+            if random_appearance and not camera.on_tool and max(away[:2]) < _STEEP * away[2]:
                 raise UserError(
                     f"cameras: {camera.name} looks straight down, and a random look would turn its "
-                    f"picture any way; move it aside, or want random_look=False"
+                    f"picture any way; move it aside, or want random_appearance=False"
                 )
         if not cameras:
             raise UserError("cameras: got none, want at least 1")
@@ -121,15 +121,15 @@ class Tabletop:
                 table=table or own_table,
                 objects=tuple(objects),
                 cameras=cameras,
-                variety=random_look,
+                variety=random_appearance,
                 detail_m=detail_m,
                 image_size=image_size,
             )
         )
         beside = [camera.name for camera in cameras if not camera.on_tool]
         self._look = (
-            Look(self._physics, robot.name, tuple(self._objects), beside, scale_of(robot))
-            if random_look
+            Appearance(self._physics, robot.name, tuple(self._objects), beside, scale_of(robot))
+            if random_appearance
             else None
         )
         substeps = 1.0 / control_hz / self._physics.timestep_s
@@ -211,7 +211,7 @@ class Tabletop:
 
     def reset(self, seed: int) -> Observation:
         """A start pose, an opening, the objects' poses and a look, all drawn from `seed`."""
-        self.dress(seed)
+        self.randomize_appearance(seed)
         rng = np.random.default_rng(seed)
         pose = rng.uniform(self._robot.workspace_low, self._robot.workspace_high)
         self.place(pose, self.draw_objects(rng, [pose]))
@@ -253,7 +253,7 @@ class Tabletop:
             poses[name] = pose
         return poses
 
-    def dress(self, seed: int | None) -> None:
+    def randomize_appearance(self, seed: int | None) -> None:
         """Draws a look from `seed`, None for the scene's own; only where looks are random."""
         if not self._look:
             return

@@ -163,7 +163,7 @@ def goal(tmp_path):
 
 def plan(work, goal, out, *more):
     words = ["plan", "experiment=debug", f"checkpoint={work / 'ckpt'}", f"goal={goal}"]
-    return [*words, f"out={out}", "env.num_steps=2", "monitors.allow_strange=true", *more]
+    return [*words, f"out={out}", "env.num_steps=2", "monitors.allow_novel=true", *more]
 
 
 def test_plan_runs_to_a_picture_and_leaves_a_video(work, goal, tmp_path, capsys):
@@ -214,16 +214,16 @@ def test_bench_planner_compares_what_planners_find(capsys, tmp_path):
 
 def test_plan_refuses_a_goal_unlike_anything_seen(work, goal, tmp_path, capsys):
     words = plan(work, goal, tmp_path / "run", "checkpoint=so100_reach", "env.num_steps=1")
-    line = refused(capsys, *words, "monitors.allow_strange=false")
+    line = refused(capsys, *words, "monitors.allow_novel=false")
     assert str(goal) in line and "unlike the training pictures" in line
-    assert "monitors.allow_strange=true" in line and not (tmp_path / "run").exists()
+    assert "monitors.allow_novel=true" in line and not (tmp_path / "run").exists()
     code, _, err = run(capsys, *words)
     assert code == 0 and "unlike the training pictures" in err
 
 
 def test_a_plan_says_how_it_ended(work, tmp_path, capsys):
     goal = Path(__file__).parents[1] / "docs" / "images" / "goal.png"
-    words = plan(work, goal, tmp_path, "checkpoint=so100_reach", "monitors.allow_strange=false")
+    words = plan(work, goal, tmp_path, "checkpoint=so100_reach", "monitors.allow_novel=false")
     for num_steps, kind in ((2, "out of time"), (10, "arrived")):
         code, out, err = run(capsys, *words, f"env.num_steps={num_steps}")
         assert code == 0, err
@@ -257,11 +257,11 @@ def test_limits_and_regions_that_cannot_be_are_named(work, goal, tmp_path, capsy
         ("controller.limits.fixed={gripper: far}", "fixed"),
         ("controller.limits.trust_radius=abc", "trust_radius"),
         ("controller.limits.scale=[1,2]", "scale"),
-        ("controller.economy.precision=int8", "precision"),
+        ("controller.search_budget.precision=int8", "precision"),
         ("objective.region=5", "region"),
         ("objective.token_weights=abc", "token_weights"),
         ("controller.limits.trust_radius=-1", "trust_radius"),
-        ("controller.economy.keep_share=2", "keep_share"),
+        ("controller.search_budget.keep_share=2", "keep_share"),
         ("controller.execute_steps=9", "execute_steps"),
         ("objective.region=[0,0,1,1]", "no place in the picture"),
         ("objective.region=[0,0]", "region"),

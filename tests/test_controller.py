@@ -149,7 +149,7 @@ def test_the_warm_start_is_shifted_by_what_was_executed():
 def test_goals_are_reached_one_after_the_other_and_the_last_is_held():
     env = PointEnv()
     first, second = ahead(env, steps=2), ahead(env, steps=4)
-    controller = mpc(arrival=2e-3, arrival_looks=2)
+    controller = mpc(arrival=2e-3, arrival_decisions=2)
     controller.reset([first, second])
     drive(controller, env, 20)
     assert [look.planned for look in controller.decisions] == [
@@ -168,7 +168,7 @@ def test_goals_are_reached_one_after_the_other_and_the_last_is_held():
 
 def test_nearness_must_last():
     env = PointEnv()
-    controller = mpc(planner=Fixed([[0.1, 0.0]]), arrival=1e-3, arrival_looks=2)
+    controller = mpc(planner=Fixed([[0.1, 0.0]]), arrival=1e-3, arrival_decisions=2)
     controller.reset(ahead(env, steps=1))
     env.position = env.position + (0.1, 0.0)  # there, for one look
     controller.act(env.observe(), None)
@@ -284,7 +284,7 @@ def test_without_patience_it_never_stalls():
 
 def test_who_is_near_at_the_last_look_has_arrived():
     env = PointEnv()
-    controller = mpc(arrival=2e-3, arrival_looks=3)
+    controller = mpc(arrival=2e-3, arrival_decisions=3)
     controller.reset(ahead(env, steps=2))
     drive(controller, env, 2)
     assert controller.decisions[-1].kind == "plan"
@@ -298,11 +298,11 @@ def test_who_is_near_at_the_last_look_has_arrived():
 
 def test_near_is_not_yet_arrived_while_it_comes_nearer():
     env = PointEnv()
-    controller = mpc(planner=Fixed([[0.05, 0.0]]), arrival=1.0, arrival_looks=1, progress=1e-4)
+    controller = mpc(planner=Fixed([[0.05, 0.0]]), arrival=1.0, arrival_decisions=1, progress=1e-4)
     controller.reset(ahead(env, steps=2))
     drive(controller, env, 1)
     assert controller.decisions[0].kind == "arrived"  # near at the first look, and nothing before
-    controller = mpc(planner=Fixed([[0.05, 0.0]]), arrival=1.0, arrival_looks=2, progress=1e-4)
+    controller = mpc(planner=Fixed([[0.05, 0.0]]), arrival=1.0, arrival_decisions=2, progress=1e-4)
     controller.reset(ahead(env, steps=2))
     drive(controller, env, 8)
     decisions = [look.kind for look in controller.decisions]
@@ -327,7 +327,7 @@ def test_energies_fall_on_the_way():
         {"margin": float("nan")},
         {"margin": -1.0},
         {"arrival": float("inf")},
-        {"arrival_looks": 0},
+        {"arrival_decisions": 0},
         {"timeout_steps": 0},
         {"patience": 0},
         {"progress": float("nan")},
@@ -387,7 +387,7 @@ def test_arrival_is_judged_by_the_picture_alone():
         return GoalEnergy(goal, action_weight=1.0)
 
     controller = GoalSequence(
-        MPC(PointModel(), CEM(), objective, spec), arrival=1e-3, arrival_looks=1
+        MPC(PointModel(), CEM(), objective, spec), arrival=1e-3, arrival_decisions=1
     )
     controller.reset(ahead(env, steps=0))
     assert controller.act(env.observe(), None).kind == "arrived"

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from hardware import reasons, ticks
-from hardware.pilot import Pilot, PilotSettings
+from hardware.supervisor import Supervisor, SupervisorSettings
 from robot_wm.cli.bench_safety import Bench
 from robot_wm.cli.config import load_config, robot_settings
 from robot_wm.cli.console import ask
 from robot_wm.cli.main import main
 from robot_wm.data import DataSpec, align, open_dataset
-from robot_wm.deployment.planner_process import check_robot, make_actions
+from robot_wm.deployment.policy_process import check_robot, make_actions
 from robot_wm.deployment.robots import build_robot
 from robot_wm.robots import so100
 from robot_wm.types import ActionSpec
@@ -253,11 +253,11 @@ def bench(tmp_path):
     """The safety bench on the SO-100, in this process."""
     robot = build_robot(robot_settings(load_config("bench_safety", [])))
     assert robot.park is not None
-    return Bench(robot.chain, robot.limits, robot.park, tmp_path, 0, PilotSettings())
+    return Bench(robot.chain, robot.limits, robot.park, tmp_path, 0, SupervisorSettings())
 
 
 def test_the_safety_bench_sees_a_pilot_that_runs_what_it_must_not(bench, monkeypatch):
-    monkeypatch.setattr(Pilot, "_misfit", lambda *_: None)
+    monkeypatch.setattr(Supervisor, "_misfit", lambda *_: None)
     figures = bench.faults(20, 400)
     assert figures["illegal_plans_run"] > 0
     assert bench.refusals()["refusals_missed"] > 0

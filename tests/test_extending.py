@@ -111,7 +111,7 @@ def test_a_family_is_one_file(theirs, data):
 
     Image.fromarray(env.reset(3).images["front"]).save(goal)
     env.close()
-    small = ["planner.num_iterations=1", "env.robot.image_size=64", "monitors.allow_strange=true"]
+    small = ["planner.num_iterations=1", "env.robot.image_size=64", "monitors.allow_novel=true"]
     words = ["checkpoint=rssm", "goal=goal.png", *small, "out=plan", "env.num_steps=3"]
     told = robot_wm(theirs, *theirs_too, "plan", *words)
     assert told["energy_end"] > 0 and (theirs / "plan" / "plan.mp4").is_file()
@@ -123,7 +123,7 @@ def test_a_family_is_one_file(theirs, data):
     )  # fmt: skip
     assert told["num_numbers"] > 0
     words = ["checkpoint=rssm", "goal=goal.png", "robot.image_size=64", "mode=run", "confirm=false"]
-    words += ["num_steps=1", "monitors.allow_strange=true", "out=deploy"]
+    words += ["num_steps=1", "monitors.allow_novel=true", "out=deploy"]
     assert robot_wm(theirs, *theirs_too, "deploy", *words)["ended"].startswith("done")
     used("a family", "toy_rssm.py")
 
@@ -165,7 +165,7 @@ def test_an_arm_is_one_file(theirs):
     from hardware.actions import ToolActions
     from robot_wm.cli.config import load_config
     from robot_wm.contracts import check_env, check_robot
-    from robot_wm.deployment.planner_process import make_actions
+    from robot_wm.deployment.policy_process import make_actions
     from robot_wm.types import ActionSpec
     from sim_envs.tabletop import Tabletop
 
@@ -201,13 +201,13 @@ def test_two_cameras_together(theirs):
         Image.fromarray(image).save(theirs / f"{name}.png")
     env.close()
     pictures = ["goal.front=front.png", "goal.wrist=wrist.png"]
-    words = ["checkpoint=two", "monitors.allow_strange=true", "out=both_plan", "env.num_steps=2"]
+    words = ["checkpoint=two", "monitors.allow_novel=true", "out=both_plan", "env.num_steps=2"]
     told = robot_wm(theirs, "plan", *words, *pictures, *views)
     assert told["energy_end"] >= 0
     evaluated = ["checkpoint=two", *views, "num_videos=0", "floors=[]", "split=9000"]
     assert robot_wm(theirs, "eval", *evaluated, "num_episodes=1", "env.num_steps=2")["tasks"]
     words = ["checkpoint=two", *pictures, "robot.image_size=64", "robot.wrist_camera=true"]
-    words += ["mode=run", "confirm=false", "num_steps=1", "monitors.allow_strange=true"]
+    words += ["mode=run", "confirm=false", "num_steps=1", "monitors.allow_novel=true"]
     words += ["out=both_deploy"]
     assert robot_wm(theirs, "deploy", *words)["ended"].startswith("done")
     # A view that is not there is no view that is switched off.

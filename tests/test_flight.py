@@ -13,11 +13,11 @@ import pytest
 from governor_checks import TICK_S, limits
 
 from hardware.flight import FlightRecorder, replay
-from hardware.pilot import Pilot
 from hardware.plans import JointPlan
 from hardware.reasons import Kind, Reason, said
 from hardware.states import Event
-from hardware.ticks import PlannerLife, Reading
+from hardware.supervisor import Supervisor
+from hardware.ticks import PolicyLife, Reading
 from robot_wm.kinematics import Chain, Link
 
 UP = np.array([0.0, 0.0, 1.0])
@@ -46,23 +46,23 @@ def fly(path, seed=0, num=400):
     """A run with plans, nonsense, stops and faults, recorded."""
     rng = np.random.default_rng(seed)
     own, chain = limits(tip_speed=0.5), arm()
-    pilot = Pilot(own, chain.corners, rest=np.zeros(2))
+    supervisor = Supervisor(own, chain.corners, rest=np.zeros(2))
     recorder = FlightRecorder(path, own, chain, {"seed": seed})
     now_s, joints, life = 5.0, np.array([0.3, 0.2]), None
     for i in range(num):
         now_s += TICK_S
-        life = PlannerLife(True, now_s)
+        life = PolicyLife(True, now_s)
         reading = Reading(joints, now_s, fault=OVERLOAD if rng.random() < 0.005 else None)
         events = [(Event.RESET, ASKED), (Event.ARM, ASKED)] if i % 50 == 1 else []
         plans = []
         if rng.random() < 0.1:
             wish = rng.uniform(-1.2, 1.2, (2, 2))
-            plans = [JointPlan(pilot.epoch, i, now_s - 0.01, now_s, joints, wish, now_s + 2)]
-        turn = pilot.tick(now_s, reading, life, events=events, plans=plans)
+            plans = [JointPlan(supervisor.epoch, i, now_s - 0.01, now_s, joints, wish, now_s + 2)]
+        turn = supervisor.tick(now_s, reading, life, events=events, plans=plans)
         recorder.write(now_s, reading, turn)
         joints = joints if turn.command is None else turn.command
     recorder.close()
-    return pilot
+    return supervisor
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -154,12 +154,12 @@ def test_a_line_that_is_cut_is_told(tmp_path):
 def test_nothing_follows_a_line_that_the_disk_did_not_take(tmp_path, monkeypatch):
     own, chain = limits(tip_speed=0.5), arm()
     path, now_s, joints = tmp_path / "run.jsonl", 5.0, np.array([0.3, 0.2])
-    pilot, recorder = Pilot(own, chain.corners), FlightRecorder(path, own, chain)
+    supervisor, recorder = Supervisor(own, chain.corners), FlightRecorder(path, own, chain)
     write = os.write
     for i in range(10):
         now_s += TICK_S
         reading = Reading(joints, now_s)
-        turn = pilot.tick(now_s, reading, PlannerLife(True, now_s))
+        turn = supervisor.tick(now_s, reading, PolicyLife(True, now_s))
         with monkeypatch.context() as patch:
             if i == 5:
                 patch.setattr(os, "write", lambda file, text: write(file, text[:9]) and full())
@@ -190,13 +190,13 @@ def test_a_record_that_lost_its_end_is_told(tmp_path):
 
 def test_an_arm_at_the_end_of_its_range_flies_again(tmp_path):
     own, chain = limits(low=[0.0, -1.0]), arm()
-    pilot = Pilot(own, chain.corners)
+    supervisor = Supervisor(own, chain.corners)
     recorder = FlightRecorder(tmp_path / "run.jsonl", own, chain)
     for tick in range(30):
         now_s = 10 + tick * 0.02
         reading = Reading(np.array([-0.004, 0.1]), now_s, {"front": now_s})
         events = [(Event.ARM, ASKED)] if tick == 15 else []
-        turn = pilot.tick(now_s, reading, PlannerLife(True, now_s), events=events)
+        turn = supervisor.tick(now_s, reading, PolicyLife(True, now_s), events=events)
         recorder.write(now_s, reading, turn)
     recorder.close()
     found = replay(tmp_path / "run.jsonl")

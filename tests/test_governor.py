@@ -34,9 +34,9 @@ def test_it(check):
 )
 def test_whatever_is_asked_nothing_illegal_comes_out(targets, near, tip_speed, tick_s):
     own = limits(tip_speed=tip_speed, tick_s=tick_s, box_high=[9, 0.3, 9])
-    pilot = Governor(own, corners, np.zeros(2))
+    supervisor = Governor(own, corners, np.zeros(2))
     targets = np.where(np.abs(targets) < 5, targets * near, targets)
-    commands = [np.zeros(2), *(pilot.step(target).joints for target in targets)]
+    commands = [np.zeros(2), *(supervisor.step(target).joints for target in targets)]
     assert not any(violations(own, corners, np.array(commands)).values())
 
 

@@ -11,7 +11,13 @@ from fakes import SPEC, PointEnv, make_model
 from test_loop import PointModel
 
 from robot_wm.controller import MPC
-from robot_wm.imagination import Economy, ImaginedCost, continued, elite_agreement, trusted
+from robot_wm.imagination import (
+    ImaginedCost,
+    SearchBudget,
+    continued,
+    elite_agreement,
+    ranking_survives,
+)
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM
 from robot_wm.predictor import Predictor, PredictorConfig
@@ -30,10 +36,10 @@ def scene():
     return model, state, goal, actions
 
 
-def cost(scene, **economy):
+def cost(scene, **search_budget):
     model, state, goal, actions = scene
     with torch.inference_mode():
-        return ImaginedCost(model, state, goal, Economy(**economy))(actions)
+        return ImaginedCost(model, state, goal, SearchBudget(**search_budget))(actions)
 
 
 def test_without_economy_it_is_the_objective_of_the_rollout(scene):
@@ -78,7 +84,7 @@ def test_halving_keeps_what_ends_well_not_what_hurries():
     actions = 0.2 * torch.rand((64, 4, 2), generator=generator) - 0.1
     state, goal = SimpleNamespace(position=torch.zeros(2)), GoalEnergy(torch.tensor([[0.1, 0.0]]))
     exact = ImaginedCost(Point(), state, goal)(actions)
-    saved = ImaginedCost(Point(), state, goal, Economy(keep_share=0.5))(actions)
+    saved = ImaginedCost(Point(), state, goal, SearchBudget(keep_share=0.5))(actions)
     assert set(saved.argsort()[:6].tolist()) == set(exact.argsort()[:6].tolist())
 
 
@@ -98,16 +104,16 @@ def test_what_is_dropped_in_one_batch_stays_behind_what_is_exact_in_another(scen
 def test_a_controller_imagines_all_of_its_planners_elites_exactly():
     model, env = make_model(context_frames=2), PointEnv()
     planner = CEM(horizon=3, num_samples=24, num_elites=12)
-    controller = MPC(model, planner, GoalEnergy, SPEC, economy=Economy(keep_share=0.1))
+    controller = MPC(model, planner, GoalEnergy, SPEC, search_budget=SearchBudget(keep_share=0.1))
     controller.reset(Goal(env.reset(1).images))
     assert controller.act(env.reset(0), None).kind in ("plan", "hold")
-    assert controller.economy.at_least == 12
+    assert controller.search_budget.at_least == 12
 
 
 def test_gradients_flow_through_all_of_it(scene):
     model, state, goal, actions = scene
     actions = actions.clone().requires_grad_()
-    total = ImaginedCost(model, state, goal, Economy(keep_share=0.5))(actions).sum()
+    total = ImaginedCost(model, state, goal, SearchBudget(keep_share=0.5))(actions).sum()
     (gradient,) = torch.autograd.grad(total, actions)
     bump = torch.zeros_like(actions)
     bump[3, 1, 0] = 1e-2
@@ -121,16 +127,16 @@ def test_a_latent_that_is_not_finite_is_refused_on_the_way(scene):
     model, state, goal, actions = scene
     bad = actions.clone()
     bad[5, 0] = torch.nan
-    for economy in (Economy(), Economy(keep_share=0.5)):
+    for search_budget in (SearchBudget(), SearchBudget(keep_share=0.5)):
         with pytest.raises(PlanningError, match="not finite"), torch.inference_mode():
-            ImaginedCost(model, state, goal, economy)(bad)
+            ImaginedCost(model, state, goal, search_budget)(bad)
 
 
 def test_a_model_that_goes_on_with_all_candidates_is_judged_on_all():
     actions = 0.2 * torch.rand((64, 4, 2), generator=torch.Generator().manual_seed(0)) - 0.1
     state, goal = SimpleNamespace(position=torch.zeros(2)), GoalEnergy(torch.tensor([[0.1, 0.0]]))
     exact = ImaginedCost(PointModel(), state, goal)(actions)
-    saved = ImaginedCost(PointModel(), state, goal, Economy(keep_share=0.5))(actions)
+    saved = ImaginedCost(PointModel(), state, goal, SearchBudget(keep_share=0.5))(actions)
     torch.testing.assert_close(exact, saved)
 
 
@@ -160,7 +166,7 @@ def test_what_a_model_draws_is_the_same_at_every_call():
 )
 def test_impossible_economies_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
-        Economy(**bad)
+        SearchBudget(**bad)
 
 
 def test_elite_agreement_is_the_rank_correlation_of_the_best():
@@ -178,11 +184,13 @@ def test_elite_agreement_is_the_rank_correlation_of_the_best():
 
 def test_bfloat16_is_given_up_where_the_elite_does_not_survive_it(scene):
     model, state, goal, actions = scene
-    economy = Economy(precision="bfloat16")
+    search_budget = SearchBudget(precision="bfloat16")
 
     def judged(model, state, objective, horizon=4):
         device = torch.device("cpu")
-        found = trusted(economy, model, state, objective, SPEC, horizon=horizon, device=device)
+        found = ranking_survives(
+            search_budget, model, state, objective, SPEC, horizon=horizon, device=device
+        )
         return found.precision == "bfloat16"
 
     class Coarse(PointModel):
@@ -209,7 +217,7 @@ def test_a_controller_plans_with_an_economy():
     model, env = make_model(context_frames=2), PointEnv()
     goal = Goal(env.reset(1).images)
     planner = CEM(horizon=4, num_samples=32, num_iterations=2)
-    controller = MPC(model, planner, GoalEnergy, SPEC, economy=Economy(keep_share=0.5))
+    controller = MPC(model, planner, GoalEnergy, SPEC, search_budget=SearchBudget(keep_share=0.5))
     controller.reset(goal)
     assert np.isfinite(controller.act(env.reset(0), None).action).all()
 

@@ -13,7 +13,7 @@ import pytest
 from hardware import messages, reasons
 from hardware.messages import (
     ArmObservation,
-    ControllerReady,
+    ArmServerReady,
     DecisionTaken,
     End,
     PlanProposal,
@@ -43,7 +43,7 @@ SENT = [
     ArmObservation(number=3, epoch=1, joints=np.arange(3.0), commanded=np.ones(3), observed_s=4.5),
     Request(event=Event.ARM),
     End(reason=FAULT),
-    ControllerReady(low=np.array([-math.pi]), high=np.array([math.pi])),
+    ArmServerReady(low=np.array([-math.pi]), high=np.array([math.pi])),
     Refused(text="robot.port: no device"),
     Status(
         joints=np.zeros(0),
@@ -117,7 +117,7 @@ def test_a_plan_that_is_none_does_not_decode(changes):
         msgspec.msgpack.encode(None),
         msgspec.msgpack.encode({}),
         msgspec.msgpack.encode({"type": "Heartbeat", "more": 1}),
-        msgspec.msgpack.encode({"type": "ControllerTask"}),
+        msgspec.msgpack.encode({"type": "ArmServerTask"}),
         msgspec.msgpack.encode({"type": "End", "reason": {"kind": "done", "numbers": {"x": 1}}}),
         msgspec.msgpack.encode({"type": "Request", "event": "fly"}),
         encode(SENT[0])[:-1],

@@ -21,8 +21,8 @@ from robot_wm.monitors import (
     MonitorGuard,
     Monitors,
     MonitorSettings,
-    Normal,
-    load_normal,
+    ReferenceStatistics,
+    load_reference,
 )
 from robot_wm.runtime import GuardError, run_episode
 
@@ -31,7 +31,7 @@ from robot_wm.runtime import GuardError, run_episode
 def shipped():
     directory = find_checkpoint("so100_reach")
     model, _ = load_checkpoint(directory)
-    return model, load_normal(directory, model.info)
+    return model, load_reference(directory, model.info)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_an_arm_that_does_not_do_as_it_says_is_stopped_within_four_looks(shipped
 def test_progress_is_missed_where_surprise_is_not_watched(shipped, simulation):
     goal = simulation.task.start(simulation.episodes("dev", 1)[0])
     with pytest.raises(GuardError, match="no progress: 6 plans promised"):
-        drive(shipped, simulation, goal, Liar(simulation.env, 0.0), surprises=99)
+        drive(shipped, simulation, goal, Liar(simulation.env, 0.0), large_errors=99)
 
 
 @pytest.mark.parametrize("what", ["mirrored", "upside down", "BGR", "dark", "noise", "white"])
@@ -128,7 +128,10 @@ def test_a_picture_that_no_demonstration_shows_is_told(shipped, simulation, what
     }[what]
     strange = np.ascontiguousarray(strange)
     found = check_views(
-        monitors(shipped, strange=1.4), shipped[0], {"front": image}, {what: {"front": strange}}
+        monitors(shipped, novelty_ratio=1.4),
+        shipped[0],
+        {"front": image},
+        {what: {"front": strange}},
     )
     assert len(found) == 1 and what in found[0] and "unlike the training pictures" in found[0]
 
@@ -156,14 +159,16 @@ def test_swapped_black_and_frozen_cameras_are_told(shipped, simulation):
 def test_p_values_count_from_the_far_end():
     own = {name: torch.ones((2, 3)) for name in ("bank", "views")}
     distances = torch.linspace(0.01, 1, 99)
-    names = ("strangeness", "view_strangeness", "surprise")
-    normal = Normal(**own, **{name: distances.clone() for name in names})
+    names = ("novelty", "view_novelty", "prediction_errors")
+    normal = ReferenceStatistics(**own, **{name: distances.clone() for name in names})
     assert normal.p_value(2.0) == pytest.approx(0.01)
     assert normal.p_value(0.0) == 1.0
     assert normal.p_value(0.505) == pytest.approx(0.5, abs=0.02)
     assert normal.p_value(float("nan")) == 0.0
-    again = Normal.from_bytes(normal.to_bytes())
-    assert torch.equal(again.surprise, normal.surprise) and torch.equal(again.views, normal.views)
+    again = ReferenceStatistics.from_bytes(normal.to_bytes())
+    assert torch.equal(again.prediction_errors, normal.prediction_errors) and torch.equal(
+        again.views, normal.views
+    )
 
 
 def test_what_ships_is_not_looked_at_anew(capsys):
@@ -172,20 +177,20 @@ def test_what_ships_is_not_looked_at_anew(capsys):
 
 
 def test_a_file_that_would_take_anything_for_familiar_is_told(shipped):
-    own = {**vars(shipped[1]), "view_strangeness": torch.zeros(3)}
-    with pytest.raises(ValueError, match="view_strangeness ends at 0"):
-        Normal(**own)
+    own = {**vars(shipped[1]), "view_novelty": torch.zeros(3)}
+    with pytest.raises(ValueError, match="view_novelty ends at 0"):
+        ReferenceStatistics(**own)
 
 
 @pytest.mark.parametrize("damage", [b"", b"no", b"\x00" * 64])
 def test_a_damaged_file_is_told(damage):
     with pytest.raises(ValueError, match=FILE):
-        Normal.from_bytes(damage)
+        ReferenceStatistics.from_bytes(damage)
 
 
 def test_another_model_s_file_is_told(shipped):
     model, normal = shipped
-    other = Normal(**{**vars(normal), "bank": normal.bank[:, :5]})
+    other = ReferenceStatistics(**{**vars(normal), "bank": normal.bank[:, :5]})
     with pytest.raises(ValueError, match="bank of 5 numbers, want 32"):
         other.check(model.info)
 
@@ -193,12 +198,12 @@ def test_another_model_s_file_is_told(shipped):
 @pytest.mark.parametrize(
     "own",
     [
-        {"strange": 0},
-        {"surprise_p": -1},
-        {"surprise_p": 5.0},
-        {"surprises": True},
-        {"surprises": 2.5},
-        {"strange": "x"},
+        {"novelty_ratio": 0},
+        {"prediction_error_p": -1},
+        {"prediction_error_p": 5.0},
+        {"large_errors": True},
+        {"large_errors": 2.5},
+        {"novelty_ratio": "x"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(own):

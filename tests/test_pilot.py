@@ -1,4 +1,4 @@
-"""The pilot: what it writes in every tick, what it holds for, and what it calls a fault."""
+"""The supervisor: what it writes in every tick, what it holds for, and what it calls a fault."""
 
 import math
 
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from governor_checks import TICK_S, corners, limits
 
-from hardware.pilot import Pilot, PilotSettings
 from hardware.plans import JointPlan, Motion
 from hardware.reasons import Kind, Reason, said
 from hardware.states import Event, State
-from hardware.ticks import NoteKind, PlannerLife, Reading
+from hardware.supervisor import Supervisor, SupervisorSettings
+from hardware.ticks import NoteKind, PolicyLife, Reading
 from hardware.verify import violations
 
 FAR = [1.0, 0.8]
@@ -20,11 +20,11 @@ OVERLOAD = said(Kind.DEVICE, "motor 3: overload")
 
 
 class Desk:
-    """A pilot with an arm that follows its last command, and a clock."""
+    """A supervisor with an arm that follows its last command, and a clock."""
 
     def __init__(self, settings=None, *, rest=(0.1, 0.1), own=None):
         self.limits = own or limits()
-        self.pilot = Pilot(
+        self.supervisor = Supervisor(
             self.limits, corners, settings, rest=None if rest is None else np.array(rest)
         )
         self.now_s, self.joints, self.written, self.notes = 100.0, np.zeros(2), [], []
@@ -37,10 +37,10 @@ class Desk:
             frame_s = self.now_s if self.frame_s is None else self.frame_s
             reading = {"joints": self.joints, "stamp_s": self.now_s, "frames_s": {"front": frame_s}}
             planner = {"alive": True, "heard_s": self.now_s}
-            turn = self.pilot.tick(
+            turn = self.supervisor.tick(
                 self.now_s,
                 Reading(**{**reading, **self.reading}),
-                PlannerLife(**{**planner, **self.planner}),
+                PolicyLife(**{**planner, **self.planner}),
                 events=[(event, ASKED) for event in events],
                 plans=plans,
             )
@@ -61,7 +61,7 @@ class Desk:
     def plan(self, *waypoints, **changes):
         self.seq += 1
         own = {
-            "epoch": self.pilot.epoch,
+            "epoch": self.supervisor.epoch,
             "seq": self.seq,
             "observed_s": self.now_s - 0.05,
             "begun_s": self.now_s,
@@ -75,7 +75,7 @@ class Desk:
         self.arm()
         self.tick(plans=[self.plan()])
         self.tick(num=num)
-        assert self.pilot.state is State.RUNNING
+        assert self.supervisor.state is State.RUNNING
         return self
 
     def told(self, kind, *notes):
@@ -170,11 +170,11 @@ def test_a_late_tick_is_a_fault_and_enlarges_no_step():
 def test_a_blocked_joint_is_found_within_half_a_second_however_slow_it_goes(speed):
     desk = Desk(own=limits(max_speed=[speed, speed])).running(num=25)
     blocked, begin_s = desk.joints.copy(), desk.now_s
-    while desk.pilot.state is State.RUNNING:
+    while desk.supervisor.state is State.RUNNING:
         desk.reading = {"joints": [blocked[0], desk.joints[1]]}
         desk.tick()
     assert desk.now_s - begin_s < 0.5
-    assert desk.pilot.reason.numbers["joint"] == 0
+    assert desk.supervisor.reason.numbers["joint"] == 0
 
 
 def test_an_arm_that_lags_is_not_stuck():
@@ -184,7 +184,7 @@ def test_an_arm_that_lags_is_not_stuck():
         measured = measured + (desk.joints - measured) * TICK_S / 0.08
         desk.reading = {"joints": measured}
         desk.tick()
-    assert desk.pilot.state is State.HOLDING and np.allclose(desk.joints, FAR, atol=1e-3)
+    assert desk.supervisor.state is State.HOLDING and np.allclose(desk.joints, FAR, atol=1e-3)
 
 
 def test_an_arm_whose_readings_are_lost_for_some_ticks_is_not_stuck():
@@ -198,16 +198,18 @@ def test_an_arm_whose_readings_are_lost_for_some_ticks_is_not_stuck():
         if tick % 5 == 0:
             desk.reading = {"joints": measured, "stamp_s": desk.now_s + TICK_S}
         desk.tick()
-    assert desk.pilot.state is State.HOLDING and np.allclose(desk.joints, FAR, atol=1e-3)
+    assert desk.supervisor.state is State.HOLDING and np.allclose(desk.joints, FAR, atol=1e-3)
 
 
 def test_a_joint_that_does_not_follow_is_a_fault_within_half_a_second():
     desk = Desk().running(num=1)
     stuck, begin = desk.joints.copy(), desk.now_s
-    while desk.pilot.state is State.RUNNING and desk.now_s < begin + 2:
+    while desk.supervisor.state is State.RUNNING and desk.now_s < begin + 2:
         desk.reading = {"joints": stuck + 0.3 * (desk.joints - stuck)}
         desk.tick()
-    assert desk.pilot.state is State.FAULTED and desk.pilot.reason.kind is Kind.JOINT_BEHIND
+    assert (
+        desk.supervisor.state is State.FAULTED and desk.supervisor.reason.kind is Kind.JOINT_BEHIND
+    )
     assert desk.now_s - begin < 0.6
 
 
@@ -260,7 +262,7 @@ def test_a_plan_that_is_not_legal_is_refused_and_three_are_a_fault(changes, kind
     desk.arm()
     desk.tick(plans=[desk.plan([0.01, 0.0])])
     desk.tick(num=20)
-    assert desk.pilot.state is State.HOLDING
+    assert desk.supervisor.state is State.HOLDING
     before = desk.joints
     for _ in range(2):
         assert desk.tick(plans=[desk.plan(**changes)]).state is State.HOLDING
@@ -295,7 +297,7 @@ def test_no_plan_outlives_its_deadline_or_its_arming():
 
 
 def test_waiting_warns_and_then_faults():
-    desk = Desk(PilotSettings(wait_warn_s=0.5, wait_fault_s=1.0))
+    desk = Desk(SupervisorSettings(wait_warn_s=0.5, wait_fault_s=1.0))
     desk.arm()
     assert desk.tick(num=26).state is State.ARMED
     assert desk.told(Kind.NO_PLAN, NoteKind.WAITING) == 1
@@ -347,7 +349,7 @@ def test_parking_that_cannot_be_is_told():
     desk = Desk()
     assert desk.tick(Event.PARK).state is State.IDLE
     assert desk.told(Kind.NEVER_ARMED, NoteKind.NOT_PARKED)
-    desk = Desk(PilotSettings(parking_s=0.2)).running(num=20)
+    desk = Desk(SupervisorSettings(parking_s=0.2)).running(num=20)
     desk.tick(Event.STOP)
     desk.tick(Event.PARK)
     turn = desk.tick(num=20)
@@ -386,7 +388,7 @@ def test_one_wrong_reading_is_no_place_to_begin():
 def test_after_a_blocked_joint_the_goal_comes_back_to_the_arm():
     desk = Desk().running(num=1)
     stuck = desk.joints.copy()
-    while desk.pilot.state is State.RUNNING:
+    while desk.supervisor.state is State.RUNNING:
         desk.reading = {"joints": stuck}
         desk.tick()
     assert np.abs(desk.joints - stuck).max() > 0.2
@@ -439,7 +441,7 @@ def test_a_plan_from_before_the_last_move_is_refused():
 
 
 def test_a_plan_that_was_thought_over_for_too_long_is_refused():
-    desk = Desk(PilotSettings(max_thought_s=0.5))
+    desk = Desk(SupervisorSettings(max_thought_s=0.5))
     desk.arm()
     old = desk.plan()
     desk.tick(num=30)
@@ -456,12 +458,12 @@ def test_a_second_plan_waits_until_the_arm_stands():
 def test_when_all_fails_it_brakes():
     desk = Desk().running(num=20)
     broken = said(Kind.CONTROLLER_BROKE, "a bug")
-    turns = [desk.pilot.fail(desk.now_s, broken) for _ in range(20)]
+    turns = [desk.supervisor.fail(desk.now_s, broken) for _ in range(20)]
     assert turns[-1].state is State.FAULTED and turns[-1].reason == broken
     assert turns[-1].at_rest and turns[-1].seed is None
     commands = np.array([np.zeros(2), *desk.written, *(turn.command for turn in turns)])
     assert not any(violations(desk.limits, corners, commands).values())
-    assert Desk().pilot.fail(1.0, broken).command is None
+    assert Desk().supervisor.fail(1.0, broken).command is None
 
 
 def test_random_faults_break_no_limit():
@@ -491,12 +493,12 @@ def test_what_only_the_pilot_knows_is_not_said_from_outside():
     for event in (Event.PLAN, Event.WAIT, Event.PARKED):
         desk = Desk().running()
         assert desk.tick(event).state is State.FAULTED
-        assert desk.pilot.reason.kind is Kind.FOREIGN_EVENT
+        assert desk.supervisor.reason.kind is Kind.FOREIGN_EVENT
 
 
 def test_a_target_that_the_governor_refuses_is_a_fault():
     desk = Desk().running()
-    desk.pilot._motion.target = lambda *_: np.array([math.nan, 0.0])
+    desk.supervisor._motion.target = lambda *_: np.array([math.nan, 0.0])
     turn = desk.tick()
     assert turn.state is State.FAULTED and turn.reason.kind is Kind.TARGET_REFUSED
     desk.tick(num=60)
@@ -517,7 +519,7 @@ def test_an_arm_at_the_end_of_its_range_is_armed_though_measured_a_hair_beyond()
 def test_settings_that_make_no_sense_are_refused():
     for change in ({"max_tick_s": 0}, {"wait_fault_s": math.nan}, {"tracking_s": -1.0}):
         with pytest.raises(ValueError, match=next(iter(change))):
-            PilotSettings(**change)
+            SupervisorSettings(**change)
 
 
 def test_a_motion_goes_from_target_to_target():

@@ -19,7 +19,7 @@ from sim_envs.tabletop import Tabletop
 
 @pytest.fixture(scope="module")
 def dressed():
-    env = Tabletop(so100(), image_size=48, random_look=True)
+    env = Tabletop(so100(), image_size=48, random_appearance=True)
     yield env
     env.close()
 
@@ -36,15 +36,15 @@ def picture(env):
 
 
 def test_a_look_is_drawn_from_its_seed_and_undone(dressed):
-    dressed.dress(None)
+    dressed.randomize_appearance(None)
     plain = picture(dressed)
-    dressed.dress(1)
+    dressed.randomize_appearance(1)
     first = picture(dressed)
-    dressed.dress(2)
+    dressed.randomize_appearance(2)
     second = picture(dressed)
-    dressed.dress(1)
+    dressed.randomize_appearance(1)
     np.testing.assert_array_equal(picture(dressed), first)
-    dressed.dress(None)
+    dressed.randomize_appearance(None)
     np.testing.assert_array_equal(picture(dressed), plain)
     assert min(abs(a - b).mean() for a, b in ((plain, first), (first, second))) > 10
 
@@ -56,7 +56,7 @@ def test_a_look_changes_nothing_that_moves(dressed):
     for env in (plain, dressed):
         env.reset(5)
         for i, move in enumerate(moves):
-            env.dress(i)
+            env.randomize_appearance(i)
             env.apply(move)
         paths.append((env.proprio(), env.object_pose("cube")))
     plain.close()
@@ -68,7 +68,7 @@ def test_the_own_look_of_a_dressed_env_is_the_plain_scene(dressed):
     plain = Tabletop(so100(), image_size=48)
     plain.reset(3)
     dressed.reset(3)
-    dressed.dress(None)
+    dressed.randomize_appearance(None)
     assert abs(picture(plain) - picture(dressed)).mean() < 0.5
     plain.close()
 
@@ -106,13 +106,13 @@ def test_clips_move_arm_and_object_and_say_so(play):
 
 def test_looks_change_within_a_clip_as_often_as_asked():
     for share, alike in ((0.0, True), (1.0, False)):
-        play = Play(so100(), image_size=48, new_look_share=share, own_look_share=0.0)
+        play = Play(so100(), image_size=48, new_appearance_share=share, own_appearance_share=0.0)
         frames, _ = play.clip((0, 3), 3)
         corners = frames[:, :6, :6].astype(int)
         assert (abs(corners[1:] - corners[:-1]).mean() < 2) == alike
         play.close()
-    with pytest.raises(ValueError, match="new_look_share: got 2"):
-        Play(so100(), new_look_share=2.0)
+    with pytest.raises(ValueError, match="new_appearance_share: got 2"):
+        Play(so100(), new_appearance_share=2.0)
 
 
 def test_coarser_meshes_look_the_same_and_are_smaller():

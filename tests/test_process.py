@@ -13,32 +13,32 @@ import time
 import numpy as np
 import pytest
 
-import hardware.process
+import hardware.arm_server
 from hardware.actions import ToolActions
 from hardware.arm import ArmLimits, check_command
+from hardware.arm_server import ArmServer, Wires
 from hardware.contracts import check_arm
 from hardware.flight import FlightRecorder, replay
 from hardware.messages import (
     ArmObservation,
     End,
     ObservationRequest,
-    PlannerDone,
     PlanProposal,
+    PolicyDone,
     Request,
     encode,
 )
-from hardware.pilot import Pilot, PilotSettings
 from hardware.plans import JointPlan
-from hardware.process import Controller, Wires
 from hardware.reasons import Kind, Reason, said
 from hardware.remote import RemoteArm
 from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
 from hardware.states import Event, State
+from hardware.supervisor import Supervisor, SupervisorSettings
 from hardware.ticks import Reading
 from hardware.verify import violations
 from hardware.wire import Wire
 from robot_wm.contracts import check_env
-from robot_wm.deployment.rehearsal import Rehearsal
+from robot_wm.deployment.rig import Rig
 from robot_wm.kinematics.limits import Limits
 from robot_wm.robots import so100
 from robot_wm.types import ActionSpec
@@ -63,7 +63,7 @@ def rehearsal(chain, tmp_path):
     )  # fmt: skip
 
     # Patient, for a machine that is busy with other tests: `bench safety` holds the times.
-    patient = PilotSettings(
+    patient = SupervisorSettings(
         max_tick_s=3.0,
         max_reading_age_s=1.0,
         max_frame_gap_s=0.4,
@@ -72,7 +72,7 @@ def rehearsal(chain, tmp_path):
     )
 
     def make(**words):
-        return Rehearsal(chain, limits, HOME, tmp_path / "run.jsonl", settings=patient, **words)
+        return Rig(chain, limits, HOME, tmp_path / "run.jsonl", settings=patient, **words)
 
     return make
 
@@ -220,12 +220,12 @@ class Desk:
 
     def __init__(self, chain, limits, **words):
         self.joints, self.goal, self.num_reads, self.fault = HOME, HOME, 0, None
-        self.pilot = Pilot(limits, chain.corners, rest=HOME + 0.1)
+        self.supervisor = Supervisor(limits, chain.corners, rest=HOME + 0.1)
         self.human, human = Wire.pair()
         self.planner, planner = Wire.pair()
         self._watchdog, watchdog = Wire.pair()
         wires = Wires(planner, human, watchdog)
-        self.controller = Controller(self, self.pilot, wires, **{"tick_s": 0.002, **words})
+        self.controller = ArmServer(self, self.supervisor, wires, **{"tick_s": 0.002, **words})
 
     def read(self):
         self.num_reads += 1
@@ -248,7 +248,9 @@ class Desk:
     def plan(self, joints):
         """Has the planner send a way there."""
         now_s = time.monotonic()
-        plan = JointPlan(self.pilot.epoch, 0, now_s, now_s, self.joints, joints[None], now_s + 5)
+        plan = JointPlan(
+            self.supervisor.epoch, 0, now_s, now_s, self.joints, joints[None], now_s + 5
+        )
         self.planner.send(PlanProposal(plan=plan))
 
 
@@ -291,36 +293,36 @@ def test_it_does_not_leave_an_arm_pushing_at_what_blocked_it(desk):
             arm.joints = pushed
 
     arm = desk(each)
-    assert arm.controller.run().kind is Kind.FAULT and arm.pilot.reason == OVERLOAD
+    assert arm.controller.run().kind is Kind.FAULT and arm.supervisor.reason == OVERLOAD
     np.testing.assert_allclose(arm.goal, pushed, atol=1e-6)
 
 
 def test_a_computer_that_slept_is_a_fault(desk, monkeypatch):
     """All stamps and deadlines stood still meanwhile; whoever is at the arm now did not."""
-    asleep_s = hardware.process.asleep_s
+    asleep_s = hardware.arm_server.asleep_s
 
     def each(arm):
         if arm.num_reads == 40:
-            monkeypatch.setattr(hardware.process, "asleep_s", lambda: asleep_s() + 3600)
+            monkeypatch.setattr(hardware.arm_server, "asleep_s", lambda: asleep_s() + 3600)
         if arm.num_reads == 45:
             arm.human.send(End(reason=Reason(Kind.ASKED_FOR)))
 
     arm = desk(each)
     arm.controller.run()
-    assert arm.pilot.reason.kind is Kind.COMPUTER_SLEPT
-    assert arm.pilot.reason.numbers["slept_s"] == pytest.approx(3600, abs=1)
+    assert arm.supervisor.reason.kind is Kind.COMPUTER_SLEPT
+    assert arm.supervisor.reason.numbers["slept_s"] == pytest.approx(3600, abs=1)
 
 
 def test_a_stop_in_the_tick_in_which_the_planner_is_done_is_not_lost(desk):
     def each(arm):
         arm.joints = arm.goal
         if arm.num_reads == 40:
-            arm.planner.send(PlannerDone())
+            arm.planner.send(PolicyDone())
             os.kill(os.getpid(), signal.SIGTERM)
 
     arm = desk(each, park=True)
     assert arm.controller.run().kind is Kind.DONE
-    assert not arm.pilot.parked  # and its torque stays
+    assert not arm.supervisor.parked  # and its torque stays
     np.testing.assert_allclose(arm.goal, HOME, atol=0.02)
 
 
@@ -333,11 +335,11 @@ def test_what_is_written_after_the_controller_broke_is_in_the_record(desk, chain
         if arm.num_reads == 60:
             arm.plan(there)
         if arm.num_reads == 80:
-            assert arm.pilot.state is State.RUNNING
+            assert arm.supervisor.state is State.RUNNING
             arm.controller._hear = None
 
     arm = desk(each)
-    recorder = FlightRecorder(path, arm.pilot._limits, chain)
+    recorder = FlightRecorder(path, arm.supervisor._limits, chain)
     arm.controller._recorder = recorder
     assert arm.controller.run().kind is Kind.CONTROLLER_BROKE
     recorder.close()
@@ -362,18 +364,18 @@ def test_what_does_not_decode_brakes_the_arm_and_is_in_the_record(
         if arm.num_reads == 60:
             arm.plan(HOME + [0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
         if arm.num_reads == 80:
-            assert arm.pilot.state is State.RUNNING
+            assert arm.supervisor.state is State.RUNNING
             os.write(getattr(arm, sender).fileno(), content)
         if arm.num_reads == 200:
             arm.human.send(End(reason=Reason(Kind.FAULT)))
 
     arm = desk(each)
-    recorder = FlightRecorder(path, arm.pilot._limits, chain)
+    recorder = FlightRecorder(path, arm.supervisor._limits, chain)
     arm.controller._recorder = recorder
     arm.controller.run()
     recorder.close()
-    assert arm.pilot.reason.kind is Kind.UNDECODABLE
-    assert arm.pilot.reason.numbers["num_bytes"] == len(content)
+    assert arm.supervisor.reason.kind is Kind.UNDECODABLE
+    assert arm.supervisor.reason.numbers["num_bytes"] == len(content)
     lines = [json.loads(line) for line in path.read_text().splitlines()[1:-1]]
     assert [line["undecodable"] for line in lines if "undecodable" in line] == [[content.hex()]]
     commands = np.array([line["command"] for line in lines if line["command"]])
@@ -483,7 +485,7 @@ def test_who_may_not_go_first_goes_on_without():
         raise PermissionError
 
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    hardware.process.lower_niceness(refuse)
+    hardware.arm_server.lower_niceness(refuse)
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hardware.governor import Governor
-from hardware.pilot import PilotSettings
+from hardware.supervisor import SupervisorSettings
 from robot_wm.cli import main
 from robot_wm.cli.build import build_simulation
 from robot_wm.cli.config import load_config, robot_settings
@@ -98,7 +98,11 @@ def test_the_gripper_opens_as_far_as_it_says(arm):
 
 def test_the_servos_follow_what_the_governor_lets_through(arm):
     """An arm that may accelerate faster than its motors can overshoots, and is called stuck."""
-    env, settings, rng = Tabletop(arm, image_size=32), PilotSettings(), np.random.default_rng(0)
+    env, settings, rng = (
+        Tabletop(arm, image_size=32),
+        SupervisorSettings(),
+        np.random.default_rng(0),
+    )
     env.reset(0)
     governor = Governor(arm.limits, arm.chain.corners, env.joints())
     steps = round(arm.limits.tick_s / env.physics.timestep_s)
@@ -143,7 +147,9 @@ def test_several_objects_and_cameras():
     )
 
     def make():
-        return Tabletop(so100(), objects=blocks, cameras=cameras, image_size=32, random_look=True)
+        return Tabletop(
+            so100(), objects=blocks, cameras=cameras, image_size=32, random_appearance=True
+        )
 
     check_env(make)
     env = make()
@@ -178,7 +184,7 @@ def test_what_has_no_room_is_told():
     above = Camera("top", (0.22, 0.0, 0.6), (0.22, 0.0, 0.0))
     Tabletop(so100(), cameras=(above,), image_size=32).close()
     with pytest.raises(ValueError, match="straight down"):
-        Tabletop(so100(), cameras=(above,), image_size=32, random_look=True)
+        Tabletop(so100(), cameras=(above,), image_size=32, random_appearance=True)
 
 
 def test_large_objects_lie_beside_each_other():
@@ -192,10 +198,10 @@ def test_large_objects_lie_beside_each_other():
 
 
 def test_clutter_stands_around_the_place_of_work(arm):
-    env = Tabletop(arm, image_size=32, random_look=True)
+    env = Tabletop(arm, image_size=32, random_appearance=True)
     model = env.physics.model
     for seed in range(60):
-        env.dress(seed)
+        env.randomize_appearance(seed)
         for i in range(6):
             geom = model.geom(f"clutter{i}")
             inside = (arm.workspace_low[:2] < geom.pos[:2]) & (
@@ -263,7 +269,7 @@ def test_another_arm_is_driven_by_deploy(tmp_path, capsys):
     Image.fromarray(env.reset(5).images["front"]).save(goal)
     env.close()
     words = [f"checkpoint={checkpoint}", f"goal={goal}", "robot.image_size=64", "confirm=false"]
-    words += ["mode=run", "num_steps=2", "monitors.allow_strange=true", f"out={tmp_path / 'run'}"]
+    words += ["mode=run", "num_steps=2", "monitors.allow_novel=true", f"out={tmp_path / 'run'}"]
     capsys.readouterr()
     assert main(["deploy", *words]) == 2
     assert "trained on a jaco, this is a so100" in capsys.readouterr().err

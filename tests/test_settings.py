@@ -9,7 +9,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from hardware.pilot import PilotSettings
+from hardware.supervisor import SupervisorSettings
 from robot_wm.cli import config as cli_config
 from robot_wm.cli.config import load_config
 from robot_wm.cli.deploy import run_settings
@@ -36,11 +36,11 @@ CASES = [
     ("pretrain", MADE, "pretrain.num_steps", PretrainConfig()),
     ("pretrain", MADE, "pretrain.anti_collapse_weight", PretrainConfig()),
     ("eval", ["checkpoint=x"], "controller.arrival", ControllerSettings()),
-    ("deploy", DRIVE, "controller.economy.keep_share", ControllerSettings()),
-    ("deploy", DRIVE, "monitors.surprise_p", MonitorSettings()),
-    ("plan", DRIVE, "monitors.strange", MonitorSettings()),
+    ("deploy", DRIVE, "controller.search_budget.keep_share", ControllerSettings()),
+    ("deploy", DRIVE, "monitors.prediction_error_p", MonitorSettings()),
+    ("plan", DRIVE, "monitors.novelty_ratio", MonitorSettings()),
     ("deploy", DRIVE, "robot.camera_hz", SimulatedRobot()),
-    ("deploy", DRIVE, "robot.settings.max_tick_s", PilotSettings()),
+    ("deploy", DRIVE, "robot.settings.max_tick_s", SupervisorSettings()),
     ("deploy", [*DRIVE, "robot=lerobot"], "robot.limits.tip_speed", SO101),
     ("deploy", [*DRIVE, "robot=lerobot"], "robot.joints.zero", SO101),
 ]
@@ -52,7 +52,7 @@ def disagreements() -> list[str]:
     for command, words, key, made in CASES:
         value: Any = made
         names = key.split(".")
-        for name in names[1:] if not isinstance(made, PilotSettings) else names[-1:]:
+        for name in names[1:] if not isinstance(made, SupervisorSettings) else names[-1:]:
             value = getattr(value, name)
         typed = OmegaConf.select(load_config(command, words), key)
         if typed != msgspec.to_builtins(value):
@@ -82,7 +82,7 @@ def test_what_is_wrong_with_a_setting_is_told_by_its_name():
         ("robot.kind=toy", "robot.kind: got 'toy', want simulated or lerobot"),
         ("robot.rest=somewhere", "robot.rest: got 'somewhere', want home"),
         ("mode=fast", "mode: got 'fast', want run or dry-run"),
-        ("monitors.surprise_p=-1", "monitors.surprise_p: got -1"),
+        ("monitors.prediction_error_p=-1", "monitors.prediction_error_p: got -1"),
         ("controller.limits.trust_norm=l3", "controller.limits.trust_norm: got 'l3'"),
         ("robot.settings.max_tick_s=0", "max_tick_s: got 0"),
     ):

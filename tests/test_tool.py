@@ -12,7 +12,7 @@ from robot_wm.cli import main
 from robot_wm.cli.config import load_config, robot_settings
 from robot_wm.data import DatasetWriter, DataSpec, align, open_dataset
 from robot_wm.deployment.joints import joint_record, learned_joints, tool_view
-from robot_wm.deployment.planner_process import check_robot, learned_actions, make_actions
+from robot_wm.deployment.policy_process import check_robot, learned_actions, make_actions
 from robot_wm.deployment.robots import build_robot
 from robot_wm.robots import so100
 from sim_envs.tabletop import Tabletop

@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from hardware.messages import Heartbeat, ObservationRequest, PlannerFailed, Trouble, Undecodable
+from hardware.messages import Heartbeat, ObservationRequest, PolicyFailed, Trouble, Undecodable
 from hardware.wire import MAX_BYTES, FrameSlot, Slot, Wire
 
-LAST = PlannerFailed(text="last")
+LAST = PolicyFailed(text="last")
 
 
 def test_messages_stay_whole_and_in_order():

@@ -21,10 +21,15 @@ from robot_wm.cli.config import compose_config, groups, plain, planning_settings
 from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.flops import flop_counter, sustained_rate
 from robot_wm.cli.provenance import write_run
-from robot_wm.deployment.control import legal_actions, make_economy, make_objective, make_planner
+from robot_wm.deployment.control import (
+    legal_actions,
+    make_objective,
+    make_planner,
+    make_search_budget,
+)
 from robot_wm.deployment.settings import Part
 from robot_wm.files import replacing
-from robot_wm.imagination import Economy, ImaginedCost
+from robot_wm.imagination import ImaginedCost, SearchBudget
 from robot_wm.models import (
     EncodedFrames,
     LatentWorldModel,
@@ -177,17 +182,17 @@ class Bench:
         self._model, self._bounds, self._pairs = model, bounds, pairs
         self._config, settings = config, planning_settings(config)
         self._planner = settings.planner
-        self._economy = make_economy(settings.controller.economy, model.device)
+        self._search_budget = make_search_budget(settings.controller.search_budget, model.device)
         self._goals = [objective(model.embed(pair.goal)) for pair in pairs]
 
-    def solve(self, planner: Planner, *, economy: Economy | None = None) -> Found:
+    def solve(self, planner: Planner, *, search_budget: SearchBudget | None = None) -> Found:
         """Plans for every pair, from what is seen to the plan."""
         costs, seconds, evaluated = [], [], 0
         for i in range(len(self._pairs)):
             before = self._state(i, past_only=True)
             generator = torch.Generator(self._model.device).manual_seed(self._config.seed + i)
             begin = time.perf_counter()
-            state, plan = self._look_and_plan(i, before, planner, generator, economy)
+            state, plan = self._look_and_plan(i, before, planner, generator, search_budget)
             seconds.append(time.perf_counter() - begin)
             costs.append(self._exact(i, state, plan.actions))
             evaluated += count_evaluations(plan.info)
@@ -200,12 +205,12 @@ class Bench:
         before: State,
         planner: Planner,
         generator: torch.Generator,
-        economy: Economy | None = None,
+        search_budget: SearchBudget | None = None,
     ) -> tuple[State, Plan]:
         """What a controller does at one look."""
         pair, model = self._pairs[i], self._model
         state = model.observe(before, pair.now, pair.applied)
-        cost = ImaginedCost(model, state, self._goals[i], economy)
+        cost = ImaginedCost(model, state, self._goals[i], search_budget)
         return state, planner.plan(cost, self._bounds, init=None, generator=generator)
 
     def _exact(self, i: int, state: State, actions: FloatArray) -> float:
@@ -284,7 +289,7 @@ class Bench:
 
     def default(self) -> Found:
         """The configured planner, as it ships."""
-        return self.solve(make_planner(self._planner), economy=self._economy)
+        return self.solve(make_planner(self._planner), search_budget=self._search_budget)
 
     def sample_efficiency(self) -> dict[str, Any]:
         """How many times the default planner's evaluations plain CEM needs for the same cost.
@@ -321,13 +326,14 @@ class Bench:
     def against_reference(self) -> dict[str, float]:
         """The plain way and the same search as it ships, on the checkpoint."""
         settings: Any = OmegaConf.to_container(self._config.reference)
-        planner, economy = reference_cem(settings), self._economy
+        planner, search_budget = reference_cem(settings), self._search_budget
         plain, quick, costs = [], [], []
         for i in range(len(self._pairs)):
             state = self._state(i)
             pair_costs = []
-            for way in (reference_cost(self._model, state, self._goals[i]),
-                        ImaginedCost(self._model, state, self._goals[i], economy)):  # fmt: skip
+            goal = self._goals[i]
+            shipped_way = ImaginedCost(self._model, state, goal, search_budget)
+            for way in (reference_cost(self._model, state, goal), shipped_way):
                 seconds, actions = timed_plan(planner, way, self._bounds, self._model.device, i)
                 (plain if not pair_costs else quick).append(seconds)
                 pair_costs.append(self._exact(i, state, actions))
@@ -420,7 +426,7 @@ def medium_reference(config: DictConfig, device: torch.device) -> dict[str, floa
     predictor = Predictor(shape, generator=generator).to(device).eval()
     blind: Any = _Shape(shape.token_dim, shape.grid)
     model = LatentWorldModel(blind, predictor, spec, action_stats=same, proprio_stats=same)
-    economy = make_economy(planning_settings(config).controller.economy, device)
+    search_budget = make_search_budget(planning_settings(config).controller.search_budget, device)
 
     def draw(*size: int) -> Tensor:
         return torch.randn(size, generator=generator).to(device)
@@ -440,7 +446,7 @@ def medium_reference(config: DictConfig, device: torch.device) -> dict[str, floa
                 planner, reference_cost(model, state, goal), bounds, device, 0
             )
             fast, ours = timed_plan(
-                planner, ImaginedCost(model, state, goal, economy), bounds, device, 0
+                planner, ImaginedCost(model, state, goal, search_budget), bounds, device, 0
             )
             both = torch.tensor(np.stack((ours, theirs)), dtype=torch.float32, device=device)
             with torch.inference_mode():

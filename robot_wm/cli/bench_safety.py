@@ -27,18 +27,18 @@ from omegaconf import DictConfig
 from hardware.flight import FlightRecorder, replay
 from hardware.governor import Governor
 from hardware.messages import PlanProposal, encode
-from hardware.pilot import Pilot, PilotSettings
 from hardware.plans import JointPlan
 from hardware.reasons import Kind, Reason, said
 from hardware.states import Event, State
-from hardware.ticks import NoteKind, PlannerLife, Reading
+from hardware.supervisor import Supervisor, SupervisorSettings
+from hardware.ticks import NoteKind, PolicyLife, Reading
 from hardware.verify import violations
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.config import groups, load_config, planning_settings, robot_settings
 from robot_wm.cli.console import Progress, finish, output_dir, say
 from robot_wm.cli.provenance import write_run
 from robot_wm.deployment.control import make_controller
-from robot_wm.deployment.rehearsal import Rehearsal, heard, illegal_plans, legal_pose
+from robot_wm.deployment.rig import Rig, heard, illegal_plans, legal_pose
 from robot_wm.deployment.robots import build_robot
 from robot_wm.kinematics import Chain, Limits
 from robot_wm.types import (
@@ -53,7 +53,7 @@ from robot_wm.types import (
 
 _FULL = {"sequences": 10_000, "stops": 50, "kills": 100, "jitter_s": 60.0}
 _REPLAYED = 20  # every so many sequences
-_STANDS = PilotSettings().steady_ticks
+_STANDS = SupervisorSettings().steady_ticks
 _TRIES = 3  # to have a rehearsed arm move
 _WATCHED_S = 0.8  # after a stop: what moves later counts
 _ASKED = Reason(Kind.ASKED_FOR)
@@ -133,7 +133,7 @@ class Bench:
     rest: FloatArray
     work: Path
     seed: int
-    settings: PilotSettings
+    settings: SupervisorSettings
     num_begun_anew: int = 0
     _num_moves: int = 0
 
@@ -150,7 +150,7 @@ class Bench:
 
     def _sequence(self, number: int, num_ticks: int, found: dict[str, int]) -> None:
         rng = np.random.default_rng((self.seed, number))
-        pilot = Pilot(self.limits, self.chain.corners, rest=self.rest)
+        supervisor = Supervisor(self.limits, self.chain.corners, rest=self.rest)
         tick_s, now_s, joints = float(self.limits.tick_s), 10.0, self.rest.copy()
         path = self.work / f"{number}.jsonl"
         record = FlightRecorder(path, self.limits, self.chain) if number % _REPLAYED == 0 else None
@@ -166,11 +166,11 @@ class Bench:
             plans: list[JointPlan] = []
             legal = True
             if rng.random() < 0.1:
-                content, legal = self._plan(rng, pilot, joints, now_s, i)
+                content, legal = self._plan(rng, supervisor, joints, now_s, i)
                 plans, nonsense = heard(content)
                 events += nonsense
-            before = pilot.state
-            turn = pilot.tick(now_s, reading, life, events=events, plans=plans)
+            before = supervisor.state
+            turn = supervisor.tick(now_s, reading, life, events=events, plans=plans)
             taken = any(note.kind is NoteKind.PLAN_TAKEN for note in turn.notes)
             if taken and not legal:
                 found["illegal_plans_run"] += 1
@@ -194,7 +194,7 @@ class Bench:
 
     def _reading(
         self, rng: np.random.Generator, joints: FloatArray, now_s: float
-    ) -> tuple[Reading, PlannerLife]:
+    ) -> tuple[Reading, PolicyLife]:
         """What the arm reads: nearly always where it was sent, sometimes nonsense."""
         chance = rng.random()
         stamp_s, frame_s, measured = now_s, now_s - 0.02, joints
@@ -211,14 +211,19 @@ class Bench:
             measured = joints + rng.normal(0, 0.01, len(joints))
         alive = rng.random() > 0.001
         heard_s = now_s - (rng.uniform(0.1, 9.0) if rng.random() < 0.01 else 0.0)
-        return Reading(measured, stamp_s, {"front": frame_s}, fault), PlannerLife(alive, heard_s)
+        return Reading(measured, stamp_s, {"front": frame_s}, fault), PolicyLife(alive, heard_s)
 
     def _plan(
-        self, rng: np.random.Generator, pilot: Pilot, joints: FloatArray, now_s: float, number: int
+        self,
+        rng: np.random.Generator,
+        supervisor: Supervisor,
+        joints: FloatArray,
+        now_s: float,
+        number: int,
     ) -> tuple[bytes, bool]:
         """A plan as it is sent, and whether it may be followed."""
         wish = legal_pose(self.chain, self.limits, rng, joints)
-        good = JointPlan(pilot.epoch, number + 1, now_s - 0.05, now_s, joints, wish[None],
+        good = JointPlan(supervisor.epoch, number + 1, now_s - 0.05, now_s, joints, wish[None],
                          now_s + 2.0)  # fmt: skip
         if rng.random() < 0.5:
             return encode(PlanProposal(plan=good)), True
@@ -277,28 +282,28 @@ class Bench:
     def refusals(self) -> dict[str, Any]:
         """Every reason not to arm, and plans that may not run, tried one by one."""
         missed = [name for name, armed in self._arming() if armed]
-        pilot, now_s = self._armed()
-        good = JointPlan(pilot.epoch, 1, now_s, now_s, self.rest, self.rest[None] + 0.05,
+        supervisor, now_s = self._armed()
+        good = JointPlan(supervisor.epoch, 1, now_s, now_s, self.rest, self.rest[None] + 0.05,
                          now_s + 2.0)  # fmt: skip
         for number, content in enumerate(illegal_plans(good, self.limits)):
-            pilot, now_s = self._armed()
+            supervisor, now_s = self._armed()
             plans, nonsense = heard(content)
-            turn = pilot.tick(now_s + 0.01, Reading(self.rest, now_s + 0.01, {"front": now_s}),
-                              PlannerLife(True, now_s), events=nonsense, plans=plans)  # fmt: skip
+            turn = supervisor.tick(now_s + 0.01, Reading(self.rest, now_s + 0.01, {"front": now_s}),
+                              PolicyLife(True, now_s), events=nonsense, plans=plans)  # fmt: skip
             if turn.state is State.RUNNING:
                 missed.append(f"illegal plan {number}")
         say(f"arming and plans: {len(missed)} refusals missed {missed or ''}")
         return {"refusals_missed": len(missed)}
 
-    def _armed(self) -> tuple[Pilot, float]:
-        pilot, now_s = Pilot(self.limits, self.chain.corners, rest=self.rest), 10.0
+    def _armed(self) -> tuple[Supervisor, float]:
+        supervisor, now_s = Supervisor(self.limits, self.chain.corners, rest=self.rest), 10.0
         for tick in range(_STANDS + 1):
             now_s += float(self.limits.tick_s)
             reading = Reading(self.rest, now_s, {"front": now_s})
             events = [(Event.ARM, _ASKED)] if tick == _STANDS else []
-            pilot.tick(now_s, reading, PlannerLife(True, now_s), events=events)
-        assert pilot.state is State.ARMED
-        return pilot, now_s
+            supervisor.tick(now_s, reading, PolicyLife(True, now_s), events=events)
+        assert supervisor.state is State.ARMED
+        return supervisor, now_s
 
     def _boxed_out(self) -> FloatArray:
         """Joints `[J]`, rad, that are legal but for a corner of the arm outside the box.
@@ -332,26 +337,26 @@ class Bench:
             "no planner": lambda now_s: Reading(rest, now_s, {"front": now_s}),
         }
         for name, read in cases.items():
-            pilot, now_s = Pilot(self.limits, self.chain.corners, rest=rest), 10.0
+            supervisor, now_s = Supervisor(self.limits, self.chain.corners, rest=rest), 10.0
             for tick in range(_STANDS + 1):
                 now_s += float(self.limits.tick_s)
                 events = [(Event.ARM, _ASKED)] if tick == _STANDS else []
-                life = PlannerLife(name != "no planner", now_s)
-                turn = pilot.tick(now_s, read(now_s), life, events=events)
+                life = PolicyLife(name != "no planner", now_s)
+                turn = supervisor.tick(now_s, read(now_s), life, events=events)
                 if turn.state is State.ARMED or turn.command is not None:
                     yield name, True
                     break
             else:
                 yield name, False
 
-    def _rehearse(self, name: str, **words: Any) -> Rehearsal:
+    def _rehearse(self, name: str, **words: Any) -> Rig:
         path = self.work / f"{name}-{time.monotonic_ns()}.jsonl"
         self._num_moves += 1  # each run moves otherwise
         words = {"settings": self.settings, "seed": self.seed + self._num_moves, **words}
-        return Rehearsal(self.chain, self.limits, self.rest, path, **words)
+        return Rig(self.chain, self.limits, self.rest, path, **words)
 
     @contextlib.contextmanager
-    def _moving(self, name: str, *, into_s: float = 0.1, **words: Any) -> Iterator[Rehearsal]:
+    def _moving(self, name: str, *, into_s: float = 0.1, **words: Any) -> Iterator[Rig]:
         """A rehearsal whose arm is on its way.
 
         Its servos are a thread of this process: where the machine does not let it run for longer
@@ -373,7 +378,7 @@ class Bench:
 
     def stops(self, num: int) -> dict[str, Any]:
         """Seconds from what stops the arm to its rest, the longest of all."""
-        kinds: dict[str, Callable[[Rehearsal], object]] = {
+        kinds: dict[str, Callable[[Rig], object]] = {
             "SIGINT": lambda run: run.children["controller"].send_signal(signal.SIGINT),
             "SIGTERM": lambda run: run.children["controller"].send_signal(signal.SIGTERM),
             "SIGHUP": lambda run: run.children["controller"].send_signal(signal.SIGHUP),

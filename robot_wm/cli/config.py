@@ -73,7 +73,7 @@ def _give_defaults(command: str) -> None:
         watched = MonitorSettings()  # plan looks at the pictures alone, before it begins
         given = {"monitors": watched}
         if command == "plan":
-            name, given = "pictures", {"monitors": {"strange": watched.strange}}
+            name, given = "pictures", {"monitors": {"novelty_ratio": watched.novelty_ratio}}
     for group, settings in given.items():
         _STORE.store(group=group, name=name, node=msgspec.to_builtins(settings))
 

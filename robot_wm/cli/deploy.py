@@ -1,8 +1,8 @@
 """`robot-wm deploy`: drives an arm to the pose in a goal picture, behind governor and watchdog.
 
 This process is the human's: it checks, asks, starts the others, and tells how it goes. The arm
-belongs to the controller (hardware.process); the model thinks in a process of its own
-(robot_wm.deployment.planner_process).
+belongs to the controller (hardware.arm_server); the model thinks in a process of its own
+(robot_wm.deployment.policy_process).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from hardware.reasons import Kind
 from robot_wm.cli.config import plain, planning_settings
 from robot_wm.cli.console import ask, finish, output_dir, say, say_outcomes
 from robot_wm.cli.provenance import describe_run
-from robot_wm.deployment.crew import Crew, DeployError
 from robot_wm.deployment.devices import open_device
 from robot_wm.deployment.pictures import goal_files, read_picture
 from robot_wm.deployment.robots import build_robot
 from robot_wm.deployment.run import RunSettings
+from robot_wm.deployment.session import DeployError, Session
 from robot_wm.deployment.settings import read_settings
 from robot_wm.kinematics import Limits
 from robot_wm.types import UserError
@@ -73,7 +73,7 @@ def run(config: DictConfig) -> None:
     }
     with open_device(settings.robot, robot, say) as device:
         device.wait_ready()
-        with Crew(settings, about, device, robot, goals, record, Live()) as crew:
+        with Session(settings, about, device, robot, goals, record, Live()) as crew:
             ready = crew.wait_ready()
             say(f"ready: {ready.what}")
             for note in ready.notes:
@@ -114,7 +114,7 @@ def run_settings(config: DictConfig) -> RunSettings:
     monitors = plain(config.monitors)
     values = {
         **{name: plain(config[name]) for name in own},
-        "allow_strange": monitors.pop("allow_strange"),
+        "allow_novel": monitors.pop("allow_novel"),
         "monitors": monitors,
         "robot": plain(config.robot),
         "planning": msgspec.to_builtins(planning_settings(config)),

@@ -15,7 +15,7 @@ from robot_wm.data import split_episodes
 from robot_wm.deployment.joints import learned_joints, view_of
 from robot_wm.encoders import WEIGHTS_DIR
 from robot_wm.models import device_of
-from robot_wm.monitors import FILE, Normal, fit_normal
+from robot_wm.monitors import FILE, ReferenceStatistics, fit_reference
 from robot_wm.precision import pick_device
 from robot_wm.robots import make_arm
 from robot_wm.types import UserError
@@ -52,18 +52,18 @@ def run(config: DictConfig) -> None:
     fit: dict[str, Any] = saved["training"].get("fit") or {}
     share, seed = float(fit.get("holdout", 0.1)), int(fit.get("seed", 0))
     episodes = split_episodes(data.num_episodes, share, seed)
-    normal = fit_normal(model, data, tokens, *episodes, num_frames=config.num_frames)
+    normal = fit_reference(model, data, tokens, *episodes, num_frames=config.num_frames)
     add_to_checkpoint(directory, FILE, normal.to_bytes())
     finish(summary(normal))
 
 
-def summary(normal: Normal) -> dict[str, float]:
+def summary(normal: ReferenceStatistics) -> dict[str, float]:
     """What is normal, in a few numbers."""
     return {
         "frames": len(normal.bank),
-        "strangeness_max": float(normal.strangeness[-1]),
-        "view_strangeness_max": float(normal.view_strangeness[-1]),
-        "surprise_median": float(normal.surprise.median()),
+        "strangeness_max": float(normal.novelty[-1]),
+        "view_strangeness_max": float(normal.view_novelty[-1]),
+        "surprise_median": float(normal.prediction_errors.median()),
         "surprise_p_least": normal.least_p,
-        "surprise_p01": float(normal.surprise.quantile(0.99)),
+        "surprise_p01": float(normal.prediction_errors.quantile(0.99)),
     }

@@ -14,11 +14,11 @@ from robot_wm.cli.config import plain, planning_settings
 from robot_wm.cli.console import finish, output_dir, say, say_outcomes
 from robot_wm.cli.provenance import write_run
 from robot_wm.deployment.control import check_cameras, check_same_arm, make_controller
-from robot_wm.deployment.novelty import refuse_strange
+from robot_wm.deployment.novelty import refuse_novel
 from robot_wm.deployment.pictures import goal_name, read_goal, side_by_side
 from robot_wm.evaluation import plan_seconds
 from robot_wm.files import replacing
-from robot_wm.monitors import Monitors, MonitorSettings, load_normal
+from robot_wm.monitors import Monitors, MonitorSettings, load_reference
 from robot_wm.precision import pick_device
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
@@ -65,10 +65,10 @@ def run(config: DictConfig) -> None:
     controller.reset(goals)  # refuses a picture that does not fit
     start = simulation.env.reset(config.seed)
     own: Any = OmegaConf.to_container(config.monitors)
-    allow_strange = own.pop("allow_strange")
-    normal = load_normal(directory, info)
+    allow_novel = own.pop("allow_novel")
+    normal = load_reference(directory, info)
     monitors = Monitors(normal, MonitorSettings(**own), step_energy=None)
-    for problem in refuse_strange(monitors, model, start.images, wanted, allow=allow_strange):
+    for problem in refuse_novel(monitors, model, start.images, wanted, allow=allow_novel):
         say(f"  {problem}")
     tape = _Tape()
     num_steps = simulation.num_steps * len(goals)

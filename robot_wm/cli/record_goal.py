@@ -22,7 +22,7 @@ from robot_wm.deployment.devices import open_device
 from robot_wm.deployment.pictures import CAMERA_TAG
 from robot_wm.deployment.robots import build_robot
 from robot_wm.files import replacing
-from robot_wm.monitors import MonitorError, Monitors, MonitorSettings, load_normal
+from robot_wm.monitors import MonitorError, Monitors, MonitorSettings, load_reference
 from robot_wm.types import ImageArray, UserError
 
 _FRESH_S = 5.0  # longest wait for a new picture
@@ -86,7 +86,7 @@ def _judge(checkpoint: str | None, camera: str) -> Callable[[ImageArray], str]:
         return lambda picture: _problem(monitors, camera, picture)
     directory = find_checkpoint(checkpoint)
     model, _ = load_checkpoint(directory)
-    normal = load_normal(directory, model.info)
+    normal = load_reference(directory, model.info)
     if camera not in model.info.cameras:
         sees = ", ".join(model.info.cameras)
         raise UserError(f"camera: got {camera}, the checkpoint sees through {sees}")
@@ -98,7 +98,7 @@ def _judge(checkpoint: str | None, camera: str) -> Callable[[ImageArray], str]:
         problem = _problem(monitors, camera, picture)
         if problem or normal is None:
             return problem
-        strange = normal.strange(latent, [picture])
+        strange = normal.novelty_of(latent, [picture])
         return f"; {strange:.1f} times as far from the training pictures as any held-out one"
 
     return judge

@@ -47,7 +47,7 @@ from robot_wm.deployment.settings import LeRobotRobot
 from robot_wm.encoders import Encoder, build_encoder, encode
 from robot_wm.files import owning
 from robot_wm.models import LATENT, Family, FitConfig, find_family
-from robot_wm.monitors import FILE, fit_normal
+from robot_wm.monitors import FILE, fit_reference
 from robot_wm.optimization import Metrics, saved_about, train_and_save
 from robot_wm.precision import choose_precision, pick_device
 from robot_wm.training import TrainConfig, Training, held_out_error, prepare
@@ -160,7 +160,7 @@ def _train(config: DictConfig, out: Path) -> TrainingRun:
         RUN_FILE: describe_run("train", config),
     }
     try:
-        extra[FILE] = fit_normal(model, data, tokens, *split).to_bytes()
+        extra[FILE] = fit_reference(model, data, tokens, *split).to_bytes()
     except (ValueError, OSError) as error:  # the weights are worth keeping all the same
         say(f"warning: deploy will not know what is normal: {error}")
     save_checkpoint(

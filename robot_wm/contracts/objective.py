@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch takes a second, and whoever checks an env needs none
 def check_objective(
     make: Callable[[Tensor], Objective], *, num_tokens: int = 4, dim: int = 6, action_size: int = 3
 ) -> None:
-    """Runs an Objective through what a planner, a controller and an economy expect of it.
+    """Runs an Objective through what a planner, a controller and an search_budget expect of it.
 
     Args:
         make: builds the objective for a goal's latent `[P, D]`.

@@ -13,8 +13,8 @@ from torch import Tensor
 from robot_wm.contracts import check_objective, check_planner, hold_to
 from robot_wm.controller import MPC, ActionChunks, GoalSequence, Steered
 from robot_wm.deployment.extensions import check_parts
-from robot_wm.deployment.settings import ActionLimits, EconomySettings, Part, PlanningSettings
-from robot_wm.imagination import Economy
+from robot_wm.deployment.settings import ActionLimits, Part, PlanningSettings, SearchBudgetSettings
+from robot_wm.imagination import SearchBudget
 from robot_wm.kinematics import RobotModel
 from robot_wm.models import ModelInfo, TrainableModel, device_of
 from robot_wm.objectives import Objective, region_weights
@@ -57,7 +57,7 @@ def make_controller(
             f"the checkpoint imagines"
         )
     own = settings.controller
-    economy = make_economy(own.economy, device)
+    search_budget = make_search_budget(own.search_budget, device)
     objective = make_objective(model, settings.objective)
     if own.compile:
         model.compile()
@@ -69,13 +69,13 @@ def make_controller(
         seed=settings.seed,
         device=device,
         margin=_energy(model, settings, "margin") or 0.0,
-        economy=economy,
+        search_budget=search_budget,
     )
     steered: Steered = mpc if own.execute_steps == 1 else ActionChunks(mpc, own.execute_steps)
     return GoalSequence(
         steered,
         arrival=_energy(model, settings, "arrival") or None,
-        arrival_looks=own.arrival_looks,
+        arrival_decisions=own.arrival_decisions,
         progress=_energy(model, settings, "progress") or 0.0,
         patience=own.patience or None,
         step_energy=step_energy(model, settings.objective),
@@ -122,7 +122,7 @@ def check_same_arm(info: ModelInfo, robot: RobotModel, kind: str | None = None) 
         )
 
 
-def make_economy(settings: EconomySettings, device: torch.device) -> Economy:
+def make_search_budget(settings: SearchBudgetSettings, device: torch.device) -> SearchBudget:
     """Where imagining saves work on a device.
 
     Raises:
@@ -131,7 +131,7 @@ def make_economy(settings: EconomySettings, device: torch.device) -> Economy:
     own = msgspec.structs.asdict(settings)
     if settings.precision == "auto":
         own["precision"] = str(choose_precision("auto", device)).removeprefix("torch.")
-    return Economy(**own)
+    return SearchBudget(**own)
 
 
 def legal_actions(model: TrainableModel, env: Controlled, limits: ActionLimits) -> ActionSpec:

@@ -30,7 +30,7 @@ from hardware.tasks import (
     LeRobotArmTask,
     Place,
     SimulatedArmTask,
-    WorldTask,
+    SimulatorTask,
 )
 from hardware.wire import FrameSlot, Wire
 from robot_wm.deployment.settings import LeRobotRobot, RobotSettings, SimulatedRobot
@@ -160,7 +160,7 @@ class Simulated(Device):
         return [*super().shared(), self._goals, self._measured]
 
     def _start(self) -> None:
-        task = WorldTask(
+        task = SimulatorTask(
             robot=msgspec.to_builtins(self._settings),
             goals=self._goals.fileno(),
             measured=self._measured.fileno(),

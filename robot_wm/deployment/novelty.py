@@ -9,7 +9,7 @@ from robot_wm.monitors import MonitorError, Monitors
 from robot_wm.types import ImageArray, UserError
 
 
-def refuse_strange(
+def refuse_novel(
     monitors: Monitors,
     model: WorldModel,
     images: Mapping[str, ImageArray],
@@ -24,7 +24,7 @@ def refuse_strange(
     """
     problems = check_views(monitors, model, images, goals)
     if problems and not allow:
-        raise UserError(f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)")
+        raise UserError(f"{'; '.join(problems)} (monitors.allow_novel=true drives all the same)")
     return problems
 
 

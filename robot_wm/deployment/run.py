@@ -19,7 +19,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         robot: what is driven.
         planning: how the checkpoint plans.
         monitors: when what happens is no longer normal.
-        allow_strange: drives on pictures unlike the training ones, too.
+        allow_novel: drives on pictures unlike the training ones, too.
         mode: a dry run does everything but write to the robot.
         num_steps: actions on one goal picture at most.
         device: of the model; `"auto"`, `"cpu"`, `"cuda"`, ...
@@ -33,7 +33,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     robot: RobotSettings
     planning: PlanningSettings
     monitors: MonitorSettings = MonitorSettings()
-    allow_strange: bool = False
+    allow_novel: bool = False
     mode: Literal["run", "dry-run"] = "dry-run"
     num_steps: Annotated[int, Meta(ge=1)] = 20
     device: str = "auto"

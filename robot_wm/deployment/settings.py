@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from hardware.pilot import PilotSettings
+from hardware.supervisor import SupervisorSettings
 from robot_wm.deployment.extensions import find_attribute
 from robot_wm.types import UserError
 
@@ -82,7 +82,7 @@ class _RobotSettings(
     action_units: tuple[str, ...] = ("m", "m", "m", "m")
     control_hz: Positive = 5.0
     limits: LimitSettings = LimitSettings()
-    settings: PilotSettings = PilotSettings()
+    settings: SupervisorSettings = SupervisorSettings()
     rest: tuple[float, ...] | Literal["home"] | None = None
     posture: tuple[float, ...] | Literal["home"] | None = None
 
@@ -93,7 +93,7 @@ class SimulatedRobot(_RobotSettings, frozen=True, kw_only=True, tag="simulated")
     Attributes:
         seed: of where it stands.
         image_size: of its cameras, pixels.
-        random_look: draws light, colours and the camera's place.
+        random_appearance: draws light, colours and the camera's place.
         wrist_camera: a second camera, that rides on the arm.
         camera_hz: pictures a second.
     """
@@ -103,7 +103,7 @@ class SimulatedRobot(_RobotSettings, frozen=True, kw_only=True, tag="simulated")
     rest: tuple[float, ...] | Literal["home"] | None = "home"
     seed: Seed = 0
     image_size: Pixels = 128
-    random_look: bool = False
+    random_appearance: bool = False
     wrist_camera: bool = False
     camera_hz: Positive = 20.0
 
@@ -204,8 +204,8 @@ class ActionLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     trust_norm: Literal["l2", "box"] = "l2"
 
 
-class EconomySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where imagining saves work (robot_wm.imagination.Economy).
+class SearchBudgetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where imagining saves work (robot_wm.imagination.SearchBudget).
 
     Attributes:
         keep_share: of the candidates go on to the next imagined step.
@@ -230,24 +230,24 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         execute_steps: actions of a plan before the next.
         margin: a plan must beat doing nothing by it.
         arrival: a goal is reached when what is seen is nearer, and comes no nearer; 0: never.
-        arrival_looks: so many decisions in a row.
+        arrival_decisions: so many decisions in a row.
         progress: a picture is nearer when its energy is lower by this than any before.
         patience: decisions in a row that come no nearer: then the goal is stalled; 0: never.
         timeout_steps: decisions spent on one goal picture at most; None: no end.
         limits: of actions.
-        economy: where imagining saves work.
+        search_budget: where imagining saves work.
         compile: torch.compile the predictor: for long runs on a GPU.
     """
 
     execute_steps: int = 1
     margin: float | None = 0.0
     arrival: float | None = 0.1
-    arrival_looks: int = 2
+    arrival_decisions: int = 2
     progress: float | None = 0.1
     patience: int | None = 4
     timeout_steps: int | None = None
     limits: ActionLimits = ActionLimits()
-    economy: EconomySettings = EconomySettings()
+    search_budget: SearchBudgetSettings = SearchBudgetSettings()
     compile: bool = False
 
 

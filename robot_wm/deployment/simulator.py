@@ -13,11 +13,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hardware.process import lower_niceness
+from hardware.arm_server import lower_niceness
 from hardware.simulated import Goals, Measured
 from hardware.spawn import read_task
 from hardware.tasks import (
-    WorldTask,
+    SimulatorTask,
 )
 from hardware.wire import FrameSlot, Wire
 from robot_wm.deployment.extensions import import_extensions
@@ -28,7 +28,7 @@ from sim_envs.tabletop import Tabletop
 
 def main(words: list[str]) -> int:
     """Simulates until whoever started it is gone."""
-    task = read_task(int(words[0]), WorldTask)
+    task = read_task(int(words[0]), SimulatorTask)
     for name in ("SIGINT", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     import_extensions()
@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
     env = Tabletop(
         robot,
         image_size=settings.image_size,
-        random_look=settings.random_look,
+        random_appearance=settings.random_appearance,
         wrist_camera=settings.wrist_camera,
     )
     env.reset(settings.seed)

@@ -139,8 +139,9 @@ class Decision:
         rest_cost: what doing nothing was predicted to cost, where a plan was made.
         left: how the way to a goal ended that it left behind at this look.
         latent: of what it saw, `[P, D]`, a torch.Tensor; None of a controller without a model.
-        foresee: what an action `[A]` from this look leads to, which need not be the one above: the
-            latent `[P, D]` imagined, the mean of them where there are several, and its energy.
+        predict_one_step: what an action `[A]` leads to from this observation; it need not be the
+            action above. Returns the latent `[P, D]` imagined, the mean of them where there are
+            several, and its energy.
     """
 
     action: FloatArray
@@ -151,7 +152,7 @@ class Decision:
     rest_cost: float | None = None
     left: Outcome | None = None
     latent: Any = None
-    foresee: Callable[[FloatArray], tuple[Any, float]] | None = None
+    predict_one_step: Callable[[FloatArray], tuple[Any, float]] | None = None
 
     def __post_init__(self) -> None:
         _check_kind("decision", self.kind, DecisionKind)

@@ -26,8 +26,8 @@ from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from hardware.arm_server import SETTLE_S
 from hardware.governor import Governor
-from hardware.process import SETTLE_S
 from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
 from lerobot_policy_robot_wm.layout import (
     Layout,
@@ -44,12 +44,12 @@ from robot_wm.deployment.extensions import import_extensions
 from robot_wm.deployment.joints import learned_joints
 from robot_wm.deployment.novelty import check_views
 from robot_wm.deployment.pictures import goal_name, read_goal
-from robot_wm.deployment.planner_process import check_robot, learned_actions, make_actions
+from robot_wm.deployment.policy_process import check_robot, learned_actions, make_actions
 from robot_wm.deployment.robots import build_robot, find_arm
 from robot_wm.deployment.settings import LeRobotRobot
 from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import JointMap, Limits, RobotModel
-from robot_wm.monitors import Monitors, MonitorSettings, load_normal
+from robot_wm.monitors import Monitors, MonitorSettings, load_reference
 from robot_wm.precision import pick_device
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
 
@@ -145,8 +145,8 @@ class RobotWMPolicy(PreTrainedPolicy):
         self._pictures = {goal_name(goal): read_goal(goal, info.cameras) for goal in wanted}
         self._goals = [Goal(images=self._pictures[goal_name(goal)]) for goal in wanted]
         own: Any = OmegaConf.to_container(settings.monitors)
-        self._allow_strange = bool(own.pop("allow_strange"))
-        normal = load_normal(directory, model.info)
+        self._allow_novel = bool(own.pop("allow_novel"))
+        normal = load_reference(directory, model.info)
         self._monitors = Monitors(normal, MonitorSettings(**own), step_energy=None)
         self._model = model
         self._drive: _Drive | None = None
@@ -271,12 +271,12 @@ class RobotWMPolicy(PreTrainedPolicy):
         Raises:
             ValueError: one of them is unlike those.
         """
-        if self._allow_strange:
+        if self._allow_novel:
             return
         problems = check_views(self._monitors, self._model, images, self._pictures)
         if problems:
             raise ValueError(
-                f"{'; '.join(problems)} (monitors.allow_strange=true drives all the same)"
+                f"{'; '.join(problems)} (monitors.allow_novel=true drives all the same)"
             )
 
     def _make_governor(self, drive: _Drive, joints: FloatArray) -> Governor:

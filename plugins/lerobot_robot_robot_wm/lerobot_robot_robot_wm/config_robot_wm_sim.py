@@ -15,9 +15,9 @@ class RobotWMSimConfig(RobotConfig):
     Attributes:
         seed: of where the arm and the cube stand.
         image_size: height and width of the camera's picture, pixels.
-        random_look: colours, textures, lights, camera and clutter from the seed too.
+        random_appearance: colours, textures, lights, camera and clutter from the seed too.
     """
 
     seed: int = 0
     image_size: int = 128
-    random_look: bool = False
+    random_appearance: bool = False

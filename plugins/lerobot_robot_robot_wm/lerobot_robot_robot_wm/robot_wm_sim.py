@@ -78,7 +78,9 @@ class RobotWMSim(Robot):
         robot = build_robot(SimulatedRobot())
         limits = robot.limits
         env = Tabletop(
-            robot, image_size=self.config.image_size, random_look=self.config.random_look
+            robot,
+            image_size=self.config.image_size,
+            random_appearance=self.config.random_appearance,
         )
         env.reset(self.config.seed)
         self._governor = Governor(limits, robot.chain.corners, limits.seat(env.joints()))

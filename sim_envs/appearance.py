@@ -88,7 +88,7 @@ def add_variety(scene: Any) -> None:
         )
 
 
-class Look:
+class Appearance:
     """Changes what a scene looks like, and nothing that moves in it.
 
     Args:

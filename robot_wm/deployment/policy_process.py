@@ -19,9 +19,9 @@ from hardware.actions import JointActions, PoseActions, ToolActions
 from hardware.messages import (
     Begin,
     DecisionTaken,
-    PlannerDone,
-    PlannerFailed,
-    PlannerReady,
+    PolicyDone,
+    PolicyFailed,
+    PolicyReady,
     Refused,
     RunEnded,
 )
@@ -29,7 +29,7 @@ from hardware.reasons import clean
 from hardware.remote import Actions, ArmStoppedError, RemoteArm
 from hardware.spawn import read_task
 from hardware.tasks import (
-    PlannerTask,
+    PolicyTask,
 )
 from hardware.wire import FrameSlot, Wire
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
@@ -38,14 +38,14 @@ from robot_wm.deployment.control import check_cameras, check_same_arm, make_cont
 from robot_wm.deployment.dataset import DeploymentDataset
 from robot_wm.deployment.extensions import import_extensions
 from robot_wm.deployment.joints import LearnedJoints, learned_joints
-from robot_wm.deployment.novelty import refuse_strange
+from robot_wm.deployment.novelty import refuse_novel
 from robot_wm.deployment.pictures import goal_name, read_goal, side_by_side
 from robot_wm.deployment.robots import build_robot
 from robot_wm.deployment.run import RunSettings
 from robot_wm.deployment.settings import LeRobotRobot, RobotSettings, read_settings
 from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import RobotModel
-from robot_wm.monitors import MonitorGuard, Monitors, load_normal
+from robot_wm.monitors import MonitorGuard, Monitors, load_reference
 from robot_wm.precision import pick_device
 from robot_wm.runtime import GuardError, Recorder, Step, run_episode
 from robot_wm.types import ActionSpec, Goal, Guard, Observation, Outcome, UserError
@@ -85,7 +85,7 @@ def main(words: list[str]) -> int:
     os.nice(5)  # the controller first
     share_cores()
     import_extensions()
-    task = read_task(int(words[0]), PlannerTask)
+    task = read_task(int(words[0]), PolicyTask)
     human, wire = Wire.at(task.human), Wire.at(task.wire)
     try:
         settings = read_settings("run", task.settings, RunSettings)
@@ -94,7 +94,7 @@ def main(words: list[str]) -> int:
         human.send(Refused(text=clean(error, 4000)))
         return 2
     what = f"{settings.checkpoint}, {len(run.goals)} goal picture(s)"
-    human.send(PlannerReady(what=what, notes=tuple(run.notes)))
+    human.send(PolicyReady(what=what, notes=tuple(run.notes)))
     while not any(isinstance(message, Begin) for message in human.receive()):
         if human.closed:
             return 0
@@ -118,13 +118,13 @@ def main(words: list[str]) -> int:
     except ArmStoppedError:
         return 0
     except GuardError as error:
-        wire.send(PlannerFailed(text=clean(error, 2000)))
+        wire.send(PolicyFailed(text=clean(error, 2000)))
         return 1
     except Exception as error:  # noqa: BLE001 - no plan, no memory, no answer: never a clean end
-        wire.send(PlannerFailed(text=clean(f"{type(error).__name__}: {error}", 2000)))
+        wire.send(PolicyFailed(text=clean(f"{type(error).__name__}: {error}", 2000)))
         traceback.print_exc()
         return 1
-    wire.send(PlannerDone())
+    wire.send(PolicyDone())
     return 0
 
 
@@ -151,7 +151,7 @@ class Run:
     view: Recorder | None
 
 
-def prepare(task: PlannerTask, settings: RunSettings, wire: Wire) -> Run:
+def prepare(task: PolicyTask, settings: RunSettings, wire: Wire) -> Run:
     """All that must be in order before an arm may move.
 
     Raises:
@@ -183,16 +183,16 @@ def prepare(task: PlannerTask, settings: RunSettings, wire: Wire) -> Run:
     pictures = [goals[goal_name(goal)] for goal in task.goals]
     wanted = [Goal(images=images) for images in pictures]
     controller.reset(wanted)  # refuses a picture that does not fit
-    normal = load_normal(directory, model.info)
+    normal = load_reference(directory, model.info)
     energy = step_energy(model, planning.objective)
     monitors = Monitors(normal, settings.monitors, step_energy=energy)
     notes = [] if normal else ["the checkpoint does not know what is normal: robot-wm monitors"]
     seen = {name: frame[0] for name, slot in frames.items() if (frame := slot.read()) is not None}
-    problems = refuse_strange(monitors, model, seen, goals, allow=settings.allow_strange)
-    if normal and normal.least_p > settings.monitors.surprise_p:
+    problems = refuse_novel(monitors, model, seen, goals, allow=settings.allow_novel)
+    if normal and normal.least_p > settings.monitors.prediction_error_p:
         notes.append(
             f"too few held-out frames: no prediction's p-value can be below {normal.least_p:.3f}, "
-            f"and monitors.surprise_p is {settings.monitors.surprise_p:g}"
+            f"and monitors.prediction_error_p is {settings.monitors.prediction_error_p:g}"
         )
     guard = MonitorGuard(monitors, info.cameras, lambda: env.joints, moves=settings.moves)
     dataset = view = None

@@ -1,6 +1,7 @@
 """What is written to the arm in each tick, and why: no clock, no I/O, so that all can be tried.
 
-The process around it (hardware.process) tells it the time, what the arm reads, what came from the
+The process around it (hardware.arm_server) tells it the time, what the arm reads, what came from
+the
 planner and from the human, and writes what it returns.
 """
 
@@ -17,14 +18,14 @@ from hardware.governor import Governor, NotLegalError
 from hardware.plans import JointPlan, Motion
 from hardware.reasons import Kind, Reason
 from hardware.states import Event, State, StateMachine
-from hardware.ticks import Note, NoteKind, PlannerLife, Reading, Turn
+from hardware.ticks import Note, NoteKind, PolicyLife, Reading, TickResult
 from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray, UserError
 
 _NEAR = 0.9  # of the governor's longest jump
 
 
-class PilotSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When the arm is held, and when that is a fault.
 
     Attributes:
@@ -76,7 +77,7 @@ class PilotSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise UserError(f"{name}: got {value!r}, want a {number} above zero")
 
 
-class Pilot:
+class Supervisor:
     """The only one who decides what the arm does.
 
     Args:
@@ -93,13 +94,13 @@ class Pilot:
         self,
         limits: Limits,
         corners: Callable[[FloatArray], FloatArray],
-        settings: PilotSettings | None = None,
+        settings: SupervisorSettings | None = None,
         *,
         rest: FloatArray | None = None,
     ) -> None:
         self._limits, self._corners, self._rest = limits, corners, rest
         corners(limits.low[None])  # what is prepared at the first call is prepared in no tick
-        self._settings = settings or PilotSettings()
+        self._settings = settings or SupervisorSettings()
         if rest is not None:
             Governor(limits, corners, rest)  # refuses it
         self._machine = StateMachine()
@@ -135,11 +136,11 @@ class Pilot:
         self,
         now_s: float,
         reading: Reading,
-        planner: PlannerLife,
+        planner: PolicyLife,
         *,
         events: Sequence[tuple[Event, Reason]] = (),
         plans: Sequence[JointPlan] = (),
-    ) -> Turn:
+    ) -> TickResult:
         """Decides one tick.
 
         Args:
@@ -173,7 +174,7 @@ class Pilot:
         target = self._target(now_s, reading, planner)
         self._last_s = now_s
         if self._governor is None:
-            return Turn(self.state, self.reason, None, None, True, tuple(self._notes))
+            return TickResult(self.state, self.reason, None, None, True, tuple(self._notes))
         command = self._governor.step(target)
         if command.refused and self.state is not State.FAULTED:
             self._on(Event.FAULT, now_s, Reason(Kind.TARGET_REFUSED))
@@ -181,7 +182,7 @@ class Pilot:
             self._rest_s = now_s
         self._at_rest = not command.speed.any()
         notes, joints = tuple(self._notes), command.joints
-        return Turn(self.state, self.reason, target, joints, self._at_rest, notes, self._seed)
+        return TickResult(self.state, self.reason, target, joints, self._at_rest, notes, self._seed)
 
     def _wrong(self, now_s: float, reading: Reading) -> Reason | None:
         """What is wrong with the arm, its link or the clock; None where nothing."""
@@ -243,7 +244,7 @@ class Pilot:
         moved = {"came_rad": float(came[joint]), "asked_rad": float(asked[joint])}
         return Reason(Kind.JOINT_STUCK, {"joint": joint, **moved})
 
-    def fail(self, now_s: float, why: Reason) -> Turn:
+    def fail(self, now_s: float, why: Reason) -> TickResult:
         """A tick in which nothing is known: a fault, and braking."""
         self._notes = []
         self._on(Event.FAULT, now_s, why)
@@ -253,7 +254,7 @@ class Pilot:
             command = self._governor.step(None)
             joints, self._at_rest = command.joints, not command.speed.any()
         notes = tuple(self._notes)
-        return Turn(self.state, self.reason, None, joints, self._at_rest, notes)
+        return TickResult(self.state, self.reason, None, joints, self._at_rest, notes)
 
     def _steady(self) -> bool:
         """Whether the arm has been read in one place for a while."""
@@ -281,7 +282,7 @@ class Pilot:
             self._notes.append(Note(NoteKind.RESEATED, moved))
 
     def _arm(
-        self, now_s: float, reading: Reading, planner: PlannerLife, wrong: Reason | None
+        self, now_s: float, reading: Reading, planner: PolicyLife, wrong: Reason | None
     ) -> None:
         wrong = wrong or self._blind(now_s, reading)
         if not wrong and not planner.alive:
@@ -388,7 +389,7 @@ class Pilot:
             self._notes.append(Note(NoteKind.WAITING, blind))
         self._told_blind = blind is not None
 
-    def _target(self, now_s: float, reading: Reading, planner: PlannerLife) -> FloatArray | None:
+    def _target(self, now_s: float, reading: Reading, planner: PolicyLife) -> FloatArray | None:
         """Where to go in this tick; None: brake, and hold."""
         settings, state = self._settings, self.state
         if state in (State.ARMED, State.RUNNING, State.HOLDING) and not planner.alive:

@@ -33,17 +33,17 @@ from hardware.messages import (
     decode,
     to_plain,
 )
-from hardware.pilot import PilotSettings
 from hardware.plans import JointPlan
 from hardware.reasons import Kind, Reason
 from hardware.remote import HEARTBEAT_S
 from hardware.simulated import Goals, Measured
 from hardware.spawn import read_task, spawn
 from hardware.states import Event, State
+from hardware.supervisor import SupervisorSettings
 from hardware.tasks import (
+    ArmServerTask,
     ChainData,
-    ControllerTask,
-    RandomPlannerTask,
+    RandomPolicyTask,
     SimulatedArmTask,
     WatchdogTask,
 )
@@ -58,7 +58,7 @@ _SERVO_S = 0.002
 _SERVO_SPEED = 5.0  # rad/s
 
 
-class Rehearsal:
+class Rig:
     """The processes of a run, up to the planner, which needs no model.
 
     Args:
@@ -66,7 +66,7 @@ class Rehearsal:
         limits: of the governor.
         start: where the servos stand `[J]`, rad.
         record: the flight record's file.
-        settings: of the pilot.
+        settings: of the supervisor.
         moves: whether the planner asks for random moves, once armed.
         keys: stands for the terminal's input; None: there is none.
     """
@@ -78,14 +78,14 @@ class Rehearsal:
         start: FloatArray,
         record: Path,
         *,
-        settings: PilotSettings | None = None,
+        settings: SupervisorSettings | None = None,
         moves: bool = True,
         keys: int | None = None,
         seed: int = 0,
     ) -> None:
         self.chain, self.limits, self.record = chain, limits, record
         self._settings, self._moves, self._keys, self._seed = (
-            settings or PilotSettings(),
+            settings or SupervisorSettings(),
             moves,
             keys,
             seed,
@@ -98,7 +98,7 @@ class Rehearsal:
         self.trace: list[tuple[float, FloatArray]] = []
         self._end = threading.Event()
 
-    def __enter__(self) -> Rehearsal:
+    def __enter__(self) -> Rig:
         size = len(self.joints)
         self.goals, self._measured = Goals(size), Measured(size)
         self.frames = FrameSlot(_SIZE, _SIZE)
@@ -123,7 +123,7 @@ class Rehearsal:
         )
         self.children["controller"] = spawn(
             ["hardware", "controller"],
-            ControllerTask(
+            ArmServerTask(
                 chain=ChainData.of(self.chain),
                 limits=self.limits,
                 settings=self._settings,
@@ -142,13 +142,13 @@ class Rehearsal:
             stdin=subprocess.DEVNULL if self._keys is None else self._keys,
         )
         if self._moves:
-            task = RandomPlannerTask(
+            task = RandomPolicyTask(
                 wire=planner.fileno(),
                 chain=ChainData.of(self.chain),
                 limits=self.limits,
                 seed=self._seed,
             )
-            self.children["planner"] = spawn(["robot_wm.deployment.rehearsal"], task, [planner])
+            self.children["planner"] = spawn(["robot_wm.deployment.rig"], task, [planner])
             planner.close()
         self.planner = planner
         for wire in (human, to_planner, beats, to_watchdog):
@@ -281,7 +281,7 @@ def plan_at_random(words: list[str]) -> int:
     """A planner without a model: far random moves, one after the other, until it is stopped."""
     for name in ("SIGINT", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    task = read_task(int(words[0]), RandomPlannerTask)
+    task = read_task(int(words[0]), RandomPolicyTask)
     chain, limits = task.chain.chain(), task.limits
     wire, rng = Wire.at(task.wire), np.random.default_rng(task.seed)
     number = 0

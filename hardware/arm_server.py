@@ -1,6 +1,7 @@
 """The controller process: a fixed tick that reads, decides, writes and records, and never computes.
 
-It owns the arm and the pilot. It imports numpy alone; what plans, shows or watches is elsewhere.
+It owns the arm and the supervisor. It imports numpy alone; what plans, shows or watches is
+elsewhere.
 """
 
 from __future__ import annotations
@@ -26,26 +27,26 @@ from hardware.arm import Arm
 from hardware.flight import FlightRecorder
 from hardware.messages import (
     ArmObservation,
+    ArmServerBeat,
     ArmStopped,
-    ControllerBeat,
     End,
     Goodbye,
     Heartbeat,
     Message,
     ObservationRequest,
-    PlannerDone,
-    PlannerFailed,
     PlanProposal,
+    PolicyDone,
+    PolicyFailed,
     Request,
     Status,
     Undecodable,
     encode,
 )
-from hardware.pilot import Pilot
 from hardware.plans import JointPlan
 from hardware.reasons import Kind, Reason, said
 from hardware.states import Event, State
-from hardware.ticks import PlannerLife, Reading, Turn
+from hardware.supervisor import Supervisor
+from hardware.ticks import PolicyLife, Reading, TickResult
 from hardware.wire import Wire
 from robot_wm.types import FloatArray
 
@@ -97,15 +98,15 @@ def _name(number: int) -> str:
     return signal.Signals(number).name
 
 
-class Controller:
-    """Runs a pilot on an arm.
+class ArmServer:
+    """Runs a supervisor on an arm.
 
     Attributes:
         broken: what broke in it, for which it braked and ended; None where nothing.
 
     Args:
         arm: is read and written in every tick, by nobody else.
-        pilot: decides.
+        supervisor: decides.
         wires: to the others.
         tick_s: from one command to the next.
         recorder: is shown every tick.
@@ -116,7 +117,7 @@ class Controller:
     def __init__(
         self,
         arm: Arm,
-        pilot: Pilot,
+        supervisor: Supervisor,
         wires: Wires,
         *,
         tick_s: float,
@@ -124,7 +125,7 @@ class Controller:
         dry_run: bool = False,
         park: bool = False,
     ) -> None:
-        self._arm, self._pilot, self._wires = arm, pilot, wires
+        self._arm, self._supervisor, self._wires = arm, supervisor, wires
         self._tick_s, self._recorder, self._dry_run = tick_s, recorder, dry_run
         self._park = park
         self._heard_s = _NEVER
@@ -174,7 +175,7 @@ class Controller:
             self._wires.watchdog.send(Goodbye())
         return ending
 
-    def _safe_tick(self, caught: list[str], late_s: float) -> Turn:
+    def _safe_tick(self, caught: list[str], late_s: float) -> TickResult:
         """A tick; after one that broke, ticks that brake, and then the end."""
         if self.broken is None:
             try:
@@ -183,8 +184,8 @@ class Controller:
                 # This tick may have written already: braking begins with the next.
                 self.broken = said(Kind.CONTROLLER_BROKE, repr(error))
                 self._ending = self._ending or self.broken
-                return Turn(self._pilot.state, self.broken, None, None, False, ())
-        turn = self._pilot.fail(time.monotonic(), self.broken)
+                return TickResult(self._supervisor.state, self.broken, None, None, False, ())
+        turn = self._supervisor.fail(time.monotonic(), self.broken)
         if turn.command is not None and not self._dry_run:
             self._undelivered = True
             with contextlib.suppress(Exception):
@@ -200,7 +201,7 @@ class Controller:
             self._wires.human.send(self._status(turn))
         return turn
 
-    def _tick(self, caught: list[str], late_s: float) -> Turn:
+    def _tick(self, caught: list[str], late_s: float) -> TickResult:
         self._num_ticks += 1
         self._late_s.append(late_s)
         reading = self._read()
@@ -208,8 +209,8 @@ class Controller:
         self._undecodable = []
         events, plans = self._hear(caught)
         now_s = time.monotonic()  # now: all that was read and heard is older
-        life = PlannerLife(not self._wires.planner.closed, self._heard_s)
-        turn = self._pilot.tick(now_s, reading, life, events=events, plans=plans)
+        life = PolicyLife(not self._wires.planner.closed, self._heard_s)
+        turn = self._supervisor.tick(now_s, reading, life, events=events, plans=plans)
         if turn.command is not None and not self._dry_run:
             self._undelivered = True
             try:
@@ -228,8 +229,8 @@ class Controller:
             self._wires.human.send(self._status(turn))
         return turn
 
-    def _beat(self, turn: Turn) -> None:
-        self._wires.watchdog.send(ControllerBeat(armed=turn.state is not State.IDLE))
+    def _beat(self, turn: TickResult) -> None:
+        self._wires.watchdog.send(ArmServerBeat(armed=turn.state is not State.IDLE))
 
     def _read(self) -> Reading:
         try:
@@ -290,9 +291,9 @@ class Controller:
             self._last_plan_s = self._heard_s
         elif isinstance(message, ObservationRequest):
             self._request = message
-        elif isinstance(message, PlannerFailed):
+        elif isinstance(message, PolicyFailed):
             events.append((Event.FAULT, said(Kind.PLANNER_FAILED, message.text)))
-        elif isinstance(message, PlannerDone):
+        elif isinstance(message, PolicyDone):
             self._ending = Reason(Kind.DONE)
             events.append((Event.STOP, self._ending))
             if self._park:
@@ -316,14 +317,14 @@ class Controller:
 
     def _pressed(self) -> list[bytes]:
         keys = self._wires.keys
-        if keys is None or not self._pilot.epoch:
+        if keys is None or not self._supervisor.epoch:
             return []
-        if self._ending is not None and self._pilot.state is not State.PARKING:
+        if self._ending is not None and self._supervisor.state is not State.PARKING:
             return []
         ready, _, _ = select.select([keys], [], [], 0)
         return [os.read(keys, 1)] if ready else []
 
-    def _answer(self, now_s: float, reading: Reading, turn: Turn) -> None:
+    def _answer(self, now_s: float, reading: Reading, turn: TickResult) -> None:
         """Tells the planner what it asked for, once the arm rests and the cameras have seen it."""
         request, stopped = self._request, turn.reason or self._ending
         if request is None:
@@ -340,7 +341,7 @@ class Controller:
         self._wires.planner.send(
             ArmObservation(
                 number=request.number,
-                epoch=self._pilot.epoch,
+                epoch=self._supervisor.epoch,
                 joints=reading.joints,
                 commanded=reading.joints if turn.command is None else turn.command,
                 observed_s=observed_s,
@@ -348,7 +349,7 @@ class Controller:
         )
         self._request = None
 
-    def _status(self, turn: Turn, ended: Reason | None = None) -> Status:
+    def _status(self, turn: TickResult, ended: Reason | None = None) -> Status:
         now_s = time.monotonic()
         return Status(
             joints=self._joints,

@@ -13,11 +13,11 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from hardware.messages import (
+    ArmServerReady,
     Begin,
-    ControllerReady,
     DecisionTaken,
     End,
-    PlannerReady,
+    PolicyReady,
     Refused,
     Request,
     RunEnded,
@@ -27,9 +27,9 @@ from hardware.reasons import Kind, Reason
 from hardware.spawn import spawn
 from hardware.states import Event, State
 from hardware.tasks import (
+    ArmServerTask,
     ChainData,
-    ControllerTask,
-    PlannerTask,
+    PolicyTask,
     WatchdogTask,
 )
 from hardware.ticks import NoteKind
@@ -44,7 +44,7 @@ _END_S = 10.0
 _RECORD_S = 60.0  # a plan to its end, and a video to the disk
 _SETTLE_S = 10.0  # for an arm to come to rest before it is armed
 
-_Waited = TypeVar("_Waited", ControllerReady, PlannerReady, Status)
+_Waited = TypeVar("_Waited", ArmServerReady, PolicyReady, Status)
 
 
 class DeployError(RunError):
@@ -102,7 +102,7 @@ class Human(Protocol):
 
 
 @dataclass
-class Crew:
+class Session:
     """The processes of a run beside the device's own: watchdog, controller and planner.
 
     Attributes:
@@ -124,7 +124,7 @@ class Crew:
     human: Human
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Session:
         settings, device, tty = self.settings, self.device, sys.stdin.isatty()
         robot = self.robot
         arm = device.arm(robot.limits)
@@ -137,7 +137,7 @@ class Crew:
         )
         self._children["controller"] = spawn(
             ["hardware", "controller"],
-            ControllerTask(
+            ArmServerTask(
                 chain=ChainData.of(robot.chain),
                 limits=robot.limits,
                 settings=settings.robot.settings,
@@ -159,14 +159,14 @@ class Crew:
             wire.close()  # so that an end is seen when the process that holds it dies
         return self
 
-    def wait_ready(self) -> PlannerReady:
+    def wait_ready(self) -> PolicyReady:
         """Returns once the arm is read and the model loaded; what the human should know.
 
         Raises:
             UserError: one of them refuses, and why.
             DeployError: one of the processes ended.
         """
-        own = self._wait(self._controller, "arm", ControllerReady)
+        own = self._wait(self._controller, "arm", ArmServerReady)
         joints = self._wait(self._controller, "arm", Status).joints
         names = self.robot.joints
         if len(joints) == len(names):  # said before the model has a say: signs, zeros to check
@@ -178,8 +178,8 @@ class Crew:
         else:
             self.human.say("where the arm stands could not be read yet")
         self._children["planner"] = spawn(
-            ["robot_wm.deployment.planner_process"],
-            PlannerTask(
+            ["robot_wm.deployment.policy_process"],
+            PolicyTask(
                 settings=msgspec.to_builtins(self.settings),
                 # What the device itself can do: a target beyond would be refused.
                 low=own.low,
@@ -193,7 +193,7 @@ class Crew:
         )
         self._steers.close()
         self._planner_says.close()
-        return self._wait(self._planner, "planner", PlannerReady)
+        return self._wait(self._planner, "planner", PolicyReady)
 
     def _wait(self, wire: Wire, name: str, kind: type[_Waited]) -> _Waited:
         """The first message of a kind."""
