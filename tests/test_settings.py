@@ -18,13 +18,12 @@ from robot_wm.deployment.settings import (
     ControllerSettings,
     RobotSettings,
     SimulatedRobot,
-    read_settings,
 )
 from robot_wm.models import FitConfig
 from robot_wm.monitors import MonitorSettings
 from robot_wm.pretrain import PretrainConfig
 from robot_wm.training import TrainConfig
-from robot_wm.types import UserError
+from robot_wm.types import UserError, read_settings
 
 DRIVE = ["checkpoint=x", "goal=y"]
 MADE = ["data=x", "out=y.safetensors"]

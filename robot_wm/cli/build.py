@@ -18,9 +18,9 @@ from robot_wm.cli.config import plain
 from robot_wm.contracts import check_env, check_task, hold_to, is_ours
 from robot_wm.deployment.extensions import check_parts
 from robot_wm.deployment.robots import build_arm
-from robot_wm.deployment.settings import LimitSettings, read_settings
+from robot_wm.deployment.settings import LimitSettings
 from robot_wm.kinematics import RobotModel
-from robot_wm.types import Controller, Env, FloatArray, Task, UserError
+from robot_wm.types import Controller, Env, FloatArray, Task, UserError, read_settings
 from sim_envs.manifest import episodes_of
 from sim_envs.tabletop import Tabletop
 

@@ -28,9 +28,8 @@ from robot_wm.deployment.settings import (
     PlanningSettings,
     RobotSettings,
     SimulatedRobot,
-    read_settings,
 )
-from robot_wm.types import UserError
+from robot_wm.types import UserError, read_settings
 
 # These take a path or a hub id, which is quoted so that hydra's grammar leaves it alone.
 _TEXT_KEYS = ("out", "checkpoint", "goal", "cache", "source", "weights", "init", "camera", "state")

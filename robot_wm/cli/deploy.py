@@ -33,9 +33,8 @@ from robot_wm.deployment.pictures import goal_files, read_picture
 from robot_wm.deployment.robots import build_robot
 from robot_wm.deployment.run import RunSettings
 from robot_wm.deployment.session import DeployError, Session
-from robot_wm.deployment.settings import read_settings
 from robot_wm.kinematics import Limits
-from robot_wm.types import UserError
+from robot_wm.types import UserError, read_settings
 
 
 def run(config: DictConfig) -> None:

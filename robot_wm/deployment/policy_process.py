@@ -42,13 +42,13 @@ from robot_wm.deployment.novelty import refuse_novel
 from robot_wm.deployment.pictures import goal_name, read_goal, side_by_side
 from robot_wm.deployment.robots import build_robot
 from robot_wm.deployment.run import RunSettings
-from robot_wm.deployment.settings import LeRobotRobot, RobotSettings, read_settings
+from robot_wm.deployment.settings import LeRobotRobot, RobotSettings
 from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import RobotModel
 from robot_wm.monitors import MonitorGuard, Monitors, load_reference
 from robot_wm.precision import pick_device
 from robot_wm.runtime import GuardError, Recorder, Step, run_episode
-from robot_wm.types import ActionSpec, Goal, Guard, Observation, Outcome, UserError
+from robot_wm.types import ActionSpec, Goal, Guard, Observation, Outcome, UserError, read_settings
 
 _TOOL_MARGIN_M = 0.02  # of the tool in a box that every corner of the gripper has to stay in
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from hardware.supervisor import SupervisorSettings
 from robot_wm.deployment.extensions import find_attribute
-from robot_wm.types import UserError
+from robot_wm.types import (
+    Positive,
+    Seed,
+    Settings,
+    UserError,
+)
 
 Numbers = float | tuple[float, ...] | None
 Pixels = Annotated[int, Meta(ge=16, le=4096)]
-Positive = Annotated[float, Meta(gt=0)]
-Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 
 
-class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LimitSettings(Settings, frozen=True, kw_only=True):
     """Limits of the governor, where they differ from the arm's own (None).
 
     Attributes:
@@ -44,7 +46,7 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return {name: v for name, v in msgspec.structs.asdict(self).items() if v is not None}
 
 
-class JointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JointSettings(Settings, frozen=True, kw_only=True):
     """How a device's joints become angles of the model, rad: (value - zero) * rad_per_unit.
 
     Attributes:
@@ -58,9 +60,7 @@ class JointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     rad_per_unit: tuple[float, ...]
 
 
-class _RobotSettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
-):
+class _RobotSettings(Settings, frozen=True, kw_only=True, tag_field="kind"):
     """What every robot has.
 
     Attributes:
@@ -154,7 +154,7 @@ SO101_JOINTS = JointSettings(
 SO101 = LeRobotRobot(arm="so100", joints=SO101_JOINTS)
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Part(Settings, frozen=True, kw_only=True):
     """A part of ours, or of the caller's own.
 
     Attributes:
@@ -188,7 +188,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise UserError(f"{self.target}: {error}") from error
 
 
-class ActionLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ActionLimits(Settings, frozen=True, kw_only=True):
     """Limits of actions, beside the bounds of robot and training data.
 
     Attributes:
@@ -204,7 +204,7 @@ class ActionLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     trust_norm: Literal["l2", "box"] = "l2"
 
 
-class SearchBudgetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SearchBudgetSettings(Settings, frozen=True, kw_only=True):
     """Where imagining saves work (robot_wm.imagination.SearchBudget).
 
     Attributes:
@@ -220,7 +220,7 @@ class SearchBudgetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
-class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ControllerSettings(Settings, frozen=True, kw_only=True):
     """How plans become actions, and when a goal is reached.
 
     Energies are in units of what one step of the training data changes, on average; a checkpoint
@@ -251,7 +251,7 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     compile: bool = False
 
 
-class PlanningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PlanningSettings(Settings, frozen=True, kw_only=True):
     """How a checkpoint plans.
 
     Attributes:
@@ -265,61 +265,3 @@ class PlanningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     objective: Part
     controller: ControllerSettings = ControllerSettings()
     seed: Seed = 0
-
-
-def read_settings(name: str, values: object, kind: Any) -> Any:
-    """Makes settings of plain values, as a command line or a file has them.
-
-    Args:
-        name: of the whole, such as `robot`, for what is said of a wrong one; empty: none.
-        values: a mapping.
-        kind: a type of settings, or a union of them.
-
-    Raises:
-        UserError: a value is missing, of the wrong kind, out of range, or not known.
-    """
-    try:
-        return msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
-        told, _, where = str(error).partition(" - at `$")
-        where = where.rstrip("`") if name else where.rstrip("`").removeprefix(".")
-        want = told.removeprefix("Expected ").replace("`", "")
-        if told.startswith("Invalid"):  # a word that is none of a few
-            want = " or ".join(_choices(kind, _keys(where))) or told
-        elif want == told:
-            own = told.startswith(f"{name}{where}.")  # it names the setting already
-            raise UserError(told if own else f"{name}{where}: {told}") from error
-        raise UserError(f"{name}{where}: got {_at(values, where)!r}, want {want}") from error
-
-
-def _at(values: Any, where: str) -> Any:
-    """What stands at a path such as `.cameras.front[0]`; the whole where that is no path."""
-    for key in _keys(where):
-        try:
-            values = values[key]
-        except (LookupError, TypeError):
-            break
-    return values
-
-
-def _keys(where: str) -> list[str | int]:
-    found = re.findall(r"\.([^.\[]+)|\[(\d+)\]", f".{where.lstrip('.')}")
-    return [key or int(index) for key, index in found]
-
-
-def _choices(kind: Any, keys: Sequence[str | int]) -> list[str]:
-    """The words that a field may be, somewhere in a type of settings; none where any may."""
-    members = get_args(kind) if not isinstance(kind, type) else (kind,)
-    structs = [m for m in members if isinstance(m, type) and issubclass(m, msgspec.Struct)]
-    if not keys:
-        inner = [word for m in members if get_origin(m) is Literal for word in get_args(m)]
-        return [word for word in (*members, *inner) if isinstance(word, str)]
-    key, *rest = keys
-    found: dict[str, None] = {}
-    for struct in structs:
-        if key == struct.__struct_config__.tag_field:
-            found[str(struct.__struct_config__.tag)] = None
-        hints = get_type_hints(struct)
-        if key in hints:
-            found.update(dict.fromkeys(_choices(hints[str(key)], rest)))
-    return list(found)

@@ -22,7 +22,8 @@ from hardware.tasks import (
 from hardware.wire import FrameSlot, Wire
 from robot_wm.deployment.extensions import import_extensions
 from robot_wm.deployment.robots import build_robot
-from robot_wm.deployment.settings import SimulatedRobot, read_settings
+from robot_wm.deployment.settings import SimulatedRobot
+from robot_wm.types import read_settings
 from sim_envs.tabletop import Tabletop
 
 
