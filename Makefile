@@ -31,17 +31,19 @@ demo: $(STAMP) ## the whole loop on two cores in about 10 minutes: outputs/demo/
 # One thread per worker: workers that each start a thread per core are slower than one alone.
 test: $(STAMP) ## style, types, import rules, then the tests (ARGS="-k planner" narrows them)
 	@MUJOCO_GL=$$(bash scripts/ensure_gl.sh $(BIN)/python); export MUJOCO_GL
-	echo "test 1/6: ruff check"
+	echo "test 1/7: ruff check"
 	$(BIN)/ruff check .
-	echo "test 2/6: ruff format"
+	echo "test 2/7: ruff format"
 	$(BIN)/ruff format --check .
-	echo "test 3/6: import rules"
+	echo "test 3/7: docstrings"
+	$(BIN)/pydoclint robot_wm sim_envs hardware plugins
+	echo "test 4/7: import rules"
 	$(BIN)/lint-imports
-	echo "test 4/6: packages, declared and imported"
+	echo "test 5/7: packages, declared and imported"
 	$(BIN)/deptry .
-	echo "test 5/6: types (pyright, about half a minute)"
+	echo "test 6/7: types (pyright, about half a minute)"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --pythonpath $(BIN)/python
-	echo "test 6/6: pytest (a few minutes)"
+	echo "test 7/7: pytest (a few minutes)"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 # LeRobot is 0.4.4 below Python 3.12 and another library from there on; huggingface-hub and

@@ -1,2 +1,4 @@
-"""Robots behind robot_wm.types.Env. Builds on robot_wm.types and
-robot_wm.kinematics alone; never imports torch."""
+"""Robots behind `robot_wm.types.Env`.
+
+Builds on `robot_wm.types` and `robot_wm.kinematics` alone, and never imports torch.
+"""

@@ -1,13 +1,12 @@
-"""The processes beside the planner: `python -m hardware controller|watchdog|cameras DESCRIPTOR`.
+"""Runs a device-side process: `python -m hardware controller|watchdog|cameras DESCRIPTOR`.
 
-What they are to do comes on a descriptor, from whoever started them (hardware.spawn).
+Each process reads its task from the descriptor that its parent hands over (`hardware.spawn`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import signal
 import sys
 from pathlib import Path
 
@@ -22,8 +21,8 @@ from hardware.messages import (
     Refused,
 )
 from hardware.reasons import clean
-from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
-from hardware.spawn import read_task
+from hardware.simulated import JointTargets, Measured, SimulatedArm, wait_for_life
+from hardware.spawn import ignore_interrupts, read_task
 from hardware.supervisor import Supervisor
 from hardware.tasks import (
     ArmServerTask,
@@ -38,7 +37,14 @@ from robot_wm.kinematics.joints import JointMap
 
 
 def main(words: list[str]) -> int:
-    """Runs one of them; the exit code."""
+    """Runs the process that the command line names.
+
+    Args:
+        words: name of the process and descriptor of its task.
+
+    Returns:
+        The exit code.
+    """
     name, descriptor = words[0], int(words[1])
     if name == "controller":
         return control(read_task(descriptor, ArmServerTask))
@@ -48,29 +54,36 @@ def main(words: list[str]) -> int:
 
 
 def control(task: ArmServerTask) -> int:
-    """Runs the controller until it is told to end; 2 where the arm cannot be driven."""
-    human, beats, caught = Wire.at(task.human), Wire.at(task.watchdog), []
-    planner = Wire.at(task.planner)
+    """Runs the arm server until it is told to end.
+
+    Args:
+        task: arm, limits, wires and settings.
+
+    Returns:
+        0: it ended in order. 1: it broke. 2: the arm cannot be driven.
+    """
+    operator, watchdog, caught = Wire.at(task.human), Wire.at(task.watchdog), []
+    policy = Wire.at(task.planner)
     with signals(caught), contextlib.ExitStack() as stack:
         try:
             chain = task.chain.chain()
             arm = open_arm(task.arm, dry_run=task.dry_run)
             relax: list[bool] = []
             stack.callback(lambda: arm.close(relax=any(relax)))
-            own = arm.limits()
-            limits = task.limits.within(own.low, own.high)
+            device_limits = arm.limits()
+            limits = task.limits.within(device_limits.low, device_limits.high)
             supervisor = Supervisor(limits, chain.corners, task.settings, rest=task.park)
             recorder = FlightRecorder(Path(task.record), limits, chain, task.about)
             stack.callback(recorder.close)
-        except Exception as error:  # noqa: BLE001 - whatever a driver raises, the human is told
-            human.send(Refused(text=clean(error, 4000)))
-            beats.send(Goodbye())
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises, the operator is told
+            operator.send(Refused(text=clean(error, 4000)))
+            watchdog.send(Goodbye())
             return 2
-        human.send(ArmServerReady(low=limits.low, high=limits.high))
-        controller = ArmServer(
+        operator.send(ArmServerReady(low=limits.low, high=limits.high))
+        server = ArmServer(
             arm,
             supervisor,
-            Wires(planner, human, beats, sys.stdin.fileno() if task.keys else None),
+            Wires(policy, operator, watchdog, sys.stdin.fileno() if task.keys else None),
             tick_s=float(limits.tick_s),
             recorder=recorder,
             dry_run=task.dry_run,
@@ -80,8 +93,8 @@ def control(task: ArmServerTask) -> int:
         gc.collect()
         gc.freeze()
         gc.disable()  # nothing here makes cycles, and a collection takes longer than a tick may
-        controller.run(caught)
-        broken = controller.broken is not None
+        server.run(caught)
+        broken = server.broken is not None
         relax.append(supervisor.parked and not task.dry_run and not broken)
         return int(broken)
 
@@ -89,16 +102,23 @@ def control(task: ArmServerTask) -> int:
 def open_arm(task: ArmTask, *, dry_run: bool = False) -> Arm:
     """Opens the device that a task describes.
 
+    Args:
+        task: what to open.
+        dry_run: write nothing to the device.
+
+    Returns:
+        The opened device.
+
     Raises:
-        UserError: a setting that makes no sense.
-        ArmError: it does not answer, or somebody else drives it.
+        UserError: a setting is wrong.
+        ArmError: the device does not answer, or another process drives it.
     """
     frames = {name: FrameSlot(*place) for name, place in task.frames.items()}
     if isinstance(task, SimulatedArmTask):
         measured = Measured(len(task.names), task.measured)
         wait_for_life(measured, timeout_s=30.0)
-        goals = Goals(len(task.names), task.goals)
-        return SimulatedArm(ArmLimits(task.names, task.low, task.high), goals, measured, frames)
+        targets = JointTargets(len(task.names), task.joint_targets)
+        return SimulatedArm(ArmLimits(task.names, task.low, task.high), targets, measured, frames)
     return connect(
         task.robot_type,
         task.config,
@@ -112,14 +132,22 @@ def open_arm(task: ArmTask, *, dry_run: bool = False) -> Arm:
 
 
 def guard(task: WatchdogTask) -> int:
-    """Runs the watchdog until the controller is gone; 1 where it went without a word."""
-    for name in ("SIGINT", "SIGHUP"):  # the human's ways to stop: the controller's to follow
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    """Runs the watchdog until the arm server is gone.
+
+    Args:
+        task: the wire to the arm server.
+
+    Returns:
+        0: the arm server said goodbye. 1: it died.
+    """
+    ignore_interrupts()
     lower_niceness()
     wire = Wire.at(task.wire)
 
     def alarm(why: str) -> None:
-        print(f"\nWATCHDOG: {why}. The arm holds its last goal.", file=sys.stderr, flush=True)
+        print(
+            f"\nWATCHDOG: {why}. The arm holds its last joint target.", file=sys.stderr, flush=True
+        )
 
     return 0 if watch(wire, alarm) else 1
 

@@ -1,4 +1,4 @@
-"""From a policy's actions to joint targets, and back: how an end-effector policy drives joints."""
+"""Maps a policy's actions to joint targets and back: an end-effector policy can drive joints."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from robot_wm.kinematics import JointMap, RobotModel, inverse_kinematics
 from robot_wm.types import ActionSpec, FloatArray, UserError
 
 
-def _within(here: FloatArray, wish: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
-    """A wish inside the box; where it stands outside, no farther: nothing draws it back in."""
-    return np.clip(wish, np.minimum(low, here), np.maximum(high, here))
+def _within(here: FloatArray, target: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
+    """Clips `target` to `[low, high]`; what is outside already may just not go further out."""
+    return np.clip(target, np.minimum(low, here), np.maximum(high, here))
 
 
 class ToolActions:
-    """Steps of the tool and of the jaw: `(dx, dy, dz, d_opening)`, m, base frame.
+    """Tool displacement and gripper opening: `(dx, dy, dz, d_opening)`, m, base frame.
 
-    The wish is kept inside a box, or no farther from it than the tool is, and resolved by damped
-    least squares, with the tool tilted as in the training data as far as that goes; where it cannot
-    be reached, the joints go near.
+    The target is clipped to a box; where the tool is outside the box already, it may not go further
+    out. Damped least squares find the joints, with the tool tilted as in the training data as far
+    as possible; for a target out of reach they find the nearest joints.
 
     Args:
         robot: the arm.
         spec: the policy's actions, 4 of them.
-        low, high: where the tool, and the gripper's opening, stay `[4]`, m; the arm's workspace
-            where None.
-        posture: joints `[J]`, rad, that show how the tool is tilted; the arm's home where None.
+        low: lower bounds of the tool and of the gripper's opening `[4]`, m; None: the workspace's.
+        high: upper bounds `[4]`, m; None: the workspace's.
+        posture: joints `[J]`, rad, that show how the tool is to be tilted; None: the arm's home.
     """
 
     def __init__(
@@ -46,37 +46,39 @@ class ToolActions:
 
     @property
     def spec(self) -> ActionSpec:
+        """See `hardware.remote.Actions`."""
         return self._spec
 
     def proprio(self, joints: FloatArray) -> FloatArray:
-        """The tool's x, y, z and the gripper's opening `[4]`, m."""
+        """Returns the tool's x, y, z and the gripper's opening `[4]`, m."""
         return self._robot.state(joints)
 
     def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
-        """Joint targets `[1, J]`, rad, of one action `[4]` from commanded joints `[J]`."""
+        """Returns joint targets `[1, J]`, rad, of an action `[4]` from commanded joints `[J]`."""
         here = self.proprio(joints)
-        wish = _within(here, here + self._spec.clip(action), self._low, self._high)
-        target, _ = self._robot.reach(wish[:3], joints, like=self._posture)
-        return self._robot.opened(target, wish[3])[None]
+        target = _within(here, here + self._spec.clip(action), self._low, self._high)
+        target_joints, _ = self._robot.reach(target[:3], joints, like=self._posture)
+        return self._robot.opened(target_joints, target[3])[None]
 
     def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """The action `[4]` that leads from commanded joints `[J]` to others."""
+        """Returns the action `[4]` that leads from commanded joints `[J]`, rad, to others."""
         return self.proprio(after) - self.proprio(before)
 
 
 class PoseActions:
-    """Steps of the tool's pose and of the gripper, as V-JEPA 2-AC and DROID have them: seven.
+    """Tool pose displacement and gripper closing, as V-JEPA 2-AC and DROID have them: 7 numbers.
 
-    `(dx, dy, dz, turn about x, y, z, d_gripper)`: m, extrinsic xyz Euler angles of the rotation
-    from the old pose to the new one, rad, and 0 (open) to 1 (closed), base frame. Position and
-    rotation are sought together by damped least squares; what an arm of fewer than six joints
-    cannot turn, it comes near to (arXiv 2506.09985).
+    `(dx, dy, dz, rotation about x, y, z, d_gripper)` in the base frame: m; extrinsic xyz Euler
+    angles of the rotation from the old to the new orientation, rad; gripper from 0 (open) to 1
+    (closed). Damped least squares solve position and rotation together; an arm of fewer than six
+    joints approximates rotations that it cannot reach (arXiv 2506.09985).
 
     Args:
         robot: the arm.
         spec: the policy's actions, 7 of them.
-        low, high: where the tool stays `[3]`, m; the arm's workspace where None.
-        rotation_weight: metres that a radian is worth where both cannot be had.
+        low: lower bounds of the tool `[3]`, m; None: the workspace's.
+        high: upper bounds of the tool `[3]`, m; None: the workspace's.
+        rotation_weight: metres that one radian of error is worth where both cannot be met.
     """
 
     def __init__(
@@ -96,46 +98,48 @@ class PoseActions:
 
     @property
     def spec(self) -> ActionSpec:
+        """See `hardware.remote.Actions`."""
         return self._spec
 
     def proprio(self, joints: FloatArray) -> FloatArray:
-        """The tool's x, y, z, roll, pitch, yaw and the gripper `[7]`; m, rad, 0 to 1."""
+        """Returns the tool's x, y, z, roll, pitch, yaw and the gripper `[7]`; m, rad, 0 to 1."""
         pose = self._robot.chain.tool(joints)
         angles = Rotation.from_matrix(pose[:3, :3]).as_euler("xyz")
         return np.concatenate((pose[:3, 3], angles, [self._robot.closed(joints)]))
 
     def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
-        """Joint targets `[1, J]`, rad, of one action `[7]` from commanded joints `[J]`."""
+        """Returns joint targets `[1, J]`, rad, of an action `[7]` from commanded joints `[J]`."""
         action, pose = self._spec.clip(action), self._robot.chain.tool(joints)
-        wish = _within(pose[:3, 3], pose[:3, 3] + action[:3], self._low, self._high)
-        turn = Rotation.from_euler("xyz", action[3:6]).as_matrix()
-        target, _, _ = inverse_kinematics(
+        target = _within(pose[:3, 3], pose[:3, 3] + action[:3], self._low, self._high)
+        rotation = Rotation.from_euler("xyz", action[3:6]).as_matrix()
+        target_joints, _, _ = inverse_kinematics(
             self._robot.chain,
-            wish,
+            target,
             joints,
-            rotation=turn @ pose[:3, :3],
+            rotation=rotation @ pose[:3, :3],
             rotation_weight=self._weight,
         )
-        shut = float(np.clip(self._robot.closed(joints) + action[6], 0, 1))
-        return self._robot.with_closed(target, shut)[None]
+        closed = float(np.clip(self._robot.closed(joints) + action[6], 0, 1))
+        return self._robot.with_closed(target_joints, closed)[None]
 
     def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """The action `[7]` that leads from commanded joints `[J]` to others."""
+        """Returns the action `[7]` that leads from commanded joints `[J]`, rad, to others."""
         chain = self._robot.chain
         old, new = chain.tool(before), chain.tool(after)
-        turn = Rotation.from_matrix(new[:3, :3] @ old[:3, :3].T).as_euler("xyz")
+        rotation = Rotation.from_matrix(new[:3, :3] @ old[:3, :3].T).as_euler("xyz")
         change = self.proprio(after) - self.proprio(before)
-        return np.concatenate((change[:3], turn, change[6:]))
+        return np.concatenate((change[:3], rotation, change[6:]))
 
 
 class JointActions:
-    """Steps of the joints themselves: rad, or in a device's own units.
+    """Joint displacements: rad, or in a device's own units.
 
     Args:
         spec: the policy's actions, one per joint.
-        low, high: of the joints `[J]`, rad.
-        joints: the device's, where actions and proprioception are in its units, as in datasets
-            that LeRobot has recorded; its keys in the order of the actions.
+        low: lower joint limits `[J]`, rad.
+        high: upper joint limits `[J]`, rad.
+        joints: the device's joint map, if actions and proprioception are in the device's units, as
+            in datasets that LeRobot records; its keys are in the order of the actions.
     """
 
     def __init__(
@@ -154,17 +158,18 @@ class JointActions:
 
     @property
     def spec(self) -> ActionSpec:
+        """See `hardware.remote.Actions`."""
         return self._spec
 
     def proprio(self, joints: FloatArray) -> FloatArray:
-        """The joints `[J]`, in the units of the actions."""
+        """Returns the joints `[J]` in the units of the actions."""
         return np.asarray(joints, np.float64) / self._unit + self._zero
 
     def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
-        """Joint targets `[1, J]`, rad, of one action `[J]` from commanded joints `[J]`."""
+        """Returns joint targets `[1, J]`, rad, of an action `[J]` from commanded joints `[J]`."""
         step = self._spec.clip(action) * self._unit
         return np.clip(joints + step, self._low, self._high)[None]
 
     def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """The action `[J]` that leads from commanded joints `[J]` to others."""
+        """Returns the action `[J]` that leads from commanded joints `[J]`, rad, to others."""
         return (np.asarray(after, np.float64) - before) / self._unit

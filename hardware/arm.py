@@ -1,4 +1,4 @@
-"""What a device must do to be driven: read, write, hold, limits. One file per kind of device."""
+"""The interface of a device that can be driven, with one module per kind of device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from hardware.ticks import Reading
 from hardware.wire import FrameSlot
-from robot_wm.types import FloatArray, RunError
+from robot_wm.types import FloatArray, RunError, UserError
 
 
 class ArmError(RunError):
@@ -19,11 +19,12 @@ class ArmError(RunError):
 
 @dataclass(frozen=True, eq=False)
 class ArmLimits:
-    """What the device itself can do.
+    """The device's own limits.
 
     Attributes:
-        names: of its joints, J of them, in the order of its commands.
-        low, high: of its joints `[J]`, rad.
+        names: of its J joints, in the order of its commands.
+        low: lower joint limits `[J]`, rad.
+        high: upper joint limits `[J]`, rad.
     """
 
     names: tuple[str, ...]
@@ -32,19 +33,23 @@ class ArmLimits:
 
 
 class Arm(Protocol):
-    """A device with joints. Whoever holds it is the only one that writes to it."""
+    """A device with joints; only the holder of this object writes to it."""
 
     @property
     def frames(self) -> Mapping[str, FrameSlot]:
-        """Where its cameras show their newest pictures."""
+        """Shared memory of each camera's newest picture, by camera."""
         ...
 
     def limits(self) -> ArmLimits:
-        """What the device itself can do."""
+        """Returns the device's own limits."""
         ...
 
     def read(self) -> Reading:
-        """Where it stands now, when its cameras last saw something, what is wrong with it.
+        """Reads the device.
+
+        Returns:
+            The measured joints, the stamps of the newest pictures, and what is wrong with the
+            device.
 
         Raises:
             ArmError: no answer.
@@ -52,27 +57,31 @@ class Arm(Protocol):
         ...
 
     def write(self, joints: FloatArray) -> None:
-        """Sends a command `[J]`, rad.
+        """Sends a command.
+
+        Args:
+            joints: `[J]`, rad.
 
         Raises:
-            UserError: another number of joints, or not finite; nothing is sent.
+            UserError: wrong number of joints, or not finite; nothing is sent.
             ArmError: no answer.
         """
         ...
 
     def hold(self) -> None:
-        """Makes it stay where it is, as far as it can: torque stays on. Never raises.
+        """Makes the arm stay where it is as far as it can, with torque on; never raises.
 
-        For when commands no longer get through whole; what a governor returned does the same.
+        For when a command did not get through completely; otherwise writing the governor's last
+        command does the same.
         """
         ...
 
     def close(self, *, relax: bool = False) -> None:
-        """Lets go of it: it goes on holding, its torque on, unless it may relax. Never raises."""
+        """Releases the device; torque stays on unless `relax` is set. Never raises."""
         ...
 
 
 def check_command(joints: FloatArray, num_joints: int) -> None:
-    """Raises ValueError unless `joints` are so many finite angles: the last look before a write."""
+    """Raises UserError unless `joints` are so many finite angles: the last check of a command."""
     if np.shape(joints) != (num_joints,) or not np.isfinite(joints).all():
-        raise ValueError(f"command: got {joints}, want {num_joints} finite angles")
+        raise UserError(f"command: got {joints}, want {num_joints} finite angles")

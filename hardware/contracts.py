@@ -1,6 +1,6 @@
-"""The promises of an arm and of what moves it, as checks that run on anyone's implementation.
+"""Checks that any implementation of an arm, or of actions that move it, keeps its interface.
 
-Each raises an AssertionError that names the promise that is broken.
+Each check raises an AssertionError that names what is broken.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from hardware.ticks import Reading
 from robot_wm.types import ActionSpec, FloatArray
 
 _NEAR_RAD = 0.02
-_WAY_S, _TICK_S = 1.0, 0.02  # every way is cut into small commands, as no governor stands between
+_PATH_S, _TICK_S = 1.0, 0.02  # a path is cut into small commands, as no governor checks them
 
 
 def check_arm(make: Callable[[], Arm], *, step_rad: float = 0.05, within_s: float = 2.0) -> None:
-    """Runs a device through what the controller's process expects of it. **It moves.**
+    """Checks a device against what the arm server expects of it; the device moves.
 
-    No governor stands between: every joint moves by `step_rad` in a second, and back. A real arm
-    wants a hand on its power switch.
+    No governor checks these commands: every joint moves by `step_rad` within a second, and back. On
+    a real arm, keep a hand on the power switch.
 
     Args:
         make: opens the device, which stands, with room around it.
-        step_rad: that every joint is moved by, and back.
-        within_s: in which it is to be there.
+        step_rad: by how much every joint moves, and back.
+        within_s: how long the device may take to arrive.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     arm = make()
     try:
@@ -77,8 +77,8 @@ def _check_arm(arm: Arm, step_rad: float, within_s: float) -> None:
 
 
 def _go(arm: Arm, start: FloatArray, target: FloatArray) -> None:
-    """Writes a slow way from one posture `[J]`, rad, to another."""
-    for share in np.linspace(0, 1, round(_WAY_S / _TICK_S) + 1):
+    """Writes a slow straight path from one posture `[J]`, rad, to another."""
+    for share in np.linspace(0, 1, round(_PATH_S / _TICK_S) + 1):
         arm.write(start + share * (target - start))
         time.sleep(_TICK_S)
 
@@ -113,15 +113,15 @@ def _assert_at(arm: Arm, limits: ArmLimits, joints: FloatArray, within_s: float,
 def check_actions(
     make: Callable[[], Actions], postures: FloatArray, *, followed: Sequence[int] | None = None
 ) -> None:
-    """Runs what turns actions into joint targets through what a RemoteArm expects of it.
+    """Checks a map from actions to joint targets against what `RemoteArm` expects of it.
 
     Args:
         make: builds it.
         postures: joints `[N, J]`, rad, around which actions are possible.
-        followed: the action's dimensions that the arm can follow; all of them where None.
+        followed: the action's dimensions that the arm can follow; None: all.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     actions, postures = make(), np.asarray(postures, np.float64)
     spec = actions.spec
@@ -129,7 +129,7 @@ def check_actions(
     rng, size = np.random.default_rng(0), postures.shape[1]
     shape = np.shape(actions.proprio(postures[0]))
     range_ = spec.high - spec.low
-    missed = []
+    errors = []
     for joints in postures:
         state = actions.proprio(joints)
         assert np.shape(state) == shape, f"proprio: {np.shape(state)}, want {shape} as before"
@@ -137,23 +137,24 @@ def check_actions(
         still = actions.moved(joints, joints)
         assert np.shape(still) == (spec.size,), f"moved: shape {np.shape(still)}"
         assert np.abs(still).max() < 1e-9, f"moved: {still} from a posture to itself"
-        wish = spec.clip(rng.uniform(spec.low, spec.high) / 4)
+        action = spec.clip(rng.uniform(spec.low, spec.high) / 4)
         before = joints.copy()
-        targets = actions.targets(joints, wish)
+        targets = actions.targets(joints, action)
         assert np.array_equal(joints, before), "targets: the commanded joints were changed"
         assert targets.ndim == 2 and targets.shape[1] == size and len(targets) > 0, (
             f"targets: shape {np.shape(targets)}, want [H, {size}]"
         )
         assert np.isfinite(targets).all(), f"targets: {targets}"
-        again = actions.targets(joints, wish)
+        again = actions.targets(joints, action)
         assert np.array_equal(again, targets), "targets: others of the same action"
         moved = actions.moved(joints, targets[-1])
-        missed.append(np.abs(moved - wish) / np.where(range_ > 0, range_, 1.0))
+        errors.append(np.abs(moved - action) / np.where(range_ > 0, range_, 1.0))
         far = actions.targets(joints, spec.high + 10 * range_)
-        most = actions.targets(joints, spec.clip(spec.high + 10 * range_))
-        assert np.array_equal(far, most), "targets: an action beyond the bounds is not clipped"
-    middle = np.median(missed, axis=0)[slice(None) if followed is None else list(followed)].max()
-    assert middle < 0.1, f"targets: in the median {middle:.0%} of the range from what was asked"
+        clipped = actions.targets(joints, spec.clip(spec.high + 10 * range_))
+        assert np.array_equal(far, clipped), "targets: an action beyond the bounds is not clipped"
+    medians = np.median(errors, axis=0)
+    error = medians[slice(None) if followed is None else list(followed)].max()
+    assert error < 0.1, f"targets: in the median {error:.0%} of the range from what was asked"
     for bad in (np.full(spec.size, np.nan), np.zeros(spec.size + 1)):
         try:
             actions.targets(postures[0], bad)

@@ -1,7 +1,7 @@
-"""The flight record: every tick of a run, one line of JSON each, that can be flown again.
+"""The flight record: one line of JSON per tick of a run, from which the run can be replayed.
 
-The first line says what the arm may do and how it is built; so the governor can be run again on
-what it was asked, and its commands compared, with nothing but the file. Lines go to the operating
+The first line holds the limits and the kinematic chain, so that the governor can be run again on
+the recorded targets and its commands compared, with the file alone. Lines go to the operating
 system as they are written: a process that is killed loses none.
 """
 
@@ -32,8 +32,8 @@ from robot_wm.kinematics.limits import Limits
 from robot_wm.types import UserError
 
 FORMAT = 2
-_IN_WORDS = 1  # the format before, in which reasons were sentences
-_MISFITS = (
+_FORMAT_WITH_SENTENCES = 1  # the format before, in which reasons were sentences
+_DAMAGED = (  # what reading a file that is none of ours can raise
     *(ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError),
 )
@@ -41,17 +41,17 @@ _MAX_LINE = 1 << 20  # bytes; a longer one is none of ours
 
 
 class FlightRecorder:
-    """Writes a run.
+    """Writes a flight record.
 
     Args:
         path: a file that must not exist.
         limits: of the governor.
         chain: of the arm.
-        about: what else is to be known of the run, for people.
+        about: further facts about the run, for people.
 
     Raises:
-        FileExistsError: there is such a file.
-        OSError: it cannot be written.
+        FileExistsError: the file exists.
+        OSError: the file cannot be written.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class FlightRecorder:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-        self._num_ticks, self._torn = 0, False
+        self._num_ticks, self._torn = 0, False  # torn: a line was begun and not finished
         self._line(
             {
                 "format": FORMAT,
@@ -73,7 +73,7 @@ class FlightRecorder:
         self,
         now_s: float,
         reading: Reading,
-        turn: TickResult,
+        result: TickResult,
         *,
         late_s: float = 0.0,
         undecodable: Sequence[bytes] = (),
@@ -81,26 +81,26 @@ class FlightRecorder:
         """Writes a tick.
 
         Args:
-            now_s: on the run's clock.
-            reading: what the supervisor was told of the arm.
-            turn: what it decided.
-            late_s: of the tick's beginning.
-            undecodable: what came from another process and is no message.
+            now_s: time of the tick, on the run's clock.
+            reading: what the supervisor was given.
+            result: what it decided.
+            late_s: by how much the tick began late.
+            undecodable: bytes from other processes that are no message.
         """
         line: dict[str, Any] = {
             "t": now_s,
-            "state": turn.state,
-            "target": turn.target,
-            "command": turn.command,
+            "state": result.state,
+            "target": result.target,
+            "command": result.command,
             "joints": reading.joints,
             "late": late_s,
         }
-        if turn.seed is not None:
-            line["seed"] = turn.seed
-        if turn.reason is not None:
-            line["reason"] = turn.reason
-        if turn.notes:
-            line["notes"] = turn.notes
+        if result.seed is not None:
+            line["seed"] = result.seed
+        if result.reason is not None:
+            line["reason"] = result.reason
+        if result.notes:
+            line["notes"] = result.notes
         if reading.fault is not None:
             line["fault"] = reading.fault
         if undecodable:
@@ -120,7 +120,7 @@ class FlightRecorder:
         self._torn = False
 
     def close(self) -> None:
-        """Says that it is whole, and brings it to the disk."""
+        """Writes the end line, which marks the record as complete, and syncs the file to disk."""
         try:
             self._line({"end": self._num_ticks})
             os.fsync(self._file)
@@ -130,15 +130,15 @@ class FlightRecorder:
 
 @dataclass(frozen=True)
 class Replay:
-    """What flying a record again found.
+    """Result of replaying a flight record.
 
     Attributes:
-        num_ticks: in it.
-        num_commands: that were written to the arm.
-        num_mismatches: commands that are not, bit for bit, what the governor says again.
+        num_ticks: ticks in the record.
+        num_commands: commands that were written to the arm.
+        num_mismatches: commands that are not, bit for bit, what the governor returns now.
         largest_rad: the largest difference.
-        faults: reasons, in order.
-        cut: it does not say that it is whole: its process died, or its end was lost.
+        faults: reasons of the faults, in order.
+        cut: the record has no end line: its process died, or its end was lost.
     """
 
     num_ticks: int
@@ -150,16 +150,22 @@ class Replay:
 
 
 def replay(path: Path) -> Replay:
-    """Runs the governor again over what it was asked, and compares.
+    """Runs the governor again on a record's targets and compares its commands with those recorded.
+
+    Args:
+        path: of the flight record.
+
+    Returns:
+        Counts, and the largest difference.
 
     Raises:
         UserError: not a flight record, or a damaged one.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     lines, cut = _lines(path)
     try:
         header = next(lines)
-        if header.get("format") not in (_IN_WORDS, FORMAT):
+        if header.get("format") not in (_FORMAT_WITH_SENTENCES, FORMAT):
             raise UserError(f"got format {header.get('format')!r}, want at most {FORMAT}")
         limits = msgspec.convert(header["limits"], Limits, dec_hook=from_plain)
         chain = msgspec.convert(header["chain"], ChainData, dec_hook=from_plain).chain()
@@ -183,7 +189,7 @@ def replay(path: Path) -> Replay:
                 if faults[-1:] != [reason]:
                     faults.append(str(reason))
             if "seed" in line:
-                seat = limits.seat(np.array(line["joints"], np.float64))
+                seat = limits.clip_within_tolerance(np.array(line["joints"], np.float64))
                 if line["seed"] != seat.tolist() or moving:
                     raise UserError(f"tick {ticks}: a governor began where the arm did not stand")
                 governor = Governor(limits, chain.corners, np.array(line["seed"], np.float64))
@@ -202,13 +208,13 @@ def replay(path: Path) -> Replay:
                 largest = max(largest, float(np.abs(again - command).max()))
     except StopIteration:
         raise UserError(f"{path}: empty, not a flight record") from None
-    except _MISFITS as error:
+    except _DAMAGED as error:
         raise UserError(f"{path}: not a flight record, or damaged: {error!r:.120}") from error
     return Replay(ticks, commands, mismatches, largest, tuple(faults), bool(cut) or not whole)
 
 
 def _lines(path: Path) -> tuple[Iterator[dict[str, Any]], list[bool]]:
-    """The lines of a record, and a list that is filled where the last is not whole."""
+    """Returns a record's lines, and a list that gets an item where the last one is cut."""
     cut: list[bool] = []
 
     def read() -> Iterator[dict[str, Any]]:

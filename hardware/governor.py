@@ -1,9 +1,9 @@
-"""The last thing between a wish and the arm: every command it returns can still be stopped legally.
+"""The last filter before the arm: each command that it returns can still be stopped legally.
 
-A command is legal only if it *and the braking path after it* keep every limit. A wish that is not
-is blended toward braking; where no blend is legal it brakes, and that braking path was checked a
-tick ago: by induction every command is legal. It has no clock, no I/O and no threads, and measures
-against its own last command, so that neither a late tick nor a bad sensor enlarges a step.
+A command is legal only if it *and the braking path after it* keep every limit. A target speed that
+is not is blended toward braking; where no blend is legal the governor brakes, and that braking path
+was checked a tick ago: by induction every command is legal. It has no clock, no I/O and no threads,
+and measures against its own last command, so that no late tick and no bad sensor enlarges a step.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from hardware.reasons import Kind, NotLegalError, Reason
 from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray
 
-# Of the wish with braking; the last for a tip that may move by a millimetre a second.
+# Of target speed and braking; the last for a tip that may move by a millimetre a second.
 _BLENDS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.003)
 _MARGIN = 1e-9  # kept from every limit, so that rounding never crosses one
 
@@ -26,9 +26,9 @@ class Command:
 
     Attributes:
         joints: `[J]`, rad.
-        speed: that brought it there `[J]`, rad/s.
-        blend: share of the wish in it; 0: it brakes.
-        refused: the target was not finite, of another length, or too far away.
+        speed: by which the joints got there, `[J]`, rad/s.
+        blend: share of the target speed in it, the rest being braking; 0: it brakes.
+        refused: the target was not finite, of the wrong length, or too far away.
     """
 
     joints: FloatArray
@@ -38,7 +38,7 @@ class Command:
 
 
 def _numbers(values: object, size: int) -> bool:
-    """Whether these are `size` numbers: no text, no None, nothing ragged."""
+    """Returns whether `values` are `size` numbers: no text, no None, nothing ragged."""
     try:
         array = np.asarray(values)
     except ValueError:
@@ -51,7 +51,7 @@ class Governor:
 
     Args:
         limits: what is legal.
-        corners: joints `[N, J]` to the corners of all bodies `[N, P, 3]`, m.
+        corners: maps joints `[N, J]`, rad, to the corners of all bodies `[N, P, 3]`, m.
         joints: where the arm stands, at rest, `[J]`, rad.
 
     Raises:
@@ -63,8 +63,8 @@ class Governor:
     ) -> None:
         self._limits, self._corners = limits, corners
         self._fastest = limits.max_speed * (1 - _MARGIN)
-        self._slower = limits.max_acceleration * limits.tick_s * (1 - _MARGIN)  # in one tick
-        self._num_brake = int(np.ceil((self._fastest / self._slower).max())) + 1
+        self._speed_step = limits.max_acceleration * limits.tick_s * (1 - _MARGIN)  # in one tick
+        self._num_brake = int(np.ceil((self._fastest / self._speed_step).max())) + 1
         problem = self.problem(joints)
         if problem is not None:
             raise NotLegalError(problem)
@@ -73,11 +73,11 @@ class Governor:
 
     @property
     def joints(self) -> FloatArray:
-        """The last command, or where it began, `[J]`, rad."""
+        """The last command, or the starting pose before the first, `[J]`, rad."""
         return self._joints.copy()
 
     def step(self, target: FloatArray | Sequence[float] | None) -> Command:
-        """The command of this tick toward `target`, `[J]`, rad; None, or nonsense, brakes."""
+        """Returns this tick's command toward `target` `[J]`, rad; None, or nonsense, brakes."""
         limits, brake = self._limits, self._brake(self._speed)
         away = self._away(target)
         if away is None:
@@ -85,16 +85,16 @@ class Governor:
         # The fastest speed from which it can still stop at the target, in whole ticks.
         tick, acceleration = limits.tick_s, limits.max_acceleration
         speed = acceleration * (np.sqrt(tick**2 + 2 * np.abs(away) / acceleration) - tick)
-        wish = np.sign(away) * np.minimum(speed, self._fastest)
-        wish = np.clip(wish, self._speed - self._slower, self._speed + self._slower)
+        desired = np.sign(away) * np.minimum(speed, self._fastest)
+        desired = np.clip(desired, self._speed - self._speed_step, self._speed + self._speed_step)
         for blend in _BLENDS:
-            speed = brake + blend * (wish - brake)
+            speed = brake + blend * (desired - brake)
             if self.legal(speed):
                 return self._commit(speed, blend, refused=False)
         return self._commit(brake, 0.0, refused=False)
 
     def problem(self, joints: FloatArray) -> Reason | None:
-        """Why the arm may not stand at `joints` `[J]`, rad; None where it may."""
+        """Returns why the arm may not stand at `joints` `[J]`, rad; None where it may."""
         limits = self._limits
         if not _numbers(joints, len(limits.low)) or not np.isfinite(joints).all():
             return Reason(Kind.NOT_ANGLES, {"want": len(limits.low)})
@@ -105,7 +105,7 @@ class Governor:
         return None if self._inside(self._corners(joints[None])) else Reason(Kind.BOX_LEFT)
 
     def _away(self, target: FloatArray | Sequence[float] | None) -> FloatArray | None:
-        """From the last command to the target `[J]`; None where that is not to be followed."""
+        """Returns target minus last command `[J]`; None where it is not to be followed."""
         if not _numbers(target, len(self._joints)):
             return None
         away = np.asarray(target, np.float64) - self._joints
@@ -115,22 +115,21 @@ class Governor:
         return self._within(self._joints + away) - self._joints
 
     def _within(self, joints: FloatArray) -> FloatArray:
-        """Inside the joints' limits, by more than is asked of a path: so that one joint at its
-        limit does not stop the others."""
+        """Clips to the joint limits, further in than `legal` asks: one joint does not stop all."""
         return np.clip(joints, self._limits.low + 2 * _MARGIN, self._limits.high - 2 * _MARGIN)
 
     def _brake(self, speed: FloatArray) -> FloatArray:
-        return np.sign(speed) * np.maximum(np.abs(speed) - self._slower, 0)
+        return np.sign(speed) * np.maximum(np.abs(speed) - self._speed_step, 0)
 
     def legal(self, speed: FloatArray) -> bool:
-        """Whether this tick at `speed`, and the whole stop that would follow, keep the limits."""
+        """Returns whether a tick at `speed` `[J]`, rad/s, and the stop after it, are legal."""
         limits = self._limits
         ticks = np.arange(self._num_brake)[:, None]
-        speeds = np.sign(speed) * np.maximum(np.abs(speed) - ticks * self._slower, 0)  # [K, J]
+        speeds = np.sign(speed) * np.maximum(np.abs(speed) - ticks * self._speed_step, 0)  # [K, J]
         path = self._joints + limits.tick_s * np.cumsum(speeds, axis=0)
         corners = self._corners(np.concatenate((self._joints[None], path)))  # [K + 1, P, 3]
         tips = np.linalg.norm(np.diff(corners, axis=0), axis=-1) / limits.tick_s
-        # It may stand nearer to an end than the margin: where it began, and no farther out.
+        # A joint may begin nearer to a limit than the margin; it may then not go further out.
         low = np.minimum(limits.low + _MARGIN, self._joints)
         high = np.maximum(limits.high - _MARGIN, self._joints)
         return bool(

@@ -1,8 +1,9 @@
 """Any LeRobot robot as an arm: the one module of this package that imports lerobot.
 
-What its drivers leave open is closed here: reads that fail for one lost packet are tried again,
-servo errors that neither reads nor writes report are asked for, torque comes on with the goal where
-the arm stands, one process drives a port, and leaving never raises and never drops torque.
+It adds what LeRobot's drivers lack. Reads that fail for one lost packet are repeated; servo errors,
+which neither reads nor writes report, are asked for; torque comes on with every joint target where
+the arm stands; only one process drives a port; and closing never raises and never drops torque
+unasked.
 """
 
 from __future__ import annotations
@@ -29,23 +30,24 @@ from hardware.wire import FrameSlot
 from robot_wm.kinematics.joints import JointMap
 from robot_wm.types import FloatArray, UserError
 
-_TRIES = 3  # of a bus that loses 2 % of its packets, one in 125,000 goes on to fail
-# LookupError: a driver that takes a late reply to an earlier question for the answer to this one
+_TRIES = 3  # on a bus that loses 2 % of its packets, one request in 125,000 still fails
+# LookupError: the driver took a late reply to an earlier request for the reply to this one.
 _BUS_ERRORS = (OSError, RuntimeError, LookupError, termios.error)
-_UNIT_ERROR = 0.1  # of how far a joint goes
+_UNIT_ERROR = 0.1  # largest relative difference of a joint's range by joint map and calibration
 _ERROR_BITS = ("voltage", "angle", "temperature", "current", "?", "overload")
 _T = TypeVar("_T")
 
 
 class LeRobotArm:
-    """A connected LeRobot robot (hardware.arm.Arm).
+    """A connected LeRobot robot (`hardware.arm.Arm`).
 
     Args:
         robot: connected, without cameras.
-        joints: how its joints become the model's.
-        low, high: of the model's joints `[J]`, rad.
-        frames: camera -> where its newest picture is shown.
-        lock: of its port, let go of with it.
+        joints: maps its joints to the model's.
+        low: lower limits of the model's joints `[J]`, rad.
+        high: upper limits of the model's joints `[J]`, rad.
+        frames: shared memory of each camera's newest picture, by camera.
+        lock: of its port; released when the arm is closed.
     """
 
     def __init__(
@@ -61,18 +63,21 @@ class LeRobotArm:
         self._robot, self._joints, self._lock = robot, joints, lock
         self._limits = ArmLimits(joints.names, np.array(low), np.array(high))
         self._frames = dict(frames or {})
-        self._ask = 0
-        self._complaints: dict[str, Reason | None] = {}  # of each servo, when it was last asked
+        self._num_pings = 0
+        self._servo_errors: dict[str, Reason | None] = {}  # by servo, as of its last ping
         self.num_retries = 0
 
     @property
     def frames(self) -> Mapping[str, FrameSlot]:
+        """See `Arm.frames`."""
         return self._frames
 
     def limits(self) -> ArmLimits:
+        """See `Arm.limits`."""
         return self._limits
 
     def read(self) -> Reading:
+        """See `Arm.read`."""
         stamp_s = time.monotonic()
         values = self._observe()
         try:
@@ -83,14 +88,14 @@ class LeRobotArm:
         return Reading(angles, stamp_s, stamps, self._servo_error())
 
     def _observe(self) -> Mapping[str, Any]:
-        """All at once; where one reply of many is lost, one by one, so that one is asked again."""
+        """Reads all joints at once; if one of the many replies is lost, reads them one by one."""
         bus = getattr(self._robot, "bus", None)
         if bus is None:
             return self._try(self._robot.get_observation)
         try:
             return self._robot.get_observation()
         except _BUS_ERRORS:
-            _free(bus)
+            _release_port(bus)
             self.num_retries += 1
         names = [key.removesuffix(".pos") for key in self._joints.keys]
         return {
@@ -99,12 +104,13 @@ class LeRobotArm:
         }
 
     def write(self, joints: FloatArray) -> None:
+        """See `Arm.write`."""
         check_command(joints, len(self._joints.keys))
         values = self._joints.values(joints)
         self._try(lambda: self._robot.send_action(dict(values)))
 
     def hold(self) -> None:
-        """Every motor's goal becomes where it is; all are tried, whatever some of them say."""
+        """Sets each motor's goal to where the motor is; one that fails does not keep the others."""
         try:
             values = self._try(self._robot.get_observation)
             self._robot.send_action({key: values[key] for key in self._joints.keys})
@@ -118,9 +124,12 @@ class LeRobotArm:
                 continue
 
     def close(self, *, relax: bool = False) -> None:
-        """Leaves the robot holding its last goal, its torque on, unless it may relax. Never raises.
+        """Leaves the robot holding its last joint target, torque on, unless `relax`; never raises.
 
-        A driver whose config does not say whether to drop torque does as it does.
+        A driver whose config has no switch for torque at disconnect does as it always does.
+
+        Args:
+            relax: turn torque off.
         """
         config = getattr(self._robot, "config", None)
         if hasattr(config, "disable_torque_on_disconnect"):
@@ -132,31 +141,37 @@ class LeRobotArm:
         if self._lock is not None:
             self._lock.close()
 
-    def _try(self, act: Callable[[], _T]) -> _T:
-        for left in reversed(range(_TRIES)):
+    def _try(self, request: Callable[[], _T]) -> _T:
+        for num_left in reversed(range(_TRIES)):
             try:
-                return act()
+                return request()
             except _BUS_ERRORS as error:
-                _free(getattr(self._robot, "bus", None))
-                if not left:
+                _release_port(getattr(self._robot, "bus", None))
+                if not num_left:
                     raise ArmError(" ".join(str(error).split())[:200]) from error
                 self.num_retries += 1
         raise AssertionError
 
     def _servo_error(self) -> Reason | None:
-        """What is wrong with a motor, of which one in turn is asked: no read and no write tells."""
+        """Pings one motor per call, round robin, and returns the error of a motor, if any has one.
+
+        Reads and writes do not report servo errors.
+
+        Returns:
+            The first error among the motors' last answers; None: no motor reports one.
+        """
         bus = getattr(self._robot, "bus", None)
         handler, port = getattr(bus, "packet_handler", None), getattr(bus, "port_handler", None)
         if bus is None or handler is None or port is None or not hasattr(handler, "ping"):
             return None
-        name = list(bus.motors)[self._ask % len(bus.motors)]
-        self._ask += 1
+        name = list(bus.motors)[self._num_pings % len(bus.motors)]
+        self._num_pings += 1
         _, comm, error = self._try(lambda: handler.ping(port, bus.motors[name].id))
-        if comm == 0:  # else a lost packet: the next turn will tell
+        if comm == 0:  # else the packet was lost: it is asked again after the others
             bits = [word for i, word in enumerate(_ERROR_BITS) if error >> i & 1]
             numbers = {"servo": name, "errors": ", ".join(bits) or hex(error)}
-            self._complaints[name] = Reason(Kind.SERVO, numbers) if error else None
-        return next(filter(None, self._complaints.values()), None)
+            self._servo_errors[name] = Reason(Kind.SERVO, numbers) if error else None
+        return next(filter(None, self._servo_errors.values()), None)
 
 
 def connect(
@@ -170,24 +185,28 @@ def connect(
     reply_s: float = 0.02,
     dry_run: bool = False,
 ) -> LeRobotArm:
-    """A LeRobot robot as an arm that nobody else drives.
+    """Opens a LeRobot robot as an arm that no other process drives.
 
     Args:
-        kind, settings: as `open_robot` takes them.
-        joints: how its joints become the model's.
-        low, high: of the model's joints `[J]`, rad; where its calibration has it end sooner, that
-            counts.
-        frames: camera -> where its newest picture is shown.
+        kind: LeRobot's name of the robot type.
+        settings: its config, as LeRobot decodes it.
+        joints: maps its joints to the model's.
+        low: lower limits of the model's joints `[J]`, rad; a narrower calibrated range counts.
+        high: upper limits of the model's joints `[J]`, rad; a narrower calibrated range counts.
+        frames: shared memory of each camera's newest picture, by camera.
         reply_s: after so long a servo's reply counts as lost; LeRobot's own 50 ms and more are half
             the age that a reading may have.
-        dry_run: writes nothing: its torque stays as it is.
+        dry_run: write nothing: torque stays as it is.
+
+    Returns:
+        The arm, holding where it stands unless `dry_run`.
 
     Raises:
-        UserError: as `open_robot`, a joint that it does not have, or units that are not its own.
+        UserError: as `open_robot`; or a joint that it does not have, or wrong units.
         ArmError: it does not answer, or another process drives it.
     """
     port = settings.get("port")
-    with contextlib.ExitStack() as stack:  # let go of where it cannot be driven
+    with contextlib.ExitStack() as stack:  # closes port and lock where the arm cannot be driven
         lock = None
         if port is not None:
             lock = DeviceLock(str(port))
@@ -198,36 +217,44 @@ def connect(
         if missing:
             have = ", ".join(robot.action_features)
             raise UserError(f"robot.joints.keys: {kind} has no {', '.join(missing)}, but {have}")
-        ends = np.array([joints.angles(values) for values in _ends(robot, joints)])
+        ends = np.array([joints.angles(values) for values in _calibrated_ends(robot, joints)])
         _check_units(robot.bus, joints, np.ptp(ends, axis=0))
         if not dry_run:
-            _take_hold(robot)
+            _enable_torque(robot)
         stack.pop_all()
     low, high = np.maximum(low, ends.min(0)), np.minimum(high, ends.max(0))
     return LeRobotArm(robot, joints, low=low, high=high, frames=frames, lock=lock)
 
 
 def _check_units(bus: Any, joints: JointMap, spans: FloatArray) -> None:
-    """Raises UserError where calibrated ticks and the map do not agree on how far a joint goes."""
+    """Raises UserError where calibration and joint map disagree on how far a joint moves."""
     for key, unit, span in zip(joints.keys, joints.rad_per_unit, spans, strict=True):
         name = key.removesuffix(".pos")
         calibration = (getattr(bus, "calibration", None) or {}).get(name)
         if calibration is None:
             continue
         ticks = bus.model_resolution_table[bus.motors[name].model]
-        turn = abs(calibration.range_max - calibration.range_min) * 2 * np.pi / ticks
-        if not abs(span - turn) <= _UNIT_ERROR * turn:
+        range_rad = abs(calibration.range_max - calibration.range_min) * 2 * np.pi / ticks
+        if not abs(span - range_rad) <= _UNIT_ERROR * range_rad:
             raise UserError(
-                f"robot.joints.rad_per_unit: {key} goes {span:.2f} rad by it, {turn:.2f} by its "
-                f"calibration; want {unit * turn / span:.5g}, or other units of the robot"
+                f"robot.joints.rad_per_unit: {key} goes {span:.2f} rad by it, {range_rad:.2f} by "
+                f"its calibration; want {unit * range_rad / span:.5g}, or other units of the robot"
             )
 
 
-def _ends(robot: Any, joints: JointMap) -> list[dict[str, float]]:
-    """Both ends of the calibrated range of every joint, in the device's values; where it has none,
-    as far as floats go.
+def _calibrated_ends(robot: Any, joints: JointMap) -> list[dict[str, float]]:
+    """Returns both ends of every joint's calibrated range, in the device's values.
+
+    A joint without calibration gets -1e9 and 1e9, so that its limits are the model's.
+
+    Args:
+        robot: connected.
+        joints: maps its joints to the model's.
+
+    Returns:
+        The lower ends in rad, then the upper ones, by key.
     """
-    found = []
+    ends = []
     bus: Any = getattr(robot, "bus", None)
     far = np.where(joints.rad_per_unit > 0, 1e9, -1e9)
     for side, sign in (("range_min", -1.0), ("range_max", 1.0)):
@@ -235,14 +262,14 @@ def _ends(robot: Any, joints: JointMap) -> list[dict[str, float]]:
         for name, motor in getattr(bus, "motors", {}).items():
             key, range_ = f"{name}.pos", (getattr(bus, "calibration", None) or {}).get(name)
             if key in values and range_ is not None:
-                # There is no public way from ticks to the values that the robot speaks in.
+                # LeRobot has no public function from ticks to the robot's values.
                 (values[key],) = bus._normalize({motor.id: getattr(range_, side)}).values()
-        found.append({key: float(value) for key, value in values.items()})
-    return found
+        ends.append({key: float(value) for key, value in values.items()})
+    return ends
 
 
 def check_installed() -> None:
-    """Raises UserError where LeRobot, which robot_wm otherwise does without, is not installed."""
+    """Raises UserError where LeRobot is not installed, which robot_wm otherwise does without."""
     if importlib.util.find_spec("lerobot") is None:
         raise UserError(
             "robot: LeRobot is not installed, which drives real arms and their cameras; "
@@ -251,11 +278,19 @@ def check_installed() -> None:
 
 
 def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02) -> Any:
-    """A LeRobot robot by its type and config, connected and calibrated; its torque is as it was.
+    """Opens a LeRobot robot and checks its calibration; leaves its torque as it is.
+
+    Args:
+        kind: LeRobot's name of the robot type.
+        settings: its config, as LeRobot decodes it.
+        reply_s: after so long a servo's reply counts as lost.
+
+    Returns:
+        The connected robot.
 
     Raises:
-        UserError: LeRobot is not installed, no such type, a setting that it does not take, or a
-            robot without calibration.
+        UserError: LeRobot is not installed, there is no such type, a setting is wrong, or the robot
+            is not calibrated.
         ArmError: it does not answer.
     """
     if not 0 < reply_s < 1:
@@ -271,25 +306,25 @@ def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02)
 
     for module in pkgutil.iter_modules(robots.__path__):
         if module.ispkg:
-            with contextlib.suppress(ImportError):  # wants a driver that is not installed
+            with contextlib.suppress(ImportError):  # needs a driver that is not installed
                 importlib.import_module(f"lerobot.robots.{module.name}")
     port = settings.get("port")
     if port is not None and not os.path.exists(str(port)):
         raise UserError(f"robot.port: no device {port}")
     config = decode_config(robots.RobotConfig, kind, settings, "robot")
     if hasattr(config, "disable_torque_on_disconnect"):
-        config.disable_torque_on_disconnect = False  # its destructor disconnects, whatever happens
+        config.disable_torque_on_disconnect = False  # its destructor disconnects, too
     robot = robots.make_robot_from_config(config)
     bus = getattr(robot, "bus", None)
     if bus is None or not hasattr(bus, "sync_write"):
         raise UserError(f"robot.type: {kind} has no motor bus of its own, and is not driven")
-    _hurry(robot, reply_s)
+    _shorten_timeout(robot, reply_s)
     try:
-        with _patient(bus):
+        with _with_retries(bus):
             _connect(bus)
             calibrated = robot.is_calibrated
     except _BUS_ERRORS as error:
-        _free(bus)
+        _release_port(bus)
         with contextlib.suppress(Exception):
             bus.disconnect(False)
         raise ArmError(f"{kind}: {' '.join(str(error).split())[:200]}") from error
@@ -303,86 +338,101 @@ def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02)
 
 
 def _connect(bus: Any) -> None:
-    """Opens a bus; its handshake has dozens of packets, and one that is lost spoils it."""
-    for left in reversed(range(2 * _TRIES)):
+    """Opens a bus, repeatedly: its handshake has dozens of packets, and one lost one fails it."""
+    for num_left in reversed(range(2 * _TRIES)):
         try:
             bus.connect()
             break
         except _BUS_ERRORS:
-            _free(bus)
+            _release_port(bus)
             with contextlib.suppress(Exception):
                 bus.port_handler.closePort()
-            if not left:
+            if not num_left:
                 raise
     serial = getattr(bus.port_handler, "ser", None)
-    if serial is not None:  # LeRobot's own tools do not ask whether somebody has it open
+    if serial is not None:  # LeRobot's own tools do not check whether the port is open elsewhere
         fcntl.ioctl(serial.fileno(), termios.TIOCEXCL)
 
 
-def _take_hold(robot: Any) -> None:
-    """Turns torque on with every goal where its motor stands; an arm that holds is never let go.
+def _enable_torque(robot: Any) -> None:
+    """Turns torque on with every goal where its motor stands; an arm that holds never lets go.
 
-    LeRobot's `configure` turns torque off and on again: what a limp arm does not mind makes one
-    that holds fall and spring back.
+    LeRobot's `configure` turns torque off and on again: harmless for a limp arm, but one that holds
+    would fall and spring back.
+
+    Args:
+        robot: connected.
+
+    Raises:
+        ArmError: it does not answer.
     """
     bus = robot.bus
     try:
-        with _patient(bus):
+        with _with_retries(bus):
             holds = any(bus.sync_read("Torque_Enable", normalize=False).values())
             if holds:
                 bus.torque_disabled = contextlib.nullcontext
             try:
-                _goal_where_it_stands(bus)
+                _set_goals_to_present(bus)
                 robot.configure()
             finally:
                 if holds:
                     del bus.torque_disabled
-            _goal_where_it_stands(bus)
+            _set_goals_to_present(bus)
             bus.enable_torque(num_retry=_TRIES)
     except _BUS_ERRORS as error:
-        _free(bus)
+        _release_port(bus)
         raise ArmError(f"its torque: {' '.join(str(error).split())[:200]}") from error
 
 
-def _goal_where_it_stands(bus: Any) -> None:
-    """A servo's old goal may be far away."""
+def _set_goals_to_present(bus: Any) -> None:
+    """Sets each servo's goal to its present position; an old goal may be far away."""
     present = bus.sync_read("Present_Position", normalize=False)
     bus.sync_write("Goal_Position", present, normalize=False, num_retry=_TRIES)
 
 
-def _free(bus: Any) -> None:
-    """A driver that was interrupted in a packet takes its port for busy for ever."""
+def _release_port(bus: Any) -> None:
+    """Resets `is_using`, which an interrupted transfer leaves set: the port would stay busy."""
     port = getattr(bus, "port_handler", None)
     if hasattr(port, "is_using"):
         port.is_using = False  # type: ignore[union-attr]
 
 
 def decode_config(registry: Any, kind: str | None, settings: Mapping[str, Any], what: str) -> Any:
-    """A LeRobot config of a registry of them, such as RobotConfig, by its type.
+    """Decodes a LeRobot config by its type.
+
+    Args:
+        registry: LeRobot's base class of such configs, such as RobotConfig.
+        kind: name of the type.
+        settings: fields of the config.
+        what: path of the settings, for error messages.
+
+    Returns:
+        The config.
 
     Raises:
-        UserError: no such type, or a setting that it does not take.
+        UserError: there is no such type, or a setting is wrong.
     """
     import draccus
     from lerobot.utils.import_utils import register_third_party_plugins
 
     register_third_party_plugins()
-    known = registry.get_known_choices()
-    if kind not in known:
-        raise UserError(f"{what}.type: got {kind!r}, want one of {', '.join(sorted(known))}")
+    choices = registry.get_known_choices()
+    if kind not in choices:
+        raise UserError(f"{what}.type: got {kind!r}, want one of {', '.join(sorted(choices))}")
     try:
-        return draccus.decode(known[kind], dict(settings))  # pyright: ignore[reportPrivateImportUsage]
+        return draccus.decode(choices[kind], dict(settings))  # pyright: ignore[reportPrivateImportUsage]
     except (draccus.utils.DraccusException, ValueError, TypeError) as error:
         raise UserError(f"{what}: {error}") from error
 
 
 @contextlib.contextmanager
-def _patient(bus: Any) -> Iterator[None]:
-    """Has a bus ask again where a packet is lost: one of the dozens of connecting spoils it all."""
-    asked = ("ping", "read", "_read", "write", "sync_read")
-    names = [name for name in asked if hasattr(bus, name)]
+def _with_retries(bus: Any) -> Iterator[None]:
+    """Makes a bus repeat lost packets inside the context; connecting takes dozens of packets."""
+    methods = ("ping", "read", "_read", "write", "sync_read")
+    names = [name for name in methods if hasattr(bus, name)]
     for name in names:
-        setattr(bus, name, _again(getattr(bus, name)))
+        setattr(bus, name, _retrying(getattr(bus, name)))
     try:
         yield
     finally:
@@ -390,34 +440,34 @@ def _patient(bus: Any) -> Iterator[None]:
             delattr(bus, name)  # the method of its class again
 
 
-def _again(ask: Callable[..., _T]) -> Callable[..., _T]:
-    def again(*words: Any, num_retry: int = 0, **own: Any) -> _T:
-        for left in reversed(range(_TRIES)):
+def _retrying(request: Callable[..., _T]) -> Callable[..., _T]:
+    def retrying(*args: Any, num_retry: int = 0, **kwargs: Any) -> _T:
+        for num_left in reversed(range(_TRIES)):
             try:
-                return ask(*words, num_retry=max(num_retry, _TRIES), **own)
+                return request(*args, num_retry=max(num_retry, _TRIES), **kwargs)
             except LookupError:
-                if not left:
+                if not num_left:
                     raise
         raise AssertionError
 
-    return again
+    return retrying
 
 
-def _hurry(robot: Any, reply_s: float) -> None:
-    """Has a serial bus give a reply up for lost sooner, and not take it for the next one's."""
+def _shorten_timeout(robot: Any, reply_s: float) -> None:
+    """Makes a serial bus give up a reply after `reply_s`, and drop what comes later than that."""
     port = getattr(getattr(robot, "bus", None), "port_handler", None)
-    begin = getattr(port, "setPacketTimeout", None)
-    if port is None or begin is None:
+    set_timeout = getattr(port, "setPacketTimeout", None)
+    if port is None or set_timeout is None:
         return
 
-    def soon(num_bytes: int) -> None:
-        begin(num_bytes)
+    def set_short_timeout(num_bytes: int) -> None:
+        set_timeout(num_bytes)
         port.packet_timeout = min(port.packet_timeout, 1000.0 * reply_s)
 
-    port.setPacketTimeout = soon
+    port.setPacketTimeout = set_short_timeout
     clear = port.clearPort
 
-    def clear_both() -> None:  # the driver's own waits for what is sent; what came late stays
+    def clear_both() -> None:  # the driver's own flushes output only: late replies would stay
         clear()
         port.ser.reset_input_buffer()
 
@@ -426,13 +476,13 @@ def _hurry(robot: Any, reply_s: float) -> None:
 
 
 class DeviceLock:
-    """Keeps a second controller off a port: held until it is closed, or its process dies.
+    """Exclusive use of a port, until the lock is closed or its process dies.
 
     Args:
         port: a path, such as /dev/ttyACM0.
 
     Raises:
-        UserError: no such device.
+        UserError: there is no such device.
         ArmError: another process drives it.
     """
 
@@ -451,7 +501,7 @@ class DeviceLock:
             raise ArmError(f"{port}: another process drives it") from None
 
     def close(self) -> None:
-        """Lets others have it."""
+        """Releases the port."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1

@@ -1,7 +1,7 @@
-"""What the processes of a run tell each other: one frozen type for each message, and its bytes.
+"""Messages between the processes of a run: one frozen type per message, encoded as msgpack.
 
-Whatever comes from another process is decoded here, and checked while it is: bytes that are no
-message come as `Undecodable`, never as a half-read one.
+What comes from another process is decoded and checked here; bytes that are no message become
+`Undecodable`, never a half-read message.
 """
 
 from __future__ import annotations
@@ -20,37 +20,41 @@ from robot_wm.types import FloatArray, Outcome
 
 
 class SentMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
-    """What all that is sent has: fields by name, and a type that the bytes carry."""
+    """Base of all that is sent: fields are encoded by name, with a type tag."""
 
 
-# ---- The planner's process to the controller, and back. ----------------------------------------
+# ---- Policy process and arm server. --------------------------------------------------------------
 
 
 class Heartbeat(SentMessage, frozen=True):
-    """The planner's process lives."""
+    """The policy process lives."""
 
 
 class ObservationRequest(SentMessage, frozen=True):
-    """The planner wants to see the arm at rest.
+    """The policy asks for an observation of the arm at rest.
 
     Attributes:
-        number: of the request, which the answer repeats.
+        number: of the request; the answer repeats it.
     """
 
     number: int
 
 
 class PlanProposal(SentMessage, frozen=True):
-    """A plan to be followed."""
+    """A plan to be followed.
+
+    Attributes:
+        plan: the plan.
+    """
 
     plan: JointPlan
 
 
 class PolicyFailed(SentMessage, frozen=True):
-    """The planner gives up.
+    """The policy process gives up.
 
     Attributes:
-        text: why, as whatever failed has put it.
+        text: the error's message.
     """
 
     text: str
@@ -68,7 +72,7 @@ class ArmObservation(SentMessage, frozen=True):
         epoch: of the arming.
         joints: measured `[J]`, rad.
         commanded: the last command `[J]`, rad.
-        observed_s: when the oldest picture, or the joints, were taken; time.monotonic().
+        observed_s: when the oldest of pictures and joints was taken, time.monotonic().
     """
 
     number: int
@@ -79,22 +83,34 @@ class ArmObservation(SentMessage, frozen=True):
 
 
 class ArmStopped(SentMessage, frozen=True):
-    """The arm takes no more plans."""
+    """The arm takes no more plans.
+
+    Attributes:
+        reason: why.
+    """
 
     reason: Reason
 
 
-# ---- The human's process to the controller, and back. -------------------------------------------
+# ---- Operator's process and arm server. ----------------------------------------------------------
 
 
 class Request(SentMessage, frozen=True):
-    """What the human wants: to arm, stop, park or reset."""
+    """The operator asks to arm, stop, park or reset.
+
+    Attributes:
+        event: which of these.
+    """
 
     event: Event
 
 
 class End(SentMessage, frozen=True):
-    """The run is to end: brake, and hold."""
+    """The run is to end: brake, and hold.
+
+    Attributes:
+        reason: why.
+    """
 
     reason: Reason
 
@@ -103,7 +119,8 @@ class ArmServerReady(SentMessage, frozen=True):
     """The arm is connected.
 
     Attributes:
-        low, high: joint limits, of the device and the settings together `[J]`, rad.
+        low: lower joint limits, the narrower of device and settings, `[J]`, rad.
+        high: upper joint limits, the narrower of device and settings, `[J]`, rad.
     """
 
     low: FloatArray
@@ -114,24 +131,24 @@ class Refused(SentMessage, frozen=True):
     """A process cannot do what it was started for.
 
     Attributes:
-        text: why, as it is to be shown.
+        text: why, as shown to the operator.
     """
 
     text: str
 
 
 class Status(SentMessage, frozen=True):
-    """How it goes.
+    """State of the arm server.
 
     Attributes:
-        joints: as last read `[J]`, rad; empty where they could not be.
+        joints: as last read `[J]`, rad; empty where they could not be read.
         state: of the arm.
-        reason: of a fault.
+        reason: of a fault; None: no fault.
         notes: what happened in the last tick.
-        plan_age_s: since the last plan came; None before the first.
-        late_ms_p99: by which ticks began late.
+        plan_age_s: time since the last plan came; None: none has come.
+        late_ms_p99: 99th percentile of how late ticks began, ms.
         num_ticks: so far.
-        ended: why the controller has ended; None: it has not.
+        ended: why the arm server has ended; None: it has not.
     """
 
     joints: FloatArray
@@ -144,36 +161,36 @@ class Status(SentMessage, frozen=True):
     ended: Reason | None = None
 
 
-# ---- The controller to the watchdog. ------------------------------------------------------------
+# ---- Arm server to watchdog. ---------------------------------------------------------------------
 
 
 class ArmServerBeat(SentMessage, frozen=True):
-    """A tick was done.
+    """The arm server has finished a tick.
 
     Attributes:
-        armed: the arm is driven: silence is to be told.
+        armed: the arm is driven, so that the watchdog must report silence.
     """
 
     armed: bool
 
 
 class Goodbye(SentMessage, frozen=True):
-    """The controller ends in order."""
+    """The arm server ends in order."""
 
 
-# ---- The human's process to the planner's, and back. --------------------------------------------
+# ---- Operator's process and policy process. ------------------------------------------------------
 
 
 class Begin(SentMessage, frozen=True):
-    """The arm is armed: plan."""
+    """The arm is armed: the policy may plan."""
 
 
 class PolicyReady(SentMessage, frozen=True):
     """The model is loaded.
 
     Attributes:
-        what: the run consists of.
-        notes: what the human should know before the arm moves.
+        what: one line on checkpoint, goals and devices.
+        notes: what the operator should know before the arm moves.
     """
 
     what: str
@@ -181,13 +198,13 @@ class PolicyReady(SentMessage, frozen=True):
 
 
 class DecisionTaken(SentMessage, frozen=True):
-    """The planner has decided on an action.
+    """The policy has decided on an action.
 
     Attributes:
-        kind: of the decision (robot_wm.types.Decision.kind).
-        energy: of what was seen before it; None where it was not measured.
-        plan_s: what it took.
-        p_value: of the prediction before; None where nothing is known of it.
+        kind: of the decision (`robot_wm.types.Decision.kind`).
+        energy: of the observation before it; None: not measured.
+        plan_s: planning time, s.
+        p_value: of the prediction error before it; None: not known.
     """
 
     kind: str
@@ -197,10 +214,10 @@ class DecisionTaken(SentMessage, frozen=True):
 
 
 class RunEnded(SentMessage, frozen=True):
-    """The planner has seen the last picture.
+    """The policy has seen the last picture.
 
     Attributes:
-        energy: of it.
+        energy: of the last observation; None: not measured.
         outcomes: in the order of the goals.
     """
 
@@ -208,7 +225,7 @@ class RunEnded(SentMessage, frozen=True):
     outcomes: tuple[Outcome, ...]
 
 
-# ---- A device's processes to the human's. -------------------------------------------------------
+# ---- A device's processes to the operator's process. ---------------------------------------------
 
 
 class CamerasReady(SentMessage, frozen=True):
@@ -216,10 +233,10 @@ class CamerasReady(SentMessage, frozen=True):
 
 
 class Trouble(SentMessage, frozen=True):
-    """Something that may pass.
+    """A problem that may pass.
 
     Attributes:
-        text: what, as a driver has put it.
+        text: the driver's message.
     """
 
     text: str
@@ -251,23 +268,34 @@ Message = (
 
 @dataclass(frozen=True)
 class Undecodable:
-    """Bytes that are no message."""
+    """Bytes that are no message.
+
+    Attributes:
+        content: the bytes.
+    """
 
     content: bytes
 
 
 def to_plain(value: object) -> Any:
-    """An array as lists, and a number of numpy's as Python's: encoders know neither."""
+    """Turns an array into lists, and a numpy number into Python's: encoders know neither."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise NotImplementedError(f"got a {type(value).__name__}, want what a message may hold")
 
 
 def from_plain(kind: Any, value: object) -> FloatArray:
-    """Lists as an array of numbers.
+    """Turns lists into an array of numbers.
+
+    Args:
+        kind: type of the field.
+        value: what was decoded.
+
+    Returns:
+        A float64 array.
 
     Raises:
-        ValueError: no numbers, or ragged.
+        ValueError: not numbers, or ragged.
     """
     if get_origin(kind) is not np.ndarray:
         raise NotImplementedError(f"got {kind}, want an array")
@@ -282,12 +310,12 @@ _DECODER = msgspec.msgpack.Decoder(Message, dec_hook=from_plain)
 
 
 def encode(message: SentMessage) -> bytes:
-    """The bytes of a message."""
+    """Returns the bytes of a message."""
     return _ENCODER.encode(message)
 
 
 def decode(content: bytes) -> Message | Undecodable:
-    """The message that some bytes are."""
+    """Returns the message in some bytes, or `Undecodable`."""
     try:
         return _DECODER.decode(content)
     except (msgspec.MsgspecError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a planner may ask of the arm: a few joint targets, from here, soon; and following them."""
+"""Plans: a few joint targets that a policy asks for, and the motion that follows them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 from robot_wm.types import FloatArray
 
 _ARRIVED_RAD = 1e-3
-MAX_WAYPOINTS = 16  # each is checked within a tick
+MAX_WAYPOINTS = 16  # all are checked within one tick
 
 
 class JointPlan(msgspec.Struct, frozen=True, eq=False, forbid_unknown_fields=True):
-    """Joint targets, one after the other, and what they were made from.
+    """Joint targets, one after the other, and the observation they were made from.
 
     Attributes:
-        epoch: of the arming that it was made for.
-        seq: grows from plan to plan.
-        observed_s: when the oldest picture it was made from was taken; time.monotonic().
+        epoch: of the arming that the plan was made for.
+        seq: number that grows from plan to plan.
+        observed_s: when the oldest picture behind the plan was taken, time.monotonic().
         begun_s: when planning began.
         start: where the arm stood then `[J]`, rad.
-        waypoints: targets `[H, J]`, rad.
-        valid_until_s: what is not done by then is not done.
+        waypoints: joint targets `[H, J]`, rad.
+        valid_until_s: when the plan expires.
 
     Raises:
         ValueError: not numbers, not finite, or of the wrong shape.
@@ -71,11 +71,11 @@ def _angles(name: str, value: object, num_axes: int) -> FloatArray:
 
 
 class Motion:
-    """Follows the targets of a plan, each until the command has come to it.
+    """Follows the joint targets of a plan, each until the command has arrived there.
 
     Args:
         waypoints: `[H, J]`, rad.
-        deadline_s: after which it is over.
+        deadline_s: when the motion ends, arrived or not.
     """
 
     def __init__(self, waypoints: FloatArray, deadline_s: float) -> None:
@@ -83,11 +83,19 @@ class Motion:
 
     @property
     def done(self) -> int:
-        """Targets come to."""
+        """Number of joint targets that the command has reached."""
         return self._index
 
     def target(self, commanded: FloatArray, now_s: float) -> FloatArray | None:
-        """Where to go now `[J]`; None where all is done, or time is over."""
+        """Returns the joint target to move to now.
+
+        Args:
+            commanded: the last command `[J]`, rad.
+            now_s: on the clock of the deadline.
+
+        Returns:
+            `[J]`, rad; None where all are reached, or the deadline has passed.
+        """
         if now_s > self._deadline_s:
             return None
         while self._index < len(self._waypoints):

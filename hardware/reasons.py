@@ -1,6 +1,6 @@
-"""Why the arm was held, stopped or not obeyed: a kind and its numbers.
+"""Reasons why the arm was held, stopped or did not obey: a kind and its numbers.
 
-Code compares kinds. The sentences for people are made here, when they are shown; nothing reads one.
+Code compares kinds. The sentences for people are made here, when they are shown; no code reads one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Kind(str, Enum):
     LONG_STEP = "long_step"
     ILLEGAL_TARGET = "illegal_target"
     PLANS_REFUSED = "plans_refused"
-    # How it went on.
+    # Progress of a run.
     PLAN = "plan"
     TARGETS_DONE = "targets_done"
     NO_PLAN = "no_plan"
@@ -71,7 +71,7 @@ class Kind(str, Enum):
     NO_PARK_POSE = "no_park_pose"
     NEVER_ARMED = "never_armed"
     PARKING_SLOW = "parking_slow"
-    # Who wanted it.
+    # Who or what asked for it.
     EVENT = "event"
     ASKED_FOR = "asked_for"
     SIGNAL = "signal"
@@ -98,23 +98,23 @@ _SENTENCES = {
     Kind.COMPUTER_SLEPT: "the computer slept for {slept_s:.0f} s",
     Kind.CAMERA_STALE: "camera {camera} shows nothing new for {age_s:.2f} s",
     Kind.WATCHDOG_GONE: "the watchdog is gone",
-    Kind.CONTROLLER_GONE: "the controller died",
-    Kind.CONTROLLER_BROKE: "the controller broke: {text}",
-    Kind.PLANNER_MISSING: "no planner",
-    Kind.PLANNER_GONE: "the planner died",
-    Kind.PLANNER_FAILED: "the planner: {text}",
-    Kind.PLANNER_SILENT: "the planner is silent for {silent_s:.2f} s",
-    Kind.UNDECODABLE: "the {sender} sent {num_bytes} bytes that are no message for the controller",
-    Kind.FOREIGN_EVENT: "{event} is not for others to say",
+    Kind.CONTROLLER_GONE: "the arm server died",
+    Kind.CONTROLLER_BROKE: "the arm server broke: {text}",
+    Kind.PLANNER_MISSING: "there is no policy process",
+    Kind.PLANNER_GONE: "the policy process died",
+    Kind.PLANNER_FAILED: "the policy process failed: {text}",
+    Kind.PLANNER_SILENT: "the policy process is silent for {silent_s:.2f} s",
+    Kind.UNDECODABLE: "the {sender} sent {num_bytes} bytes that are no message for the arm server",
+    Kind.FOREIGN_EVENT: "another process sent the event {event}, which is the supervisor's alone",
     Kind.WRONG_EVENT: "{event} while {state}",
-    Kind.NOT_ANGLES: "want {want} finite angles",
+    Kind.NOT_ANGLES: "these are not {want} finite angles",
     Kind.JOINT_OUTSIDE: "joint {joint} is at {angle_rad:.3f} rad",
     Kind.BOX_LEFT: "a corner of the arm is outside the workspace box",
     Kind.NOT_READY: "the arm is {state}",
     Kind.OTHER_EPOCH: "it is of epoch {got}, this is {want}",
     Kind.OLD_NUMBER: "its number is {got}, the last was {last}",
-    Kind.WRONG_ORDER: "it was begun before it looked, or after now",
-    Kind.SEEN_IN_MOTION: "it was made from what was seen before the arm came to rest",
+    Kind.WRONG_ORDER: "planning began before the picture was taken, or after now",
+    Kind.SEEN_IN_MOTION: "it was made from a picture taken before the arm came to rest",
     Kind.OLD_PLAN: "its picture is {age_s:.0f} s old",
     Kind.OLD_PICTURE: "its picture was {age_ms:.0f} ms old when planning began",
     Kind.WRONG_VALIDITY: "it is valid for another {left_s:.1f} s",
@@ -124,12 +124,12 @@ _SENTENCES = {
     Kind.ILLEGAL_TARGET: "a target is not legal",
     Kind.PLANS_REFUSED: "{num} plans refused in a row, the last",
     Kind.PLAN: "plan {seq}: {num_targets} targets",
-    Kind.TARGETS_DONE: "{num} targets done",
+    Kind.TARGETS_DONE: "{num} targets reached",
     Kind.NO_PLAN: "no plan for {waited_s:.0f} s",
-    Kind.RESEATED: "goal set {moved_rad:.2f} rad back to where the arm stands",
+    Kind.RESEATED: "joint target moved by {moved_rad:.2f} rad to where the arm stands",
     Kind.NOT_AT_REST: "the arm has not come to rest",
     Kind.TARGET_REFUSED: "the governor refused a target",
-    Kind.NO_PARK_POSE: "no rest pose is known",
+    Kind.NO_PARK_POSE: "there is no park pose",
     Kind.NEVER_ARMED: "the arm was never armed",
     Kind.PARKING_SLOW: "parking takes longer than {waited_s:.0f} s",
     Kind.EVENT: "{event}",
@@ -137,8 +137,8 @@ _SENTENCES = {
     Kind.SIGNAL: "{name}",
     Kind.KEY: "key",
     Kind.TERMINAL_GONE: "the terminal is gone",
-    Kind.HUMAN_GONE: "the human's process is gone",
-    Kind.HUMAN_ENDS: "the human's process ends",
+    Kind.HUMAN_GONE: "the operator's process is gone",
+    Kind.HUMAN_ENDS: "the operator's process ends",
     Kind.FAULT: "fault",
     Kind.NOT_ARMED: "not armed",
     Kind.DONE: "done: the run is over",
@@ -150,15 +150,15 @@ _NUMBERS = {
 
 
 class Reason(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Why something happened; `str` makes the sentence.
+    """Why something happened; `str` returns the sentence for people.
 
     Attributes:
         kind: what happened.
-        numbers: name -> what its sentence tells, such as `age_ms`.
-        cause: what led to it, if something did.
+        numbers: values in the sentence by name, such as `age_ms`.
+        cause: what led to it; None: nothing else.
 
     Raises:
-        ValueError: other numbers than such a reason has.
+        ValueError: not the numbers of this kind.
     """
 
     kind: Kind
@@ -178,14 +178,14 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 
 def said(kind: Kind, text: object) -> Reason:
-    """A reason that a driver or a library gave in words of its own."""
+    """Returns a reason that quotes a driver's or a library's own message."""
     return Reason(kind, {"text": clean(text, _LONGEST_TEXT)})
 
 
 def clean(text: object, longest: int) -> str:
-    """Makes text of what a driver or a library says: never empty, not too long, and valid UTF-8."""
-    told = str(text) or repr(text)
-    return told[:longest].encode("utf-8", "replace").decode()
+    """Cuts a driver's or library's text to `longest` characters of valid UTF-8; never empty."""
+    content = str(text) or repr(text)
+    return content[:longest].encode("utf-8", "replace").decode()
 
 
 class NotLegalError(UserError):

@@ -1,6 +1,6 @@
-"""The arm as the planner's process sees it: an Env that looks at rest, sends a plan, and waits.
+"""The arm as the policy process sees it: an Env that observes at rest, sends a plan, and waits.
 
-Step and hold: it looks while the arm stands, its plan starts where it looked, and the next look
+The arm stands while it is observed, a plan starts where it was observed, and the next observation
 waits until the arm stands again: nothing moves on a prediction alone.
 """
 
@@ -28,37 +28,39 @@ HEARTBEAT_S = 0.03
 
 
 class ArmStoppedError(RunError):
-    """The controller has stopped the arm, for a human or a fault, or shows nothing of it."""
+    """The arm server has stopped the arm, for the operator or a fault, or does not show it."""
 
 
 class Actions(Protocol):
     """How a policy's actions move joints."""
 
     @property
-    def spec(self) -> ActionSpec: ...
+    def spec(self) -> ActionSpec:
+        """Bounds of the actions."""
+        ...
 
     def proprio(self, joints: FloatArray) -> FloatArray:
-        """What the policy calls the arm's state `[Q]`, at joints `[J]`, rad."""
+        """Returns the policy's arm state `[Q]` at joints `[J]`, rad."""
         ...
 
     def targets(self, joints: FloatArray, action: FloatArray) -> FloatArray:
-        """Joint targets `[H, J]`, rad, of one action `[A]` from commanded joints `[J]`."""
+        """Returns joint targets `[H, J]`, rad, of an action `[A]` from commanded joints `[J]`."""
         ...
 
     def moved(self, before: FloatArray, after: FloatArray) -> FloatArray:
-        """The action `[A]` that leads from commanded joints `[J]` to others."""
+        """Returns the action `[A]` that leads from commanded joints `[J]`, rad, to others."""
         ...
 
 
 class RemoteArm:
-    """An arm in another process (robot_wm.types.Env).
+    """An arm in another process (`robot_wm.types.Env`).
 
     Args:
-        wire: to the controller.
-        frames: camera -> where its newest picture is.
+        wire: to the arm server.
+        frames: shared memory of each camera's newest picture, by camera.
         actions: how actions move joints.
         control_dt: seconds that one action stands for.
-        timeout_s: longest wait for an answer; the controller faults before that.
+        timeout_s: longest wait for an answer; the arm server faults sooner.
         step_s: longest time that one action may take.
     """
 
@@ -75,72 +77,81 @@ class RemoteArm:
         self._wire, self._frames, self._actions = wire, dict(frames), actions
         self._control_dt, self._timeout_s, self._step_s = control_dt, timeout_s, step_s
         self._requests, self._plans = itertools.count(), itertools.count()
-        self._seen: ArmObservation | None = None
-        self._begun_s = 0.0
-        self.joints = np.zeros(0)  # where it stood at the last look [J], rad
+        self._observed: ArmObservation | None = None
+        self._begun_s = 0.0  # when planning began: the last observation came
+        self.joints = np.zeros(0)  # as last observed [J], rad
 
     @property
     def action_spec(self) -> ActionSpec:
+        """See `Env.action_spec`."""
         return self._actions.spec
 
     @property
     def control_dt(self) -> float:
+        """See `Env.control_dt`."""
         return self._control_dt
 
     def reset(self, seed: int) -> Observation:
-        """Looks: nobody can put a real arm anywhere but itself."""
+        """Returns an observation; a real arm stays where it is."""
         return self.observe()
 
     def observe(self) -> Observation:
-        """Looks, once the arm stands.
+        """Observes the arm, once it is at rest.
+
+        Returns:
+            Pictures, proprioception, and the stamp of the oldest of both.
 
         Raises:
-            ArmStoppedError: a human, or a fault.
+            ArmStoppedError: the operator or a fault has stopped the arm.
             TimeoutError: no answer in time.
         """
-        self._seen = seen = self._ask()
+        self._observed = observed = self._request()
         images = {}
         for name, slot in self._frames.items():
             frame = slot.read()
             if frame is None:
                 raise ArmStoppedError(f"camera {name} has shown nothing")
             images[name] = frame[0]
-        self.joints = seen.joints
-        return Observation(images, self._actions.proprio(seen.joints), seen.observed_s)
+        self.joints = observed.joints
+        return Observation(images, self._actions.proprio(observed.joints), observed.observed_s)
 
     def apply(self, action: FloatArray) -> FloatArray:
-        """Sends one action `[A]` as a plan, and waits until the arm stands again.
+        """Sends one action as a plan, and waits until the arm is at rest again.
+
+        Args:
+            action: `[A]`, in the policy's units.
 
         Returns:
             What the commanded pose has really moved by, `[A]`.
 
         Raises:
             UserError: wrong size or not finite; nothing is sent.
-            ArmStoppedError: a human, or a fault.
+            ArmStoppedError: the operator or a fault has stopped the arm.
             TimeoutError: no answer in time.
         """
         action = self.action_spec.clip(action)
-        seen = self._seen or self._ask()
+        observed = self._observed or self._request()
         plan = JointPlan(
-            epoch=seen.epoch,
+            epoch=observed.epoch,
             seq=next(self._plans),
-            observed_s=seen.observed_s,
+            observed_s=observed.observed_s,
             begun_s=self._begun_s,
-            start=seen.joints,
-            waypoints=self._actions.targets(seen.commanded, action),
+            start=observed.joints,
+            waypoints=self._actions.targets(observed.commanded, action),
             valid_until_s=time.monotonic() + self._step_s,
         )
         self._wire.send(PlanProposal(plan=plan))
-        self._seen = None
-        return self._actions.moved(seen.commanded, self._ask().commanded)
+        self._observed = None
+        return self._actions.moved(observed.commanded, self._request().commanded)
 
     def stop(self) -> None:
-        """Nothing: between plans the controller holds the arm by itself."""
+        """Does nothing: between plans the arm server holds the arm by itself."""
 
     def close(self) -> None:
+        """See `Env.close`."""
         self._wire.close()
 
-    def _ask(self) -> ArmObservation:
+    def _request(self) -> ArmObservation:
         number = next(self._requests)
         self._wire.send(ObservationRequest(number=number))
         until_s = time.monotonic() + self._timeout_s
@@ -152,9 +163,10 @@ class RemoteArm:
                     self._begun_s = time.monotonic()
                     return message
             if self._wire.closed:
-                raise ArmStoppedError("the controller is gone")
+                raise ArmStoppedError("the arm server is gone")
             if time.monotonic() > until_s:
-                raise TimeoutError(f"no answer from the controller for {self._timeout_s:.0f} s")
-            # While the arm moves we are here: who is stuck elsewhere says nothing, and it is held.
+                raise TimeoutError(f"no answer from the arm server for {self._timeout_s:.0f} s")
+            # The arm moves only while this loop runs: a process stuck elsewhere sends no heartbeat,
+            # and the arm is held.
             self._wire.wait(HEARTBEAT_S)
             self._wire.send(Heartbeat())

@@ -1,6 +1,7 @@
-"""An arm that another process simulates, in real time, behind shared memory.
+"""An arm that another process simulates in real time, connected by shared memory.
 
-Like a servo, it holds its last goal for ever, whatever becomes of those who wrote it.
+Like a servo, it holds its last joint target for ever, whatever becomes of the processes that wrote
+it.
 """
 
 from __future__ import annotations
@@ -17,45 +18,45 @@ from hardware.wire import FrameSlot, Slot
 from robot_wm.types import FloatArray
 
 
-class Goals:
-    """The joint goals of a simulated arm, as its servos see them.
+class JointTargets:
+    """The joint targets of a simulated arm, in shared memory.
 
     Args:
         num_joints: J.
-        descriptor: of the memory, where another process made it.
+        descriptor: of the memory, if another process made it.
     """
 
     def __init__(self, num_joints: int, descriptor: int | None = None) -> None:
         self._slot = Slot(8 * num_joints, descriptor)
 
     def fileno(self) -> int:
-        """For a child's `pass_fds`."""
+        """Returns the descriptor, for a child's `pass_fds`."""
         return self._slot.fileno()
 
     def close(self) -> None:
-        """Lets go of the memory."""
+        """Releases the memory."""
         self._slot.close()
 
     def write(self, joints: FloatArray) -> None:
-        """Sets them, `[J]`, rad."""
+        """Sets the joint targets `[J]`, rad."""
         self._slot.write(np.asarray(joints, np.float64).tobytes())
 
     def read(self) -> FloatArray | None:
-        """The last `[J]`, rad; None where there was none."""
+        """Returns the last joint targets `[J]`, rad; None before the first."""
         value = self._slot.read()
         return None if value is None else np.frombuffer(value, np.float64)
 
     def count(self) -> int:
-        """How many were set so far."""
+        """Returns how many times targets were set so far."""
         return self._slot.count()
 
 
 class Measured:
-    """The joints of a simulated arm, as its encoders see them.
+    """The measured joints of a simulated arm, in shared memory.
 
     Args:
         num_joints: J.
-        descriptor: of the memory, where another process made it.
+        descriptor: of the memory, if another process made it.
     """
 
     _STAMP = struct.Struct("<d")
@@ -64,19 +65,19 @@ class Measured:
         self._slot = Slot(self._STAMP.size + 8 * num_joints, descriptor)
 
     def fileno(self) -> int:
-        """For a child's `pass_fds`."""
+        """Returns the descriptor, for a child's `pass_fds`."""
         return self._slot.fileno()
 
     def close(self) -> None:
-        """Lets go of the memory."""
+        """Releases the memory."""
         self._slot.close()
 
     def write(self, joints: FloatArray, stamp_s: float) -> None:
-        """Shows them, `[J]`, rad."""
+        """Sets the measured joints `[J]`, rad, and their stamp."""
         self._slot.write(self._STAMP.pack(stamp_s) + np.asarray(joints, np.float64).tobytes())
 
     def read(self) -> tuple[FloatArray, float] | None:
-        """Joints `[J]`, rad, and when; None before the first."""
+        """Returns joints `[J]`, rad, and their stamp; None before the first."""
         value = self._slot.read()
         if value is None:
             return None
@@ -84,30 +85,36 @@ class Measured:
 
 
 class SimulatedArm:
-    """The controller's side of it (hardware.arm.Arm).
+    """The arm server's side of a simulated arm (`hardware.arm.Arm`).
 
     Args:
         limits: of the arm.
-        goals, measured, frames: the memory that it shares with the simulation.
+        targets: shared memory that the simulation reads.
+        measured: shared memory that the simulation writes.
+        frames: shared memory of each camera's newest picture, by camera.
     """
 
     def __init__(
         self,
         limits: ArmLimits,
-        goals: Goals,
+        targets: JointTargets,
         measured: Measured,
         frames: Mapping[str, FrameSlot],
     ) -> None:
-        self._limits, self._goals, self._measured, self._frames = limits, goals, measured, frames
+        self._limits, self._frames = limits, frames
+        self._targets, self._measured = targets, measured
 
     @property
     def frames(self) -> Mapping[str, FrameSlot]:
+        """See `Arm.frames`."""
         return self._frames
 
     def limits(self) -> ArmLimits:
+        """See `Arm.limits`."""
         return self._limits
 
     def read(self) -> Reading:
+        """See `Arm.read`."""
         measured = self._measured.read()
         if measured is None:
             raise ArmError("the simulation has not begun")
@@ -115,21 +122,26 @@ class SimulatedArm:
         return Reading(measured[0], measured[1], stamps)
 
     def write(self, joints: FloatArray) -> None:
+        """See `Arm.write`."""
         check_command(joints, len(self._limits.names))
-        self._goals.write(joints)
+        self._targets.write(joints)
 
     def hold(self) -> None:
-        """Nothing: it holds its last goal, and every goal is near."""
+        """Does nothing: the arm holds its last joint target, which is always near."""
 
     def close(self, *, relax: bool = False) -> None:
-        """Nothing: the simulation goes on, and holds."""
+        """Does nothing: the simulation goes on, and holds."""
 
 
 def wait_for_life(measured: Measured, *, timeout_s: float) -> None:
-    """Returns when the simulation runs.
+    """Waits until the simulation has written its first joints.
+
+    Args:
+        measured: what the simulation writes.
+        timeout_s: longest wait.
 
     Raises:
-        ArmError: it does not, for too long.
+        ArmError: nothing came in time.
     """
     until_s = time.monotonic() + timeout_s
     while measured.read() is None:

@@ -1,8 +1,9 @@
-"""Starts the processes of a run: each gets its task on a descriptor, and what it shares."""
+"""Starts the processes of a run and hands each its task and its shared memory, by descriptor."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -18,10 +19,18 @@ from hardware.tasks import (
 )
 
 
-class Shared(Protocol):
-    """What a child is handed: memory, or one end of a wire."""
+def ignore_interrupts() -> None:
+    """Ignores SIGINT and SIGHUP, by which an operator stops a run: the arm server acts on them."""
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 
-    def fileno(self) -> int: ...
+
+class Shared(Protocol):
+    """What a child process is handed: shared memory, or one end of a wire."""
+
+    def fileno(self) -> int:
+        """Returns the descriptor."""
+        ...
 
 
 def spawn(
@@ -35,10 +44,14 @@ def spawn(
     """Runs `python -m MODULE... DESCRIPTOR`.
 
     Args:
-        module: its name, and words before the descriptor.
-        task: what it is to do.
-        shared: whose descriptors, named in `task`, stay open for it.
-        stdin, stderr: as subprocess has them.
+        module: name of the module, and arguments before the descriptor.
+        task: what the process is to do.
+        shared: what the task names by descriptor, and so stays open in the child.
+        stdin: as in subprocess.Popen.
+        stderr: as in subprocess.Popen.
+
+    Returns:
+        The process.
     """
     descriptor = os.memfd_create("task", 0)
     try:
@@ -55,11 +68,14 @@ def spawn(
 
 
 def read_task(descriptor: int, kind: type[AnyTask]) -> AnyTask:
-    """What this process was started with.
+    """Reads what this process was started with.
 
     Args:
-        descriptor: the last word of its command line.
-        kind: of task that it is for.
+        descriptor: last argument of its command line.
+        kind: type of the task.
+
+    Returns:
+        The task.
     """
     with os.fdopen(descriptor, "rb") as file:
         return decode_task(file.read(), kind)

@@ -1,4 +1,4 @@
-"""What the arm is doing, and what may come next: one table, and faults that stay."""
+"""States of the arm and the transitions between them: one table; faults stay until a reset."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class State(str, Enum):
 
     idle: at rest, takes no plans. armed: checked, takes its first plan. running: follows a plan.
     holding: braked, waits for a plan and goes on by itself with the next. faulted: braked, and
-    stays so until a human resets it. parking: a governed move to its rest pose, at a human's
-    command.
+    stays so until the operator resets it. parking: a governed move to its park pose, at the
+    operator's request.
     """
 
     IDLE = "idle"
@@ -25,10 +25,10 @@ class State(str, Enum):
 
 
 class Event(str, Enum):
-    """What changes that.
+    """What changes the state.
 
-    arm, stop, park and reset are a human's; plan: a valid plan has come; wait: the plan is done, or
-    its time is over; fault: something is wrong; parked: the rest pose is reached.
+    arm, stop, park and reset are the operator's; plan: a valid plan has come; wait: the plan is
+    done, or its time is over; fault: something is wrong; parked: the park pose is reached.
     """
 
     ARM = "arm"
@@ -63,7 +63,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 
 class StateMachine:
-    """Where the arm is in that table; a pair that is not in it is a fault."""
+    """The current state; an event that the table does not have for it is a fault."""
 
     def __init__(self) -> None:
         self._state = State.IDLE
@@ -71,19 +71,23 @@ class StateMachine:
 
     @property
     def state(self) -> State:
+        """The current state."""
         return self._state
 
     @property
     def reason(self) -> Reason | None:
-        """Why it is faulted: the first fault since the last reset; None where it is not."""
+        """Reason of the first fault since the last reset; None where there is no fault."""
         return self._reason
 
     def on(self, event: Event, reason: Reason | None = None) -> State:
-        """Goes on to the next state.
+        """Goes to the next state.
 
         Args:
             event: what happened.
-            reason: of a fault; None: that it does not belong in this state.
+            reason: of a fault; None: that the event does not belong in this state.
+
+        Returns:
+            The new state.
         """
         after = TRANSITIONS.get((self._state, event), State.FAULTED)
         if after is not State.FAULTED:

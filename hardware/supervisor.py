@@ -1,8 +1,7 @@
-"""What is written to the arm in each tick, and why: no clock, no I/O, so that all can be tried.
+"""Decides what is written to the arm in each tick. No clock and no I/O, so that all can be tested.
 
-The process around it (hardware.arm_server) tells it the time, what the arm reads, what came from
-the
-planner and from the human, and writes what it returns.
+The process around it (`hardware.arm_server`) gives it the time, what the arm reads, and what came
+from the policy process and the operator, and writes what it returns.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 
 from hardware.governor import Governor, NotLegalError
@@ -20,74 +18,69 @@ from hardware.reasons import Kind, Reason
 from hardware.states import Event, State, StateMachine
 from hardware.ticks import Note, NoteKind, PolicyLife, Reading, TickResult
 from robot_wm.kinematics.limits import Limits
-from robot_wm.types import FloatArray, UserError
+from robot_wm.types import Count, FloatArray, Positive, Settings
 
-_NEAR = 0.9  # of the governor's longest jump
+_STEP_SHARE = 0.9  # of the governor's longest jump, that a step of a plan or of parking may take
 
 
-class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When the arm is held, and when that is a fault.
+class SupervisorSettings(Settings, frozen=True, kw_only=True):
+    """When the arm is held, and when a problem is a fault.
 
     Attributes:
-        max_tick_s: a tick later than this is a fault.
-        max_reading_age_s: joints read longer ago than this are a fault.
-        max_frame_age_s: a picture older than this when planning began refuses the plan.
-        max_frame_gap_s: no new picture for so long: the arm is held.
-        max_silence_s: nothing heard of the planner for so long while it moves: the arm is held.
-        wait_warn_s: of waiting for a plan, until the human is told.
-        wait_fault_s: until it is a fault.
-        max_plan_s: longest time that a plan may take.
-        max_thought_s: a plan whose picture is older than this when it comes is refused.
-        start_error_rad: a plan from a start farther than this from where the arm stands is refused.
-        tracking_error_rad: of a joint behind its command;
-        tracking_s: for so long, it is a fault.
-        stuck_rad: a joint whose command moves this far within `tracking_s`,
-        stuck_share: while it moves by less than this share of it, is stuck: a fault.
-        max_refused: so many plans refused in a row are a fault.
-        parking_s: a way to the rest pose that takes longer is a fault.
-        steady_ticks: of the same reading, before it is believed that the arm stands there;
-        steady_rad: so near to each other.
+        max_tick_s: Fault if a tick comes later than this after the one before.
+        max_reading_age_s: Fault if the joints were read longer ago than this.
+        max_frame_age_s: A plan is refused if its picture was older than this when planning began.
+        max_frame_gap_s: The arm is held if a camera shows no new picture for this long.
+        max_silence_s: The arm is held if the policy process is silent for this long while the arm
+            moves.
+        wait_warn_s: The operator is told if no plan comes for this long.
+        wait_fault_s: Fault if no plan comes for this long.
+        max_plan_s: Longest time that a plan may take.
+        max_thought_s: A plan is refused if its picture is older than this when the plan comes.
+        start_error_rad: A plan is refused if it starts further than this from where the arm stands.
+        tracking_error_rad: Fault if measured and commanded angle of a joint differ by more than
+            this for `tracking_s`.
+        tracking_s: Time for `tracking_error_rad` and `stuck_rad`.
+        stuck_rad: A joint is checked for being stuck if its command moves this far within
+            `tracking_s`.
+        stuck_share: Fault if such a joint moves by less than this share of what its command does.
+        max_refused: Fault if this many plans in a row are refused.
+        parking_s: Fault if moving to the park pose takes longer.
+        steady_ticks: Readings in a row that must agree before the arm counts as standing.
+        steady_rad: Largest difference of readings that agree.
     """
 
-    max_tick_s: float = 0.1
-    max_reading_age_s: float = 0.1
-    max_frame_age_s: float = 0.2
-    max_frame_gap_s: float = 0.15
-    max_silence_s: float = 0.1
-    wait_warn_s: float = 30.0
-    wait_fault_s: float = 60.0
-    max_plan_s: float = 10.0
-    max_thought_s: float = 30.0
-    start_error_rad: float = 0.05
-    tracking_error_rad: float = 0.15
-    tracking_s: float = 0.3
-    stuck_rad: float = 0.05
-    stuck_share: float = 0.2
-    max_refused: int = 3
-    parking_s: float = 30.0
-    steady_ticks: int = 10
-    steady_rad: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name, value in msgspec.structs.asdict(self).items():
-            whole = name in ("steady_ticks", "max_refused")
-            kinds = (int,) if whole else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
-                number = "whole number" if whole else "number"
-                raise UserError(f"{name}: got {value!r}, want a {number} above zero")
+    max_tick_s: Positive = 0.1
+    max_reading_age_s: Positive = 0.1
+    max_frame_age_s: Positive = 0.2
+    max_frame_gap_s: Positive = 0.15
+    max_silence_s: Positive = 0.1
+    wait_warn_s: Positive = 30.0
+    wait_fault_s: Positive = 60.0
+    max_plan_s: Positive = 10.0
+    max_thought_s: Positive = 30.0
+    start_error_rad: Positive = 0.05
+    tracking_error_rad: Positive = 0.15
+    tracking_s: Positive = 0.3
+    stuck_rad: Positive = 0.05
+    stuck_share: Positive = 0.2
+    max_refused: Count = 3
+    parking_s: Positive = 30.0
+    steady_ticks: Count = 10
+    steady_rad: Positive = 0.01
 
 
 class Supervisor:
-    """The only one who decides what the arm does.
+    """Decides alone what the arm does.
 
     Args:
         limits: of the governor.
-        corners: joints `[N, J]` to the corners of all bodies `[N, P, 3]`, m.
+        corners: maps joints `[N, J]`, rad, to the corners of all bodies `[N, P, 3]`, m.
         settings: when to hold and when to fault.
-        rest: where it parks `[J]`, rad; None: it does not.
+        rest: the park pose `[J]`, rad; None: the arm does not park.
 
     Raises:
-        UserError: a rest pose where the arm may not stand.
+        UserError: a park pose where the arm may not stand.
     """
 
     def __init__(
@@ -98,38 +91,40 @@ class Supervisor:
         *,
         rest: FloatArray | None = None,
     ) -> None:
-        self._limits, self._corners, self._rest = limits, corners, rest
-        corners(limits.low[None])  # what is prepared at the first call is prepared in no tick
+        self._limits, self._corners, self._park_pose = limits, corners, rest
+        corners(limits.low[None])  # the first call prepares what later ticks use
         self._settings = settings or SupervisorSettings()
         if rest is not None:
-            Governor(limits, corners, rest)  # refuses it
+            Governor(limits, corners, rest)  # raises where the arm may not stand
         self._machine = StateMachine()
         self._governor: Governor | None = None
         self._motion: Motion | None = None
         self._epoch, self._seq, self._num_refused = 0, -1, 0
+        # The last tick; the last transition or plan; since when a joint is behind its command.
         self._last_s, self._since_s, self._behind_s = math.nan, 0.0, math.nan
-        self._warned, self._at_rest, self._rest_s = False, True, math.nan
+        self._warned, self._at_rest, self._rest_s = False, True, math.nan  # rest_s: since when
         ticks = math.ceil(self._settings.tracking_s / float(limits.tick_s)) + 1
         self._followed_s = -math.inf
         self._followed: deque[FloatArray] = deque(maxlen=ticks)  # [2, J]: commands, and measured
         self._stood: deque[FloatArray] = deque(maxlen=self._settings.steady_ticks)
         self._told_blind, self._relaxed = False, False
-        self.parked = False  # it stands in its rest pose, by a human's command
+        self.parked = False  # the arm stands in its park pose, at the operator's request
         self._notes: list[Note] = []
         self._seed: FloatArray | None = None
 
     @property
     def state(self) -> State:
+        """The arm's state."""
         return self._machine.state
 
     @property
     def reason(self) -> Reason | None:
-        """Why it is faulted; None where it is not."""
+        """Reason of the fault; None where there is none."""
         return self._machine.reason
 
     @property
     def epoch(self) -> int:
-        """Grows with every arming: no plan outlives its own."""
+        """Number of the arming; a plan of an earlier one is refused."""
         return self._epoch
 
     def tick(
@@ -146,14 +141,17 @@ class Supervisor:
         Args:
             now_s: on the clock of all stamps.
             reading: of the arm.
-            planner: whether it lives.
-            events: what the human wants, and faults found outside.
+            planner: whether the policy process lives.
+            events: the operator's requests, and faults found outside.
             plans: that have come since the last tick; the newest counts.
+
+        Returns:
+            The state, what to write, and what happened.
         """
         self._notes, self._seed = [], None
         wrong = self._wrong(now_s, reading)
-        seen = self._unread(now_s, reading) is None
-        self._stood.append(np.array(reading.joints) if seen else np.full(1, np.nan))
+        is_read = self._unread(now_s, reading) is None
+        self._stood.append(np.array(reading.joints) if is_read else np.full(1, np.nan))
         if wrong and self.state not in (State.IDLE, State.FAULTED):
             self._on(Event.FAULT, now_s, wrong)
         for event, why in events:
@@ -161,7 +159,7 @@ class Supervisor:
                 self._on(Event.FAULT, now_s, Reason(Kind.FOREIGN_EVENT, {"event": event.value}))
             elif event is Event.ARM and self.state is State.IDLE:
                 self._arm(now_s, reading, planner, wrong)
-            elif event is Event.PARK and self._rest is None:
+            elif event is Event.PARK and self._park_pose is None:
                 self._notes.append(Note(NoteKind.NOT_PARKED, Reason(Kind.NO_PARK_POSE)))
             elif event is Event.RESET and wrong:
                 self._notes.append(Note(NoteKind.NOT_RESET, wrong))
@@ -185,7 +183,7 @@ class Supervisor:
         return TickResult(self.state, self.reason, target, joints, self._at_rest, notes, self._seed)
 
     def _wrong(self, now_s: float, reading: Reading) -> Reason | None:
-        """What is wrong with the arm, its link or the clock; None where nothing."""
+        """Returns what is wrong with the arm, its link or the clock; None: nothing."""
         settings = self._settings
         late = now_s - self._last_s
         if reading.fault:
@@ -195,7 +193,7 @@ class Supervisor:
         return self._unread(now_s, reading) or self._behind(now_s, reading)
 
     def _unread(self, now_s: float, reading: Reading) -> Reason | None:
-        """Why it is not known where the arm stands; None where it is."""
+        """Returns why it is not known where the arm stands; None where it is."""
         age = now_s - reading.stamp_s
         if np.shape(reading.joints) != self._limits.low.shape:
             numbers = {"got": np.size(reading.joints), "want": len(self._limits.low)}
@@ -207,7 +205,7 @@ class Supervisor:
         return None
 
     def _behind(self, now_s: float, reading: Reading) -> Reason | None:
-        """Which joint does not follow its command; None where all do."""
+        """Returns which joint does not follow its command; None where all do."""
         if self._governor is None or self.state in (State.IDLE, State.FAULTED):
             self._behind_s = math.nan
             self._followed.clear()
@@ -227,25 +225,33 @@ class Supervisor:
         return Reason(Kind.JOINT_BEHIND, numbers)
 
     def _stuck(self, reading: Reading) -> Reason | None:
-        """Which joint stands while its command moves: found sooner than by how far it is behind."""
+        """Returns which joint stands while its command moves, sooner than `_behind`; None: none."""
         assert self._governor is not None
         if reading.stamp_s <= self._followed_s:
-            return None  # an old reading stands by itself
+            return None  # no new reading: it cannot show motion
         self._followed_s = reading.stamp_s
         self._followed.append(np.stack((self._governor.joints, reading.joints)))
         if len(self._followed) < (self._followed.maxlen or 0):
             return None
-        asked, came = self._followed[-1] - self._followed[0]
+        asked, moved = self._followed[-1] - self._followed[0]
         stuck = np.abs(asked) >= self._settings.stuck_rad
-        stuck &= came * np.sign(asked) < self._settings.stuck_share * np.abs(asked)
+        stuck &= moved * np.sign(asked) < self._settings.stuck_share * np.abs(asked)
         if not stuck.any():
             return None
         joint = int(stuck.argmax())
-        moved = {"came_rad": float(came[joint]), "asked_rad": float(asked[joint])}
-        return Reason(Kind.JOINT_STUCK, {"joint": joint, **moved})
+        numbers = {"came_rad": float(moved[joint]), "asked_rad": float(asked[joint])}
+        return Reason(Kind.JOINT_STUCK, {"joint": joint, **numbers})
 
     def fail(self, now_s: float, why: Reason) -> TickResult:
-        """A tick in which nothing is known: a fault, and braking."""
+        """Runs a tick in which nothing is known: a fault, and braking.
+
+        Args:
+            now_s: on the clock of all stamps.
+            why: reason of the fault.
+
+        Returns:
+            The state, and what to write.
+        """
         self._notes = []
         self._on(Event.FAULT, now_s, why)
         self._last_s = now_s
@@ -257,7 +263,7 @@ class Supervisor:
         return TickResult(self.state, self.reason, None, joints, self._at_rest, notes)
 
     def _steady(self) -> bool:
-        """Whether the arm has been read in one place for a while."""
+        """Returns whether the last readings agree that the arm stands."""
         if len(self._stood) < self._settings.steady_ticks:
             return False
         if any(stood.shape != self._limits.low.shape for stood in self._stood):
@@ -265,14 +271,17 @@ class Supervisor:
         return bool((np.ptp(np.stack(self._stood), axis=0) <= self._settings.steady_rad).all())
 
     def _relax(self, reading: Reading) -> None:
-        """After a stop, the goal becomes where the arm stands: what blocked it may give way.
+        """Moves the joint target to a stopped arm, so that what blocked it may give way.
 
-        Once: an arm that sinks under a load is not followed down.
+        It does so once: an arm that sinks under a load is not followed down.
+
+        Args:
+            reading: of the arm.
         """
         governor = self._governor
         if governor is None or not self._steady():
             return
-        seat = self._limits.seat(reading.joints)
+        seat = self._limits.clip_within_tolerance(reading.joints)
         away = np.abs(governor.joints - seat).max()
         if away > self._settings.start_error_rad and not governor.problem(seat):
             self._seed = seat
@@ -291,7 +300,7 @@ class Supervisor:
             wrong = Reason(Kind.NOT_AT_REST)
         if not wrong:
             try:
-                seed = self._limits.seat(reading.joints)
+                seed = self._limits.clip_within_tolerance(reading.joints)
                 self._governor = Governor(self._limits, self._corners, seed)
                 self._seed = seed
             except NotLegalError as error:
@@ -320,7 +329,7 @@ class Supervisor:
             self.parked = event is Event.PARKED
 
     def _consider(self, plan: JointPlan, now_s: float, reading: Reading) -> None:
-        """Takes a plan, or says why not."""
+        """Takes a plan, or notes why not."""
         if self.state not in (State.ARMED, State.RUNNING, State.HOLDING):
             not_ready = Reason(Kind.NOT_READY, {"state": self.state.value})
             self._notes.append(Note(NoteKind.PLAN_REFUSED, not_ready))
@@ -341,7 +350,7 @@ class Supervisor:
         self._notes.append(Note(NoteKind.PLAN_TAKEN, taken))
 
     def _misfit(self, plan: JointPlan, now_s: float, reading: Reading) -> Reason | None:
-        """Why a plan may not be followed now; None where it may."""
+        """Returns why a plan may not be followed now; None where it may."""
         settings = self._settings
         assert self._governor is not None  # armed
         if plan.epoch != self._epoch:
@@ -366,7 +375,7 @@ class Supervisor:
         if not error <= settings.start_error_rad:
             return Reason(Kind.WRONG_START, {"error_rad": error})
         steps = np.abs(np.diff(plan.waypoints, axis=0, prepend=plan.start[None]))
-        if not (steps <= _NEAR * self._limits.max_jump).all():
+        if not (steps <= _STEP_SHARE * self._limits.max_jump).all():
             return Reason(Kind.LONG_STEP, {"step_rad": float(steps.max())})
         for waypoint in plan.waypoints:
             problem = self._governor.problem(waypoint)
@@ -375,7 +384,7 @@ class Supervisor:
         return None
 
     def _blind(self, now_s: float, reading: Reading) -> Reason | None:
-        """Which camera shows nothing new; None where all do."""
+        """Returns which camera shows nothing new; None where all do."""
         for camera, stamp_s in reading.frames_s.items():
             if not now_s - stamp_s <= self._settings.max_frame_gap_s:
                 numbers = {"camera": camera, "age_s": now_s - stamp_s}
@@ -383,14 +392,14 @@ class Supervisor:
         return None
 
     def _tell_blind(self, now_s: float, reading: Reading) -> None:
-        """Says once that a camera has nothing to show, while a plan is waited for."""
+        """Notes once that a camera shows nothing new while a plan is waited for."""
         blind = self._blind(now_s, reading)
         if blind and not self._told_blind:
             self._notes.append(Note(NoteKind.WAITING, blind))
         self._told_blind = blind is not None
 
     def _target(self, now_s: float, reading: Reading, planner: PolicyLife) -> FloatArray | None:
-        """Where to go in this tick; None: brake, and hold."""
+        """Returns where to go in this tick `[J]`, rad; None: brake, and hold."""
         settings, state = self._settings, self.state
         if state in (State.ARMED, State.RUNNING, State.HOLDING) and not planner.alive:
             self._on(Event.FAULT, now_s, Reason(Kind.PLANNER_GONE))
@@ -409,17 +418,17 @@ class Supervisor:
         if governor is None:
             return None
         if state is State.PARKING:
-            assert self._rest is not None
-            there = np.abs(governor.joints - self._rest).max() < 1e-3
-            near = np.abs(reading.joints - self._rest).max() <= settings.start_error_rad
-            if there and near:  # seen to be there: it may go limp
+            assert self._park_pose is not None
+            commanded = np.abs(governor.joints - self._park_pose).max() < 1e-3
+            measured = np.abs(reading.joints - self._park_pose).max() <= settings.start_error_rad
+            if commanded and measured:  # measured, too: the arm may go limp
                 self._on(Event.PARKED, now_s)
                 return None
             if waited_s > settings.parking_s:
                 self._on(Event.FAULT, now_s, Reason(Kind.PARKING_SLOW, {"waited_s": waited_s}))
                 return None
-            step = _NEAR * self._limits.max_jump
-            return governor.joints + np.clip(self._rest - governor.joints, -step, step)
+            step = _STEP_SHARE * self._limits.max_jump
+            return governor.joints + np.clip(self._park_pose - governor.joints, -step, step)
         if state is not State.RUNNING:
             return None
         silence = now_s - planner.heard_s

@@ -1,4 +1,4 @@
-"""What the processes of a run are started with: one frozen type for each process."""
+"""Tasks: what each process of a run is started with, one frozen type per process."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ from robot_wm.kinematics import Chain, Link
 from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray
 
-_MAX_LINKS, _MAX_CORNERS = 64, 4096  # of an arm that may be real
+_MAX_LINKS, _MAX_CORNERS = 64, 4096  # more than any real arm has
 AnyTask = TypeVar("AnyTask", bound=SentMessage)
 
-Place = tuple[int, int, int]  # of a camera's pictures: height, width, descriptor
+Place = tuple[int, int, int]  # shared memory of a camera's pictures: height, width, descriptor
 
 
 class LinkData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `Link` as it is sent and recorded."""
+    """A `Link` as it is sent and recorded.
+
+    Attributes:
+        parent: index of the link it hangs on; -1: the base.
+        joint: index of the joint that moves it; -1: none.
+        T_parent: pose in the parent `[4, 4]`, m.
+        axis: of the joint `[3]`.
+        pivot: a point on the axis `[3]`, m.
+        corners: of its bodies `[P, 3]`, m.
+    """
 
     parent: int
     joint: int
@@ -30,7 +39,15 @@ class LinkData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ChainData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `Chain` as it is sent and recorded."""
+    """A `Chain` as it is sent and recorded.
+
+    Attributes:
+        links: from the base outwards.
+        joint_names: J of them.
+        joint_range: lower and upper limits `[J, 2]`, rad.
+        tool_link: index of the link that holds the tool.
+        tool: point of the tool in that link `[3]`, m.
+    """
 
     links: Annotated[tuple[LinkData, ...], msgspec.Meta(max_length=_MAX_LINKS)]
     joint_names: tuple[str, ...]
@@ -40,7 +57,7 @@ class ChainData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @classmethod
     def of(cls, chain: Chain) -> ChainData:
-        """What is to be sent of a chain."""
+        """Returns what is sent of a chain."""
         names = LinkData.__struct_fields__
         return cls(
             links=tuple(
@@ -53,7 +70,10 @@ class ChainData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         )
 
     def chain(self) -> Chain:
-        """The chain.
+        """Rebuilds the chain.
+
+        Returns:
+            The chain.
 
         Raises:
             ValueError: more corners than an arm has, or links that make no chain.
@@ -82,36 +102,39 @@ class ChainData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SimulatedArmTask(SentMessage, frozen=True):
-    """How the controller opens an arm that another process simulates.
+    """How the arm server opens an arm that another process simulates.
 
     Attributes:
         names: of the joints.
-        low, high: their limits `[J]`, rad.
-        goals, measured: descriptors of the memory that it shares with the simulation.
-        frames: camera -> where its pictures are.
+        low: lower joint limits `[J]`, rad.
+        high: upper joint limits `[J]`, rad.
+        joint_targets: descriptor of the memory that the simulation reads.
+        measured: descriptor of the memory that the simulation writes.
+        frames: shared memory of each camera's pictures, by camera.
     """
 
     names: tuple[str, ...]
     low: FloatArray
     high: FloatArray
-    goals: int
+    joint_targets: int
     measured: int
     frames: dict[str, Place]
 
 
 class LeRobotArmTask(SentMessage, frozen=True):
-    """How the controller opens a LeRobot robot.
+    """How the arm server opens a LeRobot robot.
 
     Attributes:
         robot_type: LeRobot's name of it.
-        config: of it, as LeRobot decodes it.
+        config: its config, as LeRobot decodes it.
         names: of the joints.
         keys: of the joints in its observations.
         zero: what it reads where a joint is at 0 rad `[J]`, its units.
-        rad_per_unit: `[J]`.
-        reply_s: longest wait for its servos.
-        low, high: joint limits `[J]`, rad.
-        frames: camera -> where its pictures are.
+        rad_per_unit: scale of its units `[J]`, rad.
+        reply_s: longest wait for a servo's reply.
+        low: lower joint limits `[J]`, rad.
+        high: upper joint limits `[J]`, rad.
+        frames: shared memory of each camera's pictures, by camera.
     """
 
     robot_type: str
@@ -130,20 +153,22 @@ ArmTask = SimulatedArmTask | LeRobotArmTask
 
 
 class ArmServerTask(SentMessage, frozen=True):
-    """What the controller is started with.
+    """What the arm server is started with.
 
     Attributes:
         chain: of the arm.
-        limits: of the governor; the device's own are taken off.
+        limits: of the governor, which the device's own narrow further.
         settings: of the supervisor.
-        park: where it parks `[J]`, rad; None: it does not.
-        arm: how it is opened.
-        planner, human, watchdog: descriptors of the wires.
-        record: the flight record's file.
-        about: what is to be known of the run, for people.
-        keys: its input is a terminal, at which any key stops.
+        park: park pose `[J]`, rad; None: there is none.
+        arm: how the arm is opened.
+        planner: descriptor of the wire to the policy process.
+        human: descriptor of the wire to the operator's process.
+        watchdog: descriptor of the wire to the watchdog.
+        record: path of the flight record.
+        about: further facts about the run, for people.
+        keys: its input is a terminal, at which any key stops the run.
         dry_run: nothing is written to the arm.
-        parks: it goes to the park pose once the planner is done.
+        parks: the arm goes to the park pose once the policy is done.
     """
 
     chain: ChainData
@@ -162,7 +187,11 @@ class ArmServerTask(SentMessage, frozen=True):
 
 
 class WatchdogTask(SentMessage, frozen=True):
-    """What the watchdog is started with: the wire to the controller."""
+    """What the watchdog is started with.
+
+    Attributes:
+        wire: descriptor of the wire to the arm server.
+    """
 
     wire: int
 
@@ -171,10 +200,10 @@ class CamerasTask(SentMessage, frozen=True):
     """What the process of LeRobot's cameras is started with.
 
     Attributes:
-        cameras: name -> type and settings, as LeRobot decodes them.
-        latency_s: from the light to the driver's hands.
-        frames: name -> where its pictures go.
-        wire: to the human's process.
+        cameras: type and config by name, as LeRobot decodes them.
+        latency_s: from exposure to the driver's stamp.
+        frames: shared memory of each camera's pictures, by camera.
+        wire: descriptor of the wire to the operator's process.
     """
 
     cameras: dict[str, dict[str, Any]]
@@ -187,41 +216,49 @@ class SimulatorTask(SentMessage, frozen=True):
     """What the simulated arm's process is started with.
 
     Attributes:
-        robot: its settings (robot_wm.deployment.settings.SimulatedRobot), as plain values.
-        goals, measured: descriptors of the memory that it shares with the controller.
-        frames: camera -> where its pictures go.
-        wire: to the human's process.
+        robot: its settings (`robot_wm.deployment.settings.SimulatedRobot`), as plain values.
+        joint_targets: descriptor of the memory that the arm server writes.
+        measured: descriptor of the memory that the arm server reads.
+        frames: shared memory of each camera's pictures, by camera.
+        wire: descriptor of the wire to the operator's process.
     """
 
     robot: dict[str, Any]
-    goals: int
+    joint_targets: int
     measured: int
     frames: dict[str, Place]
     wire: int
 
 
 class PolicyTask(SentMessage, frozen=True):
-    """What the planner's process is started with.
+    """What the policy process is started with.
 
     Attributes:
-        settings: of the run (robot_wm.deployment.run.RunSettings), as plain values.
-        low, high: what the controller lets the joints do `[J]`, rad.
-        goals: a goal picture each: a file, or camera -> file.
-        frames: camera -> where its pictures are.
-        wire, human: to the controller, and to the human's process.
+        settings: of the run (`robot_wm.deployment.run.DeploySettings`), as plain values.
+        low: lower joint limits of the arm server `[J]`, rad.
+        high: upper joint limits of the arm server `[J]`, rad.
+        frames: shared memory of each camera's pictures, by camera.
+        wire: descriptor of the wire to the arm server.
+        human: descriptor of the wire to the operator's process.
     """
 
     settings: dict[str, Any]
     low: FloatArray
     high: FloatArray
-    goals: tuple[str | dict[str, str], ...]
     frames: dict[str, Place]
     wire: int
     human: int
 
 
 class RandomPolicyTask(SentMessage, frozen=True):
-    """What a planner that needs no model is started with (robot_wm.cli.rehearsal)."""
+    """What a policy process without a model is started with (`robot_wm.deployment.rig`).
+
+    Attributes:
+        wire: descriptor of the wire to the arm server.
+        chain: of the arm.
+        limits: of the governor.
+        seed: of the random moves.
+    """
 
     wire: int
     chain: ChainData
@@ -230,9 +267,16 @@ class RandomPolicyTask(SentMessage, frozen=True):
 
 
 def decode_task(content: bytes, kind: type[AnyTask]) -> AnyTask:
-    """What a process is started with.
+    """Decodes what a process is started with.
+
+    Args:
+        content: the bytes.
+        kind: type of the task.
+
+    Returns:
+        The task.
 
     Raises:
-        msgspec.MsgspecError: it is another task, or none.
+        msgspec.MsgspecError: another task, or none.
     """
     return msgspec.msgpack.decode(content, type=kind, dec_hook=from_plain)

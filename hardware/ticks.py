@@ -1,4 +1,4 @@
-"""What goes into a tick of the controller, and what comes out of it."""
+"""Inputs and outputs of a tick of the arm server."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Reading:
 
     Attributes:
         joints: measured `[J]`, rad.
-        stamp_s: when.
-        frames_s: camera -> when its newest picture was taken.
-        fault: what is wrong with it, as the device or its process says; None where nothing.
+        stamp_s: when they were measured, time.monotonic().
+        frames_s: when each camera's newest picture was taken, by camera.
+        fault: what is wrong with the arm, as device or server report it; None: nothing.
     """
 
     joints: FloatArray
@@ -32,11 +32,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class PolicyLife:
-    """What is known of the planner.
+    """What is known of the policy process.
 
     Attributes:
-        alive: its process is there.
-        heard_s: when it last said anything.
+        alive: it has not closed its wire.
+        heard_s: when it last sent anything.
     """
 
     alive: bool
@@ -44,7 +44,7 @@ class PolicyLife:
 
 
 class NoteKind(str, Enum):
-    """What a note tells."""
+    """What a note reports."""
 
     TRANSITION = "transition"
     PLAN_TAKEN = "plan_taken"
@@ -65,12 +65,13 @@ _PREFIXES = {
 
 
 class Note(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What happened in a tick; `str` makes the sentence for people.
+    """What happened in a tick; `str` returns the sentence for people.
 
     Attributes:
-        kind: what it tells.
+        kind: what it reports.
         reason: why.
-        before, after: the states of a transition.
+        before: state before a transition; None: no transition.
+        after: state after a transition; None: no transition.
     """
 
     kind: NoteKind
@@ -90,12 +91,12 @@ class TickResult:
 
     Attributes:
         state: now.
-        reason: of a fault; None where there is none.
+        reason: of a fault; None: no fault.
         target: what the governor was asked for `[J]`, rad; None: to brake.
-        command: what is to be written `[J]`, rad; None: nothing, the arm was never armed.
+        command: what is to be written `[J]`, rad; None: nothing, as the arm was never armed.
         at_rest: the command does not move.
         notes: what happened, for the record and for people.
-        seed: where a new governor began in this tick `[J]`, rad; None: there was none.
+        seed: where a new governor began in this tick `[J]`, rad; None: none began.
     """
 
     state: State

@@ -1,4 +1,4 @@
-"""Whether commands kept the limits: judged from the commands alone, not by the governor."""
+"""Checks whether commands kept the limits, from the commands alone and without the governor."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ def violations(
     corners: Callable[[FloatArray], FloatArray],
     commands: FloatArray,
 ) -> dict[str, int]:
-    """How many of the commands broke which limit.
+    """Counts the commands that broke a limit.
 
     Args:
         limits: what is legal.
-        corners: joints `[N, J]` to the corners of all bodies `[N, P, 3]`, m.
+        corners: maps joints `[N, J]`, rad, to the corners of all bodies `[N, P, 3]`, m.
         commands: where the arm began, at rest, and every command after that, `[T, J]`, rad.
 
     Returns:
-        Commands at fault under `finite`, `joints`, `speed`, `acceleration`, `box`, `tip_speed`.
+        Number of bad commands under `finite`, `joints`, `speed`, `acceleration`, `box`,
+        `tip_speed`.
     """
     commands = np.asarray(commands, np.float64)
     finite = np.isfinite(commands).all(axis=1)

@@ -1,7 +1,7 @@
-"""Watches the controller from another process, and tells the human when it falls silent.
+"""Watches the arm server from another process and tells the operator when it falls silent.
 
-An SO-101's servos have no watchdog of their own and keep their last goal for ever. As every goal is
-one tick away, that is safe by itself; this process makes the end known.
+An SO-101's servos have no watchdog of their own and keep their last joint target for ever. As every
+target is one tick away, that is safe by itself; this process makes the silence known.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ SILENCE_S = 0.1
 
 
 def watch(wire: Wire, alarm: Callable[[str], None]) -> bool:
-    """Watches until the controller says goodbye, or is gone.
+    """Watches until the arm server says goodbye, or is gone.
 
     Args:
-        wire: the controller says something on it in every tick.
-        alarm: tells the human; may raise.
+        wire: carries a heartbeat of the arm server per tick.
+        alarm: tells the operator; may raise.
 
     Returns:
-        Whether it said goodbye.
+        Whether the arm server said goodbye.
     """
     heard_s, begun, silent = time.monotonic(), False, False
     while True:
@@ -34,17 +34,17 @@ def watch(wire: Wire, alarm: Callable[[str], None]) -> bool:
         if any(isinstance(message, Goodbye) for message in messages):
             return True
         if messages:
-            # An arm that was never armed is not driven: a controller that is still loading is slow.
+            # Silence counts only once the arm is armed: an arm server that is loading is slow.
             begun = isinstance(messages[-1], ArmServerBeat) and messages[-1].armed
             silent, heard_s = False, time.monotonic()
         if wire.closed:
-            _tell("the controller is gone", alarm)
+            _tell("the arm server is gone", alarm)
             return False
         if waiting and not messages and time.monotonic() - heard_s > SILENCE_S:
-            silent = True  # told once; it may come back
-            _tell("the controller is silent", alarm)
+            silent = True  # reported once; it may come back
+            _tell("the arm server is silent", alarm)
 
 
 def _tell(why: str, alarm: Callable[[str], None]) -> None:
-    with contextlib.suppress(Exception):  # the stop path: whatever it is, go on
+    with contextlib.suppress(Exception):  # the stop path: whatever is raised, go on
         alarm(why)

@@ -1,7 +1,7 @@
-"""How the processes talk: small messages that never block, and pictures in shared memory.
+"""Inter-process communication: small messages that never block, and pictures in shared memory.
 
-Nothing has a name in the file system, so nothing is left behind by a process that is killed, and no
-stranger can connect.
+Nothing has a name in the file system: a killed process leaves nothing behind, and no stranger can
+connect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 import numpy as np
 
 from hardware.messages import Message, Undecodable, decode, encode
-from robot_wm.types import ImageArray
+from robot_wm.types import ImageArray, UserError
 
 MAX_BYTES = 64 * 1024
 
@@ -34,43 +34,58 @@ class Wire:
 
     @classmethod
     def pair(cls) -> tuple[Wire, Wire]:
-        """Two ends."""
+        """Returns the two ends of a new connection."""
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(one), cls(other)
 
     @classmethod
     def at(cls, descriptor: int) -> Wire:
-        """The end that another process made."""
-        os.set_inheritable(descriptor, False)  # whatever is started here does not keep it open
+        """Returns the end that another process handed over by descriptor."""
+        os.set_inheritable(descriptor, False)  # children of this process do not keep it open
         return cls(socket.socket(fileno=descriptor))
 
     def fileno(self) -> int:
-        """For select, and for a child's `pass_fds`."""
+        """Returns the descriptor, for select and for a child's `pass_fds`."""
         return self._end.fileno()
 
     def send(self, message: Message) -> bool:
-        """Sends, without waiting; False where the other end is gone or does not read, or the
-        message is too long.
+        """Sends a message without waiting.
+
+        Args:
+            message: what to send.
+
+        Returns:
+            False where the other end is gone or does not read, or the message is too long.
         """
         content = encode(message)
         if len(content) > MAX_BYTES:
             return False
         try:
             self._end.send(content, socket.MSG_NOSIGNAL)
-        except OSError:  # what has come from the other end before can still be received
+        except OSError:  # what the other end sent before can still be received
             return False
         return True
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Whether something comes, or the other end goes, within that time; None: without end."""
-        poll = select.poll()  # not select(), which knows no descriptor above 1023
+        """Waits until something comes or the other end is gone.
+
+        Args:
+            timeout_s: longest wait; None: no limit.
+
+        Returns:
+            False where nothing came in time.
+        """
+        poll = select.poll()  # not select(), which takes no descriptor above 1023
         poll.register(self._end, select.POLLIN)
         return bool(poll.poll(None if timeout_s is None else max(0.0, 1000 * timeout_s)))
 
     def receive(self) -> list[Message | Undecodable]:
-        """What has come, at most 64 messages, without waiting.
+        """Receives what has come, at most 64 messages, without waiting.
 
-        `closed` is True from the moment that the other end is found gone.
+        `closed` becomes True once the other end is found gone.
+
+        Returns:
+            The messages, in order.
         """
         messages: list[Message | Undecodable] = []
         while not self.closed and len(messages) < 64:
@@ -78,7 +93,7 @@ class Wire:
                 content = self._end.recv(MAX_BYTES + 1)
             except BlockingIOError:
                 break
-            except ConnectionResetError:  # it went with something unread: what it said comes next
+            except ConnectionResetError:  # it went with messages unread: what it sent comes next
                 continue
             except OSError:
                 self.closed = True
@@ -90,19 +105,20 @@ class Wire:
         return messages
 
     def close(self) -> None:
+        """Closes this end."""
         self.closed = True
         self._end.close()
 
 
 class Slot:
-    """A value that one process writes and others read, the newest whole.
+    """A value in shared memory that one process writes and others read, always whole.
 
-    Two copies and a counter: the writer fills the copy that is not read, then counts on. A reader
-    that was overtaken while it copied reads again.
+    The memory holds two copies and a counter: the writer fills the copy that is not read, then
+    increments the counter. A reader that was overtaken while it copied reads again.
 
     Args:
         num_bytes: of the value.
-        descriptor: of the memory, where another process made it.
+        descriptor: of the memory, if another process made it.
     """
 
     _HEAD = 8
@@ -117,18 +133,19 @@ class Slot:
         os.set_inheritable(descriptor, False)
         self._descriptor, self._num_bytes = descriptor, num_bytes
         self._memory = mmap.mmap(descriptor, size)
-        # Eight bytes at once: a counter that is written byte by byte can be read half written.
+        # Written as one 64-bit word: a counter written byte by byte can be read half written.
         self._count = memoryview(self._memory)[: self._HEAD].cast("Q")
 
     def fileno(self) -> int:
-        """For a child's `pass_fds`."""
+        """Returns the descriptor, for a child's `pass_fds`."""
         return self._descriptor
 
     def count(self) -> int:
-        """How many values were written so far."""
+        """Returns how many values were written so far."""
         return self._count[0]
 
     def write(self, value: bytes) -> None:
+        """Writes a value."""
         assert len(value) == self._num_bytes
         count = self.count()
         begin = self._HEAD + (count + 1) % 2 * self._num_bytes
@@ -136,7 +153,14 @@ class Slot:
         self._count[0] = count + 1
 
     def read(self, num_bytes: int | None = None) -> bytes | None:
-        """The newest value, or its first bytes; None where none was written yet."""
+        """Reads the newest value.
+
+        Args:
+            num_bytes: how many of its first bytes; None: all.
+
+        Returns:
+            The bytes; None where none was written yet.
+        """
         num_bytes = self._num_bytes if num_bytes is None else num_bytes
         while True:
             before = self.count()
@@ -148,17 +172,19 @@ class Slot:
                 return value
 
     def close(self) -> None:
+        """Releases the memory."""
         self._count.release()
         self._memory.close()
         os.close(self._descriptor)
 
 
 class FrameSlot:
-    """A camera's newest picture, and when it was taken.
+    """A camera's newest picture and its stamp, in shared memory.
 
     Args:
-        height, width: of the picture, pixels.
-        descriptor: of the memory, where another process made it.
+        height: of the picture, pixels.
+        width: of the picture, pixels.
+        descriptor: of the memory, if another process made it.
     """
 
     _STAMP = struct.Struct("<d")
@@ -168,21 +194,25 @@ class FrameSlot:
         self._slot = Slot(self._STAMP.size + height * width * 3, descriptor)
 
     def fileno(self) -> int:
-        """For a child's `pass_fds`."""
+        """Returns the descriptor, for a child's `pass_fds`."""
         return self._slot.fileno()
 
     def write(self, image: ImageArray, stamp_s: float) -> None:
-        """Shows a picture `[height, width, 3]`, uint8.
+        """Writes a picture.
+
+        Args:
+            image: `[height, width, 3]`, uint8.
+            stamp_s: when it was taken, time.monotonic().
 
         Raises:
-            ValueError: another shape or type.
+            UserError: another shape or type.
         """
         if image.shape != self.shape or image.dtype != np.uint8:
-            raise ValueError(f"image: got {image.dtype} {image.shape}, want uint8 {self.shape}")
+            raise UserError(f"image: got {image.dtype} {image.shape}, want uint8 {self.shape}")
         self._slot.write(self._STAMP.pack(stamp_s) + image.tobytes())
 
     def read(self) -> tuple[ImageArray, float] | None:
-        """The newest picture and its stamp; None where there is none yet."""
+        """Returns the newest picture and its stamp; None where there is none yet."""
         value = self._slot.read()
         if value is None:
             return None
@@ -191,9 +221,10 @@ class FrameSlot:
         return image, stamp_s
 
     def stamp_s(self) -> float:
-        """When the newest picture was taken; -inf where there is none yet."""
+        """Returns when the newest picture was taken; -inf where there is none yet."""
         value = self._slot.read(self._STAMP.size)
         return -math.inf if value is None else self._STAMP.unpack(value)[0]
 
     def close(self) -> None:
+        """Releases the memory."""
         self._slot.close()

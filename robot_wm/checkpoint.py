@@ -1,7 +1,7 @@
-"""One directory that rebuilds a model where there is no dataset: safetensors, JSON, a manifest.
+"""Checkpoints: one directory that rebuilds a model without its dataset.
 
-config.json             what the model is: its family by name, and what that needs to build it
-                        again; nothing in it is ever imported by name
+config.json             family of the model by name, and what rebuilding it takes; nothing in it is
+                        ever imported by name
 weights.safetensors     trained weights
 encoder.safetensors     the frozen encoder's weights, unless they are public at a pinned commit
 manifest.json           sha256 of every other file
@@ -28,16 +28,15 @@ _CONFIG, _MANIFEST = "config.json", "manifest.json"
 _WEIGHTS, _ENCODER = "weights.safetensors", "encoder.safetensors"
 _PREDICTOR = "predictor.safetensors"  # the weights' name in format 2
 
-
-# What files raise that were made up, or damaged with their checksums.
-_MISFITS = (
+# What loading can raise where files were made up, or were damaged and their checksums with them.
+_DAMAGED = (
     *(SafetensorError, RuntimeError, ArithmeticError, AttributeError, LookupError),
     *(TypeError, ValueError, RecursionError),
 )
 
 
 class CheckpointError(UserError):
-    """The directory is not a checkpoint, or not the one that was saved."""
+    """The directory is not a checkpoint, or differs from what was saved."""
 
 
 def save_checkpoint(
@@ -47,13 +46,13 @@ def save_checkpoint(
     training: Mapping[str, object] | None = None,
     extra: Mapping[str, str | bytes] | None = None,
 ) -> None:
-    """Writes a checkpoint; what stood at `directory` before stays until the new one is whole.
+    """Writes a checkpoint; an older one at `directory` stays until the new one is complete.
 
     Args:
-        model: of a registered family, with an encoder that can be built again.
+        model: of a registered family, with an encoder that can be rebuilt.
         directory: is created, or replaced if it is a checkpoint.
-        training: where the weights come from (dataset, steps, errors): kept, never interpreted.
-        extra: file name -> text or bytes to keep beside them, such as the metrics of every step.
+        training: where the weights come from (dataset, steps, errors): stored, never interpreted.
+        extra: text or bytes of further files by name, such as the metrics of every step.
 
     Raises:
         FileExistsError: `directory` holds something else than a checkpoint.
@@ -83,18 +82,23 @@ def save_checkpoint(
 
 
 def add_to_checkpoint(directory: Path, name: str, content: bytes) -> None:
-    """Puts a file beside the weights of a checkpoint, or in the place of the one that was there.
+    """Adds a file to a checkpoint, or replaces it.
+
+    Args:
+        directory: of the checkpoint.
+        name: of the file.
+        content: of the file.
 
     Raises:
         CheckpointError: not a checkpoint.
     """
     manifest = _read_json(directory, _MANIFEST)
-    # First without it: whatever is cut off between, the checkpoint stays one.
-    without = {key: value for key, value in manifest.items() if key != name}
-    _replace(directory / _MANIFEST, json.dumps(without, indent=1).encode() + b"\n")
+    # The entry is removed first: the checkpoint stays valid if this is interrupted.
+    files = {key: value for key, value in manifest.items() if key != name}
+    _replace(directory / _MANIFEST, json.dumps(files, indent=1).encode() + b"\n")
     _replace(directory / name, content)
-    without[name] = sha256_file(directory / name)
-    _replace(directory / _MANIFEST, json.dumps(without, indent=1).encode() + b"\n")
+    files[name] = sha256_file(directory / name)
+    _replace(directory / _MANIFEST, json.dumps(files, indent=1).encode() + b"\n")
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -107,19 +111,22 @@ def check_replaceable(directory: Path, *, overwrite: bool = True) -> None:
 
     Args:
         directory: where a checkpoint is to be saved.
-        overwrite: whether one that is there may be replaced.
+        overwrite: whether a checkpoint that is there may be replaced.
+
+    Raises:
+        FileExistsError: as above.
     """
     if not directory.exists():
         return
-    found = {path.name for path in directory.iterdir()} if directory.is_dir() else {directory.name}
-    if not found:
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else {directory.name}
+    if not names:
         return
     try:
-        known = {_MANIFEST, *_read_json(directory, _MANIFEST)}
+        listed = {_MANIFEST, *_read_json(directory, _MANIFEST)}
     except CheckpointError:
-        known = set()
-    weights = {_WEIGHTS, _PREDICTOR} & found
-    if not (_CONFIG in found and weights and found <= known):
+        listed = set()
+    weights = {_WEIGHTS, _PREDICTOR} & names
+    if not (_CONFIG in names and weights and names <= listed):
         raise FileExistsError(f"out: {directory} holds something else than a checkpoint")
     if not overwrite:
         raise FileExistsError(
@@ -128,7 +135,13 @@ def check_replaceable(directory: Path, *, overwrite: bool = True) -> None:
 
 
 def find_checkpoint(name: str) -> Path:
-    """The directory of a checkpoint: a path, or the name of one that ships with the library.
+    """Finds a checkpoint's directory.
+
+    Args:
+        name: a path, or the name of a checkpoint that ships with the library.
+
+    Returns:
+        The directory.
 
     Raises:
         CheckpointError: neither.
@@ -148,13 +161,16 @@ def find_checkpoint(name: str) -> Path:
 def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
     """Rebuilds a model on the CPU.
 
+    Args:
+        directory: of the checkpoint.
+
     Returns:
         The model, ready to plan, and the whole of config.json (with `checkpoint_hash` added).
 
     Raises:
         CheckpointError: missing, another format, a changed file, a family that is not registered,
             or weights that do not fit.
-        FileNotFoundError: the encoder's public weights are out of reach (says what to do).
+        FileNotFoundError: the encoder's public weights cannot be fetched (says what to do).
     """
     if directory.is_file():
         raise CheckpointError(
@@ -175,9 +191,9 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
         raise CheckpointError(
             f"checkpoint: got format {config.get('format')}, want {FORMAT}: train it again"
         )
-    told = config.setdefault("training", {})
+    training = config.setdefault("training", {})
     for name in ("data", "fit"):
-        if not isinstance(told, dict) or not isinstance(told.get(name) or {}, dict):
+        if not isinstance(training, dict) or not isinstance(training.get(name) or {}, dict):
             raise CheckpointError(f"checkpoint: {directory}: {_CONFIG}: training is no mapping")
     file = _WEIGHTS if config["format"] == FORMAT else _PREDICTOR
     if file not in manifest:
@@ -186,12 +202,12 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
         if config["format"] == 2:
             config = _from_format_2(config)
         family = find_family(str(config["family"]))
-    except _MISFITS as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"checkpoint: {directory}: {error}") from error
     try:
-        described = dict(config["encoder"])
-        expected = Fingerprint(**described.pop("fingerprint"))
-        encoder = load_encoder(described, directory / _ENCODER)
+        encoder_config = dict(config["encoder"])
+        expected = Fingerprint(**encoder_config.pop("fingerprint"))
+        encoder = load_encoder(encoder_config, directory / _ENCODER)
         different = encoder.fingerprint.difference(expected)
         if different:
             raise UserError(
@@ -202,21 +218,21 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
         weights = load_file(directory / file)
         if file == _PREDICTOR:
             weights = {f"predictor.{name}": value for name, value in weights.items()}
-        broken = [name for name, value in weights.items() if not value.isfinite().all()]
-        if broken:
-            raise UserError(f"{file}: {broken[0]} is not finite")
+        not_finite = [name for name, value in weights.items() if not value.isfinite().all()]
+        if not_finite:
+            raise UserError(f"{file}: {not_finite[0]} is not finite")
         model.load_state_dict(weights)
         model.eval().requires_grad_(False)
     except FileNotFoundError:
         raise
-    except _MISFITS as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"checkpoint: {directory} does not fit together: {error}") from error
     config["checkpoint_hash"] = sha256_file(directory / _MANIFEST)
     return model, config
 
 
 def _from_format_2(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config.json of format 2, of one family and one camera, says in this format."""
+    """Converts a config.json of format 2, of one family and one camera, to this format."""
     old = config["spec"]
     view = {"camera": old["camera"], "height": old["image_height"], "width": old["image_width"]}
     spec = {
@@ -224,14 +240,14 @@ def _from_format_2(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in old.items()
         if name not in ("camera", "image_height", "image_width")
     }
-    own = ("predictor", "action_stats", "proprio_stats", "feature_stats")
-    how = ("error", "rollout_steps", "rollout_prefix")
+    parts = ("predictor", "action_stats", "proprio_stats", "feature_stats")
+    loss = ("error", "rollout_steps", "rollout_prefix")
     return {
         "format": FORMAT,
         "family": "latent",
         "model": {
             "spec": {**spec, "views": [view]},
-            **{name: config[name] for name in (*own, *how)},
+            **{name: config[name] for name in (*parts, *loss)},
         },
         "encoder": config["encoder"],
         "training": config["training"],

@@ -1,7 +1,7 @@
-"""Model-predictive control toward goal pictures: look, imagine, choose, act, look again.
+"""Model-predictive control toward goal pictures: observe, imagine, choose, act, and again.
 
-`MPC` plans at every look. What goes around it is a controller, too: `ActionChunks` executes several
-actions of a plan, `GoalSequence` goes from goal to goal and says how the way to each ended.
+`MPC` plans at every observation. Its wrappers are controllers, too: `ActionChunks` executes several
+actions of a plan, `GoalSequence` goes from goal to goal and reports how each ended.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from robot_wm.types import (
 )
 
 
-class Steered(Controller, Protocol):
-    """A controller in parts, for those that go around it: to look, to aim and to decide."""
+class SteerableController(Controller, Protocol):
+    """A controller whose wrapper calls its parts: observe, aim and decide."""
 
-    def look(self, obs: Observation, applied: FloatArray | None) -> float:
-        """Takes what is seen into account; returns its energy toward the goal."""
+    def observe(self, obs: Observation, applied: FloatArray | None) -> float:
+        """Takes an observation into account; returns its energy toward the goal."""
         ...
 
     def aim(self, goal: int) -> None:
@@ -48,31 +48,31 @@ class Steered(Controller, Protocol):
         ...
 
     def decide(self) -> Decision:
-        """Decides what is done about the last look."""
+        """Decides on the action after the last observation."""
         ...
 
     def rest(self) -> Decision:
-        """Decides to do nothing about the last look, and drops its plan."""
+        """Decides to do nothing after the last observation, and drops its plan."""
         ...
 
     def energy(self, obs: Observation) -> float:
-        """The energy of what is seen toward the goal; nothing else comes of it."""
+        """Returns the energy of an observation toward the goal, and changes nothing."""
         ...
 
 
 class MPC:
-    """Plans at every look, and executes the first action of the plan (Steered).
+    """Plans at every observation, and executes the plan's first action (SteerableController).
 
     Args:
         model: imagines.
         planner: searches.
-        make_objective: the goal's latent to what is minimised.
+        make_objective: makes the objective from a goal's latent.
         action_spec: legal actions.
-        seed: of the planner's randomness. Every episode starts from it anew, so an episode's
+        seed: of the planner's randomness. Every episode starts from it anew, so that an episode's
             outcome does not depend on those before it.
-        device: where the planner draws its candidates; the model's own.
+        device: of the planner's candidates; the model's own.
         margin: energy by which a plan must beat doing nothing; otherwise nothing is done.
-        search_budget: where imagining saves work.
+        search_budget: where imagining saves work; None: nowhere.
 
     Raises:
         UserError: a number out of range, or plans that the model cannot imagine.
@@ -88,7 +88,7 @@ class MPC:
         seed: int = 0,
         device: torch.device | str = "cpu",
         margin: float = 0.0,
-        search_budget: SearchBudget | None = None,
+        search_budget: SearchBudget = SearchBudget(),  # noqa: B008 - frozen
     ) -> None:
         _check_energies(margin=margin)
         info = model.info
@@ -104,11 +104,11 @@ class MPC:
         self._seed = seed
         self._generator = torch.Generator(device)
         self._margin = margin
-        search_budget = search_budget or SearchBudget()
-        # What a planner keeps must be exact.
+        search_budget = search_budget.on(device)
+        # The costs of what a planner keeps must be exact.
         at_least = max(search_budget.at_least, getattr(planner, "num_elites", 1))
         self._search_budget = replace(search_budget, at_least=at_least)
-        self._ranking_survives: SearchBudget | None = None
+        self._checked_budget: SearchBudget | None = None
         self._objectives: list[Objective] = []
         self._plan: Plan | None = None
         self._goal = 0
@@ -124,10 +124,10 @@ class MPC:
         return self._planner.horizon
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
-        """Begins an episode: the goals' latents are computed here, once.
+        """Begins an episode and computes the latents of its goals, once.
 
         Args:
-            goal: what is wanted, or several, of which it is after the first until `aim`.
+            goal: goal, or several; the first is pursued until `aim`.
 
         Raises:
             UserError: no goal, or a picture that does not fit.
@@ -135,32 +135,45 @@ class MPC:
         goals = [goal] if isinstance(goal, Goal) else list(goal)
         if not goals:
             raise UserError("goal: got none, want at least one picture")
-        self._objectives = []  # should one of the pictures not fit, it acts toward none of them
+        self._objectives = []  # if one of the pictures does not fit, `act` raises
         objectives = [self._make_objective(self._model.embed(g.images)) for g in goals]
         self._generator.manual_seed(self._seed)
         self._objectives = objectives
         self._state = self._model.initial()
-        self._ranking_survives = None  # looked at once an episode
+        self._checked_budget = None  # checked once per episode
         self.aim(0)
 
     def aim(self, goal: int) -> None:
-        """Goes after another of the goals, by its number; a plan toward the last one is dropped."""
+        """Goes after another of the goals, by its number; drops a plan toward the last one."""
         self._goal, self._plan, self._executed = goal, None, 0
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
-        """Decides what is done next.
+        """Decides on the next action.
+
+        Args:
+            obs: what is observed now.
+            applied: the action that was executed since the last observation `[A]`; None: the first.
+
+        Returns:
+            The decision.
 
         Raises:
-            PlanningError: no plan that the planner can stand behind, or a latent that is not
-                finite.
+            PlanningError: no plan with a finite cost, or a latent that is not finite.
             RuntimeError: called before `reset`.
         """
-        self.look(obs, applied)
+        self.observe(obs, applied)
         return self.decide()
 
     @torch.no_grad()
-    def look(self, obs: Observation, applied: FloatArray | None) -> float:
-        """Takes what is seen into account; returns its energy toward the goal.
+    def observe(self, obs: Observation, applied: FloatArray | None) -> float:
+        """Takes an observation into account.
+
+        Args:
+            obs: what is observed now.
+            applied: the action that was executed since the last observation `[A]`; None: the first.
+
+        Returns:
+            Its energy toward the goal.
 
         Raises:
             PlanningError: the energy is not finite.
@@ -174,15 +187,18 @@ class MPC:
 
     @torch.no_grad()
     def energy(self, obs: Observation) -> float:
-        """The energy of what is seen toward the goal; nothing else comes of it."""
+        """See `SteerableController.energy`."""
         return self._energy(self._model.embed(obs.images))
 
     @torch.no_grad()
     def decide(self) -> Decision:
-        """Plans from the last look; `"plan"`, or `"hold"` where no plan beats doing nothing.
+        """Plans from the last observation.
+
+        Returns:
+            `"plan"`, or `"hold"` where no plan beats doing nothing.
 
         Raises:
-            PlanningError: no plan that the planner can stand behind.
+            PlanningError: no plan with a finite cost.
         """
         plan, rest_cost = self._search()
         better = rest_cost - plan.cost > self._margin
@@ -190,13 +206,13 @@ class MPC:
         return self._decision("plan" if better else "hold", rest_cost)
 
     def go_on(self) -> Decision:
-        """`"continue"`: the next action of the last plan."""
+        """Decides on the next action of the last plan, `"continue"`."""
         assert self._plan is not None and self._executed + 1 < len(self._plan.actions)
         self._executed += 1
         return self._decision("continue")
 
     def rest(self) -> Decision:
-        """Decides to do nothing about the last look, and drops its plan."""
+        """See `SteerableController.rest`."""
         self._plan, self._executed = None, 0
         return self._decision("hold")
 
@@ -214,7 +230,7 @@ class MPC:
         )
 
     def _one_step_prediction(self) -> Callable[[FloatArray], tuple[Tensor, float]]:
-        """Imagines from the last look, toward the goal that it was after."""
+        """Returns a function that imagines one action from the last observation."""
         state, objective = self._state, self._objectives[self._goal]
 
         @torch.no_grad()
@@ -228,10 +244,10 @@ class MPC:
         return predict_one_step
 
     def _search(self) -> tuple[Plan, float]:
-        """The best plan that is found, with its exact cost, and what doing nothing costs."""
+        """Returns the best plan found, with its exact cost, and the cost of doing nothing."""
         objective = self._objectives[self._goal]
-        if self._ranking_survives is None:
-            self._ranking_survives = ranking_survives(
+        if self._checked_budget is None:
+            self._checked_budget = ranking_survives(
                 self._search_budget,
                 self._model,
                 self._state,
@@ -241,12 +257,12 @@ class MPC:
                 device=self._generator.device,
             )
         cost = ImaginedCost(
-            self._model, self._state, objective, self._ranking_survives, seed=self._seed
+            self._model, self._state, objective, self._checked_budget, seed=self._seed
         )
         init = None if self._plan is None else shift(self._plan, self._executed + 1)
         plan = self._planner.plan(cost, self._spec, init=init, generator=self._generator)
         plan = replace(plan, actions=self._spec.clip(plan.actions))
-        # Judged side by side, and exactly, whatever the search saved.
+        # Compares the exact costs, whatever the search saved.
         rest = np.tile(self._spec.rest, (len(plan.actions), 1))
         both = torch.tensor(np.stack((plan.actions, rest)), dtype=torch.float32)
         exact = ImaginedCost(self._model, self._state, objective, seed=self._seed)
@@ -261,11 +277,11 @@ class MPC:
 
 
 class ActionChunks:
-    """Executes several actions of a plan before the next one (Steered).
+    """Executes several actions of a plan before the next one (SteerableController).
 
     Args:
         controller: plans.
-        execute_steps: actions of each plan.
+        execute_steps: actions executed of each plan.
 
     Raises:
         UserError: less than one action, or more than a plan has.
@@ -282,21 +298,26 @@ class ActionChunks:
         self._num_left = 0  # actions of the last plan
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
+        """See `Controller.reset`."""
         self._num_left = 0
         self._controller.reset(goal)
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
-        self.look(obs, applied)
+        """See `Controller.act`."""
+        self.observe(obs, applied)
         return self.decide()
 
-    def look(self, obs: Observation, applied: FloatArray | None) -> float:
-        return self._controller.look(obs, applied)
+    def observe(self, obs: Observation, applied: FloatArray | None) -> float:
+        """See `SteerableController.observe`."""
+        return self._controller.observe(obs, applied)
 
     def aim(self, goal: int) -> None:
+        """See `SteerableController.aim`."""
         self._num_left = 0
         self._controller.aim(goal)
 
     def decide(self) -> Decision:
+        """See `SteerableController.decide`."""
         if self._num_left:
             self._num_left -= 1
             return self._controller.go_on()
@@ -305,31 +326,34 @@ class ActionChunks:
         return decision
 
     def held(self) -> None:
-        """A guard held the arm: what was planned for elsewhere is dropped."""
+        """Drops the plan, as a guard held the arm."""
         self.rest()
 
     def rest(self) -> Decision:
+        """See `SteerableController.rest`."""
         self._num_left = 0
         return self._controller.rest()
 
     def energy(self, obs: Observation) -> float:
+        """See `SteerableController.energy`."""
         return self._controller.energy(obs)
 
 
 class GoalSequence:
-    """Goes from goal to goal, and says how the way to each ended (robot_wm.types.Controller).
+    """Goes from goal to goal, and reports how each ended (`robot_wm.types.Controller`).
 
     Args:
-        controller: acts toward one of them.
+        controller: acts toward one of the goals.
         arrival: a goal is reached where the energy is no higher than this; None: never.
-        arrival_decisions: for so many looks in a row, and where it no longer falls.
-        progress: energy by which a look must be lower than the last one that counted as nearer, to
-            count as nearer too.
-        patience: looks in a row that come no nearer, after which the goal counts as stalled; None:
-            it never does. A look that is farther off than most of them is not where it stops:
+        arrival_decisions: observations in a row that must be that near; the energy must also have
+            stopped falling.
+        progress: an observation counts as nearer where its energy is lower by more than this than
+            that of the last one that counted.
+        patience: observations in a row that come no nearer, after which the goal counts as stalled;
+            None: never. It does not stop at an observation that is further off than most of them:
             plans that lead to and fro end on the near side.
         step_energy: mean energy of a step of the training data, for the `Outcome`; None: unknown.
-        timeout_steps: looks that are spent on one goal at most; None: without end.
+        timeout_steps: decisions that are spent on one goal at most; None: no limit.
 
     Raises:
         UserError: a number out of range.
@@ -337,7 +361,7 @@ class GoalSequence:
 
     def __init__(
         self,
-        controller: Steered,
+        controller: SteerableController,
         *,
         arrival: float | None = None,
         arrival_decisions: int = 2,
@@ -352,7 +376,7 @@ class GoalSequence:
                 check_counts(**{name: count})
         _check_energies(arrival=arrival, progress=progress)
         self._controller = controller
-        self._arrival, self._arrival_looks = arrival, arrival_decisions
+        self._arrival, self._arrival_decisions = arrival, arrival_decisions
         self._least_progress, self._patience = progress, patience
         self._step_energy, self._timeout_steps = step_energy, timeout_steps
         self._over: OutcomeKind | None = None  # how the way to the last goal ended
@@ -366,6 +390,9 @@ class GoalSequence:
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
         """Begins an episode toward a goal, or several, one after the other.
 
+        Args:
+            goal: goal, or several.
+
         Raises:
             UserError: no goal, or a picture that does not fit.
         """
@@ -375,16 +402,11 @@ class GoalSequence:
         self._begin_goal(0)
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
-        """Decides what is done next; nothing, once the way to the last goal has ended.
-
-        Raises:
-            PlanningError: no plan that the planner can stand behind.
-            RuntimeError: called before `reset`.
-        """
-        energy, left = self._controller.look(obs, applied), None
+        """See `Controller.act`; decides to do nothing once the last goal has ended."""
+        energy, left = self._controller.observe(obs, applied), None
         held, self._held = self._held, False
         if self._over is None and not held:
-            kind = self._end_of_goal(energy)
+            kind = self._update_progress(energy)
             if kind is not None and self._goal + 1 < self._num_goals:
                 left = Outcome(kind, energy, self._step_energy, self._goal)
                 self._begin_goal(self._goal + 1)
@@ -393,21 +415,27 @@ class GoalSequence:
                 self._over = kind
         if self._over is not None:
             return replace(self._controller.rest(), kind=self._over)
-        decision = self._controller.decide()  # where it refuses, this look counts for nothing
-        self._num_looks += 1
+        decision = self._controller.decide()  # if this raises, the observation does not count
+        self._num_decisions += 1
         return replace(decision, left=left)
 
     def held(self) -> None:
-        """A guard held the arm: its plan is dropped, and the next look tells of no progress."""
+        """Drops the plan, as a guard held the arm; the next observation does not judge progress."""
         self._held = True
-        self._num_looks -= 1 if self._over is None else 0
+        self._num_decisions -= 1 if self._over is None else 0
         self._controller.rest()
 
     def outcome(self, last: Observation) -> Outcome:
-        """How the way to the goal that it is after ended, with what is seen at the end.
+        """Returns how the pursuit of the current goal ended, given the last observation.
 
-        The last look counts like those before it, but that nothing can come after it: being near
-        enough once is enough.
+        The last observation counts like those before it, except that being near enough once
+        suffices, as none can follow.
+
+        Args:
+            last: the last observation.
+
+        Returns:
+            The outcome.
         """
         energy, kind = self._controller.energy(last), self._over
         if kind is None and self._is_near(energy):
@@ -416,27 +444,27 @@ class GoalSequence:
         return Outcome(kind, energy, self._step_energy, self._goal)
 
     def _begin_goal(self, goal: int) -> None:
-        self._goal, self._num_looks = goal, 0
-        self._num_near = self._num_no_nearer = 0  # of the last looks, in a row
-        self._least = math.inf  # energy of the last look that came nearer
-        self._recent: list[float] = []  # energies of the last looks, as many as `patience` asks for
+        self._goal, self._num_decisions = goal, 0
+        self._num_near = self._num_no_nearer = 0  # of the last observations, in a row
+        self._least = math.inf  # energy of the last observation that came nearer
+        self._recent: list[float] = []  # energies of the last `patience` + 1 observations
 
-    def _end_of_goal(self, energy: float) -> OutcomeKind | None:
-        """Takes one more look's energy into account; how the way to this goal ends, if it does."""
+    def _update_progress(self, energy: float) -> OutcomeKind | None:
+        """Counts one more energy; returns how this goal ended, None if it has not."""
         near, first = self._is_near(energy), self._least == math.inf
         nearer = energy < self._least - self._least_progress
-        if nearer:  # small steps add up: they are held against the last one that counted
+        if nearer:  # small steps add up: each is compared with the last one that counted
             self._least = energy
         self._num_near = self._num_near + 1 if near else 0
         self._num_no_nearer = 0 if nearer else self._num_no_nearer + 1
-        if self._num_near >= self._arrival_looks and (first or not nearer):
+        if self._num_near >= self._arrival_decisions and (first or not nearer):
             return "arrived"
         if self._patience is not None:
             self._recent = [*self._recent, energy][-self._patience - 1 :]
             stalled = self._num_no_nearer >= self._patience
             if stalled and energy <= float(np.median(self._recent)):
                 return "arrived" if near else "stalled"
-        late = self._timeout_steps is not None and self._num_looks >= self._timeout_steps
+        late = self._timeout_steps is not None and self._num_decisions >= self._timeout_steps
         return "out of time" if late else None
 
     def _is_near(self, energy: float) -> bool:
@@ -451,11 +479,7 @@ def _check_energies(**energies: float | None) -> None:
 
 
 def _finite(energy: Any) -> float:
-    """An energy as a number.
-
-    Raises:
-        PlanningError: it is not finite.
-    """
+    """Returns an energy as a number, or raises PlanningError where it is not finite."""
     if not math.isfinite(energy):
         raise PlanningError("the energy of what is seen is not finite")
     return float(energy)

@@ -1,4 +1,4 @@
-"""The protocol: fixed episodes, a fixed budget, judged on the true state at the end."""
+"""The evaluation protocol: fixed episodes, a fixed budget, judged on the true final state."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ Episode = Mapping[str, object]
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What became of one episode.
+    """Result of one episode.
 
     Attributes:
-        seed: the manifest's name for the episode.
-        judged: what the task said at the start and after every step.
-        error: why the planner gave up, if it did; the arm then stays where it is.
+        seed: of the episode in its manifest.
+        judged: the task's judgement at the start and after every step.
+        error: why the planner gave up; the arm then stays where it is. None: it did not.
     """
 
     seed: int
@@ -58,16 +58,17 @@ class EpisodeResult:
 
     @property
     def success_final(self) -> bool:
+        """Whether the task was solved at the end."""
         return self.judged[-1].success
 
     @property
     def success_any(self) -> bool:
-        """Passed through the goal at some time: reported beside the other, never instead."""
+        """Whether the task was solved at any time; reported beside `success_final` only."""
         return any(judgement.success for judgement in self.judged)
 
     @property
     def measure(self) -> Measure:
-        """The task's first measure, as it was at the end."""
+        """The task's first measure at the end."""
         return self.judged[-1].first[1]
 
     @property
@@ -78,12 +79,13 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class EpisodeTrace:
-    """What the controller noted over an episode.
+    """What the controller recorded over an episode.
 
     Attributes:
         energies: before every action.
-        plan_s: what every plan took.
-        outcome: how it says that the episode ended; None where it found no plan, or says nothing.
+        plan_s: time of every plan.
+        outcome: how the controller says that the episode ended; None: no plan was found, or it does
+            not say.
     """
 
     energies: tuple[float, ...] = ()
@@ -92,7 +94,7 @@ class EpisodeTrace:
 
 
 class _Row(msgspec.Struct, frozen=True):
-    """An episode that is done, as a line of the log."""
+    """A finished episode, as a line of the log."""
 
     method: str
     result: EpisodeResult
@@ -100,19 +102,19 @@ class _Row(msgspec.Struct, frozen=True):
 
 
 def _to_plain(value: object) -> object:
-    """A number of numpy's as Python's."""
+    """Turns a numpy number into Python's."""
     if isinstance(value, np.generic):
         return value.item()
     raise NotImplementedError(f"got a {type(value).__name__}, want what a log may hold")
 
 
 class EpisodeLog:
-    """Episodes that are done, on disk as they end, so that a stopped evaluation goes on.
+    """Finished episodes, on disk as they end, so that a stopped evaluation can be resumed.
 
     Args:
         path: a file of JSON lines, begun anew where it is of another evaluation; None: none is
             written.
-        about: what is evaluated, to be the same when it goes on.
+        about: what is evaluated; must be the same on resuming.
     """
 
     def __init__(self, path: Path | None, about: Mapping[str, object]) -> None:
@@ -122,31 +124,31 @@ class EpisodeLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps({"about": about}, sort_keys=True)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = []
+        rows = []
         for line in lines[1:] if lines[:1] == [head] else []:
             try:
                 row = msgspec.convert(json.loads(line), _Row)
             except (ValueError, msgspec.ValidationError):  # cut off in the middle
                 break
             self._rows[row.method, row.result.seed] = row
-            kept.append(line)
+            rows.append(line)
         with replacing(path) as scratch:
-            scratch.write_text("".join(f"{line}\n" for line in [head, *kept]), encoding="utf-8")
+            scratch.write_text("".join(f"{line}\n" for line in [head, *rows]), encoding="utf-8")
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def find(self, method: str, seed: int) -> tuple[EpisodeResult, EpisodeTrace] | None:
-        """Finds what became of an episode; None where it is not done."""
+        """Returns the result and trace of an episode; None where it is not finished."""
         row = self._rows.get((method, seed))
         return None if row is None else (row.result, row.trace)
 
     def results(self, method: str) -> list[EpisodeResult]:
-        """Lists the episodes of a method that are done, in the order in which they ended."""
+        """Returns the finished episodes of a method, in the order in which they ended."""
         return [row.result for (name, _), row in self._rows.items() if name == method]
 
     def add(self, method: str, result: EpisodeResult, trace: EpisodeTrace) -> None:
-        """Adds an episode that is done."""
+        """Adds a finished episode."""
         row = _Row(method, result, trace)
         self._rows[method, result.seed] = row
         if self._path is not None:
@@ -156,18 +158,19 @@ class EpisodeLog:
                 file.write(json.dumps(plain) + "\n")
 
 
-class _Judge:
-    """Notes what the task says after every step."""
+class _JudgementRecorder:
+    """Records the task's judgement after every step."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
         self.judged = [task.judge()]
 
     def record(self, step: Step) -> None:
+        """See `Recorder.record`."""
         self.judged.append(self._task.judge())
 
     def finish(self, last: Observation) -> None:
-        """The last was noted with the last step."""
+        """Does nothing: the last judgement was recorded with the last step."""
 
 
 def evaluate(
@@ -185,23 +188,26 @@ def evaluate(
         task: judges; the controller never sees it.
         controller: is reset for each episode.
         episodes: of a manifest.
-        num_steps: actions per episode, always all of them: no early end on success.
-        recorder: episode index and (last) goal to one more recorder, or None.
+        num_steps: actions per episode, always all of them: success does not end an episode early.
+        recorder: returns one more recorder, or None, for an episode's index and (last) goal.
         progress: called with (done, total).
+
+    Returns:
+        A result per episode.
     """
     results = []
     for index, episode in enumerate(episodes):
         goal = task.start(episode)
-        judge = _Judge(task)
+        judgements = _JudgementRecorder(task)
         extra = recorder(index, list_goals(goal)[-1]) if recorder else None
-        recorders = [judge] if extra is None else [judge, extra]
+        recorders = [judgements] if extra is None else [judgements, extra]
         error = None
         try:
             run_episode(task.env, controller, goal, num_steps=num_steps, recorders=recorders)
         except PlanningError as failure:
             error = str(failure)
-        missing = num_steps + 1 - len(judge.judged)
-        judged = (*judge.judged, *[task.judge()] * missing)
+        num_missing = num_steps + 1 - len(judgements.judged)
+        judged = (*judgements.judged, *[task.judge()] * num_missing)
         results.append(EpisodeResult(int(str(episode["seed"])), judged, error))
         if progress:
             progress(index + 1, len(episodes))
@@ -210,6 +216,13 @@ def evaluate(
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """Computes the Wilson 95 % score interval of a share (Wilson 1927).
+
+    Args:
+        successes: number of them.
+        n: number of episodes.
+
+    Returns:
+        Lower and upper end.
 
     Raises:
         ValueError: no episodes, or more successes than episodes.
@@ -225,7 +238,15 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 def paired_difference_ci95(
     ours: Sequence[EpisodeResult], theirs: Sequence[EpisodeResult], *, seed: int = 0
 ) -> tuple[float, float]:
-    """Computes the bootstrap 95 % interval of the difference in final success, episode by episode.
+    """Computes the bootstrap 95 % interval of the difference in final success, by episode.
+
+    Args:
+        ours: one method's results.
+        theirs: the other's, on the same episodes.
+        seed: of the bootstrap.
+
+    Returns:
+        Lower and upper end.
 
     Raises:
         ValueError: the two did not run the same episodes, or fewer than two.
@@ -248,9 +269,15 @@ def paired_difference_ci95(
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, object]:
-    """Figures of one method on one task, as the report and the last line of `eval` hold them.
+    """Computes a method's figures on one task, as the report and `eval`'s last line have them.
 
-    Every measure of the task is there by its name and unit: `final_distance_m_median`.
+    Every measure of the task is there by its name and unit, such as `final_distance_m_median`.
+
+    Args:
+        results: one per episode.
+
+    Returns:
+        Figures by name.
     """
     n = len(results)
     measures = [result.judged[-1].measures for result in results]
@@ -260,11 +287,11 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, object]:
         )
         for name, measure in measures[0].items()
     }
-    wins = sum(result.success_final for result in results)
+    num_successes = sum(result.success_final for result in results)
     return {
         "n": n,
-        "success_final": wins / n,
-        "success_final_ci95": list(wilson(wins, n)),
+        "success_final": num_successes / n,
+        "success_final_ci95": list(wilson(num_successes, n)),
         "success_any": sum(result.success_any for result in results) / n,
         **medians,
     }
@@ -273,14 +300,14 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, object]:
 def count_outcomes(
     results: Sequence[EpisodeResult], outcomes: Sequence[Outcome | None]
 ) -> dict[str, dict[str, int]]:
-    """How the controller says that the episodes ended, beside what the judge knows.
+    """Counts how the controller says that the episodes ended, and how many of each succeeded.
 
     Args:
-        results: of the judge.
-        outcomes: of the controller, episode by episode; None where it found no plan.
+        results: one per episode.
+        outcomes: the controller's, by episode; None where it found no plan.
 
     Returns:
-        Kind of outcome -> `n` episodes that ended so, and `success`: how many of them succeeded.
+        Number of episodes `n` and of successes `success`, by kind of outcome.
     """
     counts: dict[str, dict[str, int]] = {}
     for result, outcome in zip(results, outcomes, strict=True):
@@ -292,14 +319,14 @@ def count_outcomes(
 
 
 def plan_seconds(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and 95th percentile of what plans took, s; zeros where there was none."""
+    """Returns median and 95th percentile of planning times, s; zeros where there is none."""
     if not len(seconds):
         return {"median": 0.0, "p95": 0.0}
     return {"median": float(np.median(seconds)), "p95": float(np.percentile(seconds, 95))}
 
 
 class RandomController:
-    """The floor: drawn within the bounds, made legal; the same for the same goal picture."""
+    """The floor: random legal actions, the same for the same goal picture."""
 
     def __init__(self, action_spec: ActionSpec, *, seed: int = 0) -> None:
         self._spec = action_spec
@@ -307,32 +334,35 @@ class RandomController:
         self._rng = np.random.default_rng(seed)
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
+        """See `Controller.reset`."""
         pictures = b"".join(
             g.images[name].tobytes() for g in list_goals(goal) for name in sorted(g.images)
         )
         self._rng = np.random.default_rng((self._seed, zlib.crc32(pictures)))
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        """See `Controller.act`."""
         return Decision(self._spec.clip(self._rng.uniform(self._spec.low, self._spec.high)))
 
 
 class ZeroController:
-    """The other floor: does nothing."""
+    """Another floor: does nothing."""
 
     def __init__(self, action_spec: ActionSpec) -> None:
         self._action = action_spec.clip(np.zeros(action_spec.size))
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
-        """Nothing to begin."""
+        """Does nothing."""
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        """See `Controller.act`."""
         return Decision(self._action, "hold")
 
 
 class StateOracle:
     """The ceiling: the same planner on the true simulator with the true cost.
 
-    Proves that task, budget and action space are solvable before any model is judged.
+    It shows that task, budget and action space are solvable before any model is judged.
     """
 
     def __init__(self, task: Task, planner: Planner, *, seed: int = 0) -> None:
@@ -343,10 +373,13 @@ class StateOracle:
         self._plan: Plan | None = None
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
+        """See `Controller.reset`."""
         self._generator.manual_seed(self._seed)
         self._plan = None
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        """See `Controller.act`."""
+
         def cost(actions: Tensor) -> Tensor:
             costs = self._task.simulate(actions.double().numpy())
             return torch.from_numpy(costs[:, -1]).float()
@@ -359,16 +392,16 @@ class StateOracle:
 
 
 class LatentOracle(MPC):
-    """The other ceiling: the same planner and latent space, but the simulator knows the future.
+    """Another ceiling: the same planner and latent space, with futures rendered by the simulator.
 
-    Candidates are judged by the latents of pictures rendered under them: no predictor behind this
-    encoder can do better, so a failure here is the encoder's, and one beyond it the predictor's.
+    No predictor behind this encoder can do better: a failure here is the encoder's, a failure
+    beyond it the predictor's.
 
     Args:
         task: renders.
         model: embeds.
         planner: searches.
-        make_objective: the goal's latent to what is minimised.
+        make_objective: makes the objective from a goal's latent.
         action_spec: legal actions, the same as the model's.
         seed: of the planner's randomness.
     """
@@ -388,7 +421,7 @@ class LatentOracle(MPC):
 
 
 class _TrueFuture:
-    """A world model that looks into the simulator instead of imagining (WorldModel)."""
+    """A world model that renders in the simulator instead of imagining (WorldModel)."""
 
     def __init__(self, task: Task, model: WorldModel) -> None:
         self._task = task
@@ -396,10 +429,11 @@ class _TrueFuture:
 
     @property
     def info(self) -> ModelInfo:
+        """See `WorldModel.info`."""
         return self._model.info
 
     def initial(self) -> None:
-        """The simulator keeps the state."""
+        """Does nothing: the simulator keeps the state."""
 
     def observe(
         self,
@@ -407,15 +441,17 @@ class _TrueFuture:
         obs: Observation | EncodedFrames,
         applied: FloatArray | Tensor | None,
     ) -> Tensor:
-        """The latent of what is seen; the simulator keeps the rest of the state."""
+        """Returns the observation's latent; the simulator keeps the rest of the state."""
         if isinstance(obs, EncodedFrames):
             raise NotImplementedError("a simulator sees for itself")
         return self.embed(obs.images)
 
     def latent(self, state: Tensor) -> Tensor:
+        """See `WorldModel.latent`."""
         return state[None]
 
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
+        """See `WorldModel.embed`."""
         return self._model.embed(images).cpu()
 
     def rollout(
@@ -426,8 +462,11 @@ class _TrueFuture:
         *,
         select: Select | None = None,
     ) -> Futures:
-        seen = self._task.look_ahead(actions.double().numpy())
-        return Futures(torch.stack([torch.stack([self.embed(i) for i in row]) for row in seen]))
+        """See `WorldModel.rollout`."""
+        rendered = self._task.look_ahead(actions.double().numpy())
+        latents = [torch.stack([self.embed(images) for images in row]) for row in rendered]
+        return Futures(torch.stack(latents))
 
     def loss(self, batch: Batch, *, generator: Any = None) -> tuple[Tensor, dict[str, float]]:
+        """Raises NotImplementedError: a simulator is not trained."""
         raise NotImplementedError("a simulator does not learn")

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and places that one process writes at a time."""
+"""Writes files and directories atomically, and locks them against other processes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-LOCK = ".robot_wm.lock"  # in a directory whose parent cannot be written
-_SPARE_BYTES = 16 * 2**20  # left on the disk beside what is written
+LOCK = ".robot_wm.lock"  # name of the lock file in a directory whose parent is not writable
+_SPARE_BYTES = 16 * 2**20  # must stay free on the disk after a write
 
 
 def sha256_file(path: Path) -> str:
-    """Hashes a file's content; hexadecimal."""
+    """Returns the sha256 of a file's content in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -38,14 +38,14 @@ def sync(path: Path) -> None:
 
 
 def check_space(place: Path, num_bytes: int) -> None:
-    """Checks that a place has room before it is written.
+    """Checks that a disk has enough free space before a file is written.
 
     Args:
-        place: a directory.
-        num_bytes: that are going to be written.
+        place: A directory on the disk.
+        num_bytes: Number of bytes that are going to be written.
 
     Raises:
-        OSError: the disk has less.
+        OSError: there is less free space.
     """
     free = shutil.disk_usage(place).free
     if free < num_bytes + _SPARE_BYTES:
@@ -57,20 +57,22 @@ def check_space(place: Path, num_bytes: int) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a file's path to write to, which becomes `path` if all goes well, and is gone if not.
-
-    The file is written in a new directory beside `path`, so that nobody else writes it.
-    """
+    """Yields a temporary path that is moved to `path` on success, and removed on an error."""
     with replacing_all([path]) as (scratch,):
         yield scratch
 
 
 @contextmanager
 def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yields paths to write to, which become `paths`, in this order, if all goes well.
+    """Yields temporary paths that are moved to `paths`, in this order, on success.
+
+    They are in a new directory beside the first path, so that no other process writes to them.
 
     Args:
-        paths: files on one file system; their directories are made.
+        paths: Files on one file system; their directories are created.
+
+    Yields:
+        list[Path]: the temporary paths, one for each of `paths`.
     """
     first = paths[0].parent
     for path in paths:
@@ -88,10 +90,8 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 @contextmanager
 def replacing_directory(directory: Path) -> Iterator[Path]:
-    """Yields a new directory to fill, which takes the place of `directory` if all goes well.
-
-    A process that is killed in between leaves the old one, or the new one, whole.
-    """
+    """Yields a new temporary directory that replaces `directory` on success."""
+    # If the process is killed in between, the old or the new directory remains complete.
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(directory.parent, directory.name) as folder:
         new = folder / "new"
@@ -125,18 +125,18 @@ def _scratch(parent: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def owning(place: Path, *beside: Path) -> Iterator[None]:
-    """Keeps every other process from writing a place for as long as the block runs.
+    """Locks a file or directory against other processes while the block runs.
 
-    A lock file beside the place says who writes; it is inside a directory whose parent cannot be
-    written. The kernel lets go of it when its process ends, however it ends. What a killed process
-    had half written is removed, and what it was about to put in its place is put there.
+    The lock is a file beside it that names the process, or inside a directory whose parent is not
+    writable. The kernel releases it when the process ends in any way. First, temporary files of a
+    killed process are removed, and a replacement that it had begun is completed.
 
     Args:
-        place: a file or a directory that is written, there or not.
-        beside: further files that are written with it.
+        place: The file or directory to be written, existing or not.
+        *beside: Further files that are written with it.
 
     Raises:
-        FileExistsError: another process writes it; the message names that process.
+        FileExistsError: another process writes to it; the message names that process.
     """
     place = place.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -153,9 +153,9 @@ def owning(place: Path, *beside: Path) -> Iterator[None]:
             errors="replace",
         )
         for path in (place, *(other.resolve() for other in beside)):
-            for left in _leftovers(path):
-                _restore(path, left)
-                shutil.rmtree(left, ignore_errors=True)
+            for leftover in _leftovers(path):
+                _restore(path, leftover)
+                shutil.rmtree(leftover, ignore_errors=True)
         yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
@@ -176,13 +176,37 @@ def _owner(lock_file: str) -> str:
 
 
 def _leftovers(path: Path) -> list[Path]:
-    """What a process that was killed has left of this file or directory, and of no other."""
+    """Finds the temporary directories that a killed process left for this path, and no other."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp")
-    return [left for left in path.parent.iterdir() if name.fullmatch(left.name)]
+    return [other for other in path.parent.iterdir() if name.fullmatch(other.name)]
 
 
-def _restore(path: Path, left: Path) -> None:
-    """Finishes an exchange of directories that was cut in two."""
+def _restore(path: Path, leftover: Path) -> None:
+    """Completes an exchange of directories that was interrupted."""
     for name in ("new", "old"):
-        if not path.exists() and (left / "old").exists() and (left / name).exists():
-            (left / name).rename(path)
+        if not path.exists() and (leftover / "old").exists() and (leftover / name).exists():
+            (leftover / name).rename(path)
+
+
+def output_dir(out: str) -> Path:
+    """Checks, before any work is done, that `out` is or can become a directory.
+
+    Args:
+        out: The directory.
+
+    Returns:
+        Its path.
+
+    Raises:
+        FileExistsError: a file has that path, or the path of one of its parents.
+        PermissionError: it is not writable.
+    """
+    path = Path(out)
+    for place in (path, *path.absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                raise FileExistsError(f"out: {place} is a file, want a directory")
+            if not os.access(place, os.W_OK):
+                raise PermissionError(f"out: {place} cannot be written to")
+            break
+    return path

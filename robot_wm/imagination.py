@@ -1,70 +1,85 @@
-"""What a planner minimises: the cost of imagined futures, got with as little work as will do."""
+"""The cost that a planner minimises: that of imagined futures, with as little work as possible."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from robot_wm.models import Select, State, WorldModel
 from robot_wm.objectives import Objective
 from robot_wm.planners.search import Space
-from robot_wm.types import ActionSpec, Futures, PlanningError, UserError, check_counts
+from robot_wm.precision import choose_precision
+from robot_wm.types import (
+    ActionSpec,
+    Count,
+    Futures,
+    PlanningError,
+    Precision,
+    check_fields,
+)
 
-_NUM_TRUSTED = 256  # candidates that bfloat16 is tried on
+_NUM_COMPARED = 256  # candidates on which bfloat16 is compared with float32
 _LEAST_AGREEMENT = 0.99  # Spearman
 _KEPT_TO_THE_END = 0.25  # of the candidates
 
 
 @dataclass(frozen=True)
 class SearchBudget:
-    """Where work is saved. The cost of what remains is exact; what is dropped costs more.
+    """Where the search saves work: kept candidates have exact costs, pruned ones cost more.
 
     Attributes:
-        keep_share: of the candidates, after each imagined step but the last: those go on whose
-            future, `continued`, looks best (successive halving over the horizon), though never
-            fewer than a quarter. 1: all.
-        at_least: candidates that are imagined exactly, whatever the shares; an MPC raises it to
-            its planner's elites.
-        batch_size: candidates imagined at once; None: all. A constant of the settings, never of
+        keep_share: Share of the candidates that are kept after each imagined step but the last, by
+            the cost of their `continued` futures (successive halving over the horizon); never fewer
+            than a quarter of all. 1: all are kept.
+        at_least: Least number of candidates that are imagined to the end; an MPC raises it to its
+            planner's elites.
+        batch_size: Number of candidates that are imagined at once; null: all. It never depends on
             the machine's load, so that a plan can be repeated.
-        precision: of the predictor while it imagines candidates; see `ranking_survives`.
+        precision: Precision of the predictor while it imagines candidates. `"bfloat16"` is used
+            only where the ranking survives it (`ranking_survives`). `"auto"` is the one that the
+            device computes faster, which an MPC measures; an ImaginedCost alone takes float32 for
+            it.
     """
 
-    keep_share: float = 1.0
-    at_least: int = 8
-    batch_size: int | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    keep_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    at_least: Count = 8
+    batch_size: Count | None = None
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        share = self.keep_share
-        if not (isinstance(share, int | float) and 0 < share <= 1):
-            raise UserError(f"keep_share: got {share!r}, want a share above 0, to 1")
-        check_counts(at_least=self.at_least)
-        if self.batch_size is not None:
-            check_counts(batch_size=self.batch_size)
-        if self.precision not in ("float32", "bfloat16"):
-            raise UserError(f"precision: got {self.precision!r}, want 'float32' or 'bfloat16'")
+        check_fields(self)
+
+    def on(self, device: torch.device | str) -> SearchBudget:
+        """Returns the same budget with the precision that this device multiplies fastest in."""
+        if self.precision != "auto":
+            return self
+        dtype = choose_precision("auto", torch.device(device))
+        return replace(self, precision="bfloat16" if dtype == torch.bfloat16 else "float32")
 
     @property
     def drops(self) -> bool:
-        """Whether it leaves candidates on the way."""
+        """Whether it prunes candidates."""
         return self.keep_share < 1
 
 
+EXACT = SearchBudget(keep_share=1.0, precision="float32")  # saves nothing
+
+
 class ImaginedCost:
-    """Action sequences to the costs of what the model imagines under them.
+    """Maps action sequences to the costs of what the model imagines under them.
 
     Args:
         model: imagines.
-        state: from where.
-        objective: judges.
-        search_budget: where to save work; nowhere by default.
-        seed: of what is random in the model: the same for every call, so that costs compare.
+        state: that imagining starts from.
+        objective: returns the costs.
+        search_budget: where to save work; None: nowhere.
+        seed: of the model's randomness: the same for every call, so that costs are comparable.
     """
 
     def __init__(
@@ -77,13 +92,19 @@ class ImaginedCost:
         seed: int = 0,
     ) -> None:
         self._model, self._state, self._objective = model, state, objective
-        self._search_budget, self._seed = search_budget or SearchBudget(), seed
+        self._search_budget, self._seed = search_budget or EXACT, seed
 
     def __call__(self, actions: Tensor) -> Tensor:
-        """`[N, H, A]`, robot's units, to `[N]`; differentiable where `actions` want it.
+        """Returns the costs of action sequences; differentiable where `actions` require gradients.
+
+        Args:
+            actions: `[N, H, A]`, robot's units.
+
+        Returns:
+            `[N]`.
 
         Raises:
-            PlanningError: the model imagined what is not finite.
+            PlanningError: the model imagined latents that are not finite.
         """
         search_budget = self._search_budget
         size = search_budget.batch_size or len(actions)
@@ -98,10 +119,10 @@ class ImaginedCost:
                 or actions.requires_grad
                 or len(actions) <= search_budget.at_least
             )
-            if exact or self._model.info.predicts:  # a reward cannot be guessed from latents
-                return torch.cat([self._exactly(part) for part in actions.split(size)])
-            parts = [self._sparingly(part) for part in actions.split(size)]
-        return _behind(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            if exact or self._model.info.predicts:  # a reward cannot be extrapolated from latents
+                return torch.cat([self._full_costs(part) for part in actions.split(size)])
+            parts = [self._pruned_costs(part) for part in actions.split(size)]
+        return _rank_pruned(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def _imagine(self, actions: Tensor, select: Select | None = None) -> Futures:
         generator = torch.Generator(actions.device).manual_seed(self._seed)
@@ -110,88 +131,112 @@ class ImaginedCost:
         return futures
 
     def _judge(self, futures: Futures, actions: Tensor) -> Tensor:
-        """The objective, always in float32."""
+        """Returns the objective's costs, always computed in float32."""
         with torch.autocast(actions.device.type, enabled=False):
             return self._objective(futures, actions)
 
-    def _exactly(self, actions: Tensor) -> Tensor:
-        """All of them to the end."""
+    def _full_costs(self, actions: Tensor) -> Tensor:
+        """Imagines all candidates to the end and returns their costs `[n]`."""
         return self._judge(self._imagine(actions), actions)
 
-    def _sparingly(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Costs `[n]`, and how far each came `[n]`; those that came farthest are exact."""
+    def _pruned_costs(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns costs `[n]`, and the steps imagined per candidate `[n]`.
+
+        Costs are exact only for candidates that were imagined to the full horizon.
+
+        Args:
+            actions: `[n, H, A]`.
+
+        Returns:
+            Both.
+        """
         search_budget = self._search_budget
         costs = actions.new_zeros(len(actions))
-        came = actions.new_zeros(len(actions))
-        inside = torch.arange(len(actions), device=actions.device)
-        enough = max(search_budget.at_least, math.ceil(_KEPT_TO_THE_END * len(actions)))
+        num_steps = actions.new_zeros(len(actions))
+        remaining = torch.arange(len(actions), device=actions.device)
+        at_least = max(search_budget.at_least, math.ceil(_KEPT_TO_THE_END * len(actions)))
 
         def select(latents: Tensor) -> Tensor:
-            nonlocal inside
+            nonlocal remaining
             _check_finite(latents)
             with torch.autocast(actions.device.type, enabled=False):
-                expected = Futures(continued(latents, actions[inside]))
-            costs[inside] = _clean(self._judge(expected, actions[inside]))
-            came[inside] = float(latents.shape[1])
-            chosen = _best(costs[inside], search_budget.keep_share, at_least=enough)
-            inside = inside[chosen]
-            return chosen
+                extrapolated = Futures(continued(latents, actions[remaining]))
+            costs[remaining] = _clean(self._judge(extrapolated, actions[remaining]))
+            num_steps[remaining] = float(latents.shape[1])
+            kept = _best(costs[remaining], search_budget.keep_share, at_least=at_least)
+            remaining = remaining[kept]
+            return kept
 
         futures = self._imagine(actions, select)
         index = (
             torch.arange(len(actions)).to(actions.device) if futures.kept is None else futures.kept
         )
         costs[index] = self._judge(futures, actions[index]).to(costs)
-        came[index] = float(actions.shape[1])
-        return costs, came
+        num_steps[index] = float(actions.shape[1])
+        return costs, num_steps
 
 
 def continued(futures: Tensor, actions: Tensor) -> Tensor:
-    """Futures `[n, h, ...]` under `actions` `[n, H, A]`, guessed to their end: `[n, H, ...]`.
+    """Extrapolates futures to the end of the horizon.
 
-    Where the last imagined latents lie, by how far the actions led until then, is fitted by a
-    linear map; each future then goes on along it. What is dropped is dropped by this guess, not by
-    how near it is already: what hurries is not always what ends there.
+    A linear map from the path of the actions to the last imagined latents is fitted over all
+    candidates, and each future is continued along it. Candidates are pruned by this extrapolation
+    rather than by how near they are already, as the fastest at first is not always the nearest at
+    the end.
+
+    Args:
+        futures: imagined latents `[n, h, ...]`.
+        actions: `[n, H, A]`.
+
+    Returns:
+        `[n, H, ...]`.
     """
     steps = futures.shape[1]
-    spread = actions.std((0, 1), correction=0)  # a unit per dimension, whatever the robot's is
-    way = (actions / torch.where(spread > 0, spread, 1.0)).cumsum(1)  # [n, H, A]
-    here, last = way[:, steps - 1], futures[:, -1].flatten(1)
+    spread = actions.std((0, 1), correction=0)  # makes dimensions of different units comparable
+    path = (actions / torch.where(spread > 0, spread, 1.0)).cumsum(1)  # [n, H, A]
+    here, last = path[:, steps - 1], futures[:, -1].flatten(1)
     x, y = here - here.mean(0), last - last.mean(0)
     gram = x.T @ x
     ridge = 1e-4 * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram)).to(gram)
     slope = torch.linalg.solve(gram + ridge, x.T @ y)  # [A, ...]
-    ahead = (way[:, steps:] - here[:, None]) @ slope  # [n, H - h, ...]
-    rest = futures[:, -1:] + ahead.view(*ahead.shape[:2], *futures.shape[2:])
-    return torch.cat((futures, rest), dim=1)
+    change = (path[:, steps:] - here[:, None]) @ slope  # [n, H - h, ...]
+    remainder = futures[:, -1:] + change.view(*change.shape[:2], *futures.shape[2:])
+    return torch.cat((futures, remainder), dim=1)
 
 
 def _best(costs: Tensor, share: float, *, at_least: int = 1) -> Tensor:
-    """Indices of the best share of the costs `[n]`, in their order."""
+    """Returns the indices of the best share of the costs `[n]`, increasing."""
     count = min(len(costs), max(math.ceil(share * len(costs)), at_least))
     return costs.argsort(stable=True)[:count].sort().values
 
 
-def _behind(costs: Tensor, came: Tensor) -> Tensor:
-    """Costs `[N]` of which those of the candidates that came farthest stay as they are.
+def _rank_pruned(costs: Tensor, num_steps: Tensor) -> Tensor:
+    """Moves the costs of pruned candidates above every exact cost.
 
-    The others are moved behind the worst of those, the nearer to it the farther they came.
+    Among the pruned, those pruned later cost less. Candidates imagined furthest keep their costs.
+
+    Args:
+        costs: exact and extrapolated `[N]`.
+        num_steps: imagined steps of each candidate `[N]`.
+
+    Returns:
+        `[N]`.
     """
-    levels = came.unique().flip(0)
-    exact = costs[came == levels[0]]
-    known = exact[exact.isfinite()]
-    worst = known.max() if len(known) else costs.new_zeros(())
-    behind = costs.clone()
+    levels = num_steps.unique().flip(0)
+    exact = costs[num_steps == levels[0]]
+    finite = exact[exact.isfinite()]
+    worst = finite.max() if len(finite) else costs.new_zeros(())
+    ranked = costs.clone()
     for level in levels[1:]:
-        now = came == level
-        gap = 1e-3 * worst.abs() + 1e-6  # so that none is level with what is exact
-        behind[now] = worst + gap + (costs[now] - costs[now].min())
-        worst = behind[now].max()
-    return behind
+        pruned = num_steps == level
+        gap = 1e-3 * worst.abs() + 1e-6  # so that none ties with an exact cost
+        ranked[pruned] = worst + gap + (costs[pruned] - costs[pruned].min())
+        worst = ranked[pruned].max()
+    return ranked
 
 
 def _clean(costs: Tensor) -> Tensor:
-    """A guess that is not a number is the worst there is."""
+    """Replaces extrapolated costs that are not numbers by the worst there is."""
     return costs.nan_to_num(nan=3e38, posinf=3e38, neginf=3e38).float()
 
 
@@ -210,24 +255,36 @@ def ranking_survives(
     horizon: int,
     device: torch.device,
 ) -> SearchBudget:
-    """The search_budget, without bfloat16 where that would disturb the ranking of the elite.
+    """Checks whether bfloat16 keeps the ranking of the best candidates.
 
-    Judged on a fixed set of legal candidates: Spearman's correlation with float32 among the best
-    quarter must be .99.
+    Among the best quarter of a fixed set of legal candidates, Spearman's correlation with float32
+    must be at least 0.99.
+
+    Args:
+        search_budget: to be checked.
+        model: imagines.
+        state: that imagining starts from.
+        objective: returns the costs.
+        spec: legal actions.
+        horizon: H.
+        device: to imagine on.
+
+    Returns:
+        The search budget, with float32 where bfloat16 would disturb the ranking.
     """
-    if search_budget.precision == "float32":
+    if search_budget.precision != "bfloat16":
         return search_budget
     space = Space(spec, horizon, device)
     share = torch.rand(
-        (_NUM_TRUSTED, horizon, spec.size), generator=torch.Generator().manual_seed(0)
+        (_NUM_COMPARED, horizon, spec.size), generator=torch.Generator().manual_seed(0)
     )
     actions = space.project(space.low + share.to(device) * (space.high - space.low))
-    plain = SearchBudget(batch_size=search_budget.batch_size)
-    exact = ImaginedCost(model, state, objective, plain)(actions)
+    float32 = replace(EXACT, batch_size=search_budget.batch_size)
+    exact = ImaginedCost(model, state, objective, float32)(actions)
     try:
-        low = replace(plain, precision="bfloat16")
-        agreement = elite_agreement(exact, ImaginedCost(model, state, objective, low)(actions))
-    except PlanningError:  # it imagines what is not finite
+        bfloat16 = replace(float32, precision="bfloat16")
+        agreement = elite_agreement(exact, ImaginedCost(model, state, objective, bfloat16)(actions))
+    except PlanningError:  # in bfloat16, the model imagines what is not finite
         agreement = 0.0
     return (
         search_budget
@@ -237,13 +294,21 @@ def ranking_survives(
 
 
 def elite_agreement(exact: Tensor, quick: Tensor, *, share: float = 0.25) -> float:
-    """Spearman's correlation of two costs `[N]` of the same candidates, among the best by `exact`.
+    """Returns Spearman's correlation of two costs of the same candidates, among the best.
 
-    A planner uses the ranking of the best candidates alone: this says whether a cheaper way to the
-    cost keeps it.
+    A planner uses the ranking of the best candidates alone: the correlation tells whether a cheaper
+    computation of the costs keeps it.
+
+    Args:
+        exact: `[N]`; by these, candidates are the best.
+        quick: `[N]`.
+        share: of the candidates that count as best.
+
+    Returns:
+        -1 to 1; 0 where all costs are equal.
 
     Raises:
-        ValueError: two shapes, or fewer than four among the best.
+        ValueError: different shapes, or fewer than four among the best.
     """
     if exact.shape != quick.shape or exact.ndim != 1:
         raise ValueError(f"costs: got {tuple(exact.shape)} and {tuple(quick.shape)}, want both [N]")
@@ -255,5 +320,5 @@ def elite_agreement(exact: Tensor, quick: Tensor, *, share: float = 0.25) -> flo
     best = exact.argsort(stable=True)[:count]
     one, other = exact[best].cpu().numpy(), quick[best].cpu().numpy()
     if one.min() == one.max() or other.min() == other.max():
-        return 0.0  # all alike: no ranking is left
+        return 0.0  # all equal: there is no ranking
     return float(np.asarray(spearmanr(one, other)[0]))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robot_wm.types import UserError
 
 LAYER_NORM_EPS = 1e-6
-_SHORT = 256  # tokens of a sequence, see _fused_descends_slowly
+_SHORT = 256  # tokens of a sequence, see _fused_gradient_is_slow
 
 KeyValue = tuple[Tensor, Tensor]  # keys and values [B, heads, L, head size]; B may be 1 for all
 
@@ -22,8 +22,8 @@ class Attention(nn.Module):
     """Multi-head self-attention with one fused qkv product.
 
     Args:
-        width: token dimension, a multiple of `num_heads`.
-        num_heads: heads.
+        width: Token dimension, a multiple of `num_heads`.
+        num_heads: Number of heads.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -45,9 +45,9 @@ class Attention(nn.Module):
 
         Args:
             x: `[B, L, width]`.
-            mask: bool `[L, L]`, true where row may see column; None for full attention.
-            rotary: cos and sin `[L, head size]` that turn queries and keys; see `rotate`.
-            past: keys and values of earlier tokens, of a batch of B or of 1 that all share.
+            mask: bool `[L, L]`, true where a row may attend to a column; None for full attention.
+            rotary: cos and sin `[L, head size]` that rotate queries and keys; see `rotate`.
+            past: Keys and values of earlier tokens, of a batch of B or of 1 that all share.
 
         Returns:
             `[B, L, width]`, and the keys and values of `x`.
@@ -57,29 +57,27 @@ class Attention(nn.Module):
         )
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        if past or _fused_descends_slowly(q):
+        if past or _fused_gradient_is_slow(q):
             out = _attend_in_parts(q, (*past, (k, v)), mask)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(rearrange(out, "b h l d -> b l (h d)")), (k, v)
 
 
-def _fused_descends_slowly(q: Tensor) -> bool:
-    """Whether the gradient of torch's fused attention takes longer than that of plain products.
-
-    On a CPU it does where sequences are short: 3 times as long in float32 and 10 times in bfloat16
-    at 20 and 80 tokens (docs/log.md). Plain products keep all weights, so long sequences pay in
-    memory for what they gain.
-    """
+def _fused_gradient_is_slow(q: Tensor) -> bool:
+    """Returns whether the gradient of torch's fused attention is slower than matrix products'."""
+    # On a CPU it is for short sequences: 3 times slower in float32 and 10 times in bfloat16 at 20
+    # and 80 tokens (docs/log.md). Matrix products keep all weights, so that they need more memory
+    # for long sequences.
     return q.requires_grad and q.device.type == "cpu" and q.shape[2] <= _SHORT
 
 
 def _attend_in_parts(q: Tensor, parts: Sequence[KeyValue], mask: Tensor | None) -> Tensor:
-    """Softmax attention over keys that lie in several places, none of which is copied.
+    """Computes softmax attention over several tensors of keys without copying them into one.
 
     Args:
         q: `[B, heads, L, head size]`.
-        parts: keys and values, each of a batch of B or 1.
+        parts: Keys and values, each of a batch of B or 1.
         mask: bool `[L, L]` over the last part.
 
     Returns:
@@ -108,7 +106,7 @@ def _attend_in_parts(q: Tensor, parts: Sequence[KeyValue], mask: Tensor | None) 
 
 
 class Mlp(nn.Module):
-    """Two linear maps with an exact GELU between them."""
+    """A linear layer, an exact GELU and a second linear layer."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -116,6 +114,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps `[..., width]` to `[..., width]`."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -123,11 +122,11 @@ class Block(nn.Module):
     """Pre-LayerNorm transformer block. Parameter names are those of the V-JEPA 2 release.
 
     Args:
-        width: token dimension, a multiple of `num_heads`.
-        num_heads: heads.
-        mlp_ratio: hidden size of the MLP over the width.
-        modulated: a condition shifts, scales and gates both halves (adaptive LayerNorm with gates
-            that start at zero: DiT, arXiv 2212.09748).
+        width: Token dimension, a multiple of `num_heads`.
+        num_heads: Number of attention heads.
+        mlp_ratio: Hidden size of the MLP over the width.
+        modulated: Whether a condition shifts, scales and gates both halves (adaptive LayerNorm with
+            gates that start at zero: DiT, arXiv 2212.09748).
     """
 
     def __init__(
@@ -149,31 +148,44 @@ class Block(nn.Module):
         past: Sequence[KeyValue] = (),
         condition: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """One block.
+        """Applies attention and the MLP.
 
         Args:
             x: `[B, L, width]`.
-            mask: see `Attention.forward`, like `rotary` and `past`.
+            mask: See `Attention.forward`.
+            rotary: See `Attention.forward`.
+            past: See `Attention.forward`.
             condition: `[B, T, width]`, each for L / T tokens in a row; for a modulated block.
 
         Returns:
             `[B, L, width]`, and the keys and values of `x`.
         """
         if self.modulation is None:
-            out, own = self.attn(self.norm1(x), mask, rotary, past)
+            out, key_value = self.attn(self.norm1(x), mask, rotary, past)
             x = x + out
-            return x + self.mlp(self.norm2(x)), own
+            return x + self.mlp(self.norm2(x)), key_value
         assert condition is not None
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(condition)).chunk(
             6, dim=-1
         )
-        out, own = self.attn(modulate(self.norm1(x), 1 + scale1, shift1), mask, rotary, past)
+        attended = modulate(self.norm1(x), 1 + scale1, shift1)
+        out, key_value = self.attn(attended, mask, rotary, past)
         x = x + modulate(out, gate1)
-        return x + modulate(self.mlp(modulate(self.norm2(x), 1 + scale2, shift2)), gate2), own
+        out = self.mlp(modulate(self.norm2(x), 1 + scale2, shift2))
+        return x + modulate(out, gate2), key_value
 
 
 def modulate(x: Tensor, factor: Tensor, shift: Tensor | None = None) -> Tensor:
-    """`x` `[B, L, width]` times `factor` plus `shift`, `[B, T, width]` each for L / T tokens."""
+    """Scales and shifts tokens, frame by frame.
+
+    Args:
+        x: `[B, L, width]`.
+        factor: `[B, T, width]`, each for L / T tokens in a row.
+        shift: `[B, T, width]`, likewise; None for none.
+
+    Returns:
+        `[B, L, width]`.
+    """
     frames = rearrange(x, "b (t p) w -> b t p w", t=factor.shape[1]) * factor[:, :, None]
     if shift is not None:
         frames = frames + shift[:, :, None]
@@ -181,18 +193,23 @@ def modulate(x: Tensor, factor: Tensor, shift: Tensor | None = None) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns adjacent channel pairs of `x` `[..., L, d]` by angles with `cos`, `sin` `[L, d]`."""
+    """Rotates adjacent channel pairs of `x` `[..., L, d]` by angles with `cos`, `sin` `[L, d]`."""
     even, odd = x[..., 0::2], x[..., 1::2]
-    turned = torch.stack((-odd, even), dim=-1).flatten(-2)
-    return x * cos + turned * sin
+    quarter_turn = torch.stack((-odd, even), dim=-1).flatten(-2)
+    return x * cos + quarter_turn * sin
 
 
 def init_transformer(
     blocks: nn.ModuleList, root: nn.Module, generator: torch.Generator | None
 ) -> None:
-    """Truncated normal 0.02 everywhere; residual outputs of block i (from 1) divided by sqrt(2 i).
+    """Draws the weights as V-JEPA 2 does, from a truncated normal of standard deviation 0.02.
 
-    The V-JEPA 2 initialisation, drawn from `generator` (torch's own where None).
+    Weights of the residual outputs of block i (from 1) are then divided by sqrt(2 i).
+
+    Args:
+        blocks: The transformer blocks, each a `Block`.
+        root: The module whose linear layers are initialised.
+        generator: Draws the weights; torch's default generator if None.
     """
     for module in root.modules():
         if isinstance(module, nn.Linear):

@@ -1,4 +1,4 @@
-"""Objectives: what makes one imagined future better than another. Lower is better."""
+"""Objectives: costs of imagined futures, from the goal's latent. Lower is better."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from robot_wm.types import Futures, UserError
 
 
 class Objective(Protocol):
-    """Built from the goal's latent; judges imagined futures.
+    """Is built from the goal's latent, and returns the cost of imagined futures.
 
-    The first steps of a future are judged like a shorter one: that is how a planner tells early
-    which candidates are hopeless.
+    It takes futures of any length: a planner evaluates the first steps alone to prune candidates.
     """
 
     def __call__(self, futures: Futures, actions: Tensor) -> Tensor:
-        """Futures under actions `[N, H, A]` to costs `[N]`, lower is better."""
+        """Returns the costs `[N]`, lower is better, of futures under actions `[N, H, A]`."""
         ...
 
     def energy(self, latents: Tensor) -> Tensor:
-        """Distance to the goal of latents `[..., P, D]` alone, `[...]`: whether one is there."""
+        """Returns the distance of latents `[..., P, D]` alone to the goal's, `[...]`."""
         ...
 
 
@@ -32,17 +31,19 @@ class GoalEnergy:
     """Distance between imagined latents and the goal picture's (V-JEPA 2-AC's energy).
 
     Args:
-        goal: the goal's latent `[P, D]`.
+        goal: The goal's latent `[P, D]`.
         distance: `"l1"` or `"l2"`: mean absolute or mean squared difference.
-        horizon: `"last"` judges the end of the horizon; `"mean"` all of its steps.
-        discount: of the steps in a mean: step h weighs `discount**h`. Below 1 it is soon near
-            that counts, above 1 near in the end.
-        token_weights: `[P]`, how much each token counts, such as 1 inside a region of interest
-            and 0 elsewhere; all alike where None.
-        action_weight: of the mean squared action.
-        smoothness_weight: of the mean squared change from one action to the next.
-        disagreement_weight: of the variance among the heads of a model that has several.
-        action_unit: what an action is divided by before it is squared, `[A]`; 1 where None.
+        horizon: `"last"` counts the last step alone; `"mean"` averages over all steps.
+        discount: Base of the steps' weights in the mean: step h weighs `discount**h`. Below 1
+            favours being near soon, above 1 being near at the end.
+        token_weights: Weight of each token `[P]`, such as 1 inside a region of interest and 0
+            elsewhere; null: all weigh the same.
+        action_weight: Weight of the mean squared action in the cost.
+        smoothness_weight: Weight of the mean squared change from one action to the next in the
+            cost.
+        disagreement_weight: Weight of the variance among the heads of a model with several heads.
+        action_unit: Size `[A]` that an action is divided by before it is squared; null: a large
+            action of the training data in a deployment, 1 otherwise.
 
     Raises:
         UserError: an unknown distance or horizon, or a number out of range.
@@ -71,27 +72,27 @@ class GoalEnergy:
             raise UserError("goal: its latent is not finite")
         if not 1e-3 <= discount <= 1e3:
             raise UserError(f"discount: got {discount}, want 0.001 to 1000")
-        weights = {
+        term_weights = {
             "action_weight": action_weight,
             "smoothness_weight": smoothness_weight,
             "disagreement_weight": disagreement_weight,
         }
-        for name, weight in weights.items():
+        for name, weight in term_weights.items():
             if not 0 <= weight < math.inf:
                 raise UserError(f"{name}: got {weight}, want a number of 0 or more")
         self._goal, self._horizon, self._discount = goal, horizon, discount
         self._distance: Literal["l1", "l2"] = distance
         self._token_weights = goal.new_full((len(goal),), 1 / len(goal))
         if token_weights is not None:
-            given = _numbers(token_weights, "token_weights", goal)
-            if given.shape != (len(goal),) or not (given.isfinite() & (given >= 0)).all():
+            weights = _numbers(token_weights, "token_weights", goal)
+            if weights.shape != (len(goal),) or not (weights.isfinite() & (weights >= 0)).all():
                 raise UserError(
-                    f"token_weights: got {tuple(given.shape)}, want {len(goal)} finite numbers of "
-                    f"0 or more"
+                    f"token_weights: got {tuple(weights.shape)}, want {len(goal)} finite numbers "
+                    f"of 0 or more"
                 )
-            if not given.sum() > 0:
+            if not weights.sum() > 0:
                 raise UserError("token_weights: got zeros alone, want one above zero")
-            self._token_weights = given / given.sum()
+            self._token_weights = weights / weights.sum()
         self._action_unit = None
         if action_unit is not None:
             unit = _numbers(action_unit, "action_unit", goal)
@@ -103,17 +104,23 @@ class GoalEnergy:
 
     @property
     def distance(self) -> Literal["l1", "l2"]:
-        """Which distance it is."""
+        """The distance in use."""
         return self._distance
 
     def energy(self, latents: Tensor) -> Tensor:
-        """Distance to the goal of latents `[..., P, D]`: `[...]`.
+        """Returns the distance to the goal of latents.
+
+        Args:
+            latents: `[..., P, D]`.
+
+        Returns:
+            `[...]`.
 
         Raises:
-            ValueError: latents of another encoder: P or D differ from the goal's.
+            UserError: latents of another encoder: P or D differ from the goal's.
         """
         if latents.shape[-2:] != self._goal.shape:
-            raise ValueError(
+            raise UserError(
                 f"latents: got tokens {tuple(latents.shape[-2:])}, the goal has "
                 f"{tuple(self._goal.shape)}"
             )
@@ -122,7 +129,14 @@ class GoalEnergy:
         return error.mean(-1) @ self._token_weights
 
     def __call__(self, futures: Futures, actions: Tensor) -> Tensor:
-        """Futures under actions `[N, H, A]` to costs `[N]`.
+        """Returns the costs of futures.
+
+        Args:
+            futures: of N candidates.
+            actions: theirs, `[N, H, A]`.
+
+        Returns:
+            `[N]`.
 
         Raises:
             UserError: latents of another encoder.
@@ -141,9 +155,13 @@ class GoalEnergy:
         return cost
 
     def _over_time(self, energy: Tensor) -> Tensor:
-        """`[N, H]` to `[N]`, the weights of the steps adding up to one."""
+        """Averages `[N, H]` over the steps to `[N]`, with weights that add up to one."""
         weights = self._discount ** torch.arange(energy.shape[1], device=energy.device)
         return energy @ (weights / weights.sum()).to(energy)
+
+
+# By the names that a command line and a file have for them.
+OBJECTIVES = {"energy": GoalEnergy}
 
 
 def _numbers(values: Sequence[float], name: str, like: Tensor) -> Tensor:
@@ -154,17 +172,17 @@ def _numbers(values: Sequence[float], name: str, like: Tensor) -> Tensor:
 
 
 def region_weights(grid: tuple[int, int, int], region: Sequence[float]) -> list[float]:
-    """Weights of a token map for a part of the picture: each token's share inside it.
+    """Returns token weights for a region of the picture: each token's share inside it.
 
     Args:
-        grid: views, rows and columns of the map; the region is the same in every view.
+        grid: views, rows and columns of the token map; the region is the same in every view.
         region: top, left, bottom and right edge, as shares of the picture.
 
     Returns:
         One weight per token, row by row.
 
     Raises:
-        UserError: edges out of order, or tokens that stand for no place in the picture.
+        UserError: edges out of order, or tokens without a place in the picture.
     """
     views, rows, columns = grid
     try:
@@ -184,5 +202,5 @@ def region_weights(grid: tuple[int, int, int], region: Sequence[float]) -> list[
         return [max(0.0, min(high * count, i + 1) - max(low * count, i)) for i in range(count)]
 
     across = inside(columns, left, right)
-    one = [down * along for down in inside(rows, top, bottom) for along in across]
-    return one * views
+    one_view = [down * along for down in inside(rows, top, bottom) for along in across]
+    return one_view * views

@@ -1,4 +1,4 @@
-"""The one loop of everything that trains: a batch, a step, a save; it can stop and go on."""
+"""The training loop of everything that trains: batches, steps, saves; it can stop and resume."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from robot_wm.types import UserError
 
 Metrics = dict[str, float]
 Loss = Callable[[], tuple[Tensor, Metrics]]
-_NOTE = "training"  # in the metadata of a save
-_ROWS = "rows"  # a tensor of JSON's bytes
+_NOTE = "training"  # key in the metadata of a save
+_ROWS = "rows"  # tensor that holds JSON as bytes
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class LoopConfig:
         betas: of AdamW.
         grad_clip: largest gradient norm.
         dtype: of matrix products; bfloat16 by autocast.
-        ema: decay of an exponential moving average of the weights, which is what the run then
-            leaves; 0: the last weights themselves.
-        time_limit_s: of training, after which the run is over; None: it is not.
+        ema: decay of an exponential moving average of the weights, which becomes the result of the
+            run; 0: the last weights are.
+        time_limit_s: training time after which the run ends; None: no limit.
     """
 
     num_steps: int
@@ -52,9 +52,13 @@ class LoopConfig:
 class Stateful(Protocol):
     """What can be saved and loaded: a module, or a world model."""
 
-    def state_dict(self) -> Any: ...
+    def state_dict(self) -> Any:
+        """Returns the state."""
+        ...
 
-    def load_state_dict(self, state_dict: Any) -> Any: ...
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Loads a state."""
+        ...
 
 
 class Job(Protocol):
@@ -67,38 +71,48 @@ class Job(Protocol):
 
     @property
     def generators(self) -> Mapping[str, torch.Generator]:
-        """Of random numbers that go on from step to step."""
+        """Generators of random numbers that continue from step to step, by name."""
         ...
 
     def groups(self) -> list[dict[str, Any]]:
-        """What AdamW learns: `params`, a list, and `weight_decay`, for each group."""
+        """Returns AdamW's parameter groups, each with a list `params` and a `weight_decay`."""
         ...
 
     def losses(self, step: int) -> Iterator[tuple[float, Loss]]:
-        """Yields the parts of a step's loss, each with its share of the batch.
+        """Iterates over the parts of a step's loss.
 
-        The batch depends on the step alone, so that a run that goes on is the same run. A part
-        that is not finite, or was made of what is not, raises FloatingPointError.
+        The batch depends on the step alone, so that a resumed run is the same run. A part that is
+        not finite, or was computed from such, raises FloatingPointError.
+
+        Args:
+            step: number of the step, from 0.
+
+        Returns:
+            For each part its share of the batch, and a function that returns its loss and metrics.
         """
         ...
 
     def end_step(self, progress: float) -> None:
-        """Follows an optimiser's step, at a progress of the run in [0, 1]."""
+        """Is called after an optimiser's step, with the progress of the run in [0, 1]."""
         ...
 
 
 class Loop:
-    """A run of training: where it stands, and its steps to the end.
+    """A run of training: its state, and its steps to the end.
 
     Attributes:
         step: steps done.
         elapsed_s: time spent in them.
-        rows: what whoever drives the run keeps of its metrics; saved with it.
+        rows: metrics that the caller keeps; saved with the run.
 
     Args:
         job: what is trained, in place.
         config: how.
     """
+
+    step: int
+    elapsed_s: float
+    rows: list[Metrics]
 
     def __init__(self, job: Job, config: LoopConfig) -> None:
         self._job, self._config = job, config
@@ -108,24 +122,25 @@ class Loop:
         self._average = [p.detach().clone() for p in self._parameters] if config.ema else []
         self.step = 0
         self.elapsed_s = 0.0
-        self.rows: list[Metrics] = []
+        self.rows = []
 
     @property
     def progress(self) -> float:
-        """How much of the run is over, in [0, 1]."""
+        """Share of the run that is over, in [0, 1]."""
         limit_s = self._config.time_limit_s
         share = self.step / self._config.num_steps
         return min(1.0, max(share, self.elapsed_s / limit_s if limit_s else 0.0))
 
     def steps(self) -> Iterator[Metrics]:
-        """Trains to the end of the run, from wherever it stands.
+        """Trains to the end of the run, from its current state.
 
         Yields:
-            After each step: `step` (from 1), `loss` and its parts, `learning_rate`, `grad_norm`,
-            `elapsed_s`.
+            Metrics: after each step `step` (from 1), `loss` and its parts, `learning_rate`,
+                `grad_norm`, `elapsed_s`.
 
         Raises:
-            FloatingPointError: a loss or a gradient is not finite; the weights are those before it.
+            FloatingPointError: a loss or a gradient is not finite; the weights are those before the
+                step.
         """
         while self.progress < 1:
             begin_s = time.monotonic()
@@ -143,8 +158,8 @@ class Loop:
         rate = config.learning_rate(step, self.progress)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        lowered = config.dtype != torch.float32
-        autocast = functools.partial(torch.autocast, device.type, config.dtype, enabled=lowered)
+        reduced = config.dtype != torch.float32
+        autocast = functools.partial(torch.autocast, device.type, config.dtype, enabled=reduced)
         self._optimizer.zero_grad(set_to_none=True)
         total: Metrics = {}
         for share, part in self._job.losses(step):
@@ -160,30 +175,30 @@ class Loop:
         self._job.end_step(self.progress)
         with torch.no_grad():
             for mean, value in zip(self._average, self._parameters, strict=False):
-                # The average of few steps is those steps', not the first weights'.
+                # A shorter average at first: else the initial weights would dominate it.
                 mean.lerp_(value, 1 - min(config.ema, (1 + step) / (10 + step)))
         return {**total, "learning_rate": rate, "grad_norm": norm}
 
     def save(self, path: Path, *, about: Mapping[str, object]) -> None:
-        """Writes where the run stands, for `resume`.
+        """Writes the state of the run, for `resume`.
 
         Args:
-            path: a safetensors file; replaced whole or not at all.
-            about: what the run is of (data, settings), to be the same when it goes on.
+            path: a safetensors file; replaced completely or not at all.
+            about: what the run is of (data, settings); must be the same on resuming.
 
         Raises:
-            OSError: there is no room, or it cannot be written.
+            OSError: there is no room, or the file cannot be written.
         """
         note = {"step": self.step, "elapsed_s": self.elapsed_s, "about": about}
         tensors = {name: t.detach().cpu().contiguous() for name, t in self._state().items()}
-        rows = bytearray(json.dumps(self.rows).encode())  # a file's metadata has no room for many
+        rows = bytearray(json.dumps(self.rows).encode())  # too many for a file's metadata
         tensors[_ROWS] = torch.frombuffer(rows, dtype=torch.uint8)
         path.parent.mkdir(parents=True, exist_ok=True)
         check_space(path.parent, sum(t.numel() * t.element_size() for t in tensors.values()))
         try:
             with replacing(path) as scratch:
                 save_file(tensors, scratch, metadata={_NOTE: json.dumps(note)})
-        except SafetensorError as error:  # what it makes of a full disk
+        except SafetensorError as error:  # how safetensors reports a full disk
             raise OSError(f"cannot write {path}: {error}") from error
 
     def _state(self) -> dict[str, Tensor]:
@@ -199,17 +214,21 @@ class Loop:
         return state
 
     def resume(self, path: Path, *, about: Mapping[str, object]) -> None:
-        """Goes on from where `save` left off.
+        """Continues from what `save` wrote.
+
+        Args:
+            path: the file.
+            about: what the run is of; must be what was saved.
 
         Raises:
-            ValueError: another run's file, or no such file at all.
+            ValueError: another run's file, or no such file.
         """
         try:
             with safe_open(path, "pt") as file:
                 note = read_note(file.metadata())
                 state = {name: file.get_tensor(name) for name in file.keys()}
-            saved, mine = note["about"], json.loads(json.dumps(about))
-            differing = sorted(k for k in {*saved, *mine} if saved.get(k) != mine.get(k))
+            saved, current = note["about"], json.loads(json.dumps(about))
+            differing = sorted(k for k in {*saved, *current} if saved.get(k) != current.get(k))
             if differing:
                 raise ValueError(f"it is of another run, by its {', '.join(differing)}")
             for name, module in self._job.modules.items():
@@ -231,10 +250,17 @@ class Loop:
 
 
 def read_note(metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    """Reads what a save says of its run: `step`, `elapsed_s`, `about`.
+    """Reads a save's record of its run: `step`, `elapsed_s`, `about`.
+
+    Args:
+        metadata: of the safetensors file.
+
+    Returns:
+        The record.
 
     Raises:
-        KeyError, ValueError: it is no such save.
+        KeyError: not a save of a training run.
+        ValueError: not a save of a training run.
     """
     note = json.loads((metadata or {})[_NOTE])
     if not isinstance(note, dict) or not isinstance(note.get("about"), dict):
@@ -243,7 +269,7 @@ def read_note(metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def saved_about(path: Path) -> dict[str, Any]:
-    """Reads what a saved run is of; empty where there is no save that can be read."""
+    """Returns what a saved run is of; empty where no save can be read."""
     try:
         with safe_open(path, "pt") as file:
             return read_note(file.metadata())["about"]
@@ -260,18 +286,18 @@ def train_and_save(
     save_every_s: float,
     stopped: Sequence[object] = (),
 ) -> Iterator[Metrics]:
-    """Trains to the end, saving on the way; goes on where an earlier run of the same was saved.
+    """Trains to the end, saving on the way; resumes an earlier save of the same run.
 
     Args:
         loop: the run.
-        steps: of it, `loop.steps()` or what is made of them.
-        save: the file it is saved in.
+        steps: `loop.steps()`, or an iterator over them.
+        save: path of the save.
         about: what the run is of.
         save_every_s: time between saves; 0: after every step.
-        stopped: not empty as soon as the run is to be saved and left.
+        stopped: becomes non-empty when the run is to be saved and left.
 
     Yields:
-        What `steps` yields.
+        Metrics: what `steps` yields.
 
     Raises:
         UserError: the save is of another run; the message says what to do.

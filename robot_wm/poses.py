@@ -1,4 +1,4 @@
-"""End-effector poses as V-JEPA 2-AC has them, and what actions make of them; batched.
+"""End-effector poses as in V-JEPA 2-AC, and their changes by actions; batched.
 
 A pose is `[x, y, z, roll, pitch, yaw, gripper]` in the robot's base frame: metres, extrinsic xyz
 Euler angles in radians (scipy's "xyz"), and 0 (open) to 1 (closed). An action is the change
@@ -14,7 +14,7 @@ POSE_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 
 def euler_to_matrix(angles: Tensor) -> Tensor:
-    """Extrinsic xyz angles `[..., 3]`, rad, to rotations `[..., 3, 3]` = Rz Ry Rx."""
+    """Converts extrinsic xyz angles `[..., 3]`, rad, to rotations `[..., 3, 3]` = Rz Ry Rx."""
     (a, b, c), (x, y, z) = angles.cos().unbind(-1), angles.sin().unbind(-1)
     rows = (
         (c * b, c * y * x - z * a, c * y * a + z * x),
@@ -25,10 +25,15 @@ def euler_to_matrix(angles: Tensor) -> Tensor:
 
 
 def matrix_to_euler(rotation: Tensor) -> Tensor:
-    """Rotations `[..., 3, 3]` to extrinsic xyz angles `[..., 3]`, rad.
+    """Converts rotations to extrinsic xyz Euler angles.
 
-    Roll and yaw lie in [-pi, pi], pitch in [-pi/2, pi/2]. With the pitch straight up or down only
-    one turn is defined about the vertical; it is all in the roll, and the yaw is 0.
+    Args:
+        rotation: `[..., 3, 3]`.
+
+    Returns:
+        Roll, pitch and yaw `[..., 3]`, rad. Roll and yaw are in [-pi, pi], the pitch in
+        [-pi/2, pi/2]. If the pitch is straight up or down (gimbal lock), the yaw is 0 and the roll
+        has the whole rotation about the vertical.
     """
     cos_pitch = torch.hypot(rotation[..., 0, 0], rotation[..., 1, 0])
     pitch = torch.atan2(-rotation[..., 2, 0], cos_pitch)
@@ -42,19 +47,19 @@ def matrix_to_euler(rotation: Tensor) -> Tensor:
 
 
 def integrate_poses(pose: Tensor, actions: Tensor) -> Tensor:
-    """Poses after each of several actions.
+    """Computes the poses after each of several actions.
 
-    Rotations are multiplied as matrices, in float64 where the device has it.
+    Rotations are multiplied as matrices, in float64 if the device supports it.
 
     Args:
-        pose: `[N, 7]`, or `[1, 7]` for all.
+        pose: The pose before the first action, `[N, 7]`, or `[1, 7]` for all.
         actions: `[N, H, 7]`.
 
     Returns:
-        `[N, H, 7]` in the dtype of `actions`; the gripper is kept within [0, 1].
+        `[N, H, 7]` in the dtype of `actions`; the gripper is clipped to [0, 1].
 
     Raises:
-        ValueError: vectors that are no poses.
+        ValueError: vectors of another size.
     """
     fits = pose.ndim == 2 and actions.ndim == 3 and pose.shape[-1] == actions.shape[-1] == 7
     if not fits or len(pose) not in (1, len(actions)):
@@ -63,23 +68,23 @@ def integrate_poses(pose: Tensor, actions: Tensor) -> Tensor:
             f"and [N, H, 7]"
         )
     dtype = torch.float32 if actions.device.type == "mps" else torch.float64
-    now, moves = pose.to(dtype).expand(len(actions), 7), actions.to(dtype)
+    start, moves = pose.to(dtype).expand(len(actions), 7), actions.to(dtype)
     turns = euler_to_matrix(moves[..., 3:6])  # [N, H, 3, 3]
-    rotation, gripper = euler_to_matrix(now[:, 3:6]), now[:, 6]
+    rotation, gripper = euler_to_matrix(start[:, 3:6]), start[:, 6]
     rotations, grippers = [], []
     for h in range(actions.shape[1]):
         rotation = turns[:, h] @ rotation
         gripper = (gripper + moves[:, h, 6]).clamp(0, 1)
         rotations.append(rotation)
         grippers.append(gripper)
-    position = now[:, None, :3] + moves[..., :3].cumsum(1)
+    position = start[:, None, :3] + moves[..., :3].cumsum(1)
     angles = matrix_to_euler(torch.stack(rotations, dim=1))
     poses = torch.cat((position, angles, torch.stack(grippers, dim=1)[..., None]), dim=-1)
     return poses.to(actions.dtype)
 
 
 def pose_change(before: Tensor, after: Tensor) -> Tensor:
-    """The actions `[..., 7]` that lead from poses `before` to poses `after`, both `[..., 7]`."""
+    """Returns the actions `[..., 7]` that lead from poses `before` to `after`, both `[..., 7]`."""
     dtype = torch.float32 if before.device.type == "mps" else torch.float64
     old, new = before.to(dtype), after.to(dtype)
     turn = euler_to_matrix(new[..., 3:6]) @ euler_to_matrix(old[..., 3:6]).transpose(-1, -2)

@@ -1,4 +1,4 @@
-"""The device, and the type that it multiplies matrices in fastest: measured, never assumed."""
+"""Picks the device, and measures which data type it multiplies matrices in faster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from robot_wm.types import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """Finds a device by its name; `auto` is a CUDA device where there is one, else the processor.
+    """Finds a device by its name.
+
+    Args:
+        name: A name that torch knows, or `auto`: a CUDA device if there is one, else the processor.
+
+    Returns:
+        The device.
 
     Raises:
         UserError: not a device of this machine.
@@ -28,7 +34,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, size: int) -> float:
-    """Measured floating point operations per second of a square matrix product; best of three."""
+    """Measures the floating point operations per second of a matrix product; best of three."""
     a = torch.ones(size, size, dtype=dtype, device=device)
 
     def seconds() -> float:
@@ -41,9 +47,9 @@ def matmul_rate(dtype: torch.dtype, device: torch.device, size: int) -> float:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type to multiply matrices in; see `TrainConfig.precision`."""
+    """Returns the data type to multiply matrices in; see `TrainConfig.precision`."""
     if precision == "auto":
-        # Processors without bfloat16 arithmetic emulate it, hundreds of times slower: small.
+        # Small on a processor: those without bfloat16 emulate it, hundreds of times slower.
         size = 4096 if device.type == "cuda" else 256
         rates = [matmul_rate(t, device, size) for t in (torch.float32, torch.bfloat16)]
         return torch.bfloat16 if rates[1] > 1.3 * rates[0] else torch.float32

@@ -18,103 +18,103 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from robot_wm.layers import LAYER_NORM_EPS, Block, KeyValue, init_transformer, modulate
-from robot_wm.types import UserError, check_counts
+from robot_wm.types import Count, Index, Positive, UserError, check_fields
 
 
-@dataclass(frozen=True)
-class PredictorConfig:
+@dataclass(frozen=True, kw_only=True)
+class PredictorShape:
+    """The part of a predictor's shape that data and encoder do not decide.
+
+    Attributes:
+        width: Width of the transformer.
+        depth: Number of transformer blocks.
+        num_heads: Number of attention heads.
+        mlp_ratio: Hidden size of the MLP over the width.
+        rotary: `"release"` pairs angles as the released V-JEPA 2 weights need; `"standard"`
+            gives both channels of a pair the same angle.
+        grid_size: Rows that row and column positions are scaled to; None for `grid[0]`.
+        conditioning: `"tokens"` puts action, state and extrinsics among the patches; `"adaln"`
+            lets their sum modulate every block (adaptive LayerNorm: fewer tokens per frame).
+        residual: Whether the change of the tokens is predicted instead of the tokens.
+        num_outputs: Heads that each predict the tokens, K. If there are several, each is a small
+            MLP of its own, and their disagreement measures the predictor's uncertainty.
+    """
+
+    width: Count = 128
+    depth: Count = 3
+    num_heads: Count = 4
+    mlp_ratio: Positive = 4.0
+    rotary: Literal["release", "standard"] = "standard"
+    grid_size: Count | None = None
+    conditioning: Literal["tokens", "adaln"] = "adaln"
+    residual: bool = True
+    num_outputs: Count = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not 1 <= self.mlp_ratio * self.width < 2**24:
+            raise UserError(f"mlp_ratio: got {self.mlp_ratio}, want a hidden size of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorConfig(PredictorShape):
     """Shape of a Predictor.
 
     Attributes:
-        token_dim: the encoder's token dimension, D.
-        grid: rows and columns of a picture's token map.
-        num_views: pictures of a frame, V: P = V * rows * columns tokens, view by view.
-        action_dim: A.
-        state_dim: Q; 0 for a predictor that sees no proprioception.
-        extrinsics_dim: size of the camera's pose, E; 0 for a predictor that sees none.
-        max_frames: longest sequence it takes, T.
-        width: transformer width.
-        depth: transformer blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden size of the MLP over the width.
-        rotary: `"release"` pairs angles as the released V-JEPA 2 weights need; `"standard"`
-            gives both channels of a pair the same angle.
-        grid_size: rows that row and column positions are scaled to; None for `grid[0]`.
-        conditioning: `"tokens"` puts action, state and extrinsics among the patches; `"adaln"`
-            lets their sum modulate every block (adaptive LayerNorm: fewer tokens per frame).
-        residual: predict the change of the tokens instead of the tokens.
-        output_norm: LayerNorm without weights over every predicted token, as V-JEPA 2-AC has it
-            around the predictor.
-        num_outputs: heads, K, that each predict the tokens; with more than one each is a small
-            MLP of its own, and where they disagree the predictor does not know.
+        token_dim: Dimension of the encoder's tokens, D.
+        grid: Rows and columns of a picture's token map.
+        num_views: Pictures per frame, V: P = V * rows * columns tokens, view by view.
+        action_dim: Size of an action, A.
+        state_dim: Size of the proprioception, Q; 0 for a predictor without it.
+        extrinsics_dim: Size of the camera's pose, E; 0 for a predictor without it.
+        max_frames: Frames of the longest sequence, T.
+        output_norm: Whether a LayerNorm without weights goes over every predicted token, as
+            V-JEPA 2-AC has it around the predictor.
     """
 
-    token_dim: int
-    grid: tuple[int, int]
-    action_dim: int
-    state_dim: int = 0
-    extrinsics_dim: int = 0
-    max_frames: int = 8
-    width: int = 128
-    depth: int = 3
-    num_heads: int = 4
-    mlp_ratio: float = 4.0
-    rotary: Literal["release", "standard"] = "standard"
-    grid_size: int | None = None
-    conditioning: Literal["tokens", "adaln"] = "tokens"
-    residual: bool = False
+    token_dim: Count
+    grid: tuple[Count, Count]
+    num_views: Count = 1
+    action_dim: Count
+    state_dim: Index = 0
+    extrinsics_dim: Index = 0
+    max_frames: Count = 8
     output_norm: bool = False
-    num_outputs: int = 1
-    num_views: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "grid", tuple(self.grid))
-        if len(self.grid) != 2:
-            raise UserError(f"grid: got {self.grid}, want rows and columns")
-        check_counts(
-            token_dim=self.token_dim,
-            **{"rows of the grid": self.grid[0], "columns of the grid": self.grid[1]},
-            action_dim=self.action_dim,
-            max_frames=self.max_frames,
-            width=self.width,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            grid_size=1 if self.grid_size is None else self.grid_size,
-            num_outputs=self.num_outputs,
-            num_views=self.num_views,
-        )
-        check_counts(0, state_dim=self.state_dim, extrinsics_dim=self.extrinsics_dim)
-        if not 1 <= self.mlp_ratio * self.width < 2**24:
-            raise UserError(f"mlp_ratio: got {self.mlp_ratio}, want a hidden size of at least 1")
-        for name in ("residual", "output_norm"):
-            if not isinstance(getattr(self, name), bool):  # "false" would count as true
-                raise UserError(f"{name}: got {getattr(self, name)!r}, want true or false")
-        if self.rotary not in ("release", "standard"):
-            raise UserError(f"rotary: got {self.rotary!r}, want 'release' or 'standard'")
-        if self.conditioning not in ("tokens", "adaln"):
-            raise UserError(f"conditioning: got {self.conditioning!r}, want 'tokens' or 'adaln'")
 
     @property
     def num_tokens(self) -> int:
-        """Tokens per frame, P."""
+        """Patch tokens per frame, P."""
         return self.num_views * self.grid[0] * self.grid[1]
 
     @property
     def num_conditions(self) -> int:
-        """Tokens per frame that stand before the patches."""
+        """Tokens per frame for action, state and extrinsics, which come before the patches."""
         if self.conditioning == "adaln":
             return 0
         return 1 + (self.state_dim > 0) + (self.extrinsics_dim > 0)
 
 
+# By the names that a command line and a file have for them.
+PREDICTORS = {
+    "mini": PredictorShape(),
+    "medium": PredictorShape(
+        width=384, depth=6, num_heads=6, conditioning="tokens", residual=False
+    ),
+}
+
+
 @dataclass(frozen=True)
 class KeyValueCache:
-    """What a predictor keeps of the frames it has seen. Values are never changed in place.
+    """Keys and values of the frames that a predictor has processed. Never changed in place.
 
     Attributes:
-        num_frames: frames in it.
-        blocks: per transformer block its keys and values, one part per call that made them. Parts
-            of batch 1 serve every sequence of a later call.
+        num_frames: Number of frames in the cache.
+        blocks: For each transformer block its keys and values, one part per call that computed
+            them. Parts of batch 1 are shared by every sequence of a later call.
     """
 
     num_frames: int
@@ -122,25 +122,25 @@ class KeyValueCache:
 
     @property
     def num_bytes(self) -> int:
-        """Memory it holds."""
+        """Memory of the keys and values, bytes."""
         tensors = (t for parts in self.blocks for part in parts for t in part)
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def first(self, num_frames: int) -> KeyValueCache:
-        """The cache as it was after its first frames; it must have been made in one call."""
+        """Returns the cache of the first frames; all frames must come from one call."""
         assert all(len(parts) == 1 for parts in self.blocks) and 1 <= num_frames <= self.num_frames
         length = self.blocks[0][0][0].shape[2] // self.num_frames * num_frames
         blocks = tuple(((k[:, :, :length], v[:, :, :length]),) for ((k, v),) in self.blocks)
         return KeyValueCache(num_frames, blocks)
 
     def select(self, index: Tensor) -> KeyValueCache:
-        """The cache of some of its sequences; what all share stays shared."""
+        """Returns the cache of some of its sequences; parts that all share stay shared."""
 
-        def some(part: KeyValue) -> KeyValue:
+        def take(part: KeyValue) -> KeyValue:
             key, value = part
             return part if len(key) == 1 else (key[index], value[index])
 
-        blocks = tuple(tuple(some(part) for part in parts) for parts in self.blocks)
+        blocks = tuple(tuple(take(part) for part in parts) for parts in self.blocks)
         return KeyValueCache(self.num_frames, blocks)
 
 
@@ -148,8 +148,8 @@ class Predictor(nn.Module):
     """Imagines the next frame's tokens at every frame of a sequence.
 
     Args:
-        config: its shape.
-        generator: of the first weights; torch's own where None.
+        config: The predictor's shape.
+        generator: Draws the initial weights; torch's default generator if None.
     """
 
     def __init__(
@@ -199,15 +199,15 @@ class Predictor(nn.Module):
         Args:
             tokens: `[B, T, P, D]` of frames 0 to T - 1.
             actions_n: `[B, T, A]` normalised; action t leads from frame t to t + 1.
-            states_n: `[B, T, Q]` normalised proprioception, for a model that sees it.
-            extrinsics_n: `[B, T, E]` camera pose, for a model that sees it.
+            states_n: `[B, T, Q]` normalised proprioception, for a model that takes it.
+            extrinsics_n: `[B, T, E]` camera pose, for a model that takes it.
 
         Returns:
             `[B, T, P, D]`: entry t is the prediction of frame t + 1. With K heads
             `[B, T, K, P, D]`, whose `combine` is the prediction.
 
         Raises:
-            UserError: a shape, dtype or device does not fit, or more frames than `max_frames`.
+            ValueError: a shape, dtype or device does not fit, or more frames than `max_frames`.
         """
         return self._run(None, tokens, actions_n, states_n, extrinsics_n, keep=False)[0]
 
@@ -219,19 +219,22 @@ class Predictor(nn.Module):
         states_n: Tensor | None = None,
         extrinsics_n: Tensor | None = None,
     ) -> tuple[Tensor, KeyValueCache]:
-        """Goes on where `cache` ends: `forward` over the new frames alone.
+        """Predicts the next tokens of new frames that follow those in `cache`.
 
         Args:
-            cache: of the frames before, of a batch of B or of 1 that all sequences share; None
-                to begin.
-            tokens: `[B, T, P, D]`, the new frames; the rest as in `forward`.
+            cache: Keys and values of the frames before, of a batch of B or of 1 that all
+                sequences share; None at the start.
+            tokens: `[B, T, P, D]` of the new frames.
+            actions_n: As in `forward`, of the new frames.
+            states_n: As in `forward`, of the new frames.
+            extrinsics_n: As in `forward`, of the new frames.
 
         Returns:
-            Predictions as `forward` would return them for these frames, and the cache with them
-            added.
+            The predictions that `forward` over all frames would give for the new ones, and the
+            cache with the new frames added.
 
         Raises:
-            UserError: as `forward`.
+            ValueError: as `forward`.
         """
         out, cache = self._run(cache, tokens, actions_n, states_n, extrinsics_n, keep=True)
         assert cache is not None
@@ -247,9 +250,9 @@ class Predictor(nn.Module):
         *,
         keep: bool,
     ) -> tuple[Tensor, KeyValueCache | None]:
-        """`extend`, which may let go of the new frames' keys and values block by block."""
+        """Runs `extend`; unless `keep`, drops the new frames' keys and values block by block."""
         self._check(cache, tokens, actions_n, states_n, extrinsics_n)
-        past = cache.num_frames if cache is not None else 0
+        past_frames = cache.num_frames if cache is not None else 0
         frames = tokens.shape[1]
         conditions = [self.action_encoder(actions_n)]
         if self.state_encoder is not None:
@@ -263,19 +266,19 @@ class Predictor(nn.Module):
         else:
             x = torch.cat((torch.stack(conditions, dim=2), x), dim=2)
         block_size = x.shape[2]
-        here = slice(past * block_size, (past + frames) * block_size)
-        rotary = self._cos[here], self._sin[here]
-        # A single frame sees all of itself and of the past: no mask, which is faster.
+        positions = slice(past_frames * block_size, (past_frames + frames) * block_size)
+        rotary = self._cos[positions], self._sin[positions]
+        # A single frame attends to all of itself and of the past: no mask, which is faster.
         length = frames * block_size
         mask = self._mask[:length, :length] if frames > 1 else None
         x = rearrange(x, "b t p w -> b (t p) w")
         parts = []
         for i, block in enumerate(self.predictor_blocks):
-            before = cache.blocks[i] if cache is not None else ()
-            x, own = block(x, mask, rotary, before, condition)
+            past_parts = cache.blocks[i] if cache is not None else ()
+            x, new_part = block(x, mask, rotary, past_parts, condition)
             if keep:
-                parts.append((*before, own))
-            del own
+                parts.append((*past_parts, new_part))
+            del new_part  # frees the memory before the next block needs it
         x = self.predictor_norm(x)
         if self.predictor_modulation is not None and condition is not None:
             shift, scale = self.predictor_modulation(F.silu(condition)).chunk(2, dim=-1)
@@ -286,10 +289,10 @@ class Predictor(nn.Module):
             out = (tokens if out.ndim == 4 else tokens[:, :, None]) + out
         if self.config.output_norm:
             out = F.layer_norm(out, out.shape[-1:])
-        return out, KeyValueCache(past + frames, tuple(parts)) if keep else None
+        return out, KeyValueCache(past_frames + frames, tuple(parts)) if keep else None
 
     def combine(self, predicted: Tensor) -> Tensor:
-        """What `forward` predicts to what is fed back, `[..., P, D]`: the mean of the heads."""
+        """Returns the mean of the heads' predictions, `[..., P, D]`, which a rollout feeds back."""
         return predicted if self.config.num_outputs == 1 else predicted.mean(-3)
 
     def rollout(
@@ -305,22 +308,23 @@ class Predictor(nn.Module):
         """Imagines frame after frame, feeding predictions back; each frame is computed once.
 
         Args:
-            cache: of the frames before the current one, made by `extend`; a batch of 1 serves
-                all N candidates without being copied. None where there are none.
-            tokens: the current frame, `[N, P, D]`, or `[1, P, D]` for all.
+            cache: Keys and values of the frames before the current one, made by `extend`; all N
+                candidates share a batch of 1, which is not copied. None if there are no such
+                frames.
+            tokens: The current frame, `[N, P, D]`, or `[1, P, D]` for all.
             actions_n: `[N, H, A]` from the current frame on.
             states_n: `[N, H, Q]` at the current frame and the H - 1 after it.
             extrinsics_n: `[N, H, E]`, likewise.
-            select: called after every frame but the last, with what the remaining candidates'
-                futures are so far, `[n, h, P, D]`; returns which of them go on, indices `[m]`, or
-                None for all. What remains is exact.
+            select: Called after every frame but the last, with the futures so far of the remaining
+                candidates, `[n, h, P, D]`; returns the indices `[m]` of those to go on with, or
+                None for all. Dropping some does not change the futures of the others.
 
         Returns:
             `[N, H, P, D]`, the H frames after the current one; with K heads `[N, H, K, P, D]`;
-            and which candidates they are, `[N]`.
+            and the indices of these candidates, `[N]`.
 
         Raises:
-            ValueError: as `forward`; or a horizon of none.
+            ValueError: as `forward`; or no candidate, or a horizon of 0.
         """
         num, horizon = actions_n.shape[:2]
         if min(num, horizon) < 1 or tokens.ndim != 3 or len(tokens) not in (1, num):
@@ -368,19 +372,19 @@ class Predictor(nn.Module):
         if tokens.ndim != 4:
             raise ValueError(f"tokens: got {tuple(tokens.shape)}, want [B, T, P, D]")
         batch, frames = tokens.shape[:2]
-        past = cache.num_frames if cache is not None else 0
+        total = frames + (cache.num_frames if cache is not None else 0)
         if cache is not None and any(len(k) not in (1, batch) for k, _ in cache.blocks[0]):
-            kept = [len(k) for k, _ in cache.blocks[0]]
-            raise ValueError(f"cache: got batches of {kept}, want 1 or {batch}")
-        if not 1 <= past + frames <= config.max_frames:
-            raise ValueError(f"frames: got {past + frames}, want 1 to {config.max_frames}")
-        wanted = {
+            batches = [len(k) for k, _ in cache.blocks[0]]
+            raise ValueError(f"cache: got batches of {batches}, want 1 or {batch}")
+        if not 1 <= total <= config.max_frames:
+            raise ValueError(f"frames: got {total}, want 1 to {config.max_frames}")
+        inputs = {
             "tokens": (tokens, (config.num_tokens, config.token_dim)),
             "actions": (actions_n, (config.action_dim,)),
             "states": (states_n, (config.state_dim,)),
             "extrinsics": (extrinsics_n, (config.extrinsics_dim,)),
         }
-        for name, (value, tail) in wanted.items():
+        for name, (value, tail) in inputs.items():
             shape = (batch, frames, *tail)
             if value is None or not tail[-1]:
                 if (value is None) != (not tail[-1]):
@@ -397,7 +401,7 @@ class Predictor(nn.Module):
 
 
 class _Heads(nn.Module):
-    """K small MLPs that share nothing: `[B, T, P, width]` to `[B, T, K, P, D]`."""
+    """K small MLPs without shared weights, from `[B, T, P, width]` to `[B, T, K, P, D]`."""
 
     def __init__(self, num: int, width: int, token_dim: int) -> None:
         super().__init__()
@@ -416,11 +420,11 @@ def rollout_recomputed(
     actions_n: Tensor,
     states_n: Tensor | None = None,
 ) -> Tensor:
-    """What `Predictor.rollout` must equal: the whole sequence again for every frame.
+    """Computes the whole sequence again for every frame, a reference for `Predictor.rollout`.
 
     Args:
         predict: `Predictor.forward`.
-        tokens: `[N, C, P, D]`.
+        tokens: `[N, C, P, D]` of the C context frames.
         actions_n: `[N, C - 1 + H, A]`, those within the context first.
         states_n: `[N, C - 1 + H, Q]`.
 
@@ -436,19 +440,16 @@ def rollout_recomputed(
 
 
 def block_causal_mask(frames: int, block: int) -> Tensor:
-    """bool `[frames * block, frames * block]`: a token sees its own frame and all earlier ones."""
+    """Returns bool `[frames * block, frames * block]`: true for the own and all earlier frames."""
     frame = torch.arange(frames).repeat_interleave(block)
     return frame[:, None] >= frame[None, :]
 
 
 def _rotary_table(config: PredictorConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin `[max_frames * block, head size]` of the 3-D rotary positions.
-
-    Several views lie side by side: the columns of each begin where those of the one before end.
-
-    Three segments of each head turn by frame, row and column; what is left of the head does not
-    turn. Condition tokens turn by their frame alone.
-    """
+    """Returns cos and sin `[max_frames * block, head size]` of the 3-D rotary positions."""
+    # Three segments of each head are rotated by frame, row and column; the remainder of the head is
+    # not. Condition tokens are rotated by their frame only. Several views are side by side: the
+    # columns of each begin where those of the one before end.
     head = config.width // config.num_heads
     segment = 2 * ((head // 3) // 2)
     rows, columns = config.grid

@@ -1,7 +1,6 @@
-"""THE image, proprio and action pipeline, and its inverse.
+"""Prepares images, and normalises proprioception and actions, for training and deployment alike.
 
-Training and deployment go through these same functions: data and models are the only callers, so a
-picture cannot be prepared in two ways.
+Only data, encoders and models call these functions, so a picture cannot be prepared in two ways.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robot_wm.types import FloatArray, ImageArray, UserError
+from robot_wm.types import Count, FloatArray, ImageArray, Number, UserError, check_fields
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,44 +21,39 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """What pictures an encoder wants.
+    """Size and preparation of an encoder's pictures.
 
     Attributes:
-        height: pixels.
-        width: pixels.
-        mean: per RGB channel, of values in [0, 1]. ImageNet's, as V-JEPA 2 uses: the image
-            statistics that LeRobot stores are wrong (lerobot issue 3682).
-        std: per RGB channel, of values in [0, 1].
-        interpolation: how pictures are resized.
-        antialias: what is smaller than a new pixel is averaged, not passed over.
+        height: Height after resizing, pixels.
+        width: Width after resizing, pixels.
+        mean: Mean per RGB channel, of values in [0, 1]. By default ImageNet's, as for V-JEPA 2,
+            because the image statistics that LeRobot stores are wrong (lerobot issue 3682).
+        std: Standard deviation per RGB channel, of values in [0, 1].
+        interpolation: How pictures are resized.
+        antialias: Whether details smaller than a new pixel are averaged instead of skipped.
     """
 
-    height: int
-    width: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    height: Count
+    width: Count
+    mean: tuple[Number, Number, Number] = IMAGENET_MEAN
+    std: tuple[Number, Number, Number] = IMAGENET_STD
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
-        if self.height < 1 or self.width < 1:
-            raise UserError(f"ImageSpec: got {self.height}x{self.width}, want at least 1x1")
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise UserError(
-                f"interpolation: got {self.interpolation!r}, want 'bilinear' or 'bicubic'"
-            )
+        check_fields(self)
 
 
 def prepare_images(images: ImageArray | Tensor, spec: ImageSpec) -> Tensor:
-    """Camera pictures to what an encoder takes: crop, resize, normalise.
+    """Crops, resizes and normalises camera pictures for an encoder.
 
-    The largest centred crop of the wanted aspect is resized.
+    The crop is centred, and the largest one that has the encoder's aspect ratio.
 
     Args:
         images: uint8 RGB `[..., height, width, 3]`, one size for all.
-        spec: the encoder's wish.
+        spec: Size and preparation of the encoder's pictures.
 
     Returns:
         float32 `[..., 3, spec.height, spec.width]`, normalised, on the device of `images`.
@@ -89,11 +83,11 @@ def prepare_images(images: ImageArray | Tensor, spec: ImageSpec) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class NormStats:
-    """Mean and standard deviation of one vector quantity, and the two ways through them.
+    """Mean and standard deviation of a vector, with which it is normalised.
 
     Attributes:
         mean: `[K]` float32.
-        std: `[K]` float32, above zero: dimensions that never vary are given 1.
+        std: `[K]` float32, above zero; 1 for dimensions that never vary.
     """
 
     mean: FloatArray
@@ -110,18 +104,18 @@ class NormStats:
 
     @classmethod
     def fit(cls, values: FloatArray) -> NormStats:
-        """Statistics of `values` `[n, K]`; a dimension that does not vary keeps std 1."""
+        """Computes the statistics of `values` `[n, K]`; the std of constant dimensions is 1."""
         std = values.std(0)
         return cls(values.mean(0), np.where(std > 1e-6 * (1 + np.abs(values.mean(0))), std, 1.0))
 
     def forward(self, values: Tensor) -> Tensor:
-        """`[..., K]` in the robot's units to normalised float32."""
+        """Normalises `[..., K]` in the robot's units, to float32."""
         mean = torch.as_tensor(self.mean, device=values.device)
         std = torch.as_tensor(self.std, device=values.device)
         return ((values - mean) / std).to(torch.float32)
 
     def inverse(self, values_n: Tensor) -> Tensor:
-        """`[..., K]` normalised back to the robot's units."""
+        """Maps normalised `[..., K]` back to the robot's units."""
         mean = torch.as_tensor(self.mean, device=values_n.device)
         std = torch.as_tensor(self.std, device=values_n.device)
         return values_n * std + mean

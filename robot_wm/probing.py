@@ -1,8 +1,9 @@
-"""What can be read off an encoder's tokens, and whether their distances are true distances.
+"""Probes: what an encoder's tokens tell linearly, and whether their distances are true distances.
 
-A closed-form ridge read-out, fitted on some episodes and judged on others, says what is in the
-tokens *linearly*. The rank correlation of latent with true distance says whether a planner that
-walks downhill in latent space walks toward its goal: a good read-out does not imply it.
+A ridge regression in closed form, fitted on some episodes and tested on others, shows which
+quantities are in the tokens *linearly*. The rank correlation of latent with true distance shows
+whether a planner that descends in latent space approaches its goal: a good regression does not
+imply it.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ from scipy.stats import spearmanr
 from robot_wm.types import FloatArray, UserError
 
 NEAR_M = 0.10
-_MAX_FIT_FRAMES = 3000  # the closed form of a wide read-out takes the cube of this
-_RIDGES = 10.0 ** np.arange(-6, 5, 0.5)  # of the mean eigenvalue
+_MAX_FIT_FRAMES = 3000  # the closed form's time grows as the cube of this
+_RIDGES = 10.0 ** np.arange(-6, 5, 0.5)  # strengths, in units of the mean eigenvalue
 _FOLDS = 4
-_CONSTANT = 1e-6  # m, or as a cosine: what varies less does not vary
+_CONSTANT = 1e-6  # m, or of a cosine: a quantity that varies less counts as constant
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a probe found, all of it on held-out episodes.
+    """Results of a probe, all on held-out episodes.
 
     Attributes:
-        r2: share of the variance that the read-out explains, by the quantity's name; an angle's is
-            the mean over the two numbers that stand for it. What never varies is left out.
-        mm: root mean square error of the quantities that are lengths, millimetres.
-        deg: root mean square error of the angles, degrees.
-        rank_correlation: Spearman's, of the distance of two frames of an episode in latent space
-            and of the gripper in space: `all` pairs, and pairs `near`er than 10 cm; `across`: pairs
-            of frames of different episodes, whose looks and objects differ too.
-        num_numbers: how many numbers a frame's tokens are.
+        r2: share of the variance that the regression explains, by quantity; of an angle, the mean
+            over its cosine and sine. Constant quantities are left out.
+        mm: root mean square error of lengths, millimetres, by quantity.
+        deg: root mean square error of angles, degrees, by quantity.
+        rank_correlation: Spearman's, between the distance of two frames in latent space and that of
+            the gripper in space: `all` pairs of an episode, pairs `near`er than 10 cm, and pairs
+            `across` episodes, whose appearance and objects differ, too.
+        num_numbers: length of a frame's tokens.
         num_frames: of the held-out episodes.
     """
 
@@ -52,10 +53,10 @@ class ProbeTargets:
     """True quantities of the frames of some episodes.
 
     Attributes:
-        lengths_m: name -> per episode `[T]`, metres.
-        angles_rad: name -> per episode `[T]`, rad.
-        symmetry: name of an angle -> turns by which the thing looks the same (a cube's yaw: 4).
-        positions_m: per episode `[T, 3]`: where the gripper is.
+        lengths_m: per episode `[T]`, metres, by name.
+        angles_rad: per episode `[T]`, rad, by name.
+        positions_m: gripper position per episode `[T, 3]`.
+        symmetry: rotational symmetry of the object by name of an angle (a cube's yaw: 4).
     """
 
     lengths_m: dict[str, list[FloatArray]]
@@ -65,21 +66,24 @@ class ProbeTargets:
 
 
 def targets_from_state(states: Sequence[FloatArray], names: Sequence[str]) -> ProbeTargets:
-    """The quantities that a dataset's state names: `ee.x`, `gripper`, `cube.x`, `cube.yaw`, ...
+    """Takes the quantities from a dataset's state by name: `ee.x`, `gripper`, `cube.yaw`, ...
 
     Args:
         states: per episode `[T, Q]`; lengths in m, angles in rad.
         names: Q names.
 
+    Returns:
+        The quantities.
+
     Raises:
-        ValueError: no gripper position among them.
+        UserError: no gripper position among them.
     """
     columns = {name: [state[:, i] for state in states] for i, name in enumerate(names)}
-    lacking = [name for name in ("ee.x", "ee.y", "ee.z") if name not in columns]
-    if lacking:
+    missing = [name for name in ("ee.x", "ee.y", "ee.z") if name not in columns]
+    if missing:
         raise UserError(
             f"state: got {', '.join(names)}; a probe needs the gripper's position: "
-            f"{', '.join(lacking)}"
+            f"{', '.join(missing)}"
         )
     lengths = ("ee.x", "ee.y", "ee.z", "gripper", "cube.x", "cube.y")
     return ProbeTargets(
@@ -94,12 +98,15 @@ def targets_from_state(states: Sequence[FloatArray], names: Sequence[str]) -> Pr
 
 
 def probe(tokens: Sequence[FloatArray], targets: ProbeTargets, held_out: Sequence[int]) -> Probe:
-    """Reads the targets off the tokens.
+    """Predicts the targets from the tokens.
 
     Args:
         tokens: per episode `[T, ...]`, flattened to a frame's numbers.
         targets: of the same frames.
-        held_out: episodes to judge on; the read-out is fitted on the others.
+        held_out: episodes to test on; the regression is fitted on the others.
+
+    Returns:
+        The scores.
 
     Raises:
         UserError: no episode on one of the sides, or tokens and targets disagree.
@@ -116,33 +123,36 @@ def probe(tokens: Sequence[FloatArray], targets: ProbeTargets, held_out: Sequenc
     every = -(-len(y_fit) // _MAX_FIT_FRAMES)
     x_fit = np.concatenate([flat[i] for i in fitted])[::every].astype(np.float64)
     x_judge = np.concatenate([flat[i] for i in judged]).astype(np.float64)
-    guess = ridge(x_fit, y_fit[::every], x_judge, groups=episodes[::every])
+    predicted = ridge(x_fit, y_fit[::every], x_judge, groups=episodes[::every])
     varies = np.minimum(y_fit.std(0), y_judge.std(0)) > _CONSTANT
-    r2 = 1 - np.square(guess - y_judge).mean(0) / np.where(varies, y_judge.var(0), 1.0)
-    found: dict[str, dict[str, float]] = {"r2": {}, "mm": {}, "deg": {}}
+    r2 = 1 - np.square(predicted - y_judge).mean(0) / np.where(varies, y_judge.var(0), 1.0)
+    scores: dict[str, dict[str, float]] = {"r2": {}, "mm": {}, "deg": {}}
     for name, (kind, first) in kinds.items():
         if not varies[first]:
             continue
         if kind == "length":
-            found["r2"][name] = float(r2[first])
-            error = guess[:, first] - y_judge[:, first]
-            found["mm"][name] = 1e3 * float(np.sqrt(np.mean(error**2)))
+            scores["r2"][name] = float(r2[first])
+            error = predicted[:, first] - y_judge[:, first]
+            scores["mm"][name] = 1e3 * float(np.sqrt(np.mean(error**2)))
         else:
-            found["r2"][name] = float(r2[first : first + 2].mean())
+            scores["r2"][name] = float(r2[first : first + 2].mean())
             turns = targets.symmetry.get(name, 1)
-            angle, truth = (np.arctan2(v[:, first + 1], v[:, first]) for v in (guess, y_judge))
+            angle, truth = (np.arctan2(v[:, first + 1], v[:, first]) for v in (predicted, y_judge))
             error = np.angle(np.exp(1j * (angle - truth))) / turns
-            found["deg"][name] = float(np.degrees(np.sqrt(np.mean(error**2))))
+            scores["deg"][name] = float(np.degrees(np.sqrt(np.mean(error**2))))
     correlation = _rank_correlations(
         [flat[i] for i in judged], [targets.positions_m[i] for i in judged]
     )
     return Probe(
-        **found, rank_correlation=correlation, num_numbers=flat[0].shape[1], num_frames=len(x_judge)
+        **scores,
+        rank_correlation=correlation,
+        num_numbers=flat[0].shape[1],
+        num_frames=len(x_judge),
     )
 
 
 def check_split(num_fitted: int, num_held_out: int) -> None:
-    """Raises UserError unless there are episodes enough to fit a read-out and to judge it."""
+    """Raises UserError unless there are enough episodes to fit a regression and to test it."""
     if min(num_fitted, num_held_out) < 2:
         raise UserError(
             f"held_out: got {num_held_out} of {num_fitted + num_held_out} episodes, want 2 at "
@@ -153,15 +163,15 @@ def check_split(num_fitted: int, num_held_out: int) -> None:
 def ridge(
     x: FloatArray, y: FloatArray, x_new: FloatArray, *, groups: Sequence[int] | FloatArray
 ) -> FloatArray:
-    """Ridge regression in closed form; its strength is chosen by cross-validation over groups.
+    """Predicts by ridge regression in closed form; cross-validation over groups sets its strength.
 
-    Frames of an episode are alike: left out one by one, they would choose far too little.
+    Frames of an episode are alike: cross-validation over frames would choose far too little.
 
     Args:
         x: `[n, K]`.
         y: `[n, Q]`.
         x_new: `[m, K]`.
-        groups: `[n]`: the episode of each row; at least two of them.
+        groups: the episode of each row `[n]`; at least two.
 
     Returns:
         `[m, Q]`. Each y has a strength of its own.
@@ -176,7 +186,7 @@ def ridge(
 
 
 def _ridges(x: FloatArray, y: FloatArray, x_new: FloatArray) -> FloatArray:
-    """Predictions `[strengths, m, Q]` of y at `x_new`, through the smaller Gram matrix."""
+    """Returns predictions `[strengths, m, Q]` of y at `x_new`, by the smaller Gram matrix."""
     mean, scale, offset = x.mean(0), x.std(0), y.mean(0)
     varies = scale > 1e-9 * (1 + np.abs(mean))
     scale = np.where(varies, scale, np.inf)
@@ -193,12 +203,15 @@ def _ridges(x: FloatArray, y: FloatArray, x_new: FloatArray) -> FloatArray:
 def principal_components(
     fit: FloatArray, frames: Sequence[FloatArray], num: int
 ) -> list[FloatArray]:
-    """The first `num` principal components of pictures: an encoder that is linear.
+    """Returns the first principal components of pictures: a linear encoder.
 
     Args:
-        fit: `[n, K]`: the pictures they are found on.
+        fit: pictures that define the components `[n, K]`.
         frames: per episode `[T, K]`.
-        num: how many; at most n and K.
+        num: number of components; at most n and K.
+
+    Returns:
+        Per episode `[T, num]`.
     """
     mean = fit.mean(0)
     _, _, rows = np.linalg.svd(fit - mean, full_matrices=False)
@@ -208,7 +221,7 @@ def principal_components(
 def _columns(
     targets: ProbeTargets,
 ) -> tuple[list[FloatArray], dict[str, tuple[str, int]]]:
-    """Per episode all targets as numbers `[T, Q]`, and where each quantity's begin."""
+    """Returns all targets as numbers per episode `[T, Q]`, and each quantity's first column."""
     parts: list[list[FloatArray]] = []
     kinds: dict[str, tuple[str, int]] = {}
     for name, values in targets.lengths_m.items():
@@ -230,7 +243,7 @@ def _rank_correlations(
         true.append(pdist(p))
     latent, true = np.concatenate(latent), np.concatenate(true)
     near = true < NEAR_M
-    # Frame t of an episode with frame t of the next: no pair is of one scene.
+    # Pairs frame t of an episode with frame t of the next, so that no pair is of one scene.
     shifted = [
         (a[: len(b)], b[: len(a)], p[: len(b)], q[: len(a)])
         for (a, p), (b, q) in zip(
@@ -249,7 +262,7 @@ def _rank_correlations(
 
 
 def _spearman(a: FloatArray, b: FloatArray) -> float:
-    """Spearman's correlation; 0 where one of them does not vary."""
+    """Returns Spearman's correlation; 0 where one of the two is constant."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
     return float(np.asarray(spearmanr(a, b)[0]))

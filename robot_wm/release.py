@@ -1,7 +1,7 @@
-"""Meta's released V-JEPA 2-AC files, read strictly into a LatentWorldModel.
+"""Loads Meta's released V-JEPA 2-AC files into a LatentWorldModel.
 
 Such a file is a pickle of tensors: `{"encoder": ..., "predictor": ..., "opt": ..., ...}` with keys
-that begin with `module.` or `backbone.` or both. Every key is used, or named as left out.
+that begin with `module.` or `backbone.` or both. Every key is used, or reported as left out.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from robot_wm.models import LatentWorldModel, ModelSpec, View
 from robot_wm.poses import POSE_NAMES
 from robot_wm.predictor import Predictor, PredictorConfig
 from robot_wm.preprocess import NormStats
-from robot_wm.types import ActionSpec, UserError, check_counts
+from robot_wm.types import ActionSpec, Count, Number, Positive, UserError, check_fields
 
 _PREFIXES = ("module.", "backbone.")
-_HEAD_SIZE = 64  # of the released predictor
-# What torch.load raises on files that are not what they say.
+_HEAD_SIZE = 64  # channels per attention head of the released predictor
+# Errors that torch.load raises for damaged files and files of other kinds.
 _LOADING = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError),
     *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
@@ -38,70 +38,57 @@ _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class ReleaseConfig:
-    """What a released file does not say.
+    """Settings that a released file does not contain.
 
     Attributes:
-        image_size: height and width of the encoder's pictures, pixels.
-        num_heads: of the predictor; None for heads of 64 channels, as the release has.
-        encoder_heads: of the encoder; None for the released sizes.
-        max_frames: longest sequence; the release was trained on up to 16.
-        context_frames: frames remembered while planning; the published planner uses the current.
-        camera: name of the camera it is to look through.
-        image_height: of that camera's pictures, pixels; DROID's by default.
-        image_width: likewise.
-        dt_s: seconds between frames; DROID at 4 per second.
-        max_delta_m: largest step along each axis.
-        max_delta_rad: largest turn about each axis; published planning holds the orientation.
-        max_delta_gripper: largest change of the gripper, of its whole way.
-        extrinsics: the camera's pose, for a file trained with it; empty leaves that token out.
+        image_size: Height and width of the encoder's pictures, pixels.
+        num_heads: Attention heads of the predictor; None for heads of 64 channels, as released.
+        encoder_heads: Attention heads of the encoder; None for those of the released sizes.
+        max_frames: Frames of the longest sequence; the release was trained on up to 16.
+        context_frames: Frames kept while planning; the published planner uses the current one only.
+        camera: Name of the camera that the model looks through.
+        image_height: Height of that camera's pictures, pixels; by default DROID's.
+        image_width: Width of that camera's pictures, pixels; by default DROID's.
+        dt_s: Time between frames, s; by default that of DROID at 4 frames per second.
+        max_delta_m: Largest step along each axis, m.
+        max_delta_rad: Largest rotation about each axis, rad; published planning keeps the
+            orientation.
+        max_delta_gripper: Largest change of the gripper, as a share of its range.
+        extrinsics: The camera's pose, for a file trained with it; without it that token is left
+            out.
     """
 
-    image_size: int = 256
-    num_heads: int | None = None
-    encoder_heads: int | None = None
-    max_frames: int = 16
-    context_frames: int = 1
+    image_size: Count = 256
+    num_heads: Count | None = None
+    encoder_heads: Count | None = None
+    max_frames: Count = 16
+    context_frames: Count = 1
     camera: str = "front"
-    image_height: int = 180
-    image_width: int = 320
-    dt_s: float = 0.25
-    max_delta_m: float = 0.075
-    max_delta_rad: float = 0.05
-    max_delta_gripper: float = 0.75
-    extrinsics: Sequence[float] = ()
+    image_height: Count = 180
+    image_width: Count = 320
+    dt_s: Positive = 0.25
+    max_delta_m: Positive = 0.075
+    max_delta_rad: Positive = 0.05
+    max_delta_gripper: Positive = 0.75
+    extrinsics: Sequence[Number] = ()
 
     def __post_init__(self) -> None:
-        check_counts(
-            image_size=self.image_size,
-            num_heads=1 if self.num_heads is None else self.num_heads,
-            encoder_heads=1 if self.encoder_heads is None else self.encoder_heads,
-            max_frames=self.max_frames,
-            image_height=self.image_height,
-            image_width=self.image_width,
-        )
-        for name in ("dt_s", "max_delta_m", "max_delta_rad", "max_delta_gripper"):
-            if not 0 < getattr(self, name) < np.inf:
-                raise UserError(f"{name}: got {getattr(self, name)}, want above zero")
-        numbers = isinstance(self.extrinsics, Sequence) and all(
-            isinstance(x, int | float) for x in self.extrinsics
-        )
-        if not numbers or isinstance(self.extrinsics, str):
-            raise UserError(f"extrinsics: got {self.extrinsics!r}, want a list of numbers")
+        check_fields(self)
 
 
 def load_release(path: Path, config: ReleaseConfig) -> tuple[LatentWorldModel, list[str]]:
-    """A released file as a model that plans end-effector poses (see robot_wm.poses).
+    """Loads a released file as a model that plans end-effector poses (see robot_wm.poses).
 
     Args:
-        path: the `.pt`; nothing in it but tensors is ever loaded.
-        config: what it does not say.
+        path: The `.pt` file, from which only tensors are ever loaded.
+        config: Settings that the file does not contain.
 
     Returns:
-        The model, and the keys of the file that were left out, with why.
+        The model, and the keys of the file that were left out, each with the reason.
 
     Raises:
         FileNotFoundError: no such file.
-        UserError: not such a file; or keys that are missing, or that nothing here knows.
+        UserError: a file of another kind, or keys that are missing or unknown.
     """
     content = _read(path)
     missing = [name for name in ("encoder", "predictor") if name not in content]
@@ -128,7 +115,7 @@ def load_release(path: Path, config: ReleaseConfig) -> tuple[LatentWorldModel, l
             del predictor_weights[name]
             left_out.append(f"predictor.{name} (no extrinsics were given)")
     predictor_config = _predictor_config(predictor_weights, encoder.grid, config)
-    with torch.random.fork_rng(devices=[]):  # its first weights are not kept
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
         predictor = Predictor(predictor_config)
     _load(predictor, predictor_weights)
 
@@ -144,13 +131,13 @@ def load_release(path: Path, config: ReleaseConfig) -> tuple[LatentWorldModel, l
         features="layer_norm",
         extrinsics=tuple(config.extrinsics),
     )
-    same = NormStats(np.zeros(7), np.ones(7))  # the release does not normalise actions or states
+    identity = NormStats(np.zeros(7), np.ones(7))  # the release normalises no actions or states
     model = LatentWorldModel(
         encoder,
         predictor,
         spec,
-        action_stats=same,
-        proprio_stats=same,
+        action_stats=identity,
+        proprio_stats=identity,
         error="l1",
         rollout_steps=2,
     )
@@ -163,13 +150,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"checkpoint: no file {path}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on odd pickles that it then refuses
-            # Mapped, not read: the released file is larger than many memories.
+            warnings.simplefilter("ignore")  # torch warns of odd pickles that it then refuses
+            # Memory-mapped, because the released file does not fit into many machines' memory.
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
     except _LOADING as error:
-        # torch's own message tells people to switch the safety off.
+        # torch's own message would tell people to turn the protection off.
         raise UserError(
             f"checkpoint: {path} is damaged or half-downloaded, or not a released V-JEPA 2-AC "
             f"file, or holds more than tensors, which is never loaded: it would run code"
@@ -180,29 +167,29 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _tensors(weights: object, what: str) -> dict[str, Tensor]:
-    """Weights as float32 under their names without prefixes, checked."""
+    """Checks weights, and returns them as float32 by their names without prefixes."""
     if not isinstance(weights, Mapping) or not weights:
         raise UserError(f"{what}: got {type(weights).__name__}, want weights by name")
-    plain: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in weights.items():
         short = str(name)
         while short.startswith(_PREFIXES):
             short = short.partition(".")[2]
-        _check_plain(value, f"{what}.{name}")
-        if short in plain:
+        _check_tensor(value, f"{what}.{name}")
+        if short in tensors:
             raise UserError(f"{what}.{name}: {short} is there twice, with and without prefixes")
         if not value.isfinite().all():
             raise UserError(f"{what}.{name}: holds numbers that are not finite")
-        plain[short] = value.to(torch.float32)
-    return plain
+        tensors[short] = value.to(torch.float32)
+    return tensors
 
 
-def _check_plain(value: object, name: str) -> None:
-    """A dense tensor in memory, no larger than the file says: nothing else is computed with."""
+def _check_tensor(value: object, name: str) -> None:
+    """Raises UserError unless a value is a dense tensor in memory, no larger than its storage."""
     if not isinstance(value, Tensor):
         raise UserError(f"{name}: got {type(value).__name__}, want a tensor")
-    plain = value.layout == torch.strided and value.device.type == "cpu" and value.dtype in _TYPES
-    if not plain or not 1 <= value.numel() <= value.untyped_storage().nbytes():
+    dense = value.layout == torch.strided and value.device.type == "cpu" and value.dtype in _TYPES
+    if not dense or not 1 <= value.numel() <= value.untyped_storage().nbytes():
         raise UserError(
             f"{name}: got {value.dtype} {tuple(value.shape)} ({value.layout}, {value.device}), "
             f"want a dense tensor of floating point numbers"
@@ -241,20 +228,23 @@ def _predictor_config(
         num_heads=num_heads,
         mlp_ratio=hidden / width,
         rotary="release",
+        conditioning="tokens",
+        residual=False,
         output_norm=True,
     )
 
 
 def _load(predictor: Predictor, weights: Mapping[str, Tensor]) -> None:
-    wanted = predictor.state_dict()
-    missing = sorted(wanted.keys() - weights.keys())
-    unknown = sorted(weights.keys() - wanted.keys())
-    wrong = [
-        f"{name} {tuple(weights[name].shape)}, want {tuple(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & weights.keys())
-        if weights[name].shape != wanted[name].shape
+    expected = predictor.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    unknown = sorted(weights.keys() - expected.keys())
+    misshapen = [
+        f"{name} {tuple(weights[name].shape)}, want {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & weights.keys())
+        if weights[name].shape != expected[name].shape
     ]
-    for what, names in (("lacks", missing), ("has unknown", unknown), ("has misshapen", wrong)):
+    problems = {"lacks": missing, "has unknown": unknown, "has misshapen": misshapen}
+    for problem, names in problems.items():
         if names:
-            raise UserError(f"predictor: the file {what} {', '.join(names[:8])}")
+            raise UserError(f"predictor: the file {problem} {', '.join(names[:8])}")
     predictor.load_state_dict(dict(weights))

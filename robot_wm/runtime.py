@@ -21,10 +21,10 @@ from robot_wm.types import (
 
 
 class GuardError(RunError):
-    """A guard found that what happens is not what it should be; the arm was stopped.
+    """A guard reported a fault; the arm was stopped.
 
-    Attributes:
-        verdict: what it said.
+    Args:
+        verdict: the guard's.
     """
 
     def __init__(self, verdict: Verdict) -> None:
@@ -34,22 +34,22 @@ class GuardError(RunError):
 
 @runtime_checkable
 class Holdable(Protocol):
-    """A controller that wants to know of it when a guard holds the arm."""
+    """A controller that is told when a guard holds the arm."""
 
     def held(self) -> None:
-        """The last decision was not executed."""
+        """Takes note that the last decision was not executed."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One turn of the loop.
+    """One cycle of the loop.
 
     Attributes:
-        observation: what was seen before acting.
-        decision: what the controller made of it, its action `[A]` included.
+        observation: before acting.
+        decision: the controller's, its action `[A]` included.
         applied: what was really executed `[A]`.
-        plan_s: seconds the controller took, encoding included.
+        plan_s: seconds that the controller took, encoding included.
         verdicts: of the guards, in their order.
     """
 
@@ -61,16 +61,20 @@ class Step:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """What the guards measured, name -> number."""
-        return {name: value for own in self.verdicts for name, value in own.numbers.items()}
+        """The guards' measured numbers, by name."""
+        return {name: value for v in self.verdicts for name, value in v.numbers.items()}
 
 
 class Recorder(Protocol):
-    """Is shown every step of an episode as it happens, and what was seen at its end."""
+    """Is given every step of an episode as it happens, and the last observation."""
 
-    def record(self, step: Step) -> None: ...
+    def record(self, step: Step) -> None:
+        """Takes a step."""
+        ...
 
-    def finish(self, last: Observation) -> None: ...
+    def finish(self, last: Observation) -> None:
+        """Takes the last observation."""
+        ...
 
 
 def run_episode(
@@ -83,23 +87,23 @@ def run_episode(
     recorders: Sequence[Recorder] = (),
     realtime: bool = False,
 ) -> Observation:
-    """Runs one episode from where the env stands.
+    """Runs one episode from where the env stands, and stops the env on every way out.
 
     Args:
         env: stands at its start.
         controller: is reset to `goal` first.
-        goal: what is wanted, or several, one after the other, of a controller that takes them.
+        goal: the goal; or several, one after the other, for a controller that takes them.
         num_steps: actions to execute.
-        guards: asked about every decision before it is executed; where one holds, the env's rest
+        guards: checked with every decision before it is executed; where one holds, the env's no-op
             is executed instead, and a controller that has `held` is told.
-        recorders: shown every step; `finish` only where the episode ran to its end.
-        realtime: hold each turn to `env.control_dt` of wall time; a late turn is not made up for.
+        recorders: given every step; `finish` is called only if the episode runs to its end.
+        realtime: hold each cycle to `env.control_dt` of wall time; a late one is not made up for.
 
     Returns:
-        The last observation. The env is stopped on every way out.
+        The last observation.
 
     Raises:
-        GuardError: a guard found a fault.
+        GuardError: a guard reported a fault.
     """
     applied: FloatArray | None = None
     try:

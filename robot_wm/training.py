@@ -1,12 +1,11 @@
-"""Training a predictor on frozen tokens: a schedule, a step, a loop, a held-out examination."""
+"""Trains a world model on frozen tokens: the schedule, the loop, the held-out examination."""
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,64 +33,64 @@ from robot_wm.models import (
 )
 from robot_wm.optimization import Loop, LoopConfig, Loss, Metrics, Stateful
 from robot_wm.precision import choose_precision
-from robot_wm.types import FloatArray, Observation, UserError, check_counts
+from robot_wm.types import (
+    Count,
+    FloatArray,
+    NonNegative,
+    Observation,
+    Positive,
+    Precision,
+    Share,
+    ShareBelowOne,
+    UserError,
+    check_fields,
+)
 
-_EXAMINED_BYTES = 2**26  # of tokens in a batch of the held-out examination
+_EXAMINED_BYTES = 2**26  # tokens in a batch of the held-out examination
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train.
+    """How a model is trained.
 
     Attributes:
-        num_steps: optimiser steps.
-        learning_rate: peak.
-        warmup_share: share of the steps that raise the rate linearly from a sixth of the peak.
-        decay_share: share of the steps, at the end, that lower it linearly to zero.
-        weight_decay: of AdamW, on matrices alone.
-        grad_clip: largest gradient norm.
-        num_microbatches: parts that a batch is taken in, to fit memory; the gradient is the same.
-        precision: `"auto"` measures whether this device multiplies bfloat16 matrices faster than
+        num_steps: Number of optimiser steps.
+        learning_rate: Peak of the learning rate.
+        warmup_share: Share of the steps, at the start, in which the rate rises linearly from a
+            sixth of the peak.
+        decay_share: Share of the steps, at the end, in which the rate falls linearly to zero.
+        weight_decay: Weight decay of AdamW, on matrices alone.
+        grad_clip: Largest norm of the gradient.
+        num_microbatches: Parts that a batch is split into, to fit into memory; the gradient is the
+            same.
+        precision: `auto` measures whether the device multiplies bfloat16 matrices faster than
             float32 ones, and trains under bfloat16 autocast if so.
-        compile: torch.compile the transformer blocks. It pays on GPUs in long runs: on two CPU
-            cores a step of the medium predictor got 4 % faster after 40 s of compiling.
-        ema: decay of an exponential moving average of the weights, which is what training then
-            returns; 0 for the last weights themselves.
-        seed: of what is random in the loss.
+        compile: Compiles the transformer blocks with torch.compile. It pays on GPUs in long runs:
+            on two CPU cores a step of the medium predictor got 4 % faster after 40 s of compiling.
+        ema: Decay of an exponential moving average of the weights, which training then returns; 0:
+            the last weights are returned.
     """
 
-    num_steps: int = 2000
-    learning_rate: float = 1e-3
-    warmup_share: float = 0.05
-    decay_share: float = 0.5
-    weight_decay: float = 0.04
-    grad_clip: float = 1.0
-    num_microbatches: int = 1
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    num_steps: Count = 2000
+    learning_rate: Positive = 1e-3
+    warmup_share: Share = 0.05
+    decay_share: Share = 0.5
+    weight_decay: NonNegative = 0.04
+    grad_clip: Positive = 1.0
+    num_microbatches: Count = 1
+    precision: Precision = "auto"
     compile: bool = False
-    ema: float = 0.0
-    seed: int = 0
+    ema: ShareBelowOne = 0.0
 
     def __post_init__(self) -> None:
-        check_counts(num_steps=self.num_steps, num_microbatches=self.num_microbatches)
-        for name in ("learning_rate", "grad_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name}: got {getattr(self, name)}, want above zero")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"weight_decay: got {self.weight_decay}, want at least 0")
-        shares = (self.warmup_share, self.decay_share)
-        if not (min(shares) >= 0 and sum(shares) <= 1):
-            raise UserError(f"TrainConfig: got {self}, want shares that add up to at most 1")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise UserError(
-                f"precision: got {self.precision!r}, want 'auto', 'float32' or 'bfloat16'"
-            )
-        if not 0 <= self.ema < 1:
-            raise UserError(f"ema: got {self.ema}, want 0 to below 1")
+        check_fields(self)
+        shares = self.warmup_share, self.decay_share
+        if sum(shares) > 1:
+            raise UserError(f"warmup_share, decay_share: got {shares}, want a sum of at most 1")
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Warm-up, constant, linear to zero: the schedule of V-JEPA 2-AC."""
+    """Returns the learning rate of a step: warm-up, constant, linear to zero (V-JEPA 2-AC)."""
     warmup = config.warmup_share * config.num_steps
     decay = config.decay_share * config.num_steps
     if step < warmup:
@@ -101,16 +100,19 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 class Training:
-    """A run: a world model in training, and where the run stands.
+    """The training of a world model, and the step that it has reached.
 
     Args:
-        model: its parameters learn, in place; its encoder is none of them.
-        sampler: of training windows.
-        config: how.
+        model: The model; its parameters are trained in place, its encoder is none of them.
+        sampler: Draws training windows.
+        config: How the model is trained.
+        seed: Seed of the randomness in the loss.
     """
 
-    def __init__(self, model: TrainableModel, sampler: WindowSampler, config: TrainConfig) -> None:
-        self._model, self._sampler, self._config = model, sampler, config
+    def __init__(
+        self, model: TrainableModel, sampler: WindowSampler, config: TrainConfig, *, seed: int = 0
+    ) -> None:
+        self._model, self._sampler, self._config, self._seed = model, sampler, config, seed
         model.train().requires_grad_(True)
         if config.compile:
             model.compile()
@@ -128,13 +130,16 @@ class Training:
 
     @property
     def modules(self) -> Mapping[str, Stateful]:
+        """The modules that are saved and averaged."""
         return {"model": self._model}
 
     @property
     def generators(self) -> Mapping[str, torch.Generator]:
+        """None: the randomness of a step depends on the seed and the step alone."""
         return {}
 
     def groups(self) -> list[dict[str, Any]]:
+        """Returns the parameter groups of the optimiser: weight decay on matrices alone."""
         parameters = list(self._model.parameters())
         decay = self._config.weight_decay
         return [
@@ -143,8 +148,9 @@ class Training:
         ]
 
     def losses(self, step: int) -> Iterator[tuple[float, Loss]]:
-        # By the step alone, so that a part of a run is the same run.
-        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + step)
+        """Yields the loss of each part of a step's batch, and its share of the windows."""
+        # Seeded by the step alone, so that a resumed run draws the same numbers.
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         batch = self._sampler.batch(step)
         for part, share in _microbatches(batch, self._config.num_microbatches):
             yield (
@@ -153,17 +159,18 @@ class Training:
             )
 
     def end_step(self, progress: float) -> None:
-        pass
+        """Does nothing after a step."""
 
     def steps(self) -> Iterator[Metrics]:
-        """Trains to the end of the run, from wherever it stands.
+        """Trains to the end of the run, from the step that it has reached.
 
         Yields:
-            `step` (from 1), `loss` and its parts, `learning_rate`, `grad_norm`, `elapsed_s`.
+            Metrics: `step` (from 1), `loss` and its parts, `learning_rate`, `grad_norm`,
+            `elapsed_s`.
 
         Raises:
             FloatingPointError: an input, a loss or a gradient is not finite; the weights are those
-                before it.
+                before that step.
         """
         try:
             yield from self.loop.steps()
@@ -175,13 +182,15 @@ class Training:
         self._model.eval().requires_grad_(False)
 
 
-def train(model: TrainableModel, sampler: WindowSampler, config: TrainConfig) -> Iterator[Metrics]:
-    """Trains a world model in place, one optimiser step per item: `Training`, from its start."""
-    return Training(model, sampler, config).steps()
+def train(
+    model: TrainableModel, sampler: WindowSampler, config: TrainConfig, *, seed: int = 0
+) -> Iterator[Metrics]:
+    """Trains a world model in place; yields the metrics of every optimiser step (`Training`)."""
+    return Training(model, sampler, config, seed=seed).steps()
 
 
 def _microbatches(batch: Batch, num_parts: int) -> Iterator[tuple[Batch, float]]:
-    """A batch in parts, each with its share of the windows."""
+    """Splits a batch into parts; yields each with its share of the windows."""
     size = len(batch.tokens)
     for rows in torch.arange(size).chunk(num_parts):
         part = Batch(**{f.name: getattr(batch, f.name)[rows] for f in fields(batch)})
@@ -190,7 +199,13 @@ def _microbatches(batch: Batch, num_parts: int) -> Iterator[tuple[Batch, float]]
 
 @dataclass(frozen=True, eq=False)
 class Fitting:
-    """A model about to be trained, with the windows it is trained and examined on."""
+    """A model before its training, and the windows that it is trained and examined on.
+
+    Attributes:
+        model: The model.
+        training: Draws training windows.
+        held_out: Draws windows of the held-out episodes.
+    """
 
     model: TrainableModel
     training: WindowSampler
@@ -204,22 +219,29 @@ def prepare(
     config: FitConfig,
     family: Family,
     settings: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
 ) -> Fitting:
-    """Everything before the first step, so that what does not fit is told before the work.
+    """Makes the model and the windows, so that a mistake is reported before any work is done.
 
     Args:
-        data: the dataset.
-        tokens: of all its frames, by `encoder`.
-        encoder: frozen.
-        config: what to make of it.
-        family: of the model.
-        settings: the family's own.
+        data: The dataset.
+        tokens: Tokens of all its frames, made by `encoder`.
+        encoder: The frozen encoder.
+        config: How the model is made.
+        family: Family of the model.
+        settings: The family's own settings.
+        seed: Seed of the first weights, of the choice of held-out episodes, and of the windows'
+            order.
+
+    Returns:
+        The model and the windows.
 
     Raises:
-        UserError: episodes too short, or settings that do not fit the data.
+        UserError: episodes are too short, or settings do not fit the data.
     """
-    training, held_out = split_episodes(data.num_episodes, config.holdout, config.seed)
-    known = TrainingData(data, tokens, encoder, training, fit_stats(data, training))
+    training, held_out = split_episodes(data.num_episodes, config.holdout, seed)
+    known = TrainingData(data, tokens, encoder, training, fit_stats(data, training), seed)
     model = family.build(known, config, settings or {})
     check_world_model_parts(model)
 
@@ -244,7 +266,7 @@ def prepare(
         episodes=training,
         num_frames=config.num_frames,
         batch_size=config.batch_size,
-        seed=config.seed,
+        seed=seed,
     )
     examined = info.context_frames + config.held_out_horizon
     window_bytes = examined * tokens.num_tokens * tokens.dim * 4
@@ -254,13 +276,13 @@ def prepare(
         episodes=held_out,
         num_frames=examined,
         batch_size=min(256, max(1, _EXAMINED_BYTES // window_bytes)),
-        seed=config.seed,
+        seed=seed,
     )
     return Fitting(model, windows, examination)
 
 
 def _looks(data: AlignedData, position: int) -> list[tuple[Observation, FloatArray | None]]:
-    """The first looks of an episode, as a robot would have had them."""
+    """Returns the first observations of an episode, each with the action before it."""
     episode = data.dataset.episode(data.episodes[position])
     rows = [int(row) for row in data.indices[position][:4]]
     pictures = {
@@ -283,18 +305,18 @@ def held_out_error(
     seed: int = 0,
     max_batches: int = 20,
 ) -> dict[str, list[float]]:
-    """Latent error of open-loop prediction on held-out windows, by horizon 1 to H.
+    """Measures the error of open-loop prediction on held-out windows, by horizon 1 to H.
 
-    Compares the true actions with those of another window, with no motion at all, and with
-    copying the last frame. Errors are relative to the mean squared (or absolute, as the model's
-    loss has it) deviation of the tokens from their mean, so 1 is as good as knowing nothing.
+    The true actions are compared with those of another window, with no motion, and with a copy of
+    the last frame. Errors are relative to the mean deviation of the tokens from their mean, squared
+    or absolute like the model's loss, so 1 is as good as predicting the mean.
 
     Args:
-        model: trained.
-        sampler: held-out windows of at least `context_frames + horizon` frames.
-        horizon: H.
-        seed: of the shuffle.
-        max_batches: windows enough.
+        model: The trained model.
+        sampler: Held-out windows of at least `context_frames + horizon` frames.
+        horizon: Longest horizon H, steps.
+        seed: Seed of the shuffle.
+        max_batches: Largest number of batches.
 
     Returns:
         `true`, `shuffled`, `zero`, `copy_last`: H errors each.
@@ -309,7 +331,7 @@ def held_out_error(
     with torch.no_grad():
         means = [_latents(model, sampler.batch(i)).mean((0, 1)) for i in steps]
         mean = torch.stack(means).mean(0)
-        for i in steps:  # one batch at a time: latents of large encoders fill memories
+        for i in steps:  # one batch at a time: the latents of large encoders fill the memory
             batch = sampler.batch(i)
             frames = _latents(model, batch)
             actions = batch.actions.to(device)[:, : context - 1 + horizon]
@@ -335,7 +357,7 @@ def held_out_error(
 
 
 def _latents(model: WorldModel, batch: Batch) -> Tensor:
-    """Latents `[B, T, P, D]` of every frame of a batch, each seen alone."""
+    """Returns the latents `[B, T, P, D]` of every frame of a batch, each observed alone."""
     size = batch.tokens.shape[:2]
     seen = EncodedFrames(batch.tokens.flatten(0, 1), batch.proprio.flatten(0, 1))
     latents = model.latent(model.observe(model.initial(), seen, None))

@@ -6,7 +6,7 @@ SUITE is objectives, masked or actions. Every variant trains on the same rendere
 steps that fit into SECONDS (default 300) of processor time of one thread, measured beforehand, so
 that other work on the machine does not count. PROBE_DATASET is of another seed, such as
 
-    robot-wm collect env.robot.random_appearance=true num_episodes=200 seed=40 out=PROBE_DATASET
+    robot-wm collect env.simulator.random_appearance=true num_episodes=200 seed=40 out=PROBE_DATASET
 
 Finished variants are kept, and a run that was cut off goes on: run it again. OUT/table.md is the
 result.
@@ -21,34 +21,34 @@ import subprocess
 import sys
 from pathlib import Path
 
-# The patches are the tokens, 64 of them.
-PATCHES = ["encoder.num_tokens=0", "encoder.patch_size=8", "pretrain.learning_rate=1e-3"]
+# Every patch is a token: 64 tokens.
+PATCHES = ["encoder.num_tokens=0", "encoder.patch_size=8", "train.learning_rate=1e-3"]
 # A moving tubelet is two frames of one video: one look for the whole clip.
-VJEPA = [*PATCHES, "pretrain.objective=vjepa", "data.play.new_appearance_share=0.0"]
-IJEPA = [*PATCHES, "pretrain.objective=ijepa"]
+VJEPA = [*PATCHES, "train.objective=vjepa", "data.play.new_appearance_share=0.0"]
+IJEPA = [*PATCHES, "train.objective=ijepa"]
 SUITES: dict[str, dict[str, list[str]]] = {
     "objectives": {
         "acjepa": [],
         "vjepa": VJEPA,
         "ijepa": IJEPA,
-        "acjepa + ijepa": ["pretrain.objective=acjepa+ijepa"],
+        "acjepa + ijepa": ["train.objective=acjepa+ijepa"],
     },
     "masked": {
         "vjepa": VJEPA,
-        "learning rate 3e-3": [*VJEPA, "pretrain.learning_rate=3e-3"],
-        "no variance term": [*VJEPA, "pretrain.variance_weight=0"],
-        "no covariance term": [*VJEPA, "pretrain.covariance_weight=0"],
-        "no teacher": [*VJEPA, "pretrain.ema=0"],
-        "mask share 0.5": [*VJEPA, "pretrain.mask_share=0.5"],
-        "mask share 0.9": [*VJEPA, "pretrain.mask_share=0.9"],
-        "no duplicated frames": [*VJEPA, "pretrain.duplicate_share=0"],
-        "duplicated frames alone": [*VJEPA, "pretrain.duplicate_share=1"],
+        "learning rate 3e-3": [*VJEPA, "train.learning_rate=3e-3"],
+        "no variance term": [*VJEPA, "train.variance_weight=0"],
+        "no covariance term": [*VJEPA, "train.covariance_weight=0"],
+        "no teacher": [*VJEPA, "train.ema=0"],
+        "mask share 0.5": [*VJEPA, "train.mask_share=0.5"],
+        "mask share 0.9": [*VJEPA, "train.mask_share=0.9"],
+        "no duplicated frames": [*VJEPA, "train.duplicate_share=0"],
+        "duplicated frames alone": [*VJEPA, "train.duplicate_share=1"],
     },
     "actions": {
         "acjepa": [],
         "linear stem": ["encoder.stem=linear"],
-        "VICReg": ["pretrain.anti_collapse=vicreg", "pretrain.anti_collapse_weight=1.0"],
-        "no inverse read-out": ["pretrain.inverse_weight=0"],
+        "VICReg": ["train.anti_collapse=vicreg", "train.anti_collapse_weight=1.0"],
+        "no inverse read-out": ["train.inverse_weight=0"],
         "1 token of 32": ["encoder.num_tokens=1", "encoder.dim=32"],
         "4 tokens of 32": ["encoder.dim=32"],
         "4 blocks": ["encoder.depth=4"],
@@ -80,6 +80,7 @@ def robot_wm(command: str, *words: str) -> tuple[dict, float]:
 
 
 def main() -> None:
+    """Runs all variants of a suite, and writes the table."""
     if len(sys.argv) < 4 or sys.argv[1] not in SUITES:
         raise SystemExit(__doc__)
     variants, dataset, out = SUITES[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
@@ -97,15 +98,15 @@ def main() -> None:
             spent = [
                 robot_wm(
                     "pretrain", *common, f"out={out / 'trial.safetensors'}",
-                    f"pretrain.num_steps={n}", "pretrain.collapse_std=0",
-                    "pretrain.collapse_rank=0",
+                    f"train.num_steps={n}", "train.collapse_std=0",
+                    "train.collapse_rank=0",
                 )[1]
                 for n in (2, 2, 22)
             ]  # the first may render the clips  # fmt: skip
             steps_file.write_text(str(round(seconds / ((spent[2] - spent[1]) / 20))))
         steps = int(steps_file.read_text())
         if not result_file.exists():
-            trained, _ = robot_wm("pretrain", *common, f"out={file}", f"pretrain.num_steps={steps}")
+            trained, _ = robot_wm("pretrain", *common, f"out={file}", f"train.num_steps={steps}")
             result = {"trained": trained}
             if "error" not in trained:
                 result["probe"], _ = robot_wm(
@@ -127,7 +128,7 @@ def main() -> None:
 
 
 def row(name: str, steps: int, trained: dict, probe: dict) -> str:
-    """One line of the table."""
+    """Writes one line of the table."""
     cells = [name, str(steps or ""), str(probe["num_numbers"])]
     cells += [f"{trained[key]:.2f}" if trained else "" for key in ("std", "effective_rank")]
     cells += [f"{probe['r2'][column]:.3f}" for column in COLUMNS]

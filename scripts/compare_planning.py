@@ -27,7 +27,7 @@ ORACLE = [
 
 
 def evaluate(name: str, out: Path, words: list[str]) -> tuple[dict, dict]:
-    """The figures and the whole report of one evaluation, run once."""
+    """Runs an evaluation once; returns its figures and its whole report."""
     report = out / name / "report.json"
     if not report.is_file():
         robot_wm("eval", f"out={out / name}", "num_videos=1", "floors=[]", *words)
@@ -37,7 +37,7 @@ def evaluate(name: str, out: Path, words: list[str]) -> tuple[dict, dict]:
 
 
 def results(content: dict) -> list[EpisodeResult]:
-    """The model's episodes, as its report has them."""
+    """Returns the model's episodes of a report."""
     curves = content["distance_curves"]["model"]
     enough = content["success_m"]
     return [
@@ -50,6 +50,7 @@ def results(content: dict) -> list[EpisodeResult]:
 
 
 def share(figures: dict) -> str:
+    """Writes the success rate with its interval, and the median distance."""
     low, high = figures["success_final_ci95"]
     return (
         f"{figures['success_final']:.0%} ({low:.0%} to {high:.0%}), "
@@ -58,6 +59,7 @@ def share(figures: dict) -> str:
 
 
 def main() -> None:
+    """Trains and evaluates with each encoder, and writes the table."""
     if len(sys.argv) < 3:
         raise SystemExit(__doc__)
     dataset, out, more = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]

@@ -17,27 +17,32 @@ import sys
 from pathlib import Path
 
 BASE = [
-    *("predictor.conditioning=tokens", "predictor.residual=false", "fit.proprio=integrate"),
-    *("fit.error=l2", "fit.rollout_steps=2", "fit.rollout_prefix=first", "fit.context_frames=2"),
-    *("fit.features=raw", "optimizer.ema=0.0"),
+    *("predictor.conditioning=tokens", "predictor.residual=false", "model.proprio=integrate"),
+    *(
+        "model.error=l2",
+        "model.rollout_steps=2",
+        "model.rollout_prefix=first",
+        "model.context_frames=2",
+    ),
+    *("model.features=raw", "train.ema=0.0"),
 ]
-LONGER = ["fit.rollout_steps=3", "fit.rollout_prefix=random"]
+LONGER = ["model.rollout_steps=3", "model.rollout_prefix=random"]
 PREDICTOR: dict[str, list[str]] = {
     "base: tokens, proprio, L2, 2 steps, context 2, direct": [],
     "AdaLN": ["predictor.conditioning=adaln"],
     "residual": ["predictor.residual=true"],
     "AdaLN + residual": ["predictor.conditioning=adaln", "predictor.residual=true"],
-    "no proprioception": ["fit.proprio=none"],
-    "L1": ["fit.error=l1"],
-    "no rollout": ["fit.rollout_steps=1"],
-    "2 steps, random prefix": ["fit.rollout_prefix=random"],
-    "3 steps, random prefix": ["fit.rollout_steps=3", "fit.rollout_prefix=random"],
-    "4 steps": ["fit.rollout_steps=4"],
-    "context 1": ["fit.context_frames=1"],
-    "context 3": ["fit.context_frames=3"],
-    "LayerNorm features": ["fit.features=layer_norm"],
-    "channel-normed features": ["fit.features=channel_norm"],
-    "EMA 0.998": ["optimizer.ema=0.998"],
+    "no proprioception": ["model.proprio=none"],
+    "L1": ["model.error=l1"],
+    "no rollout": ["model.rollout_steps=1"],
+    "2 steps, random prefix": ["model.rollout_prefix=random"],
+    "3 steps, random prefix": ["model.rollout_steps=3", "model.rollout_prefix=random"],
+    "4 steps": ["model.rollout_steps=4"],
+    "context 1": ["model.context_frames=1"],
+    "context 3": ["model.context_frames=3"],
+    "LayerNorm features": ["model.features=layer_norm"],
+    "channel-normed features": ["model.features=channel_norm"],
+    "EMA 0.998": ["train.ema=0.998"],
     "residual, 3 steps, random prefix": ["predictor.residual=true", *LONGER],
     "AdaLN + residual, 3 steps, random prefix": [
         *("predictor.conditioning=adaln", "predictor.residual=true", *LONGER)
@@ -74,6 +79,7 @@ def robot_wm(command: str, *words: str) -> dict:
 
 
 def main() -> None:
+    """Trains and evaluates all variants of a suite, and writes the table."""
     if len(sys.argv) < 4 or sys.argv[1] not in SUITES:
         raise SystemExit(__doc__)
     variants, dataset, out = SUITES[sys.argv[1]], sys.argv[2], Path(sys.argv[3])
@@ -85,9 +91,7 @@ def main() -> None:
         for _ in range(2):
             for name, words in variants.items():
                 trial = out / "trial"
-                robot_wm(
-                    "train", f"data={dataset}", f"out={trial}", "optimizer.num_steps=25", *words
-                )
+                robot_wm("train", f"data={dataset}", f"out={trial}", "train.num_steps=25", *words)
                 rows = [json.loads(row) for row in (trial / "metrics.jsonl").open()]
                 elapsed = [row["elapsed_s"] for row in rows]
                 step_s[name].append((elapsed[-1] - elapsed[4]) / (len(elapsed) - 5))
@@ -101,7 +105,7 @@ def main() -> None:
             checkpoint = out / f"checkpoint{i}"
             result = robot_wm(
                 "train", f"data={dataset}", f"out={checkpoint}",
-                f"optimizer.num_steps={steps[name]}", *words,
+                f"train.num_steps={steps[name]}", *words,
             )  # fmt: skip
             for title, planner in EVALUATIONS.items():
                 result[title] = robot_wm(

@@ -1,4 +1,4 @@
-"""Wrote sim_envs/manifests/so100_reach_test_v1.json: a list that must never change again."""
+"""Writes sim_envs/manifests/so100_reach_test_v1.json: a list that must never change again."""
 
 from __future__ import annotations
 

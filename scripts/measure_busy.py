@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from robot_wm.cli.config import planning_settings
+from robot_wm.cli.config import load_command
 
 LOADS = (0, 1, 2, 4)
 # For Intel's OpenMP, which torch here does not use: the commands see a choice, and make none.
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @contextlib.contextmanager
 def busy(num: int) -> Iterator[None]:
-    """So many processes that take all the processor they are given."""
+    """Keeps `num` processes busy that take all the processor time they get."""
     children = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(num)]
     try:
         yield
@@ -50,14 +50,14 @@ def busy(num: int) -> Iterator[None]:
 
 
 def environment(own: dict[str, str]) -> dict[str, str]:
-    """The user's, but for how threads wait, which `own` says or the commands decide."""
+    """Returns the user's environment; `own` or the commands decide how threads wait."""
     choices = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
     inherited = {k: v for k, v in os.environ.items() if k not in choices}
     return {"MUJOCO_GL": "egl", **inherited, **own}
 
 
 def measure(what: str, turns: int) -> tuple[float, float]:
-    """Median seconds of a training step or a plan, before and after, in a process of its own."""
+    """Measures median seconds of a training step or a plan, before and after, in a new process."""
     command = [sys.executable, __file__, "child", what, str(turns)]
     ran = subprocess.run(command, env=environment({}), check=True, capture_output=True, text=True)
     before_s, after_s = json.loads(ran.stdout)
@@ -65,7 +65,7 @@ def measure(what: str, turns: int) -> tuple[float, float]:
 
 
 def late_ticks_s(own: dict[str, str]) -> float:
-    """How late the arm server's ticks are (99th percentile) while a plan is executed, seconds."""
+    """Measures how late the arm server's ticks are (99th percentile) during a plan, s."""
     with tempfile.TemporaryDirectory() as out:
         words = ["deploy", "checkpoint=so100_reach", f"goal={ROOT / 'docs/images/goal.png'}"]
         words += ["mode=run", "confirm=false", "num_steps=6", f"out={out}"]
@@ -83,7 +83,7 @@ def late_ticks_s(own: dict[str, str]) -> float:
 
 
 def child(what: str, turns: int) -> tuple[float, float]:
-    """Works by turns as without the commands' care for others, and with it."""
+    """Works by turns without and with sharing the cores; returns median seconds of both."""
     from robot_wm.deployment.threads import share_cores
 
     work = {"train": training_steps, "plan": plans}[what]()
@@ -104,15 +104,14 @@ def child(what: str, turns: int) -> tuple[float, float]:
 
 def training_steps() -> Iterator[object]:
     """Trains the shipped predictor on random tokens."""
-    from robot_wm.cli.bench_train import shipped_training
+    from robot_wm.benchmarks.train import shipped_training
 
     return iter(shipped_training(1_000_000))
 
 
 def plans() -> Iterator[object]:
-    """Plans with the shipped checkpoint, pictures encoded."""
+    """Plans with the shipped checkpoint; encoding the pictures is included."""
     from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-    from robot_wm.cli.config import load_config
     from robot_wm.deployment.control import make_controller
     from robot_wm.robots import make_arm
     from sim_envs.reach import ReachTask
@@ -122,9 +121,7 @@ def plans() -> Iterator[object]:
     task = ReachTask(env)
     goal = task.start(task.episode(8_000_000))
     model, _ = load_checkpoint(find_checkpoint("so100_reach"))
-    controller = make_controller(
-        model, env, planning_settings(load_config("eval", ["checkpoint=so100_reach"]))
-    )
+    controller = make_controller(model, env, load_command("eval", ["checkpoint=so100_reach"]))
     seen = env.observe()
     while True:
         controller.reset(goal)
@@ -132,7 +129,7 @@ def plans() -> Iterator[object]:
 
 
 def main() -> None:
-    """Measures all, prints the table."""
+    """Measures everything, and prints the table."""
     if sys.argv[1:2] == ["child"]:
         print(json.dumps(child(sys.argv[2], int(sys.argv[3]))))
         return

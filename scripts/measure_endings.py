@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.build import Simulation, build_simulation
-from robot_wm.cli.config import load_config, planning_settings
+from robot_wm.cli.config import load_command
 from robot_wm.controller import GoalSequence
 from robot_wm.deployment.control import make_controller
+from robot_wm.deployment.simulation import Simulation, build_simulation
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import FloatArray, Observation, Outcome
 from sim_envs.tabletop import CLEARANCE_M, Tabletop
@@ -35,7 +35,7 @@ SLACK_M = 0.01
 
 
 def moved_cube(env: Tabletop, episode: Mapping[str, object]) -> FloatArray:
-    """Where the cube `[3]` (x, y in m, yaw in rad) of an episode stands when the arm starts."""
+    """Draws where the cube `[3]` (x, y in m, yaw in rad) of an episode stands at the start."""
     start, goal, cube = (np.asarray(episode[key], float) for key in ("start", "goal", "cube"))
     rng = np.random.default_rng((int(str(episode["seed"])), 3))
     low, high = env.robot.table_low, env.robot.table_high
@@ -49,22 +49,28 @@ def moved_cube(env: Tabletop, episode: Mapping[str, object]) -> FloatArray:
 
 
 class _Places:
-    """Notes where the gripper was at every look, the last one included."""
+    """Records where the gripper was at every observation, the last one included."""
 
     def __init__(self) -> None:
         self.poses: list[FloatArray] = []
 
     def record(self, step: Step) -> None:
+        """Keeps the gripper's pose."""
         self.poses.append(step.observation.proprio)
 
     def finish(self, last: Observation) -> None:
+        """Keeps the gripper's last pose."""
         self.poses.append(last.proprio)
 
 
 def run_moved(
     simulation: Simulation, controller: GoalSequence, episode: Mapping[str, object]
 ) -> tuple[Outcome, FloatArray, FloatArray]:
-    """How it ended, the gripper's distances to the goal `[T]` and its places `[T, 3]`, both m."""
+    """Runs an episode with a moved cube.
+
+    Returns:
+        The outcome, the gripper's distances to the goal `[T]`, m, and its positions `[T, 3]`, m.
+    """
     goal = simulation.task.start(episode)
     goal_m = simulation.task.goal_pose[:3]  # pyright: ignore[reportAttributeAccessIssue]
     start = np.asarray(episode["start"], float)
@@ -79,19 +85,19 @@ def run_moved(
 
 
 def main() -> None:
-    """Runs all, prints the table."""
+    """Runs all episodes, and prints the table."""
     words = [word for word in sys.argv[1:] if "=" in word]
     numbers = [int(word) for word in sys.argv[1:] if "=" not in word]
     num_episodes, first_seed = (*numbers, *(40, 8_000_000)[len(numbers) :])
     words = ["checkpoint=so100_reach", *words]
-    config = load_config("eval", words)
+    config = load_command("eval", words)
     model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
     simulation = build_simulation(config.env)
-    ships = make_controller(model, simulation.env, planning_settings(config))
+    ships = make_controller(model, simulation.env, config)
     restless = make_controller(
         model,
         simulation.env,
-        planning_settings(load_config("eval", [*words, "controller.patience=0"])),
+        load_command("eval", [*words, "controller.patience=0"]),
     )
     counts, rights, nets_m, ends_m, lefts = Counter(), 0, [], [], []
     print(f"{'seed':>8}{'outcome':>13}{'steps left':>12}{'end':>9}{'nearest':>9}{'net':>8}  right")

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.build import Simulation, build_simulation
-from robot_wm.cli.config import load_config, planning_settings
+from robot_wm.cli.config import load_command
 from robot_wm.controller import GoalSequence
 from robot_wm.deployment.control import make_controller
+from robot_wm.deployment.simulation import Simulation, build_simulation
 from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings, load_reference
 from robot_wm.runtime import GuardError, Step, run_episode
 from robot_wm.types import Env, FloatArray, Observation
@@ -28,41 +28,48 @@ KINDS = {"as it is": 1.0, "stands": 0.0, "half": 0.5}
 
 
 class Lying:
-    """An env whose arm does a share of what is asked, and claims all of it (robot_wm.types.Env)."""
+    """An env whose arm does a share of the action, and reports all of it (robot_wm.types.Env)."""
 
     def __init__(self, env: Env, share: float) -> None:
         self._env, self._share = env, share
         self.action_spec, self.control_dt = env.action_spec, env.control_dt
 
     def reset(self, seed: int) -> Observation:
+        """Resets the env."""
         return self._env.reset(seed)
 
     def observe(self) -> Observation:
+        """Observes the env."""
         return self._env.observe()
 
     def apply(self, action: FloatArray) -> FloatArray:
+        """Applies a share of an action; returns what the arm claims to have done."""
         applied = self._env.apply(self._share * np.asarray(action))
         return applied if self._share == 1 else self.action_spec.clip(action)
 
     def stop(self) -> None:
+        """Stops the arm."""
         self._env.stop()
 
     def close(self) -> None:
+        """Closes the env."""
         self._env.close()
 
 
 class _Count:
-    """Looks, and p-values of what was predicted."""
+    """Counts observations, and keeps the p-values of predictions."""
 
     def __init__(self) -> None:
         self.num_looks, self.p_values = 0, []
 
     def record(self, step: Step) -> None:
+        """Counts a step."""
         self.num_looks += 1
         if "p_value" in step.numbers:
             self.p_values.append(step.numbers["p_value"])
 
     def finish(self, last: Observation) -> None:
+        """Does nothing."""
         pass
 
 
@@ -73,7 +80,11 @@ def run(
     episode: Mapping[str, object],
     share: float,
 ) -> tuple[int | None, list[float]]:
-    """The look at which it was stopped, None where it was not, and the p-values before that."""
+    """Runs an episode.
+
+    Returns:
+        The observation at which it was stopped, None if it was not, and the p-values before that.
+    """
     goal = simulation.task.start(episode)
     env, count = Lying(simulation.env, share), _Count()
     # Of the joints, only whether they moved is looked at: the state tells that as well.
@@ -93,19 +104,19 @@ def run(
 
 
 def main() -> None:
-    """Runs all, prints the table."""
+    """Runs all episodes, and prints the table."""
     words = [word for word in sys.argv[1:] if "=" in word]
     numbers = [int(word) for word in sys.argv[1:] if "=" not in word]
     num_episodes, first_seed = (*numbers, *(12, 8_000_000)[len(numbers) :])
-    config = load_config("eval", ["checkpoint=so100_reach", *words])
+    config = load_command("eval", ["checkpoint=so100_reach", *words])
     directory = find_checkpoint(config.checkpoint)
     model, _ = load_checkpoint(directory)
     normal = load_reference(directory, model.info)
     if normal is None:
         raise SystemExit(f"{directory}: knows nothing of demonstrations (robot-wm monitors)")
     simulation = build_simulation(config.env)
-    controller = make_controller(model, simulation.env, planning_settings(config))
-    told: dict[str, object] = {"episodes": num_episodes}
+    controller = make_controller(model, simulation.env, config)
+    figures: dict[str, object] = {"episodes": num_episodes}
     print(f"{'arm':>10}{'stopped':>10}{'at look':>18}{'p <= .01':>10}{'p <= .05':>10}")
     for kind, share in KINDS.items():
         looks, p_values = [], []
@@ -114,30 +125,30 @@ def main() -> None:
             monitors = Monitors(
                 normal, MonitorSettings(), step_energy=energy and energy[config.objective.distance]
             )
-            look, own = run(simulation, controller, monitors, episode, share)
+            look, episode_p = run(simulation, controller, monitors, episode, share)
             looks += [] if look is None else [look]
-            p_values += own
+            p_values += episode_p
         shares = [float(np.mean(np.array(p_values) <= p)) for p in (0.01, 0.05)]
         middle = [min(looks), float(np.median(looks)), max(looks)] if looks else None
         print(
             f"{kind:>10}{len(looks):>4} of {num_episodes:<3}{str(middle or '-'):>17}"
             f"{shares[0]:>10.3f}{shares[1]:>10.3f}"
         )
-        told[kind] = {
+        figures[kind] = {
             "stopped": len(looks),
             "look_least_median_most": middle,
             "p_at_most_01_05": shares,
         }
     view = model.info.views[0]
     black = np.zeros((view.height, view.width, 3), np.uint8)
-    told["black_by_encoder"], told["black_by_picture"] = normal.far(
+    figures["black_by_encoder"], figures["black_by_picture"] = normal.far(
         model.embed({view.camera: black}), [black]
     )
     print(
-        f"a black picture: {told['black_by_encoder']:.2f} times as far as the farthest held-out "
-        f"frame by the encoder alone, {told['black_by_picture']:.2f} times by small pictures"
+        f"a black picture: {figures['black_by_encoder']:.2f} times as far as the farthest held-out "
+        f"frame by the encoder alone, {figures['black_by_picture']:.2f} times by small pictures"
     )
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

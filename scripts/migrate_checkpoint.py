@@ -16,7 +16,7 @@ from robot_wm.models import LatentWorldModel
 
 
 def main() -> None:
-    """Migrates one."""
+    """Migrates one checkpoint."""
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     directory, robot = Path(sys.argv[1]), sys.argv[2]

@@ -31,7 +31,7 @@ train)
     export PYTHONPATH="$here:$site" MUJOCO_GL="${MUJOCO_GL:-egl}"
     exec "$python" -c 'import sys; from robot_wm.cli import main; sys.exit(main())' pretrain \
         data=rendered data.num_clips=150000 data.num_workers="$(nproc)" cache="$out/cache" \
-        batch_size=256 pretrain.num_steps=20000 pretrain.time_limit_s=900.0 save_every_s=60.0 \
+        batch_size=256 train.num_steps=20000 train.time_limit_s=900.0 save_every_s=60.0 \
         out="$out/mini.safetensors" "$@"
     ;;
 *)

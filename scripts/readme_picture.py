@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.config import load_config, planning_settings
-from robot_wm.cli.record_goal import save_goal
+from robot_wm.cli.config import load_command
 from robot_wm.deployment.control import make_controller
 from robot_wm.robots import make_arm
 from robot_wm.runtime import run_episode
 from robot_wm.types import FloatArray, Goal
+from robot_wm.workflows.record_goal import save_goal
 from sim_envs.reach import ReachTask
 from sim_envs.tabletop import Tabletop
 
@@ -29,7 +29,7 @@ START_SEED = 0  # of `robot-wm plan`'s default
 
 
 def picture_of(env: Tabletop, pose: FloatArray) -> np.ndarray:
-    """What the camera sees with the arm at a pose `[4]`, m, and the cube where the start has it."""
+    """Renders the arm at a pose `[4]`, m, with the cube where the start has it."""
     env.reset(START_SEED)
     env.place(pose)
     picture = env.observe().images["front"]
@@ -46,9 +46,7 @@ def main() -> None:
     pose = np.asarray(ReachTask(env).episode(seed)["goal"], float)
     goal = picture_of(env, pose)
     pictures = [large.reset(START_SEED).images["front"], picture_of(large, pose)]
-    controller = make_controller(
-        model, env, planning_settings(load_config("eval", [f"checkpoint={checkpoint}"]))
-    )
+    controller = make_controller(model, env, load_command("eval", [f"checkpoint={checkpoint}"]))
     last = run_episode(env, controller, Goal({"front": goal}), num_steps=20)
     print(controller.outcome(last))
     large.restore(env.snapshot())

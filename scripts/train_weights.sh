@@ -19,7 +19,7 @@ collect() { # NAME, and what `robot-wm collect` is told
     mv "$work/part" "$work/$name"
 }
 collect demonstrations num_episodes=250 seed=0
-collect looks env.robot.random_look=true num_episodes=200 seed=40
+collect looks env.simulator.random_appearance=true num_episodes=200 seed=40
 probe() { # DATASET: the table alone
     robot-wm probe data="$work/$1" cache="$work/cache" encoder.weights="$work/mini.safetensors" \
         2>&1 >"$work/$1.json" | sed -n '/^held-out R2/,$p'
@@ -27,7 +27,7 @@ probe() { # DATASET: the table alone
 {
     cat "$work/mini.md"
     printf '\nWhat `robot-wm probe` reads off its tokens on held-out episodes, every one under a look\n'
-    printf 'of its own (`collect env.robot.random_look=true num_episodes=200 seed=40`):\n\n```\n'
+    printf 'of its own (`collect env.simulator.random_appearance=true num_episodes=200 seed=40`):\n\n```\n'
     probe looks
     printf '```\n\nand in the scene'"'"'s own look (`collect num_episodes=250 seed=0`):\n\n```\n'
     probe demonstrations

@@ -1,2 +1,4 @@
-"""Simulated robots: MuJoCo scenes behind robot_wm.types.Env. Builds on
-robot_wm.types and robot_wm.kinematics alone."""
+"""Simulated robots: MuJoCo scenes that implement robot_wm.types.Env.
+
+Of robot_wm they import `types` and `kinematics` only.
+"""

@@ -1,7 +1,7 @@
-"""What a tabletop looks like: colours, textures, lights, cameras and clutter, at random.
+"""Randomises the appearance of a tabletop: colours, textures, lights, cameras and clutter.
 
-Domain randomisation (arXiv 1703.06907): an encoder that has seen a thousand tables does not take
-the table for the arm. Looks change what a camera sees and nothing that moves.
+With domain randomisation (arXiv 1703.06907), an encoder that was trained on many appearances does
+not depend on any. The appearance changes pictures only, and nothing of the physics.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from robot_wm.types import FloatArray
 from sim_envs.physics import Physics
 
-# A camera beside the table may stand and aim this much elsewhere; each may see this much more or
-# less.
+# Largest random changes of a fixed camera's position, of the point that it looks at (both along
+# each axis), and of its field of view.
 CAMERA_JITTER_M = 0.02
 AIM_JITTER_M = 0.015
 FOVY_JITTER_DEG = 2.0
 
 _TEXTURES = ("flat", "checker", "gradient", "speckled")
 _CLUTTER = ("sphere", "cylinder", "capsule", "ellipsoid", "box", "cylinder")
-# Of an SO-100's table, m.
+# The area of clutter on an SO-100's table, m.
 _CLUTTER_LOW, _CLUTTER_HIGH = np.array([-0.12, -0.32]), np.array([0.50, 0.32])
-# Clutter stands around the place of work, not in it: what lies in it is the object.
+# Clutter is outside this area, in which the objects are, m.
 _WORK_LOW, _WORK_HIGH = np.array([-0.12, -0.20]), np.array([0.34, 0.20])
 _COPIED = (
     "mat_rgba",
@@ -43,11 +43,11 @@ _COPIED = (
 
 _SURFACES = ("table", "floor")
 _REPEATS = (2, 5, 11)
-_DARK = 0.2  # an arm's material whose channels are all below this stays dark
+_DARK = 0.2  # an arm's material whose channels are all below this remains dark
 
 
 def add_variety(scene: Any) -> None:
-    """Adds to a scene (`mjcf.RootElement`) what looks choose from; none is seen until one does."""
+    """Adds materials and invisible clutter to a scene (`mjcf.RootElement`), for `Appearance`."""
     white, size = (1, 1, 1), {"width": 128, "height": 128}
     textures = {
         "flat": {"builtin": "flat", "width": 16, "height": 16},
@@ -61,8 +61,8 @@ def add_variety(scene: Any) -> None:
             **size,
         },
     }
-    for name, own in textures.items():
-        scene.asset.add("texture", name=name, type="2d", rgb1=white, **own)
+    for name, options in textures.items():
+        scene.asset.add("texture", name=name, type="2d", rgb1=white, **options)
     for surface in _SURFACES:
         for texture in _TEXTURES:
             for repeat in _REPEATS:
@@ -79,7 +79,8 @@ def add_variety(scene: Any) -> None:
             name=f"clutter{i}",
             type=kind,
             size=(0.02, 0.02, 0.02),
-            # MuJoCo fixes here whether a geom has a frame of its own: at the origin it would not.
+            # A geom at its body's origin would get no frame of its own, and MuJoCo decides this at
+            # compile time.
             pos=(0, 0, -1),
             quat=(0.8, 0, 0, 0.6),
             rgba=(0, 0, 0, 0),
@@ -89,14 +90,14 @@ def add_variety(scene: Any) -> None:
 
 
 class Appearance:
-    """Changes what a scene looks like, and nothing that moves in it.
+    """Changes the appearance of a scene, and nothing of its physics.
 
     Args:
-        physics: of the scene, made with `compose(variety=True)`, in its own colours.
-        arm: name of the arm: its materials change their colours.
-        objects: names of the objects, which change theirs.
-        cameras: names of those beside the table, which stand and aim elsewhere.
-        scale: of the arm, to that of an SO-100: clutter stands so much farther away.
+        physics: Physics of the scene, made with `compose(variety=True)`, in its own appearance.
+        arm: Name of the arm, whose materials change their colours.
+        objects: Names of the objects, which change their colours.
+        cameras: Names of the fixed cameras, which change position, direction and field of view.
+        scale: Size of the arm over that of an SO-100; distances of clutter scale with it.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class Appearance:
         )
 
     def default(self) -> None:
-        """Back to the scene's own look."""
+        """Restores the scene's own appearance."""
         for name, value in self._default.items():
             getattr(self._physics.model, name)[:] = value
         ambient, diffuse = self._headlight
@@ -129,7 +130,7 @@ class Appearance:
         self._physics.forward()
 
     def draw(self, rng: np.random.Generator) -> None:
-        """A look that `rng` alone decides."""
+        """Draws an appearance, which depends on `rng` only."""
         self.default()
         model = self._physics.model
         for surface, saturation in zip(_SURFACES, (0.5, 0.4), strict=True):
@@ -173,11 +174,11 @@ class Appearance:
 def _colour(
     rng: np.random.Generator, *, saturation: tuple[float, float], value: tuple[float, float]
 ) -> FloatArray:
-    """Opaque RGBA `[4]` of any hue, each in [0, 1]."""
+    """Draws an opaque RGBA colour of any hue, `[4]`, each in [0, 1]."""
     rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
     return np.array([*rgb, 1.0])
 
 
 def _tint(rng: np.random.Generator) -> FloatArray:
-    """Nearly white `[3]`."""
+    """Draws a colour that is nearly white, `[3]`."""
     return rng.uniform(0.85, 1.0, 3)

@@ -1,4 +1,4 @@
-"""Fixed lists of episodes, by which figures are compared."""
+"""Fixed lists of episodes, so that results can be compared."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from robot_wm.types import UserError
+from robot_wm.types import UserError, check_counts
 
-DEV_SEED = 8_000_000  # demonstrations stay below
+DEV_SEED = 8_000_000  # seeds of demonstrations are smaller
 TEST_SEED = 9_000_000
 MANIFESTS = Path(__file__).parent / "manifests"
 
@@ -16,20 +16,22 @@ MANIFESTS = Path(__file__).parent / "manifests"
 def episodes_of(
     name: str, draw: Callable[[int], Mapping[str, object]], split: str, num_episodes: int
 ) -> list[Mapping[str, object]]:
-    """The first episodes of a fixed list.
+    """Returns the first episodes of a fixed list.
 
     Args:
-        name: of the task on its arm, such as `"so100_reach"`.
-        draw: makes the episode of a seed.
-        split: `"test"` (never used for tuning; where `manifests` has a file of the task's name it
-            stands there), `"dev"`, or a number: the first seed of a list of one's own.
-        num_episodes: how many.
+        name: Name of the arm and the task, such as `"so100_reach"`.
+        draw: Makes the episode of a seed.
+        split: `"test"` (never used for tuning; from a file in `manifests` if there is one for the
+            task), `"dev"`, or a number, the first seed of another list.
+        num_episodes: Number of episodes.
+
+    Returns:
+        The episodes.
 
     Raises:
-        UserError: an unknown split, or a number of episodes that it does not have.
+        UserError: an unknown split, or more episodes than it has.
     """
-    if num_episodes < 1:
-        raise UserError(f"num_episodes: got {num_episodes}, want at least 1")
+    check_counts(num_episodes=num_episodes)
     file = MANIFESTS / f"{name}_test_v1.json"
     if split == "test" and file.is_file():
         episodes = json.loads(file.read_text())["episodes"]

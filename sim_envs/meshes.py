@@ -1,4 +1,4 @@
-"""Binary STL meshes, with less detail where a small picture shows none of it."""
+"""Reads binary STL meshes, and reduces detail that a small picture would not show."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ _HEADER = 80
 
 
 def triangles(stl: bytes) -> FloatArray:
-    """Corners of a binary STL's triangles `[n, 3, 3]`, in the file's unit."""
+    """Returns the corners of a binary STL's triangles `[n, 3, 3]`, in the file's unit."""
     count = int(np.frombuffer(stl, "<u4", 1, _HEADER)[0])
     return np.frombuffer(stl, _TRIANGLE, count, _HEADER + 4)["corners"].astype(np.float64)
 
 
 def coarsen(stl: bytes, cell_m: float) -> bytes:
-    """The mesh with all corners inside one cell of a grid merged into their mean.
+    """Merges all corners of a mesh that are in the same cell of a grid into their mean.
 
     Args:
-        stl: binary STL in metres.
-        cell_m: edge of the grid's cells.
+        stl: Binary STL in metres.
+        cell_m: Edge of the grid's cells, m.
+
+    Returns:
+        The coarser mesh as binary STL.
     """
     corners = triangles(stl).reshape(-1, 3)
     _, cell = np.unique(np.floor(corners / cell_m).astype(np.int64), axis=0, return_inverse=True)

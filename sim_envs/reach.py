@@ -1,4 +1,4 @@
-"""Reach: the goal is a picture of the arm with its gripper elsewhere."""
+"""The reach task, whose goal is a picture of the arm with its gripper at another place."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ReachTask:
     """Judges reaching on a Tabletop with a cube (robot_wm.types.Task).
 
     Args:
-        env: the arm.
-        success_m: an episode that ends nearer than this to its goal succeeds, m.
+        env: The arm on its table.
+        success_m: An episode succeeds if it ends nearer than this to its goal, m.
     """
 
     def __init__(self, env: Tabletop, *, success_m: float = 0.04) -> None:
@@ -31,27 +31,31 @@ class ReachTask:
 
     @property
     def env(self) -> Tabletop:
+        """See `Task.env`."""
         return self._env
 
     @property
     def goal_pose(self) -> FloatArray:
-        """How the gripper stands in the goal picture `[4]`, m: for demonstrators and judges."""
+        """True pose of the gripper in the goal picture `[4]`, m: for demonstrators and judges."""
         return self._goal_pose.copy()
 
     @property
     def seed(self) -> int:
-        """The running episode's seed."""
+        """Seed of the current episode."""
         return self._seed
 
     def episode(self, seed: int) -> dict[str, object]:
-        """One episode that `seed` alone decides, as a manifest holds it.
+        """See `Task.episode`.
+
+        Args:
+            seed: Seed of the episode.
 
         Returns:
             `seed`; `start` and `goal`, poses `[4]` (ee x, y, z and opening, m) at least 8 cm
-            apart; `cube` `[3]` (x, y in m, yaw in rad), clear of the gripper at both ends.
+            apart; `cube` `[3]` (x, y in m, yaw in rad), away from the gripper at both poses.
 
         Raises:
-            UserError: the workspace has no room for one.
+            UserError: the workspace has no room for an episode.
         """
         rng, robot = np.random.default_rng(seed), self._env.robot
         table = [*robot.table_low, -np.pi], [*robot.table_high, np.pi]
@@ -59,8 +63,8 @@ class ReachTask:
             start, goal = rng.uniform(robot.workspace_low, robot.workspace_high, (2, 4))
             cube = rng.uniform(*table)
             clearance = min(np.linalg.norm(pose[:2] - cube[:2]) for pose in (start, goal))
-            far = np.linalg.norm(goal[:3] - start[:3]) >= MIN_START_DISTANCE_M
-            if far and clearance >= CLEARANCE_M:
+            is_far = np.linalg.norm(goal[:3] - start[:3]) >= MIN_START_DISTANCE_M
+            if is_far and clearance >= CLEARANCE_M:
                 poses = {"start": start.tolist(), "goal": goal.tolist(), "cube": cube.tolist()}
                 return {"seed": seed, **poses}
         raise UserError(
@@ -69,11 +73,7 @@ class ReachTask:
         )
 
     def start(self, episode: Mapping[str, object]) -> Goal:
-        """Takes the goal picture, then puts the arm at the start.
-
-        Raises:
-            UserError: the episode lacks a pose, or the arm cannot be there.
-        """
+        """See `Task.start`."""
         missing = {"seed", "start", "goal", "cube"} - set(episode)
         if missing:
             raise UserError(f"episode: got keys {sorted(episode)}, missing {sorted(missing)}")
@@ -87,13 +87,15 @@ class ReachTask:
         return picture
 
     def judge(self) -> Judgement:
-        """How far the gripper is from where the picture has it."""
-        away_m = float(np.linalg.norm(self._env.proprio()[:3] - self._goal_pose[:3]))
-        measure = Measure(away_m, "m", enough=self._success_m)
+        """Measures the distance of the gripper to its place in the goal picture."""
+        distance_m = float(np.linalg.norm(self._env.proprio()[:3] - self._goal_pose[:3]))
+        measure = Measure(distance_m, "m", enough=self._success_m)
         return Judgement(measure.reached, {"distance": measure})
 
     def simulate(self, actions: FloatArray) -> FloatArray:
+        """See `Task.simulate`."""
         return simulate(self._env, actions, self.judge)
 
     def look_ahead(self, actions: FloatArray) -> list[list[Mapping[str, ImageArray]]]:
+        """See `Task.look_ahead`."""
         return look_ahead(self._env, actions)

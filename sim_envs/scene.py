@@ -1,6 +1,6 @@
-"""A table with an arm, objects and cameras, composed with dm_control.mjcf.
+"""Composes a table with an arm, objects and cameras with dm_control.mjcf.
 
-dm_control names what it attaches by its owner: the joint Pitch of an arm so100 is `so100/Pitch`,
+dm_control prefixes the names of attached models: the joint Pitch of an arm so100 is `so100/Pitch`,
 and the body of an object cube is `cube/`.
 """
 
@@ -19,7 +19,7 @@ from sim_envs.meshes import coarsen
 
 Vector = tuple[float, float, float]
 
-_SO100_REACH_M = 0.29  # of its workspace along x
+_SO100_REACH_M = 0.29  # end of an SO-100's workspace along x
 
 _SURROUNDINGS = """
 <mujoco model="tabletop">
@@ -51,14 +51,14 @@ _SURROUNDINGS = """
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera that stands beside the table, or rides on the arm.
+    """A camera that is fixed beside the table, or mounted on the arm.
 
     Attributes:
-        name: of its pictures.
-        position: m; in the base frame, or in the frame of the body that carries the tool.
-        look_at: the point that it looks at, in the same frame, m.
-        fovy_deg: what it sees from top to bottom.
-        on_tool: whether it rides on that body.
+        name: Name of the camera.
+        position: Position in the base frame, or in the frame of the body that carries the tool, m.
+        look_at: The point that the camera looks at, in the same frame, m.
+        fovy_deg: Vertical field of view, degrees.
+        on_tool: Whether the camera is mounted on the body that carries the tool.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Camera:
 
 @dataclass(frozen=True)
 class Block:
-    """A box that lies on the table and can be pushed.
+    """A box on the table that can be pushed.
 
     Attributes:
-        name: of its body.
-        half_size: along its own x, y and z, m.
-        position: x and y where a new scene has it, m, base frame.
-        rgba: its colour, each in [0, 1].
-        mass_kg: its mass.
+        name: Name of the box's body.
+        half_size: Half of its size along its own x, y and z, m.
+        position: x and y in a new scene, m, base frame.
+        rgba: Colour, each in [0, 1].
+        mass_kg: Mass, kg.
     """
 
     name: str
@@ -89,11 +89,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """Where the table's top is.
+    """A square table, with its top at z = 0.
 
     Attributes:
-        center: x and y, m, base frame; its top is at z = 0.
-        half_size: m.
+        center: x and y of the center, m, base frame.
+        half_size: Half of an edge, m.
     """
 
     center: tuple[float, float] = (0.18, 0.0)
@@ -101,12 +101,12 @@ class Table:
 
 
 def scale_of(robot: RobotModel) -> float:
-    """How large an arm's workspace is, to an SO-100's."""
+    """Returns the size of an arm's workspace over that of an SO-100."""
     return float(robot.workspace_high[0]) / _SO100_REACH_M
 
 
 def stand_of(robot: RobotModel) -> tuple[Table, Camera]:
-    """A table for an arm and a camera that sees its workspace: the SO-100's, in proportion."""
+    """Returns a table for an arm and a camera in front: the SO-100's, scaled to the arm."""
     scale = scale_of(robot)
     table, front = Table(), Camera("front", (0.58, -0.36, 0.50), (0.18, -0.02, 0.14))
     x, y = table.center
@@ -119,13 +119,19 @@ def stand_of(robot: RobotModel) -> tuple[Table, Camera]:
 
 
 def wrist_of(robot: RobotModel) -> Camera:
-    """A camera that rides on an arm.
+    """Returns a camera that is mounted on an arm.
+
+    Args:
+        robot: The arm.
+
+    Returns:
+        The camera.
 
     Raises:
-        UserError: the arm's model does not say where.
+        UserError: the arm's model has no place for a camera.
     """
     if robot.wrist is None:
-        raise UserError(f"wrist_camera: the model of {robot.name} does not say where one rides")
+        raise UserError(f"wrist_camera: the model of {robot.name} has no place for a camera")
     position, point = (tuple(float(x) for x in where) for where in robot.wrist)
     return Camera("wrist", position, point, fovy_deg=75.0, on_tool=True)  # type: ignore[arg-type]
 
@@ -145,21 +151,24 @@ def compose(
     detail_m: float = 0.0,
     image_size: int = 128,
 ) -> tuple[str, dict[str, bytes]]:
-    """The MJCF text of a scene and its mesh files, as Physics takes them.
+    """Composes a scene.
 
     Args:
-        robot: stands at the origin.
-        table: under it.
-        objects: on the table, in the order of their joints; they come before the arm's.
-        cameras: that look at it.
-        variety: with the materials and the clutter that a Appearance chooses from.
-        detail_m: corners of the meshes nearer than about this are one; 0 keeps them all. With 3 mm
-            a small picture renders about three times faster and looks the same, but for some
-            pixels; hulls that touch change by as much.
-        image_size: of the largest picture that is rendered, pixels.
+        robot: The arm, at the origin.
+        table: The table under it.
+        objects: The objects on the table, in the order of their joints, which precede the arm's.
+        cameras: The cameras.
+        variety: Whether to add the materials and clutter that `Appearance` chooses from.
+        detail_m: Corners of the meshes that are nearer than about this are merged; 0 keeps all.
+            With 3 mm a small picture renders about three times faster and is the same except for
+            some pixels; the meshes' hulls, which collide, change by as much.
+        image_size: Size of the largest picture that is rendered, pixels.
+
+    Returns:
+        The MJCF text of the scene and its mesh files, for Physics.
 
     Raises:
-        UserError: two things of one name.
+        UserError: two objects or two cameras of one name, or an arm without its tool's site.
     """
     mjcf = load_dm_mjcf()
     names = [robot.name, *(block.name for block in objects)]
@@ -188,7 +197,7 @@ def compose(
             if "Collision" not in name:
                 assets[name] = coarsen(mesh, detail_m)
     arm = mjcf.from_xml_string(robot.xml, assets=assets)
-    arm.model = robot.name  # whatever its text calls it
+    arm.model = robot.name  # the name in the MJCF text may be another
     tool = arm.find("site", robot.tool)
     if tool is None:
         raise UserError(f"tool: {robot.name} has no site {robot.tool!r}")
@@ -216,7 +225,7 @@ def _model_of(block: Block, mjcf: Any) -> Any:
 
 
 def _add_camera(scene: Any, tool_body: Any, camera: Camera) -> None:
-    fovy = camera.fovy_deg  # MuJoCo reads it in degrees whatever its angles are
+    fovy = camera.fovy_deg  # MuJoCo always reads it in degrees
     if not camera.on_tool:
         target = scene.worldbody.add("body", name=f"{camera.name}_target", pos=camera.look_at)
         scene.worldbody.add(
@@ -229,7 +238,7 @@ def _add_camera(scene: Any, tool_body: Any, camera: Camera) -> None:
         )
         return
     back = np.subtract(camera.position, camera.look_at)
-    # The picture's upper edge is the side of the tool's y, unless it looks along it.
+    # The tool's y axis points up in the picture, unless the camera looks along it.
     up = (0, 1, 0) if np.linalg.norm(np.cross((0, 1, 0), back)) > 1e-6 else (0, 0, 1)
     right = np.cross(up, back)
     tool_body.add(

@@ -1,4 +1,4 @@
-"""What would become of actions: tried on a simulation that is then put back as it was."""
+"""Tries actions on a simulation, which is then restored to its state before."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import numpy as np
 from robot_wm.types import FloatArray, ImageArray, Judgement
 from sim_envs.tabletop import Tabletop
 
-Seen = TypeVar("Seen")
+Result = TypeVar("Result")
 
 
 def simulate(env: Tabletop, actions: FloatArray, judge: Callable[[], Judgement]) -> FloatArray:
-    """The true cost `[N, H]` after each action of `actions` `[N, H, A]` from here."""
+    """Returns the true cost `[N, H]` after each action of `actions` `[N, H, A]` from here."""
     return np.array(_try(env, actions, lambda: judge().cost)).reshape(actions.shape[:2])
 
 
 def look_ahead(env: Tabletop, actions: FloatArray) -> list[list[Mapping[str, ImageArray]]]:
-    """What the cameras would see after each action of `actions` `[N, H, A]` from here."""
+    """Returns the cameras' pictures after each action of `actions` `[N, H, A]` from here."""
     return _try(env, actions, lambda: env.observe().images)
 
 
-def _try(env: Tabletop, actions: FloatArray, look: Callable[[], Seen]) -> list[list[Seen]]:
+def _try(env: Tabletop, actions: FloatArray, measure: Callable[[], Result]) -> list[list[Result]]:
     before = env.snapshot()
-    seen: list[list[Seen]] = []
+    results: list[list[Result]] = []
     for sequence in actions:
         env.restore(before)
-        seen.append([])
+        results.append([])
         for action in sequence:
             env.apply(action)
-            seen[-1].append(look())
+            results[-1].append(measure())
     env.restore(before)
-    return seen
+    return results

@@ -119,6 +119,8 @@ def make_model(*, seed: int = 0, **changes) -> LatentWorldModel:
             num_heads=2,
             output_norm=own.get("features") == "layer_norm",
             num_outputs=num_outputs,
+            conditioning="tokens",
+            residual=False,
         )
     ).eval()
     model = LatentWorldModel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -16,12 +17,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from robot_wm.checkpoint import load_checkpoint, save_checkpoint
-from robot_wm.cli import eval as eval_command
 from robot_wm.cli import main
-from robot_wm.cli.config import config_dir, load_config
+from robot_wm.cli.config import config_dir, load_command
 from robot_wm.cli.main import COMMANDS
 from robot_wm.data import open_dataset
 from robot_wm.encoders import load_mini
+from robot_wm.types import UserError
+from robot_wm.workflows import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +72,11 @@ def test_a_fault_of_ours_keeps_its_traceback_and_says_where_to_report_it(capsys,
     ],
 )
 def test_text_in_a_list_is_taken_as_text_outside_of_one(word, texts):
-    config = load_config("plan", ["checkpoint=x", "goal=y", f"then={word}"])
-    assert list(config.then) == texts
+    settings = load_command("plan", ["checkpoint=x", "goal=y", f"then={word}"])
+    assert list(settings.then) == texts
     cameras = f"robot.cameras={{front: {{type: opencv, names: {word}}}}}"
-    config = load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y", cameras])
-    assert list(config.robot.cameras.front.names) == texts
+    settings = load_command("deploy", ["robot=lerobot", "checkpoint=x", "goal=y", cameras])
+    assert settings.robot.cameras["front"]["names"] == texts
 
 
 def test_a_list_that_does_not_end_is_one_line(capsys):
@@ -90,7 +92,7 @@ def test_help_names_every_command(capsys):
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_lists_its_keys(capsys, command):
     code, out, _ = run(capsys, *command.split(), "--help")
-    assert code == 0 and "keys and defaults" in out and "experiment: debug, default" in out
+    assert code == 0 and "keys and defaults" in out and "experiment={debug,default}" in out
 
 
 def test_cfg_job_shows_the_settings_and_runs_nothing(capsys, tmp_path):
@@ -103,7 +105,7 @@ def test_cfg_job_shows_the_settings_and_runs_nothing(capsys, tmp_path):
 
 
 def test_what_made_a_result_is_kept_beside_it(work):
-    for folder, command, key in (("data", "collect", "num_episodes"), ("ckpt", "train", "fit")):
+    for folder, command, key in (("data", "collect", "num_episodes"), ("ckpt", "train", "model")):
         text = (work / folder / "run.yaml").read_text()
         run = OmegaConf.to_container(OmegaConf.create(text))
         assert run["command"] == command and key in run["settings"]
@@ -297,14 +299,14 @@ TINY = ("encoder.width=16", "encoder.depth=1", "encoder.image_size=32", "batch_s
 
 
 def pretrain(capsys, work, out, *words):
-    words = (*words, f"out={out}", f"cache={work / 'cache'}", *TINY, "pretrain.log_every=2")
+    words = (*words, f"out={out}", f"cache={work / 'cache'}", *TINY, "train.log_every=2")
     return run(capsys, "pretrain", *words)
 
 
 def test_pretrain_writes_an_encoder_that_train_takes(work, capsys):
     file = work / "encoder.safetensors"
     code, out, _ = pretrain(
-        capsys, work, file, f"data={work / 'data'}", "pretrain.num_steps=4", "pretrain.seed=7"
+        capsys, work, file, f"data={work / 'data'}", "train.num_steps=4", "seed=7"
     )
     last = json.loads(out.splitlines()[-1])
     assert code == 0 and last["step"] == 4 and last["std"] > 0
@@ -325,10 +327,10 @@ def test_pretrain_writes_an_encoder_that_train_takes(work, capsys):
 
 
 def test_pretrain_begins_from_a_file(work, capsys):
-    data, steps = f"data={work / 'data'}", "pretrain.num_steps=2"
+    data, steps = f"data={work / 'data'}", "train.num_steps=2"
     first, second = work / "first.safetensors", work / "second.safetensors"
     assert pretrain(capsys, work, first, data, steps, "encoder.num_tokens=2")[0] == 0
-    calm = ("pretrain.learning_rate=1e-9", "encoder.num_tokens=3")
+    calm = ("train.learning_rate=1e-9", "encoder.num_tokens=3")
     assert pretrain(capsys, work, second, data, steps, *calm, f"init={first}")[0] == 0
     before, after = load_mini(first), load_mini(second)
     assert after.config == before.config  # the file's shape, not the words'
@@ -347,12 +349,12 @@ def test_pretrain_renders_its_own_data(work, capsys, objective):
     tokens = 0 if objective == "vjepa" else 4
     code, out, _ = pretrain(
         capsys, work, file, "data=rendered", "data.num_clips=4", "data.num_workers=1",
-        "data.play.image_size=32", f"pretrain.objective={objective}", "pretrain.num_steps=2",
+        "data.play.image_size=32", f"train.objective={objective}", "train.num_steps=2",
         f"encoder.num_tokens={tokens}",
     )  # fmt: skip
     assert code == 0 and "masked" in json.loads(out.splitlines()[-1])
     line = refused(capsys, "train", "data=rendered", f"out={work / 'no'}")
-    assert "rendered clips are for pretrain" in line
+    assert "data.kind: got 'rendered'" in line
 
 
 def test_pretraining_on_rendered_clips_needs_neither_lerobot_nor_video(tmp_path):
@@ -362,7 +364,7 @@ def test_pretraining_on_rendered_clips_needs_neither_lerobot_nor_video(tmp_path)
         "from robot_wm.cli import main; raise SystemExit(main())"
     )
     words = ["pretrain", "data=rendered", "data.num_clips=4", "data.num_workers=1", *TINY]
-    words += [f"out={tmp_path / 'e.safetensors'}", f"cache={tmp_path}", "pretrain.num_steps=2"]
+    words += [f"out={tmp_path / 'e.safetensors'}", f"cache={tmp_path}", "train.num_steps=2"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "e.safetensors").is_file()
@@ -370,7 +372,7 @@ def test_pretraining_on_rendered_clips_needs_neither_lerobot_nor_video(tmp_path)
 
 def test_pretrain_on_a_folder_of_videos(work, capsys):
     videos = work / "data" / "videos"
-    masked = ("pretrain.objective=ijepa", "encoder.num_tokens=0", "pretrain.num_steps=2")
+    masked = ("train.objective=ijepa", "encoder.num_tokens=0", "train.num_steps=2")
     code, _, err = pretrain(capsys, work, work / "v.safetensors", f"data={videos}", *masked)
     assert code == 0 and "data: 1 videos" in err
     out = f"out={work / 'w.safetensors'}"
@@ -393,7 +395,7 @@ def test_pretrain_goes_on_after_a_stop(work, capsys):
     """SIGTERM saves; the same command goes on; another one's file is refused."""
     file = work / "stopped.safetensors"
     words = [f"data={work / 'data'}", f"out={file}", f"cache={work / 'cache'}", *TINY]
-    words += ["pretrain.num_steps=100000", "pretrain.log_every=10", "pretrain.precision=float32"]
+    words += ["train.num_steps=100000", "train.log_every=10", "train.precision=float32"]
     command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
     process = subprocess.Popen([*command, "pretrain", *words], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -404,9 +406,9 @@ def test_pretrain_goes_on_after_a_stop(work, capsys):
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 0 and "the same command goes on" in rest
     assert (work / "stopped.resume.safetensors").is_file() and not file.exists()
-    line = refused(capsys, "pretrain", *words, "pretrain.learning_rate=0.5")
+    line = refused(capsys, "pretrain", *words, "train.learning_rate=0.5")
     assert "of another run, by its learning_rate" in line and "delete it to begin anew" in line
-    line = refused(capsys, "pretrain", *words, "pretrain.precision=bfloat16")
+    line = refused(capsys, "pretrain", *words, "train.precision=bfloat16")
     assert "of another run, by its precision" in line
     line = refused(capsys, "pretrain", *words, "encoder.depth=2")
     assert "another run, by its data or encoder" in line
@@ -417,8 +419,8 @@ COMMAND = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExi
 
 def test_train_goes_on_after_a_stop_and_comes_to_the_same_weights(work, capsys, tmp_path):
     """A second run into the same folder is refused meanwhile, and no checkpoint is replaced."""
-    words = ["train", f"data={work / 'data'}", f"cache={work / 'cache'}", "fit.batch_size=8"]
-    words += ["optimizer.num_steps=400", "optimizer.precision=float32", "device=cpu"]
+    words = ["train", f"data={work / 'data'}", f"cache={work / 'cache'}", "model.batch_size=8"]
+    words += ["train.num_steps=400", "train.precision=float32", "device=cpu"]
     assert run(capsys, *words, f"out={tmp_path / 'whole'}")[0] == 0
     out = f"out={tmp_path / 'stopped'}"
     process = subprocess.Popen([*COMMAND, *words, out], stderr=subprocess.PIPE, text=True)
@@ -433,7 +435,7 @@ def test_train_goes_on_after_a_stop_and_comes_to_the_same_weights(work, capsys, 
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 0 and "the same command goes on" in rest
     assert not (tmp_path / "stopped").exists()
-    assert "by its optimizer.seed" in refused(capsys, *words, out, "optimizer.seed=5")
+    assert "by its seed" in refused(capsys, *words, out, "seed=5")
     assert run(capsys, *words, out)[0] == 0
     files = [tmp_path / name / "weights.safetensors" for name in ("whole", "stopped")]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -441,7 +443,7 @@ def test_train_goes_on_after_a_stop_and_comes_to_the_same_weights(work, capsys, 
     assert len(rows) == 401 and rows[-1].startswith("400,")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "whole"]
     assert "overwrite=true" in refused(capsys, *words, out)
-    assert run(capsys, *words, out, "overwrite=true", "optimizer.num_steps=2")[0] == 0
+    assert run(capsys, *words, out, "overwrite=true", "train.num_steps=2")[0] == 0
 
 
 def test_two_collections_into_one_folder_leave_the_first_whole(tmp_path, capsys):
@@ -470,7 +472,7 @@ def test_pretrain_refuses_before_it_trains(work, capsys):
     data, out = f"data={work / 'data'}", f"out={work / 'x.safetensors'}"
     line = refused(capsys, "pretrain", data, out, "encoder.image_size=100")
     assert "patch_size: got 16, want a divisor of image_size=100" in line
-    assert "objective" in refused(capsys, "pretrain", data, out, "pretrain.objective=mae")
+    assert "objective" in refused(capsys, "pretrain", data, out, "train.objective=mae")
     assert "ends in .safetensors" in refused(capsys, "pretrain", data, f"out={work / 'x'}")
     line = refused(capsys, "pretrain", data, out, "encoder.num_tokens=0")
     assert "num_tokens is 0" in line
@@ -486,15 +488,15 @@ def test_pretrain_refuses_before_it_renders(word, tmp_path, capsys):
 
 
 def test_debug_renders_few_clips():
-    data = load_config("pretrain", ["data=rendered", "out=x", "experiment=debug"]).data
+    data = load_command("pretrain", ["data=rendered", "out=x", "experiment=debug"]).data
     assert data.num_clips <= 20 and data.num_workers == 1
 
 
 def test_a_collapse_is_told_in_one_line(work, capsys):
     code, _, err = pretrain(
         capsys, work, work / "c.safetensors", f"data={work / 'data'}", "encoder.num_tokens=0",
-        "pretrain.objective=ijepa", "pretrain.num_steps=500", "pretrain.ema=0",
-        "pretrain.variance_weight=0", "pretrain.covariance_weight=0", "pretrain.log_every=20",
+        "train.objective=ijepa", "train.num_steps=500", "train.ema=0",
+        "train.variance_weight=0", "train.covariance_weight=0", "train.log_every=20",
     )  # fmt: skip
     assert code == 1 and "the encoder has collapsed" in err.splitlines()[-1]
     assert "Traceback" not in err
@@ -525,12 +527,12 @@ def test_unknown_words_are_named_with_what_is_allowed(work, capsys):
     assert "'evla'" in refused(capsys, "evla")
     ckpt = f"checkpoint={work / 'ckpt'}"
     line = refused(capsys, "eval", ckpt, "planer=cem")
-    assert "'planer=cem'" in line and "did you mean 'planner'" in line and "num_episodes" in line
+    assert "'planer'" in line and "did you mean 'planner'" in line and "num_episodes" in line
     line = refused(capsys, "eval", ckpt, "planner=cma")
     assert "planner" in line and "cem" in line
     line = refused(capsys, "eval", ckpt, "planner.num_sampels=3")
     assert "num_sampels" in line
-    line = refused(capsys, "train", "data=x", "out=y", "optimizer.num_step=3")
+    line = refused(capsys, "train", "data=x", "out=y", "train.num_step=3")
     assert "did you mean 'num_steps'" in line
     assert "key=value" in refused(capsys, "eval", "checkpoint")
     assert "want a whole number" in refused(capsys, "eval", ckpt, "num_episodes=many")
@@ -545,7 +547,7 @@ def test_unknown_words_are_named_with_what_is_allowed(work, capsys):
         ("pathlib.Path", "without horizon"),
     ):
         assert why in refused(capsys, "eval", ckpt, f"planner._target_={name}")
-    assert "unknown override" in refused(capsys, "eval", ckpt, "controller._target_=os.system")
+    assert "'controller._target_'" in refused(capsys, "eval", ckpt, "controller._target_=os.system")
 
 
 @pytest.mark.parametrize(
@@ -557,12 +559,12 @@ def test_unknown_words_are_named_with_what_is_allowed(work, capsys):
         ("num_episodes=101", "has 100"),
         ("seed=-1", "seed"),
         ("floors=random", "a list"),
-        ("floors=[expert]", "random, zero"),
-        ("env.robot=null", "env.robot"),
+        ("floors=[expert]", "random or zero"),
+        ("env.simulator=null", "env.simulator"),
         ("checkpoint=null", "checkpoint"),
         ("env.num_steps=0", "env.num_steps"),
-        ("env.robot.control_hz=7", "control_hz"),
-        ("env.robot.control_hz=10", "imagines steps"),
+        ("env.simulator.control_hz=7", "control_hz"),
+        ("env.simulator.control_hz=10", "imagines steps"),
         ("planner.horizon=50", "planner.horizon"),
         ("planner.num_elites=500", "num_elites"),
         ("objective.distance=cosine", "l1"),
@@ -575,13 +577,13 @@ def test_values_that_cannot_be_are_refused_before_the_work(work, capsys, word, w
 @pytest.mark.parametrize(
     ("word", "why"),
     [
-        ("fit.rollout_steps=6", "rollout_steps"),
-        ("fit.held_out_horizon=0", "held_out_horizon"),
-        ("fit.held_out_horizon=40", "longest"),
-        ("fit.holdout=1.5", "holdout"),
+        ("model.rollout_steps=6", "rollout_steps"),
+        ("model.held_out_horizon=0", "held_out_horizon"),
+        ("model.held_out_horizon=40", "longest"),
+        ("model.holdout=1.5", "holdout"),
         ("predictor.num_heads=0", "num_heads: got 0"),
         ("predictor.width=130", "multiple"),
-        ("optimizer.learning_rate=0", "learning_rate"),
+        ("train.learning_rate=0", "learning_rate"),
         ("data.action=recorded", "proprio"),
         ("data.dt_s=0.3", "dt_s"),
         ("encoder.weights=nowhere.safetensors", "nowhere"),
@@ -596,7 +598,7 @@ def test_training_that_cannot_be_is_refused_before_the_work(work, capsys, tmp_pa
 
 def test_a_training_that_diverges_says_so_and_leaves_nothing(work, capsys, tmp_path):
     words = ["train", "experiment=debug", f"data={work / 'data'}", f"out={tmp_path / 'out'}"]
-    code, _, err = run(capsys, *words, f"cache={work / 'cache'}", "optimizer.learning_rate=1e30")
+    code, _, err = run(capsys, *words, f"cache={work / 'cache'}", "train.learning_rate=1e30")
     assert code == 1 and "finite" in err and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
@@ -651,8 +653,8 @@ def test_a_checkpoint_that_is_none_is_refused(capsys, tmp_path):
 def test_a_public_encoder_trains_and_plans(work, goal, capsys, tmp_path):
     """The video model with random weights, a block deep, its tokens pooled."""
     words = ["encoder=vjepa2_vitl", "encoder.pretrained=false", "encoder.num_blocks=1"]
-    words += ["encoder.image_size=64", "encoder.pool=2", "fit.features=layer_norm"]
-    words += ["predictor.conditioning=adaln", "fit.proprio=none", "optimizer.num_steps=2"]
+    words += ["encoder.image_size=64", "encoder.pool=2", "model.features=layer_norm"]
+    words += ["predictor.conditioning=adaln", "model.proprio=none", "train.num_steps=2"]
     code, _, err = run(
         capsys, "train", "experiment=debug", f"data={work / 'data'}", f"out={tmp_path / 'c'}",
         f"cache={tmp_path / 'cache'}", *words,
@@ -730,10 +732,9 @@ def test_a_phone_picture_is_turned_upright(tmp_path):
     assert read_picture(tmp_path / "turned.jpg").shape == (20, 10, 3)
 
 
-def test_the_configs_of_every_command_are_there():
-    assert {f"{name.replace(' ', '_').replace('-', '_')}.yaml" for name in COMMANDS} <= {
-        p.name for p in config_dir().glob("*.yaml")
-    }
+def test_choices_are_few_files():
+    """Everything else is said by the types."""
+    assert 0 < len(list(config_dir().rglob("*.yaml"))) <= 20
 
 
 def test_pipeline_from_pictures_to_motion_in_a_fresh_process(work, goal, tmp_path):
@@ -753,15 +754,19 @@ def test_pipeline_from_pictures_to_motion_in_a_fresh_process(work, goal, tmp_pat
 @pytest.mark.parametrize(
     "word",
     [
-        "objective.token_weights={_target_: builtins.print, _args_: [PWNED]}",
-        "objective.token_weights=[{_target_: builtins.print}]",
-        "robot.config={a: {_target_: builtins.print}}",
-        "planner={_target_: builtins.print}",
+        "objective.token_weights={_target_: os.mkdir, _args_: [PWNED]}",
+        "objective.token_weights=[{_target_: os.mkdir, path: PWNED}]",
+        "robot.config={a: {_target_: os.mkdir, path: PWNED}}",
+        "planner={_target_: os.mkdir, path: PWNED}",
+        "planner._target_=os.mkdir",
     ],
 )
-def test_words_name_nothing_to_run(word):
-    with pytest.raises(ValueError, match="_target_|planner"):
-        load_config("deploy", ["checkpoint=x", "goal=y", "robot=lerobot", word])
+def test_settings_run_nothing(word, tmp_path, monkeypatch):
+    """What a value names is imported at most, and made only where a part of one's own stands."""
+    monkeypatch.chdir(tmp_path)
+    with contextlib.suppress(UserError):
+        load_command("deploy", ["checkpoint=x", "goal=y", "robot=lerobot", word])
+    assert not (tmp_path / "PWNED").exists()
 
 
 def test_an_evaluation_that_is_stopped_goes_on_after_the_episodes_that_are_done(
@@ -772,22 +777,25 @@ def test_an_evaluation_that_is_stopped_goes_on_after_the_episodes_that_are_done(
     code, out, _ = run(capsys, *words, f"out={tmp_path / 'whole'}")
     assert code == 0
     whole = json.loads(out.splitlines()[-1])["tasks"]["so100_reach"]
-    done, one = [], eval_command._one
+    done, one = [], evaluate.evaluate
 
-    def interrupted(*args):
+    def counted(*args, **more):
+        done.append(args)
+        return one(*args, **more)
+
+    def interrupted(*args, **more):
         if len(done) == 3:
             raise KeyboardInterrupt
-        done.append(args)
-        return one(*args)
+        return counted(*args, **more)
 
-    monkeypatch.setattr(eval_command, "_one", interrupted)
+    monkeypatch.setattr(evaluate, "evaluate", interrupted)
     code, out, _ = run(capsys, *words)
     assert code == 130 and json.loads(out.splitlines()[-1])["stopped_after"] == 3
     assert len((tmp_path / "out" / "episodes.part.jsonl").read_text().splitlines()) == 1 + 3
     with open(tmp_path / "out" / "episodes.part.jsonl", "a") as file:
         file.write('{"method":"model","result":{"se')  # killed in the middle of a line
     done.clear()
-    monkeypatch.setattr(eval_command, "_one", lambda *args: done.append(args) or one(*args))
+    monkeypatch.setattr(evaluate, "evaluate", counted)
     code, out, err = run(capsys, *words)
     assert code == 0 and "going on after 3 episodes" in err
     assert len(done) == 1 + 4 + 4  # the floors

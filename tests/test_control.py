@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from fakes import SPEC, PointEnv, make_model
 
-from robot_wm.cli.config import load_config, planning_settings
+from robot_wm.cli.config import load_command
 from robot_wm.deployment.control import check_same_arm, legal_actions, make_controller
-from robot_wm.deployment.settings import ActionLimits
+from robot_wm.deployment.planning import ActionLimits
 from robot_wm.robots import so100
 from robot_wm.types import Goal
 
@@ -16,9 +16,7 @@ LIMITS = ActionLimits()
 
 
 def config(*words):
-    return planning_settings(
-        load_config("eval", ["checkpoint=x", *(f"controller.{word}" for word in words)])
-    )
+    return load_command("eval", ["checkpoint=x", *(f"controller.{word}" for word in words)])
 
 
 def first_action(model, *words):

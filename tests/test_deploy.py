@@ -15,13 +15,13 @@ import pytest
 
 from hardware import reasons, ticks
 from hardware.supervisor import Supervisor, SupervisorSettings
-from robot_wm.cli.bench_safety import Bench
-from robot_wm.cli.config import load_config, robot_settings
+from robot_wm.cli.config import load_command
 from robot_wm.cli.console import ask
 from robot_wm.cli.main import main
 from robot_wm.data import DataSpec, align, open_dataset
 from robot_wm.deployment.policy_process import check_robot, make_actions
 from robot_wm.deployment.robots import build_robot
+from robot_wm.deployment.safety_bench import Bench
 from robot_wm.robots import so100
 from robot_wm.types import ActionSpec
 
@@ -251,7 +251,7 @@ def test_the_safety_bench_ends_with_its_figures(capsys):
 @pytest.fixture
 def bench(tmp_path):
     """The safety bench on the SO-100, in this process."""
-    robot = build_robot(robot_settings(load_config("bench_safety", [])))
+    robot = build_robot(load_command("bench safety", []).robot)
     assert robot.park is not None
     return Bench(robot.chain, robot.limits, robot.park, tmp_path, 0, SupervisorSettings())
 
@@ -275,13 +275,13 @@ def test_no_figure_of_the_safety_bench_hangs_on_words(bench, monkeypatch):
 def test_the_model_s_wishes_stay_inside_the_box_that_the_human_gave():
     spec = ActionSpec(("x", "y", "z", "g"), -np.ones(4), np.ones(4), ("",) * 4)
     words = ["checkpoint=x", "goal=y", "robot.limits.box_high=[0.45, 0.1, 0.45]"]
-    config = robot_settings(load_config("deploy", words))
+    config = load_command("deploy", words).robot
     robot = build_robot(config)
     actions = make_actions(robot, spec, config)
     target = actions.targets(robot.home, np.array([0.0, 0.5, 0.0, 0.0]))[-1]
     assert robot.state(target)[1] == pytest.approx(0.08, abs=2e-3)
     words[-1] = "robot.limits.box_high=[0.16, 0.35, 0.45]"
-    config = robot_settings(load_config("deploy", words))
+    config = load_command("deploy", words).robot
     with pytest.raises(ValueError, match="leaves nothing"):
         make_actions(build_robot(config), spec, config)
 
@@ -292,7 +292,7 @@ def joint_spec(names):
 
 def test_a_policy_of_the_device_s_own_joints_speaks_its_units():
     """As one that was trained on what LeRobot records with an SO-101: degrees and percent."""
-    config = robot_settings(load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y"]))
+    config = load_command("deploy", ["robot=lerobot", "checkpoint=x", "goal=y"]).robot
     robot = build_robot(config)
     spec = joint_spec(config.joints.keys)
     check_robot(spec, 0.2, config, robot, "state_delta")
@@ -309,18 +309,16 @@ def test_a_policy_of_the_device_s_own_joints_speaks_its_units():
 def test_joints_in_units_that_nobody_names_are_refused():
     names = [f"main_{name}" for name in so100().joints]
     own = ["robot=lerobot", "checkpoint=x", "goal=y"]
-    config = robot_settings(load_config("deploy", own))
+    config = load_command("deploy", own).robot
     robot = build_robot(config)
     with pytest.raises(ValueError, match="made for another robot"):
         check_robot(joint_spec(names), 0.2, config, robot, None)
     own += [f"robot.action_names=[{','.join(names)}]"]
-    config = robot_settings(load_config("deploy", own))
+    config = load_command("deploy", own).robot
     check_robot(joint_spec(names), 0.2, config, robot, None)
     with pytest.raises(ValueError, match=r"neither robot\.joints\.keys nor"):
         make_actions(robot, joint_spec(names), config)
-    config = robot_settings(
-        load_config("deploy", [*own, f"robot.action_units=[{','.join(['rad'] * 6)}]"])
-    )
+    config = load_command("deploy", [*own, f"robot.action_units=[{','.join(['rad'] * 6)}]"]).robot
     step = np.array([0.1, 0, 0, 0, 0, 0])
     target = make_actions(robot, joint_spec(names), config).targets(robot.home, step)[-1]
     np.testing.assert_allclose(target - robot.home, step, atol=1e-9)

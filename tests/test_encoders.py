@@ -478,7 +478,8 @@ def test_a_hidden_patch_does_not_show_through_its_neighbours(stem):
         ),
         ({"patch_size": 12, "stem": "conv"}, "want a multiple of 8 for conv"),
         ({"stem": "deep"}, "stem: got 'deep'"),
-        ({"num_tokens": -1}, "want every size at least 1"),
+        ({"num_tokens": -1}, "num_tokens: got -1, want a whole number of at least 0"),
+        ({"depth": 0}, "depth: got 0, want a whole number of at least 1"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(bad, said):

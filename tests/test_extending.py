@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot_wm.cli.config import robot_settings
+from robot_wm.cli.config import load_command
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = Path(__file__).parent / "extending"
-SMALL = ["experiment=debug", "env.robot.image_size=64", "env.num_steps=8"]
+SMALL = ["experiment=debug", "env.simulator.image_size=64", "env.num_steps=8"]
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,14 @@ def test_a_family_is_one_file(theirs, data):
     from sim_envs.tabletop import Tabletop
 
     theirs_too = ["--import", "toy_rssm"]
-    words = ["experiment=debug", "data=data", "cache=cache", "family=toy_rssm", "model.width=32"]
-    told = robot_wm(theirs, *theirs_too, "train", *words, "optimizer.num_steps=60", "out=rssm")
+    words = [
+        "experiment=debug",
+        "data=data",
+        "cache=cache",
+        "family=toy_rssm",
+        "family_settings.width=32",
+    ]
+    told = robot_wm(theirs, *theirs_too, "train", *words, "train.num_steps=60", "out=rssm")
     assert np.isfinite(told["train_loss"])
     model, _ = load_checkpoint(theirs / "rssm")
     assert isinstance(model, ToyRSSM)
@@ -111,7 +117,7 @@ def test_a_family_is_one_file(theirs, data):
 
     Image.fromarray(env.reset(3).images["front"]).save(goal)
     env.close()
-    small = ["planner.num_iterations=1", "env.robot.image_size=64", "monitors.allow_novel=true"]
+    small = ["planner.num_iterations=1", "env.simulator.image_size=64", "monitors.allow_novel=true"]
     words = ["checkpoint=rssm", "goal=goal.png", *small, "out=plan", "env.num_steps=3"]
     told = robot_wm(theirs, *theirs_too, "plan", *words)
     assert told["energy_end"] > 0 and (theirs / "plan" / "plan.mp4").is_file()
@@ -163,7 +169,6 @@ def test_an_arm_is_one_file(theirs):
     from long_arm import long_arm
 
     from hardware.actions import ToolActions
-    from robot_wm.cli.config import load_config
     from robot_wm.contracts import check_env, check_robot
     from robot_wm.deployment.policy_process import make_actions
     from robot_wm.types import ActionSpec
@@ -172,7 +177,7 @@ def test_an_arm_is_one_file(theirs):
     check_robot(long_arm)
     # Three joints and a jaw: four actions are steps of its tool all the same.
     spec = ActionSpec(("ee.x", "ee.y", "ee.z", "gripper"), -np.ones(4), np.ones(4), ("m",) * 4)
-    config = robot_settings(load_config("deploy", ["checkpoint=x", "goal=y"]))
+    config = load_command("deploy", ["checkpoint=x", "goal=y"]).robot
     assert isinstance(make_actions(long_arm(), spec, config), ToolActions)
     check_env(lambda: Tabletop(long_arm(), image_size=32))
     words = ["--import", "long_arm", "collect", *SMALL, "env.arm=long_arm"]
@@ -189,7 +194,7 @@ def test_two_cameras_together(theirs):
     from robot_wm.robots import so100
     from sim_envs.tabletop import Tabletop
 
-    views = ["env.robot.wrist_camera=true", "env.robot.image_size=64"]
+    views = ["env.simulator.wrist_camera=true", "env.simulator.image_size=64"]
     robot_wm(theirs, "collect", "experiment=debug", *views, "out=both", "env.num_steps=8")
     words = ["experiment=debug", "data=both", "cache=cache", "out=two", "data.camera=front+wrist"]
     robot_wm(theirs, "train", *words)
@@ -216,7 +221,7 @@ def test_two_cameras_together(theirs):
         ([*views, "goal=front.png"], "goal.front=FILE goal.wrist=FILE"),
         ([*views, "goal.front=front.png"], "got front, the checkpoint sees through 2"),
     ):
-        words = ["checkpoint=two", "out=no", "env.robot.image_size=64", *more]
+        words = ["checkpoint=two", "out=no", "env.simulator.image_size=64", *more]
         error = robot_wm(theirs, "plan", *words, ok=False)
         assert why in error and len(error.splitlines()) == 1
     error = robot_wm(theirs, "eval", "checkpoint=two", "env=jaco_reach", ok=False)

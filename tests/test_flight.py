@@ -58,9 +58,9 @@ def fly(path, seed=0, num=400):
         if rng.random() < 0.1:
             wish = rng.uniform(-1.2, 1.2, (2, 2))
             plans = [JointPlan(supervisor.epoch, i, now_s - 0.01, now_s, joints, wish, now_s + 2)]
-        turn = supervisor.tick(now_s, reading, life, events=events, plans=plans)
-        recorder.write(now_s, reading, turn)
-        joints = joints if turn.command is None else turn.command
+        result = supervisor.tick(now_s, reading, life, events=events, plans=plans)
+        recorder.write(now_s, reading, result)
+        joints = joints if result.command is None else result.command
     recorder.close()
     return supervisor
 
@@ -159,12 +159,12 @@ def test_nothing_follows_a_line_that_the_disk_did_not_take(tmp_path, monkeypatch
     for i in range(10):
         now_s += TICK_S
         reading = Reading(joints, now_s)
-        turn = supervisor.tick(now_s, reading, PolicyLife(True, now_s))
+        result = supervisor.tick(now_s, reading, PolicyLife(True, now_s))
         with monkeypatch.context() as patch:
             if i == 5:
                 patch.setattr(os, "write", lambda file, text: write(file, text[:9]) and full())
             with contextlib.nullcontext() if i < 5 else pytest.raises(OSError, match="disk|whole"):
-                recorder.write(now_s, reading, turn)
+                recorder.write(now_s, reading, result)
     with pytest.raises(OSError, match="whole"):
         recorder.close()
     found = replay(path)
@@ -196,8 +196,8 @@ def test_an_arm_at_the_end_of_its_range_flies_again(tmp_path):
         now_s = 10 + tick * 0.02
         reading = Reading(np.array([-0.004, 0.1]), now_s, {"front": now_s})
         events = [(Event.ARM, ASKED)] if tick == 15 else []
-        turn = supervisor.tick(now_s, reading, PolicyLife(True, now_s), events=events)
-        recorder.write(now_s, reading, turn)
+        result = supervisor.tick(now_s, reading, PolicyLife(True, now_s), events=events)
+        recorder.write(now_s, reading, result)
     recorder.close()
     found = replay(tmp_path / "run.jsonl")
     assert found.num_commands == 15 and found.num_mismatches == 0

@@ -17,9 +17,10 @@ import torch
 from fakes import SPEC, PointTask, make_model, point_windows
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.config import planning_settings
+from robot_wm.cli.config import load_command
 from robot_wm.controller import MPC
 from robot_wm.data import WindowSampler
+from robot_wm.imagination import EXACT
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import (
     CEM,
@@ -75,13 +76,12 @@ def loop(name: str) -> dict[str, Any]:
     """Three steps toward a goal picture, with a model that knows nothing yet."""
     task = PointTask()
     goal = task.start({"seed": 3})
-    controller = MPC(make_model(), PLANNERS[name], GoalEnergy, SPEC, seed=1)
+    controller = MPC(make_model(), PLANNERS[name], GoalEnergy, SPEC, seed=1, search_budget=EXACT)
     return {"actions": actions_of(task.env, controller, goal)}
 
 
 def shipped() -> dict[str, Any]:
     """Three steps of the checkpoint that ships, in its own simulator."""
-    from robot_wm.cli.config import load_config
     from robot_wm.deployment.control import make_controller
     from sim_envs.reach import ReachTask
     from sim_envs.tabletop import Tabletop
@@ -91,9 +91,7 @@ def shipped() -> dict[str, Any]:
         task = ReachTask(env)
         goal = task.start(task.episode(8_000_000))
         model, _ = load_checkpoint(find_checkpoint("so100_reach"))
-        controller = make_controller(
-            model, env, planning_settings(load_config("eval", ["checkpoint=so100_reach"]))
-        )
+        controller = make_controller(model, env, load_command("eval", ["checkpoint=so100_reach"]))
         return {"actions": actions_of(env, controller, goal)}
     finally:
         env.close()

@@ -5,15 +5,15 @@ import pytest
 
 from hardware.governor import Governor
 from hardware.verify import violations
-from robot_wm.cli.build import GovernedTicks, build_simulation
-from robot_wm.cli.config import load_config
+from robot_wm.cli.config import load_command
 from robot_wm.contracts import check_env
+from robot_wm.deployment.simulation import GovernedTicks, build_simulation
 from robot_wm.robots import so100
 
 
 def simulation(*words):
-    words = ["checkpoint=x", "env.governed=true", "env.robot.image_size=32", *words]
-    return build_simulation(load_config("eval", words).env)
+    words = ["checkpoint=x", "env.governed=true", "env.simulator.image_size=32", *words]
+    return build_simulation(load_command("eval", words).env)
 
 
 def test_a_governed_env_keeps_the_contract():
@@ -60,10 +60,10 @@ def test_what_is_simulated_in_between_changes_nothing_of_a_governed_arm():
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["env.robot.control_hz=100"], "a part of the control period"),  # it would never move
+        (["env.simulator.control_hz=100"], "a part of the control period"),  # it would never move
         (["env.limits.tick_s=0.03"], "a part of the control period"),
         (["env.limits.box_low=[-0.15,-0.19,0.005]"], "may not stand at"),
-        (["env.robot.control_hz=0"], "control_hz"),
+        (["env.simulator.control_hz=0"], "control_hz"),
     ],
 )
 def test_a_governor_that_cannot_be_kept_is_told_at_once(words, why):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from test_loop import PointModel
 
 from robot_wm.controller import MPC
 from robot_wm.imagination import (
+    EXACT,
     ImaginedCost,
     SearchBudget,
     continued,
@@ -39,7 +41,7 @@ def scene():
 def cost(scene, **search_budget):
     model, state, goal, actions = scene
     with torch.inference_mode():
-        return ImaginedCost(model, state, goal, SearchBudget(**search_budget))(actions)
+        return ImaginedCost(model, state, goal, replace(EXACT, **search_budget))(actions)
 
 
 def test_without_economy_it_is_the_objective_of_the_rollout(scene):
@@ -127,7 +129,7 @@ def test_a_latent_that_is_not_finite_is_refused_on_the_way(scene):
     model, state, goal, actions = scene
     bad = actions.clone()
     bad[5, 0] = torch.nan
-    for search_budget in (SearchBudget(), SearchBudget(keep_share=0.5)):
+    for search_budget in (EXACT, SearchBudget(keep_share=0.5)):
         with pytest.raises(PlanningError, match="not finite"), torch.inference_mode():
             ImaginedCost(model, state, goal, search_budget)(bad)
 
@@ -226,7 +228,15 @@ def test_heads_disagree_where_they_were_not_trained():
     """Of one function on half of a line; on the other half nobody told them."""
     torch.manual_seed(0)
     shape = PredictorConfig(
-        token_dim=2, grid=(1, 1), action_dim=1, width=32, depth=1, num_heads=2, num_outputs=4
+        token_dim=2,
+        grid=(1, 1),
+        action_dim=1,
+        width=32,
+        depth=1,
+        num_heads=2,
+        num_outputs=4,
+        conditioning="tokens",
+        residual=False,
     )
     predictor = Predictor(shape, generator=torch.Generator().manual_seed(0))
     optimiser = torch.optim.Adam(predictor.parameters(), 3e-3)

@@ -37,22 +37,22 @@ class Desk:
             frame_s = self.now_s if self.frame_s is None else self.frame_s
             reading = {"joints": self.joints, "stamp_s": self.now_s, "frames_s": {"front": frame_s}}
             planner = {"alive": True, "heard_s": self.now_s}
-            turn = self.supervisor.tick(
+            result = self.supervisor.tick(
                 self.now_s,
                 Reading(**{**reading, **self.reading}),
                 PolicyLife(**{**planner, **self.planner}),
                 events=[(event, ASKED) for event in events],
                 plans=plans,
             )
-            self.notes += turn.notes
-            if turn.seed is not None:
-                self.parts.append([turn.seed])
-            if turn.command is not None:
-                self.parts[-1].append(turn.command)
-                self.written.append(turn.command)
-                self.joints = turn.command
+            self.notes += result.notes
+            if result.seed is not None:
+                self.parts.append([result.seed])
+            if result.command is not None:
+                self.parts[-1].append(result.command)
+                self.written.append(result.command)
+                self.joints = result.command
             events, plans = (), ()
-        return turn
+        return result
 
     def arm(self):
         self.tick(num=10)  # it is seen to stand
@@ -98,8 +98,8 @@ def test_a_plan_is_followed_to_its_end_and_the_next_taken():
     assert desk.tick(num=30).command is None  # nothing is written before it is armed
     assert desk.arm().state is State.ARMED
     assert desk.tick(plans=[desk.plan([0.2, 0.1], FAR)]).state is State.RUNNING
-    turn = desk.tick(num=120)
-    assert turn.state is State.HOLDING and turn.at_rest
+    result = desk.tick(num=120)
+    assert result.state is State.HOLDING and result.at_rest
     np.testing.assert_allclose(desk.joints, FAR, atol=2e-3)
     assert desk.tick(plans=[desk.plan([0.0, 0.0])]).state is State.RUNNING
     desk.tick(num=120)
@@ -136,13 +136,13 @@ def test_the_first_command_is_where_the_arm_stands():
 def test_what_is_wrong_is_a_fault_that_stays(reading, planner, kind):
     desk = Desk().running()
     desk.reading, desk.planner = reading, planner
-    turn = desk.tick()
-    assert turn.state is State.FAULTED and turn.reason.kind is kind
+    result = desk.tick()
+    assert result.state is State.FAULTED and result.reason.kind is kind
     desk.tick(num=15)
     assert desk.stands()  # 0.3 s later
     desk.reading, desk.planner = {}, {}
-    turn = desk.tick(plans=[desk.plan()], num=50)
-    assert turn.state is State.FAULTED and desk.stands()
+    result = desk.tick(plans=[desk.plan()], num=50)
+    assert result.state is State.FAULTED and desk.stands()
     assert desk.told(Kind.NOT_READY, NoteKind.PLAN_REFUSED)
     assert desk.tick(Event.RESET).state is State.IDLE
     assert desk.tick(num=5).state is State.IDLE and desk.stands()
@@ -158,9 +158,9 @@ def test_it_is_not_reset_while_it_is_wrong():
 
 def test_a_late_tick_is_a_fault_and_enlarges_no_step():
     desk = Desk().running()
-    turn = desk.tick(every=0.2)
-    assert turn.state is State.FAULTED and turn.reason.kind is Kind.LATE_TICK
-    assert turn.reason.numbers["took_ms"] == pytest.approx(200)
+    result = desk.tick(every=0.2)
+    assert result.state is State.FAULTED and result.reason.kind is Kind.LATE_TICK
+    assert result.reason.numbers["took_ms"] == pytest.approx(200)
     desk.tick(num=30)
     commands = np.array([np.zeros(2), *desk.written])
     assert not any(violations(desk.limits, corners, commands).values())
@@ -223,8 +223,8 @@ def test_a_joint_that_does_not_follow_is_a_fault_within_half_a_second():
 def test_a_silence_holds_the_arm_until_the_next_plan(planner, frame_s, kind):
     desk = Desk().running()
     desk.planner, desk.frame_s = planner, frame_s
-    turn = desk.tick()
-    assert turn.state is State.HOLDING
+    result = desk.tick()
+    assert result.state is State.HOLDING
     desk.tick(num=14)
     assert desk.stands() and desk.told(kind)
     desk.planner, desk.frame_s = {}, None
@@ -267,9 +267,9 @@ def test_a_plan_that_is_not_legal_is_refused_and_three_are_a_fault(changes, kind
     for _ in range(2):
         assert desk.tick(plans=[desk.plan(**changes)]).state is State.HOLDING
     assert desk.told(kind, NoteKind.PLAN_REFUSED) == 2
-    turn = desk.tick(plans=[desk.plan(**changes)])
-    assert turn.state is State.FAULTED and turn.reason.kind is Kind.PLANS_REFUSED
-    assert turn.reason.numbers == {"num": 3} and kind in kinds(turn.reason)
+    result = desk.tick(plans=[desk.plan(**changes)])
+    assert result.state is State.FAULTED and result.reason.kind is Kind.PLANS_REFUSED
+    assert result.reason.numbers == {"num": 3} and kind in kinds(result.reason)
     desk.tick(num=20)
     np.testing.assert_array_equal(desk.joints, before)
 
@@ -288,8 +288,8 @@ def test_no_plan_outlives_its_deadline_or_its_arming():
     desk = Desk()
     desk.arm()
     desk.tick(plans=[desk.plan(valid_until_s=desk.now_s + 0.1)])
-    turn = desk.tick(num=20)
-    assert turn.state is State.HOLDING and np.abs(desk.joints).max() < 0.2
+    result = desk.tick(num=20)
+    assert result.state is State.HOLDING and np.abs(desk.joints).max() < 0.2
     old = desk.plan()
     desk.tick(Event.STOP)
     desk.arm()
@@ -301,9 +301,9 @@ def test_waiting_warns_and_then_faults():
     desk.arm()
     assert desk.tick(num=26).state is State.ARMED
     assert desk.told(Kind.NO_PLAN, NoteKind.WAITING) == 1
-    turn = desk.tick(num=30)
-    assert turn.state is State.FAULTED and turn.reason.kind is Kind.NO_PLAN
-    assert turn.reason.numbers["waited_s"] == pytest.approx(1.0, abs=0.05)
+    result = desk.tick(num=30)
+    assert result.state is State.FAULTED and result.reason.kind is Kind.NO_PLAN
+    assert result.reason.numbers["waited_s"] == pytest.approx(1.0, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -317,8 +317,8 @@ def test_waiting_warns_and_then_faults():
 def test_it_is_not_armed_without_reason(prepare, kind):
     desk = Desk()
     prepare(desk)
-    turn = desk.arm()
-    assert turn.state is State.IDLE and turn.command is None
+    result = desk.arm()
+    assert result.state is State.IDLE and result.command is None
     assert desk.told(kind, NoteKind.NOT_ARMED)
 
 
@@ -352,8 +352,8 @@ def test_parking_that_cannot_be_is_told():
     desk = Desk(SupervisorSettings(parking_s=0.2)).running(num=20)
     desk.tick(Event.STOP)
     desk.tick(Event.PARK)
-    turn = desk.tick(num=20)
-    assert turn.state is State.FAULTED and turn.reason.kind is Kind.PARKING_SLOW
+    result = desk.tick(num=20)
+    assert result.state is State.FAULTED and result.reason.kind is Kind.PARKING_SLOW
 
 
 def test_targets_too_far_apart_are_refused_and_parking_goes_by_steps():
@@ -392,9 +392,9 @@ def test_after_a_blocked_joint_the_goal_comes_back_to_the_arm():
         desk.reading = {"joints": stuck}
         desk.tick()
     assert np.abs(desk.joints - stuck).max() > 0.2
-    turn = desk.tick(num=40)  # braked, and seen to stand
+    result = desk.tick(num=40)  # braked, and seen to stand
     np.testing.assert_allclose(desk.joints, stuck, atol=1e-8)
-    assert turn.state is State.FAULTED and desk.told(Kind.RESEATED)
+    assert result.state is State.FAULTED and desk.told(Kind.RESEATED)
     desk.reading = {}
     desk.tick(num=40)
     np.testing.assert_allclose(desk.joints, stuck, atol=1e-8)  # nothing springs
@@ -406,9 +406,9 @@ def test_a_servo_that_complains_does_not_keep_the_goal_away():
     stuck = desk.joints.copy()
     for i in range(60):
         desk.reading = {"joints": stuck, "fault": OVERLOAD if i > 10 else None}
-        turn = desk.tick()
+        result = desk.tick()
     np.testing.assert_allclose(desk.joints, stuck, atol=1e-8)
-    assert turn.state is State.FAULTED and desk.told(Kind.RESEATED)
+    assert result.state is State.FAULTED and desk.told(Kind.RESEATED)
 
 
 def test_a_human_s_stop_does_not_leave_it_pushing():
@@ -458,10 +458,10 @@ def test_a_second_plan_waits_until_the_arm_stands():
 def test_when_all_fails_it_brakes():
     desk = Desk().running(num=20)
     broken = said(Kind.CONTROLLER_BROKE, "a bug")
-    turns = [desk.supervisor.fail(desk.now_s, broken) for _ in range(20)]
-    assert turns[-1].state is State.FAULTED and turns[-1].reason == broken
-    assert turns[-1].at_rest and turns[-1].seed is None
-    commands = np.array([np.zeros(2), *desk.written, *(turn.command for turn in turns)])
+    results = [desk.supervisor.fail(desk.now_s, broken) for _ in range(20)]
+    assert results[-1].state is State.FAULTED and results[-1].reason == broken
+    assert results[-1].at_rest and results[-1].seed is None
+    commands = np.array([np.zeros(2), *desk.written, *(result.command for result in results)])
     assert not any(violations(desk.limits, corners, commands).values())
     assert Desk().supervisor.fail(1.0, broken).command is None
 
@@ -499,8 +499,8 @@ def test_what_only_the_pilot_knows_is_not_said_from_outside():
 def test_a_target_that_the_governor_refuses_is_a_fault():
     desk = Desk().running()
     desk.supervisor._motion.target = lambda *_: np.array([math.nan, 0.0])
-    turn = desk.tick()
-    assert turn.state is State.FAULTED and turn.reason.kind is Kind.TARGET_REFUSED
+    result = desk.tick()
+    assert result.state is State.FAULTED and result.reason.kind is Kind.TARGET_REFUSED
     desk.tick(num=60)
     assert desk.stands() and np.isfinite(desk.written).all()
 
@@ -508,8 +508,8 @@ def test_a_target_that_the_governor_refuses_is_a_fault():
 def test_an_arm_at_the_end_of_its_range_is_armed_though_measured_a_hair_beyond():
     desk = Desk()
     desk.joints = np.array([-2.004, 0.3])
-    turn = desk.arm()
-    assert turn.state is State.ARMED and turn.seed.tolist() == [-2.0, 0.3]
+    result = desk.arm()
+    assert result.state is State.ARMED and result.seed.tolist() == [-2.0, 0.3]
     desk = Desk()
     desk.joints = np.array([-2.02, 0.3])
     assert desk.arm().state is State.IDLE

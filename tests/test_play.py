@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
-from robot_wm.cli.rendering import render_clips
+from robot_wm.deployment.parts import Part
 from robot_wm.robots import so100
+from robot_wm.workflows.rendering import RenderedSettings, render_clips
 from sim_envs.meshes import coarsen, triangles
 from sim_envs.play import Play
 from sim_envs.reach import ReachTask
@@ -130,14 +130,15 @@ def test_coarser_meshes_look_the_same_and_are_smaller():
 
 
 def rendered(tmp_path, **changes):
-    config = {"num_clips": 5, "num_workers": 1, "seed": 0, **changes}
-    config["arm"] = "so100"
-    config["play"] = {"_target_": "sim_envs.play.Play", "image_size": 40}
-    return render_clips(OmegaConf.create(config), 2, (32, 32), tmp_path)
+    seed = changes.pop("seed", 0)
+    settings = RenderedSettings(
+        **{"num_clips": 5, "num_workers": 1, "play": Part("play", image_size=40), **changes}
+    )
+    return render_clips(settings, 2, (32, 32), tmp_path, seed=seed)
 
 
 def test_rendered_clips_do_not_depend_on_who_renders(tmp_path, monkeypatch):
-    monkeypatch.setattr("robot_wm.cli.rendering._PER_TASK", 2)
+    monkeypatch.setattr("robot_wm.workflows.rendering._PER_TASK", 2)
     alone = rendered(tmp_path / "alone")
     assert alone.frames.shape == (5, 2, 32, 32, 3) and alone.actions.shape == (5, 1, 6)
     assert alone.frames.reshape(5, -1).std(1).min() > 5
@@ -151,7 +152,7 @@ def test_rendered_clips_do_not_depend_on_who_renders(tmp_path, monkeypatch):
 def test_workers_end_with_a_parent_that_is_killed():
     work = "import time; print('up', flush=True); time.sleep(600)"
     code = (
-        "from robot_wm.cli.workers import map_in_order\n"
+        "from robot_wm.workflows.workers import map_in_order\n"
         f"list(map_in_order(exec, [{work!r}] * 2, num_workers=2))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -162,7 +163,7 @@ def test_workers_end_with_a_parent_that_is_killed():
 
 
 def test_an_interrupted_rendering_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("robot_wm.cli.rendering._PER_TASK", 2)
+    monkeypatch.setattr("robot_wm.workflows.rendering._PER_TASK", 2)
     whole = rendered(tmp_path)
     expected = np.array(whole.frames)
     (part,) = tmp_path.glob("rendered-*/actions_2.npy")
@@ -173,7 +174,7 @@ def test_an_interrupted_rendering_goes_on(tmp_path, monkeypatch):
         seen.append(args[-1])
         return original(*args)
 
-    from robot_wm.cli import rendering
+    from robot_wm.workflows import rendering
 
     original = rendering._render
     monkeypatch.setattr(rendering, "_render", spy)

@@ -20,8 +20,8 @@ import torch
 from fake_so101 import show_goal
 from PIL import Image
 
-from robot_wm.cli.config import compose_config, robot_settings
 from robot_wm.deployment.robots import build_robot
+from robot_wm.deployment.settings import SO101
 from robot_wm.robots import so100
 from sim_envs.tabletop import Tabletop
 
@@ -31,7 +31,7 @@ ROBOTS = ROOT / "tests" / "lerobot_robots"  # strangers', beside LeRobot like th
 HAS_ROLLOUT = bool(find_spec("lerobot") and find_spec("lerobot.rollout"))  # since LeRobot 0.6
 rollout_only = pytest.mark.skipif(not HAS_ROLLOUT, reason="before 0.6 there is no lerobot-rollout")
 SEED, FPS, SIZE = 1, 15, 128
-KEYS = build_robot(robot_settings(compose_config("deploy", ["robot=lerobot"]))).device.keys
+KEYS = build_robot(SO101).device.keys
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def show(seen, names=KEYS, camera="front"):
 
 def distance_m(values, goal_m):
     """Of the tool to the goal, by joints of LeRobot's names."""
-    joints = build_robot(robot_settings(compose_config("deploy", ["robot=lerobot"]))).device
+    joints = build_robot(SO101).device
     return float(np.linalg.norm(load_arm().tool(joints.angles(values))[:3, 3] - goal_m))
 
 
@@ -533,7 +533,7 @@ def test_a_policy_s_file_names_nothing_that_is_imported(word):
     from lerobot_policy_robot_wm.modeling_robot_wm import read_settings
 
     config = RobotWMConfig(checkpoint="so100_reach", goal_image="any.png", overrides=[word])
-    with pytest.raises(ValueError, match="want a name of ours|unknown override"):
+    with pytest.raises(ValueError, match="want a name of ours|want one of|unknown key"):
         read_settings(config, "any.png")
 
 

@@ -17,7 +17,8 @@ GOLDEN = Path(__file__).parent / "golden"
 def make(**changes):
     torch.manual_seed(0)
     settings = {"token_dim": 8, "grid": (2, 3), "action_dim": 4, "state_dim": 5, "width": 48}
-    settings |= {"depth": 2, "num_heads": 4, "max_frames": 5} | changes
+    settings |= {"depth": 2, "num_heads": 4, "max_frames": 5}
+    settings |= {"conditioning": "tokens", "residual": False} | changes
     return Predictor(PredictorConfig(**settings)).eval()
 
 
@@ -48,6 +49,8 @@ def test_reproduces_the_reference(name):
             depth=config["depth"],
             num_heads=config["num_heads"],
             rotary="release",
+            conditioning="tokens",
+            residual=False,
         )
     )
     weights = {

@@ -59,7 +59,7 @@ def shape_for(objective):
 
 def pretraining(config, *, shape=None, clips=None):
     encoder = MiniEncoder(
-        shape or shape_for(config.objective), generator=torch.Generator().manual_seed(config.seed)
+        shape or shape_for(config.objective), generator=torch.Generator().manual_seed(0)
     )
     return Pretraining(encoder, clips or point_clips(), config)
 

@@ -31,7 +31,7 @@ from hardware.messages import (
 from hardware.plans import JointPlan
 from hardware.reasons import Kind, Reason, said
 from hardware.remote import RemoteArm
-from hardware.simulated import Goals, Measured, SimulatedArm, wait_for_life
+from hardware.simulated import JointTargets, Measured, SimulatedArm, wait_for_life
 from hardware.states import Event, State
 from hardware.supervisor import Supervisor, SupervisorSettings
 from hardware.ticks import Reading
@@ -95,20 +95,20 @@ def test_a_remote_arm_keeps_the_contract_of_an_env(rehearsal):
 @pytest.fixture
 def servos(chain):
     """What a simulated arm shares with its simulation, which follows at once."""
-    goals, measured, over = Goals(6), Measured(6), threading.Event()
+    targets, measured, over = JointTargets(6), Measured(6), threading.Event()
 
     def live():
         while not over.wait(0.005):
-            goal = goals.read()
-            measured.write(HOME if goal is None else goal, time.monotonic())
+            target = targets.read()
+            measured.write(HOME if target is None else target, time.monotonic())
 
     thread = threading.Thread(target=live, daemon=True)
     thread.start()
     wait_for_life(measured, timeout_s=5.0)
-    yield ArmLimits(chain.joint_names, *chain.joint_range.T), goals, measured
+    yield ArmLimits(chain.joint_names, *chain.joint_range.T), targets, measured
     over.set()
     thread.join()
-    goals.close()
+    targets.close()
     measured.close()
 
 
@@ -123,7 +123,7 @@ class Deaf(SimulatedArm):
 
 class Eager(SimulatedArm):
     def write(self, joints):
-        self._goals.write(np.nan_to_num(joints[:6]))
+        self._targets.write(np.nan_to_num(joints[:6]))
 
 
 class Late(SimulatedArm):
@@ -219,7 +219,7 @@ class Desk:
     frames = {}
 
     def __init__(self, chain, limits, **words):
-        self.joints, self.goal, self.num_reads, self.fault = HOME, HOME, 0, None
+        self.joints, self.target, self.num_reads, self.fault = HOME, HOME, 0, None
         self.supervisor = Supervisor(limits, chain.corners, rest=HOME + 0.1)
         self.human, human = Wire.pair()
         self.planner, planner = Wire.pair()
@@ -240,7 +240,7 @@ class Desk:
             self.human.send(NOTHING_ENDED_IT)
 
     def write(self, joints):
-        self.goal = joints
+        self.target = joints
 
     def hold(self):
         pass
@@ -283,7 +283,7 @@ def test_no_signal_is_lost_whenever_it_comes(desk):
 
 
 def test_it_does_not_leave_an_arm_pushing_at_what_blocked_it(desk):
-    """Told to end in the tick of the fault, it stays until the goal is where the arm stands."""
+    """Told to end in the tick of the fault, it stays until the target is where the arm stands."""
     pushed = HOME + [0.2, 0.0, 0.0, 0.0, 0.0, 0.0]
 
     def each(arm):
@@ -294,7 +294,7 @@ def test_it_does_not_leave_an_arm_pushing_at_what_blocked_it(desk):
 
     arm = desk(each)
     assert arm.controller.run().kind is Kind.FAULT and arm.supervisor.reason == OVERLOAD
-    np.testing.assert_allclose(arm.goal, pushed, atol=1e-6)
+    np.testing.assert_allclose(arm.target, pushed, atol=1e-6)
 
 
 def test_a_computer_that_slept_is_a_fault(desk, monkeypatch):
@@ -315,7 +315,7 @@ def test_a_computer_that_slept_is_a_fault(desk, monkeypatch):
 
 def test_a_stop_in_the_tick_in_which_the_planner_is_done_is_not_lost(desk):
     def each(arm):
-        arm.joints = arm.goal
+        arm.joints = arm.target
         if arm.num_reads == 40:
             arm.planner.send(PolicyDone())
             os.kill(os.getpid(), signal.SIGTERM)
@@ -323,7 +323,7 @@ def test_a_stop_in_the_tick_in_which_the_planner_is_done_is_not_lost(desk):
     arm = desk(each, park=True)
     assert arm.controller.run().kind is Kind.DONE
     assert not arm.supervisor.parked  # and its torque stays
-    np.testing.assert_allclose(arm.goal, HOME, atol=0.02)
+    np.testing.assert_allclose(arm.target, HOME, atol=0.02)
 
 
 def test_what_is_written_after_the_controller_broke_is_in_the_record(desk, chain, tmp_path):
@@ -331,7 +331,7 @@ def test_what_is_written_after_the_controller_broke_is_in_the_record(desk, chain
     there = HOME + [0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
 
     def each(arm):
-        arm.joints = arm.goal
+        arm.joints = arm.target
         if arm.num_reads == 60:
             arm.plan(there)
         if arm.num_reads == 80:
@@ -346,7 +346,7 @@ def test_what_is_written_after_the_controller_broke_is_in_the_record(desk, chain
     found = replay(path)
     assert found.num_mismatches == 0 and not found.cut and "broke" in found.faults[0]
     last = json.loads(path.read_text().splitlines()[-2])
-    assert last["command"] == arm.goal.tolist() and not np.array_equal(arm.goal, there)
+    assert last["command"] == arm.target.tolist() and not np.array_equal(arm.target, there)
 
 
 @pytest.mark.parametrize("sender", ["planner", "human"])
@@ -360,7 +360,7 @@ def test_what_does_not_decode_brakes_the_arm_and_is_in_the_record(
     path = tmp_path / "bytes.jsonl"
 
     def each(arm):
-        arm.joints = arm.goal
+        arm.joints = arm.target
         if arm.num_reads == 60:
             arm.plan(HOME + [0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
         if arm.num_reads == 80:
@@ -387,7 +387,7 @@ def test_a_planner_that_asks_is_told_why_the_arm_has_stopped(desk):
     told = []
 
     def each(arm):
-        arm.joints = arm.goal
+        arm.joints = arm.target
         if arm.num_reads == 60:
             arm.fault = OVERLOAD
             arm.planner.send(ObservationRequest(number=5))
@@ -421,10 +421,10 @@ def test_who_is_killed_moves_nothing_more(rehearsal, name):
         run.arm()
         run.wait_moving()
         run.kill(name)
-        before = run.goals.read()
+        before = run.joint_targets.read()
         time.sleep(0.5)
         if name == "controller":
-            np.testing.assert_array_equal(run.goals.read(), before)
+            np.testing.assert_array_equal(run.joint_targets.read(), before)
             np.testing.assert_allclose(run.joints, before, atol=1e-6)
             assert run.children["watchdog"].wait(2.0) == 1
     commands = np.array([joints for _, joints in run.trace])
@@ -457,15 +457,15 @@ def test_nothing_moves_before_it_is_armed_or_after_it_is_stopped(rehearsal):
     with rehearsal() as run:
         run.wait(State.IDLE)
         time.sleep(0.3)
-        assert run.goals.read() is None
+        assert run.joint_targets.read() is None
         run.human.send(Request(event=Event.ARM))
         run.wait_moving()
         run.human.send(Request(event=Event.STOP))
         run.wait(State.IDLE)
         time.sleep(0.3)
-        before = run.goals.read()
+        before = run.joint_targets.read()
         time.sleep(0.3)
-        np.testing.assert_array_equal(run.goals.read(), before)
+        np.testing.assert_array_equal(run.joint_targets.read(), before)
 
 
 def test_commands_keep_the_limits_at_every_tick(rehearsal):

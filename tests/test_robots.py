@@ -13,10 +13,10 @@ from PIL import Image
 from hardware.governor import Governor
 from hardware.supervisor import SupervisorSettings
 from robot_wm.cli import main
-from robot_wm.cli.build import build_simulation
-from robot_wm.cli.config import load_config, robot_settings
+from robot_wm.cli.config import load_command
 from robot_wm.contracts import check_env, check_robot, check_task
 from robot_wm.deployment.robots import build_robot, find_arm
+from robot_wm.deployment.simulation import build_simulation
 from robot_wm.kinematics import Gripper
 from robot_wm.kinematics.mjcf import load_chain
 from robot_wm.robots import jaco, make_arm, register_arm, so100
@@ -85,7 +85,7 @@ def test_values_that_are_no_arm_are_refused():
     for word in ("tip_speed=true", "box_low=[true,0,0]", "tick_s=fast"):
         words = ["checkpoint=x", "goal=y", f"robot.limits.{word}"]
         with pytest.raises(ValueError, match=word.partition("=")[0]):
-            build_robot(robot_settings(load_config("deploy", words)))
+            build_robot(load_command("deploy", words).robot)
 
 
 def test_the_gripper_opens_as_far_as_it_says(arm):
@@ -123,7 +123,7 @@ def test_the_servos_follow_what_the_governor_lets_through(arm):
 
 
 def test_another_arm_reaches_through_its_governor():
-    simulation = build_simulation(load_config("collect", ["env=jaco_reach", "out=x"]).env)
+    simulation = build_simulation(load_command("collect", ["env=jaco_reach", "out=x"]).env)
     assert simulation.name == "jaco_reach"
     for episode in simulation.episodes("5000", 3):
         goal = simulation.task.start(episode)
@@ -244,23 +244,23 @@ def test_arms_come_by_name_or_by_the_function_of_a_caller():
 
 def test_an_arm_is_built_from_its_settings():
     words = ["robot=lerobot", "checkpoint=x", "goal=y", "robot.limits.max_speed=0.5"]
-    robot = build_robot(robot_settings(load_config("deploy", words)))
+    robot = build_robot(load_command("deploy", words).robot)
     assert robot.limits.tip_speed == 0.10 and (robot.limits.max_speed == 0.5).all()
     assert robot.park is None and robot.device is not None
     assert so100().limits.tip_speed == 0.25
-    sim = build_robot(robot_settings(load_config("deploy", ["checkpoint=x", "goal=y"])))
+    sim = build_robot(load_command("deploy", ["checkpoint=x", "goal=y"]).robot)
     np.testing.assert_array_equal(sim.park, sim.home)
     words = ["checkpoint=x", "goal=y", "robot.rest=[0,-1.9,1.7,1.2,0,0.3]"]
-    assert build_robot(robot_settings(load_config("deploy", words))).park[1] == -1.9
+    assert build_robot(load_command("deploy", words).robot).park[1] == -1.9
     for rest in ("[0,1]", "somewhere", "[0,-9,1.7,1.2,0,0.3]"):
-        config = load_config("deploy", ["checkpoint=x", "goal=y", f"robot.rest={rest}"])
+        words = ["checkpoint=x", "goal=y", f"robot.rest={rest}"]
         with pytest.raises(ValueError, match="park|rest"):
-            build_robot(robot_settings(config))
+            build_robot(load_command("deploy", words).robot)
 
 
 def test_another_arm_is_driven_by_deploy(tmp_path, capsys):
     """From demonstrations of Kinova's arm to its simulated device, behind its governor."""
-    small = ["experiment=debug", "env=jaco_reach", "env.robot.image_size=64", "env.num_steps=8"]
+    small = ["experiment=debug", "env=jaco_reach", "env.simulator.image_size=64", "env.num_steps=8"]
     data, checkpoint, goal = (str(tmp_path / name) for name in ("data", "ckpt", "goal.png"))
     assert main(["collect", *small, f"out={data}"]) == 0
     words = ["experiment=debug", f"data={data}", f"cache={tmp_path / 'cache'}"]

@@ -2,77 +2,106 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import inspect
+import shutil
 
 import msgspec
 import pytest
-from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from hardware.supervisor import SupervisorSettings
 from robot_wm.cli import config as cli_config
-from robot_wm.cli.config import load_config
-from robot_wm.cli.deploy import run_settings
-from robot_wm.deployment.settings import (
-    SO101,
-    ControllerSettings,
-    RobotSettings,
-    SimulatedRobot,
-)
+from robot_wm.cli import main
+from robot_wm.cli.config import load_command
+from robot_wm.cli.fields import settings_of
+from robot_wm.cli.main import COMMANDS, module_of
+from robot_wm.controller import MPC, GoalSequence
+from robot_wm.data import DataSpec
+from robot_wm.deployment.settings import SO101, RobotSettings, SimulatedRobot
+from robot_wm.encoders import MiniConfig
+from robot_wm.imagination import SearchBudget
 from robot_wm.models import FitConfig
 from robot_wm.monitors import MonitorSettings
+from robot_wm.objectives import GoalEnergy
+from robot_wm.planners import CEM, QuasiNewton
+from robot_wm.predictor import PredictorConfig
 from robot_wm.pretrain import PretrainConfig
 from robot_wm.training import TrainConfig
-from robot_wm.types import UserError, read_settings
+from robot_wm.types import UserError, plain_settings, read_settings
+from sim_envs.reach import ReachTask
+from sim_envs.tabletop import Tabletop
 
 DRIVE = ["checkpoint=x", "goal=y"]
 MADE = ["data=x", "out=y.safetensors"]
+CHECK = ["checkpoint=x"]
+# A command and its words, a key, and what the bare constructor makes of the same.
 CASES = [
-    ("train", MADE, "optimizer.num_steps", TrainConfig()),
-    ("train", MADE, "optimizer.learning_rate", TrainConfig()),
-    ("train", MADE, "fit.batch_size", FitConfig()),
-    ("train", MADE, "fit.rollout_prefix", FitConfig()),
-    ("pretrain", MADE, "pretrain.num_steps", PretrainConfig()),
-    ("pretrain", MADE, "pretrain.anti_collapse_weight", PretrainConfig()),
-    ("eval", ["checkpoint=x"], "controller.arrival", ControllerSettings()),
-    ("deploy", DRIVE, "controller.search_budget.keep_share", ControllerSettings()),
-    ("deploy", DRIVE, "monitors.prediction_error_p", MonitorSettings()),
-    ("plan", DRIVE, "monitors.novelty_ratio", MonitorSettings()),
-    ("deploy", DRIVE, "robot.camera_hz", SimulatedRobot()),
-    ("deploy", DRIVE, "robot.settings.max_tick_s", SupervisorSettings()),
-    ("deploy", [*DRIVE, "robot=lerobot"], "robot.limits.tip_speed", SO101),
-    ("deploy", [*DRIVE, "robot=lerobot"], "robot.joints.zero", SO101),
+    ("train", MADE, "train.num_steps", lambda: TrainConfig().num_steps),
+    ("train", MADE, "train.learning_rate", lambda: TrainConfig().learning_rate),
+    ("train", MADE, "model.batch_size", lambda: FitConfig().batch_size),
+    ("train", MADE, "model.rollout_prefix", lambda: FitConfig().rollout_prefix),
+    ("train", MADE, "data.dt_s", lambda: DataSpec().dt_s),
+    ("train", MADE, "predictor.conditioning", lambda: default(PredictorConfig, "conditioning")),
+    ("pretrain", MADE, "train.num_steps", lambda: PretrainConfig().num_steps),
+    ("pretrain", MADE, "train.anti_collapse_weight", lambda: PretrainConfig().anti_collapse_weight),
+    ("pretrain", MADE, "encoder.width", lambda: MiniConfig().width),
+    (
+        "eval",
+        CHECK,
+        "controller.arrival_decisions",
+        lambda: default(GoalSequence, "arrival_decisions"),
+    ),
+    ("eval", CHECK, "controller.patience", lambda: default(GoalSequence, "patience")),
+    ("eval", CHECK, "controller.margin", lambda: default(MPC, "margin")),
+    ("eval", CHECK, "controller.search_budget.keep_share", lambda: SearchBudget().keep_share),
+    ("eval", CHECK, "controller.search_budget", lambda: default(MPC, "search_budget")),
+    ("eval", CHECK, "planner.num_samples", lambda: QuasiNewton().num_samples),
+    ("eval", [*CHECK, "planner=cem"], "planner.init_std", lambda: CEM().init_std),
+    ("eval", CHECK, "objective.distance", lambda: default(GoalEnergy, "distance")),
+    ("eval", CHECK, "env.simulator.image_size", lambda: default(Tabletop, "image_size")),
+    ("eval", CHECK, "env.task.success_m", lambda: default(ReachTask, "success_m")),
+    ("deploy", DRIVE, "monitors.prediction_error_p", lambda: MonitorSettings().prediction_error_p),
+    ("plan", DRIVE, "monitors.novelty_ratio", lambda: MonitorSettings().novelty_ratio),
+    ("deploy", DRIVE, "robot.camera_hz", lambda: SimulatedRobot().camera_hz),
+    ("deploy", DRIVE, "robot.settings.max_tick_s", lambda: SupervisorSettings().max_tick_s),
+    ("deploy", [*DRIVE, "robot=lerobot"], "robot.limits.tip_speed", lambda: SO101.limits.tip_speed),
+    ("deploy", [*DRIVE, "robot=lerobot"], "robot.joints.zero", lambda: SO101.joints.zero),
+    ("demo", [], "num_train_steps", lambda: TrainConfig().num_steps),
 ]
 
 
-def disagreements() -> list[str]:
-    """The settings that the command line and the bare constructor have another default for."""
-    found = []
-    for command, words, key, made in CASES:
-        value: Any = made
-        names = key.split(".")
-        for name in names[1:] if not isinstance(made, SupervisorSettings) else names[-1:]:
-            value = getattr(value, name)
-        typed = OmegaConf.select(load_config(command, words), key)
-        if typed != msgspec.to_builtins(value):
+def default(made, name):
+    """The default of an argument."""
+    return inspect.signature(made).parameters[name].default
+
+
+def disagreements(capsys) -> list[str]:
+    """The settings that `--cfg job` and the bare constructor have another value for."""
+    found, shown = [], {}
+    for command, words, key, constructed in CASES:
+        if (command, *words) not in shown:
+            capsys.readouterr()
+            assert main([*command.split(), *words, "--cfg", "job"]) == 0
+            shown[(command, *words)] = OmegaConf.create(capsys.readouterr().out)
+        typed = OmegaConf.select(shown[(command, *words)], key)
+        typed = OmegaConf.to_container(typed) if OmegaConf.is_config(typed) else typed
+        if typed != plain_settings(constructed()):
             found.append(key)
     return found
 
 
-def test_the_command_line_and_the_constructor_have_the_same_defaults():
-    assert disagreements() == []
+def test_the_command_line_and_the_constructor_have_the_same_defaults(capsys):
+    assert disagreements(capsys) == []
 
 
-def test_a_second_default_is_seen(monkeypatch, tmp_path):
-    """As somebody would plant it: in the YAML of a command."""
-    for path in cli_config.config_dir().rglob("*.yaml"):
-        copy = tmp_path / path.relative_to(cli_config.config_dir())
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(path.read_text())
-    train = tmp_path / "train.yaml"
-    train.write_text(train.read_text() + "optimizer: {num_steps: 3000}\n")
-    monkeypatch.setattr(cli_config, "config_dir", lambda: tmp_path)
-    assert disagreements() == ["optimizer.num_steps"]
+def test_a_second_default_is_seen(monkeypatch, tmp_path, capsys):
+    """As somebody would plant it: in YAML."""
+    shutil.copytree(cli_config.config_dir(), tmp_path / "configs")
+    planted = tmp_path / "configs" / "experiment" / "default.yaml"
+    planted.write_text("# @package _global_\ntrain: {learning_rate: 3e-4}\n")
+    monkeypatch.setattr(cli_config, "config_dir", lambda: tmp_path / "configs")
+    assert disagreements(capsys) == ["train.learning_rate"]
 
 
 def test_what_is_wrong_with_a_setting_is_told_by_its_name():
@@ -80,13 +109,13 @@ def test_what_is_wrong_with_a_setting_is_told_by_its_name():
         ("robot.image_size=4", "robot.image_size: got 4"),
         ("robot.kind=toy", "robot.kind: got 'toy', want simulated or lerobot"),
         ("robot.rest=somewhere", "robot.rest: got 'somewhere', want home"),
-        ("mode=fast", "mode: got 'fast', want run or dry-run"),
+        ("mode=fast", "mode: got 'fast', want dry-run or run"),
         ("monitors.prediction_error_p=-1", "monitors.prediction_error_p: got -1"),
         ("controller.limits.trust_norm=l3", "controller.limits.trust_norm: got 'l3'"),
         ("robot.settings.max_tick_s=0", "max_tick_s: got 0"),
     ):
         with pytest.raises(UserError, match=told.replace("[", r"\[")):
-            run_settings(load_config("deploy", [*DRIVE, word]))
+            load_command("deploy", [*DRIVE, word])
 
 
 @pytest.mark.parametrize("values", [None, [], {}, {"kind": 3}, {"kind": "simulated", "wings": 2}])
@@ -107,11 +136,94 @@ def test_settings_come_as_they_were_sent():
         SimulatedRobot(seed=3),
         msgspec.structs.replace(SO101, port="/dev/x", rest=(0.0, 1.0)),
     ):
-        assert read_settings("robot", msgspec.to_builtins(robot), RobotSettings) == robot
+        assert read_settings("robot", plain_settings(robot), RobotSettings) == robot
 
 
-def test_what_hydra_is_given_stands_in_no_choice_of_ours():
-    """`settings` is a group's inside, and nothing that a person would name."""
-    load_config("train", MADE)
-    assert "settings.yaml" in ConfigStore.instance().repo["optimizer"]
-    assert "optimizer" not in cli_config.groups()
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_key_says_what_it_means(command, capsys):
+    """From the docstring of its type: a line for each key, and none without a meaning."""
+    assert main([*command.split(), "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(f"  robot-wm {command}") for line in lines) == 2  # examples
+    settings = list(settings_of(importlib.import_module(module_of(command)).SETTINGS))
+    assert [setting.key for setting in settings if not setting.meaning] == []
+    for setting in settings:
+        assert any(line.startswith(f"  {setting.key}") for line in lines), setting.key
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        ("train", "optimizer.num_steps=3", "train.num_steps"),
+        ("train", "fit.batch_size=3", "model.batch_size"),
+        ("train", "fit.seed=3", "seed"),
+        ("pretrain", "pretrain.objective=vjepa", "train.objective"),
+        ("eval", "env.robot.random_look=true", "env.simulator.random_appearance"),
+        ("eval", "controller.economy.keep_share=1", "controller.search_budget.keep_share"),
+        ("plan", "monitors.allow_strange=true", "monitors.allow_novel"),
+    ],
+)
+def test_an_old_name_is_answered_with_the_new_one(command, old, new):
+    with pytest.raises(UserError, match=rf"now called {new}$"):
+        load_command(command, [old])
+
+
+def test_one_seed_decides_all_that_is_random():
+    """In whatever order commands are read: hydra's store is one for all."""
+    random = ["data=x", "out=y", "encoder=random", "seed=4"]
+    for _ in range(2):
+        assert load_command("train", random).encoder.settings["seed"] == 4
+        assert load_command("deploy", [*DRIVE, "seed=5"]).robot.seed == 5
+        assert load_command("record-goal", []).robot.seed == 0
+        assert load_command("deploy", [*DRIVE, "seed=5", "robot.seed=2"]).robot.seed == 2
+
+
+def test_a_run_for_every_combination(tmp_path, capsys):
+    words = ["collect", "-m", "seed=0,1", "num_episodes=1", f"out={tmp_path / 'runs'}"]
+    words += ["env.simulator.image_size=32", "num_workers=1", "env.num_steps=6"]
+    assert main(words) == 0
+    seeds = [OmegaConf.load(tmp_path / "runs" / n / "run.yaml").settings.seed for n in ("0", "1")]
+    assert seeds == [0, 1]
+    assert main(["train", "--multirun", "model.batch_size=0,8", "data=x", "out=y"]) == 2
+    assert "model.batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["ev"], "eval"),
+        (["bench", "pl"], "planner"),
+        (["eval", "chec"], "checkpoint="),
+        (["eval", "planner=qu"], "planner=quasi_newton"),
+        (["train", "train.num_s"], "train.num_steps="),
+    ],
+)
+def test_a_shell_completes(typed, offered, capsys):
+    assert main(["--complete", *typed]) == 0
+    assert capsys.readouterr().out.splitlines() == [offered]
+    for shell in ("bash", "zsh"):
+        assert main(["--shell-completion", shell]) == 0
+        assert "complete" in capsys.readouterr().out
+    assert main(["--shell-completion", "fish"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("planer=cem", "did you mean 'planner'"),
+        ("planner.num_sample=3", "did you mean 'num_samples'"),
+        ("controller.arival=1", "did you mean 'arrival'"),
+        ("env.simulator.imagesize=64", "did you mean 'image_size'"),
+        ("num_episodes=many", "num_episodes: got 'many'"),
+        ("num_episodes=0", "num_episodes: got 0"),
+        ("planner=annealing", "planner: got 'annealing'"),
+        ("seed=-1", "seed: got -1"),
+        ("floors=[random,best]", "floors"),
+        ("controller=5", "controller: got 5"),
+        ("env.robot.image_size=64", "env.simulator.image_size"),
+    ],
+)
+def test_a_wrong_word_is_one_line_with_the_nearest_right_one(word, told, capsys):
+    assert main(["eval", "checkpoint=so100_reach", word]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 1 and told in err[0], err

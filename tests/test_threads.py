@@ -17,18 +17,18 @@ def test_what_the_user_chose_stays(name):
 
 
 def test_it_is_watched_once():
-    watch = threads.share_cores({})
-    assert watch is not None and watch.daemon and threads.share_cores({}) is watch
+    watcher = threads.share_cores({})
+    assert watcher is not None and watcher.daemon and threads.share_cores({}) is watcher
 
 
 def test_nothing_is_done_where_nobody_tells_how_long_a_process_waits(monkeypatch):
-    monkeypatch.setattr(threads.Counts, "look", lambda self: None)
+    monkeypatch.setattr(threads.CpuCounter, "read", lambda self: None)
     assert threads.share_cores({}) is None
 
 
 def test_nothing_is_known_where_no_thread_s_waits_are_told(monkeypatch):
-    monkeypatch.setattr(threads.Counts, "_waits_ns", lambda self: iter(()))
-    assert threads.Counts(threads.Cores().all).look() is None
+    monkeypatch.setattr(threads.CpuCounter, "_waits_ns", lambda self: iter(()))
+    assert threads.CpuCounter(threads.Cores().all).read() is None
 
 
 def num_threads():
@@ -46,32 +46,32 @@ def test_the_team_sleeps_and_changes_no_result():
     torch.manual_seed(0)
     weights, before = torch.randn(200, 200), num_threads()
     expected = weights @ weights
-    sleepers = threads.Sleepers()
-    sleepers.come()
-    sleepers.come()
+    idle_team = threads.IdleTeam()
+    idle_team.come()
+    idle_team.come()
     try:
         cores = os.cpu_count() or 1
-        assert sleepers.are_there and num_threads() >= before + cores + 1
+        assert idle_team.are_there and num_threads() >= before + cores + 1
         begin_s = time.process_time()
         time.sleep(0.5)
         assert time.process_time() - begin_s < 0.25
         assert torch.equal(weights @ weights, expected)
     finally:
-        sleepers.go()
+        idle_team.go()
     wait_for(lambda: num_threads() < before + cores + 1)
-    assert not sleepers.are_there
+    assert not idle_team.are_there
 
 
 def test_what_others_compute_is_counted():
     cores = threads.Cores().all
-    counts = threads.Counts(cores)
-    before = counts.look()
+    counter = threads.CpuCounter(cores)
+    before = counter.read()
     child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(2.0)
-        after = counts.look()
+        after = counter.read()
     finally:
-        counts.close()
+        counter.close()
         child.kill()
         child.wait()
     assert before is not None and after is not None
@@ -133,11 +133,11 @@ WATCHED = """
 import sys, time
 from robot_wm.deployment import threads
 came = []
-class Spy(threads.Sleepers):
+class Spy(threads.IdleTeam):
     def come(self):
         came.append("torch" in sys.modules)
         super().come()
-threads.Sleepers = Spy
+threads.IdleTeam = Spy
 threads.share_cores({})
 import torch
 a = torch.randn(400, 400)

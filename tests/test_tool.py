@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from robot_wm.checkpoint import load_checkpoint
 from robot_wm.cli import main
-from robot_wm.cli.config import load_config, robot_settings
+from robot_wm.cli.config import load_command
 from robot_wm.data import DatasetWriter, DataSpec, align, open_dataset
 from robot_wm.deployment.joints import joint_record, learned_joints, tool_view
 from robot_wm.deployment.policy_process import check_robot, learned_actions, make_actions
@@ -22,15 +22,13 @@ POSE_WORDS = [f"robot.action_names=[{','.join(POSE)}]"]
 
 
 def robot(*words):
-    return robot_settings(
-        load_config("deploy", ["robot=lerobot", "checkpoint=x", "goal=y", *words])
-    )
+    return load_command("deploy", ["robot=lerobot", "checkpoint=x", "goal=y", *words]).robot
 
 
 KEYS = build_robot(robot()).device.keys
 GOOD = {"keys": KEYS, "zero": [0.0] * 6, "rad_per_unit": [1.0] * 6, "posture": [0.0] * 6}
 GOOD |= {"low": [0.0] * 4, "high": [1.0] * 4}
-SHORT = ["encoder=pixels", "optimizer.num_steps=2", "fit.holdout=0.5", "fit.held_out_horizon=2"]
+SHORT = ["encoder=pixels", "train.num_steps=2", "model.holdout=0.5", "model.held_out_horizon=2"]
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +201,7 @@ def test_what_is_of_the_tool_already_is_left_alone(tmp_path, recorded, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["data=rendered"], "rendered clips are for pretrain"),
+        (["data=rendered"], "data.kind: got 'rendered'"),
         (["robot.action_names=[1,2,3,3]"], "robot.action_names[0]: got 1"),
         (["robot.joints.zero=[{a: 1},0,0,0,0,0]"], "robot.joints.zero[0]: got"),
         (["data.state=action+observation.state"], "or more than one"),

@@ -1,4 +1,4 @@
-"""The commands. `robot-wm COMMAND key=value ...`; the only room that knows hydra."""
+"""The commands: `robot-wm COMMAND key=value ...`. The only package that imports hydra."""
 
 from robot_wm.cli.main import main
 

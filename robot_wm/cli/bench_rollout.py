@@ -1,101 +1,17 @@
-"""`robot-wm bench rollout`: what the key-value cache saves, and that it changes nothing."""
+"""`robot-wm bench rollout`: measures what the key-value cache saves."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from typing import Any
+from robot_wm.benchmarks.rollout import BenchRolloutSettings, bench_rollout
+from robot_wm.cli.console import finish
 
-import torch
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
-
-from robot_wm.cli.console import finish, say
-from robot_wm.precision import pick_device
-from robot_wm.predictor import Predictor, PredictorConfig, rollout_recomputed
-from robot_wm.types import UserError, check_counts
-
-_ACTION_DIM = _STATE_DIM = 4
+SETTINGS = BenchRolloutSettings
+EXAMPLES = (
+    "robot-wm bench rollout",
+    "robot-wm bench rollout predictor=mini horizons=[1,8]",
+)
 
 
-def run(config: DictConfig) -> None:
-    """Times cached and recomputed rollouts in turn; prints a table and their ratios."""
-    settings: Any = OmegaConf.to_container(config)
-    num, context, repeats = config.num_candidates, config.context_frames, config.repeats
-    check_counts(num_candidates=num, context_frames=context, repeats=repeats)
-    if not settings["horizons"]:
-        raise UserError("horizons: got none, want a list such as [1,2,4,8]")
-    for horizon in settings["horizons"]:
-        check_counts(horizons=horizon)
-    horizons = sorted(settings["horizons"])
-    shape = PredictorConfig(
-        token_dim=config.token_dim,
-        grid=settings["grid"],
-        action_dim=_ACTION_DIM,
-        state_dim=_STATE_DIM,
-        max_frames=context - 1 + horizons[-1],
-        **settings["predictor"],
-    )
-    generator = torch.Generator().manual_seed(config.seed)
-    device = pick_device(config.device)
-    predictor = Predictor(shape, generator=generator).to(device).eval()
-
-    def draw(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator).to(device)
-
-    tokens = draw(1, context, shape.num_tokens, shape.token_dim)
-    past = draw(1, context - 1, _ACTION_DIM), draw(1, context - 1, _STATE_DIM)
-    say(
-        f"{num} candidates, {context} frames of context, {shape.num_tokens} tokens of "
-        f"{shape.token_dim}, predictor {shape.width} x {shape.depth}; {device.type}, "
-        f"{torch.get_num_threads()} threads, float32"
-    )
-    heads = ("horizon", 8), ("cached", 10), ("recomputed", 13), ("speed-up", 10)
-    say("".join(f"{text:>{width}}" for text, width in (*heads, ("max |diff|", 12), ("cache", 9))))
-    result: dict[str, Any] = {}
-    worst = 0.0
-    with torch.inference_mode():
-        for horizon in horizons:
-            ahead = draw(num, horizon, _ACTION_DIM), draw(num, horizon, _STATE_DIM)
-
-            def cached(ahead: tuple[Tensor, Tensor] = ahead) -> Tensor:
-                cache = None
-                if context > 1:
-                    _, cache = predictor.extend(None, tokens[:, :-1], *past)
-                return predictor.rollout(cache, tokens[:, -1], *ahead)[0]
-
-            def recomputed(ahead: tuple[Tensor, Tensor] = ahead) -> Tensor:
-                whole = [
-                    torch.cat((p.expand(num, -1, -1), a), dim=1)
-                    for p, a in zip(past, ahead, strict=True)
-                ]
-                return rollout_recomputed(predictor, tokens.expand(num, -1, -1, -1), *whole)
-
-            difference = float((cached() - recomputed()).abs().max())
-            worst = max(worst, difference)
-            # In turn, so that whatever else the machine does falls on both.
-            times = [(_seconds(cached), _seconds(recomputed)) for _ in range(repeats)]
-            fast, slow = (statistics.median(column) for column in zip(*times, strict=True))
-            speedup = statistics.median(b / a for a, b in times)
-            size = _cache_bytes(shape, num, context, horizon)
-            say(
-                f"{horizon:8}{fast * 1e3:7.0f} ms{slow * 1e3:10.0f} ms{speedup:9.2f}x"
-                f"{difference:12.1e}{size / 2**20:6.0f} MB"
-            )
-            result[f"speedup_h{horizon}_c{context}"] = round(speedup, 3)
-            result[f"cached_s_h{horizon}"] = fast
-            result[f"recomputed_s_h{horizon}"] = slow
-    finish({**result, "max_abs_diff": worst, "device": device.type})
-
-
-def _cache_bytes(shape: PredictorConfig, num: int, context: int, horizon: int) -> int:
-    """Keys and values kept: the shared context's once, every candidate's but of the last frame."""
-    frame = 2 * 4 * shape.depth * shape.width * (shape.num_conditions + shape.num_tokens)
-    return frame * (context - 1 + num * (horizon - 1))
-
-
-def _seconds(work: Callable[[], Tensor]) -> float:
-    begin = time.perf_counter()
-    float(work().sum())  # waits for the device
-    return time.perf_counter() - begin
+def run(settings: BenchRolloutSettings) -> None:
+    """Runs the benchmark and prints its figures as one line of JSON."""
+    finish(bench_rollout(settings))

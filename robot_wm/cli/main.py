@@ -1,4 +1,4 @@
-"""Entry point: finds the command, and turns a user's mistake into one line and exit code 2."""
+"""Entry point: runs a command, and turns a user's mistake into one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
-from robot_wm import __version__
+from robot_wm.cli.console import show_log
 from robot_wm.deployment.extensions import import_extensions, take_options
 from robot_wm.deployment.threads import share_cores
 from robot_wm.types import RunError, UserError
+from robot_wm.version import __version__
 
 COMMANDS = {
     "demo": "collect, train, plan, evaluate and report, in minutes",
@@ -21,8 +23,8 @@ COMMANDS = {
     "plan": "one run to the pose in a goal picture, with its video",
     "deploy": "drive an arm to the pose in a goal picture",
     "record-goal": "take goal pictures with the arm's own camera",
-    "monitors": "see what is normal for a checkpoint, on demonstrations: deploy compares with it",
-    "replay": "fly a flight record again: robot-wm replay FILE",
+    "monitors": "compute the reference statistics that deploy compares with, on demonstrations",
+    "replay": "run the governor again over a flight record: robot-wm replay FILE",
     "pretrain": "train an encoder on pictures, and actions where there are any, without labels",
     "probe": "see what can be read off an encoder's tokens, and what their distances mean",
     "convert": "turn a released V-JEPA 2-AC file into a checkpoint",
@@ -40,12 +42,13 @@ usage: robot-wm COMMAND [key=value ...]
 commands:
 {commands}
 
-robot-wm COMMAND --help lists a command's keys and their defaults; --cfg job shows what it would run
-with.
+robot-wm COMMAND --help says what each key means; --cfg job shows what a command would run with;
+--multirun runs it for every value of keys with several: seed=0,1,2.
 --import MODULE imports a module of yours first, one that registers an arm, a family or an encoder;
 --config-dir DIR adds a folder of settings of yours. KEY._target_=module.Name puts a planner, an
 encoder, a task or an env of yours in the place of ours.
-ROBOT_WM_TRACEBACK=1 shows where an error came from.
+--shell-completion bash (or zsh) prints a script for your shell. ROBOT_WM_TRACEBACK=1 shows where an
+error came from.
 """
 
 
@@ -56,68 +59,133 @@ whoever gave it to you, with the lines above and the command."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
+    Args:
+        argv: The words after `robot-wm`; None: those of the process.
+
     Returns:
-        The exit code: 0 done, 1 it went wrong on the way, 2 a user's mistake, 70 a fault of
-        robot_wm's own, 130 interrupted.
+        The exit code: 0 done, 1 an error during the run, 2 a user's mistake, 70 a bug in robot_wm,
+        130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else ""
+    show_log()
     try:
         words = take_options(words)
-    except UserError as error:
-        return _fail(words[0], error, 2)
-    if not words or words[0] in ("-h", "--help", "help"):
-        listing = "\n".join(f"  {name:15}{text}" for name, text in COMMANDS.items())
-        print(USAGE.format(commands=listing))
-        return 0
-    name, *words = words
-    if name == "bench" and words and not words[0].startswith("-"):
-        name, *words = f"bench {words[0]}", *words[1:]
-    if name == "replay" and words and "=" not in words[0] and not words[0].startswith("-"):
-        words[0] = f"file={words[0]}"
-    if name == "--version":
-        print(__version__)
-        return 0
-    try:
-        if name not in COMMANDS:
-            raise UserError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
+        if not words or words[0] in ("-h", "--help", "help"):
+            listing = "\n".join(f"  {name:15}{text}" for name, text in COMMANDS.items())
+            print(USAGE.format(commands=listing))
+            return 0
+        if words[0].startswith("-"):
+            return _answer(words)
+        name, words = _command(words)
         share_cores()
         import_extensions()
-        module = importlib.import_module(f"robot_wm.cli.{_file(name)}")
-        if "-h" in words or "--help" in words:
-            print(_help(name))
-            return 0
-        from robot_wm.cli.config import load_config
-
-        shown, words = _take_cfg(words)
-        config = load_config(_file(name), words)
-        if shown:
-            from omegaconf import OmegaConf
-
-            print(OmegaConf.to_yaml(config, resolve=True), end="")
-            return 0
-        module.run(config)
+        return _run(name, words)
     except KeyboardInterrupt:
         print("robot-wm: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # such as `| head`, which has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, OSError) as error:
         return _fail(name, error, 2)
     except (RunError, FloatingPointError) as error:
         return _fail(name, error, 1)
-    except Exception:  # noqa: BLE001 - whatever it is, the person is told what to do with it
+    except Exception:  # noqa: BLE001 - any bug: the user is told to report it
         traceback.print_exc()
         print(BUG.format(name=name, version=__version__), file=sys.stderr)
         return 70
+
+
+def _answer(words: Sequence[str]) -> int:
+    """Runs an option that is not a command: `--version` and completion."""
+    from robot_wm.cli.completion import complete, completion_script
+
+    if words[0] == "--version":
+        print(__version__)
+    elif words[0] == "--shell-completion":
+        print(completion_script("".join(words[1:2])), end="")
+    elif words[0] == "--complete":
+        print("\n".join(complete(words[1:], {name: module_of(name) for name in COMMANDS})))
+    else:
+        raise UserError(f"unknown option {words[0]!r}; robot-wm --help lists what there is")
     return 0
 
 
-def _take_cfg(words: Sequence[str]) -> tuple[bool, list[str]]:
-    """Takes hydra's `--cfg job` out of a command line: the settings are to be shown, not run.
+def _command(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Splits the command's name from its words.
+
+    Args:
+        words: The words after `robot-wm`.
+
+    Returns:
+        The name and the other words.
 
     Raises:
-        UserError: another word than job after it.
+        UserError: there is no such command.
+    """
+    name, *rest = words
+    if name == "bench" and rest and not rest[0].startswith("-"):
+        name, *rest = f"bench {rest[0]}", *rest[1:]
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}")
+    if name == "replay" and rest and "=" not in rest[0] and not rest[0].startswith("-"):
+        rest[0] = f"file={rest[0]}"
+    return name, rest
+
+
+def _run(name: str, words: list[str]) -> int:
+    """Runs a command, once or for every combination of values; or prints its help or settings."""
+    command: Any = importlib.import_module(module_of(name))
+    from robot_wm.cli.config import load_settings, sweep
+
+    if "-h" in words or "--help" in words:
+        from robot_wm.cli.help import command_help
+
+        print(command_help(name, COMMANDS[name], command.SETTINGS, command.EXAMPLES))
+        return 0
+    shown, words = _take_cfg(words)
+    many = [word for word in words if word in ("-m", "--multirun")]
+    words = [word for word in words if word not in many]
+    runs = sweep(words) if many else [words]
+    settings = [load_settings(name, command.SETTINGS, _apart(run, i, bool(many)))
+                for i, run in enumerate(runs)]  # fmt: skip
+    for run, run_settings in zip(runs, settings, strict=True):
+        if many:
+            print(f"robot-wm {name} {' '.join(run)}", file=sys.stderr)
+        if shown:
+            from robot_wm.provenance import to_yaml
+            from robot_wm.types import plain_settings
+
+            print(to_yaml(plain_settings(run_settings)), end="")
+        else:
+            command.run(run_settings)
+    return 0
+
+
+def _apart(words: list[str], number: int, several: bool) -> list[str]:
+    """Gives each of several runs its own output: out=runs becomes runs/0, runs/1, ..."""
+    apart = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if several and key == "out" and value != "null":
+            stem, suffix = os.path.splitext(value)
+            word = f"out={stem}-{number}{suffix}" if suffix else f"out={value}/{number}"
+        apart.append(word)
+    return apart
+
+
+def _take_cfg(words: Sequence[str]) -> tuple[bool, list[str]]:
+    """Removes hydra's `--cfg job`, which prints the settings instead of running.
+
+    Args:
+        words: The words of a command.
+
+    Returns:
+        Whether it was there, and the other words.
+
+    Raises:
+        UserError: `--cfg` is followed by another word than job.
     """
     rest = list(words)
     if "--cfg" in rest:
@@ -129,31 +197,14 @@ def _take_cfg(words: Sequence[str]) -> tuple[bool, list[str]]:
     return False, rest
 
 
-def _file(command: str) -> str:
-    """Name of a command's module and of its YAML file."""
-    return command.replace(" ", "_").replace("-", "_")
+def module_of(command: str) -> str:
+    """Returns the name of a command's module."""
+    return f"robot_wm.cli.{command.replace(' ', '_').replace('-', '_')}"
 
 
 def _fail(command: str, error: Exception, code: int) -> int:
-    """Says what went wrong in one line; returns the exit code."""
+    """Prints an error in one line; returns the exit code."""
     if os.environ.get("ROBOT_WM_TRACEBACK"):
         raise error
     print(f"robot-wm {command}: {' '.join(str(error).split())}", file=sys.stderr)
     return code
-
-
-def _help(name: str) -> str:
-    from omegaconf import OmegaConf
-
-    from robot_wm.cli.config import compose_config, groups
-
-    config = compose_config(_file(name), [])
-    choices = "\n".join(
-        f"  {group}: {', '.join(names)}"
-        for group, names in groups().items()
-        if group in config or group == "experiment"
-    )
-    return (
-        f"robot-wm {name}: {COMMANDS[name]}\n\nkeys and defaults (??? must be given):\n\n"
-        f"{OmegaConf.to_yaml(config)}\nchoices:\n{choices}"
-    )

@@ -1,69 +1,17 @@
-"""`robot-wm monitors`: what is normal on demonstrations, into the checkpoint."""
+"""`robot-wm monitors`: computes the reference statistics that `deploy` compares with."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig
-
-from robot_wm.checkpoint import add_to_checkpoint, find_checkpoint, load_checkpoint
 from robot_wm.cli.console import finish
-from robot_wm.cli.train import encode_data, load_data
-from robot_wm.data import split_episodes
-from robot_wm.deployment.joints import learned_joints, view_of
-from robot_wm.encoders import WEIGHTS_DIR
-from robot_wm.models import device_of
-from robot_wm.monitors import FILE, ReferenceStatistics, fit_reference
-from robot_wm.precision import pick_device
-from robot_wm.robots import make_arm
-from robot_wm.types import UserError
+from robot_wm.workflows.reference import ReferenceSettings, add_reference, summary
+
+SETTINGS = ReferenceSettings
+EXAMPLES = (
+    "robot-wm monitors checkpoint=checkpoint data=data",
+    "robot-wm monitors checkpoint=checkpoint data=data num_frames=2000",
+)
 
 
-def run(config: DictConfig) -> None:
-    """Looks at the demonstrations, writes what it found beside the weights."""
-    directory = find_checkpoint(config.checkpoint)
-    if directory.resolve().is_relative_to(WEIGHTS_DIR.resolve()):
-        raise UserError(
-            f"checkpoint: {config.checkpoint} ships with robot_wm: copy {directory} first"
-        )
-    model, saved = load_checkpoint(directory)
-    model.to(pick_device(config.device))
-    info, device = model.info, device_of(model)
-    learned = learned_joints(saved)
-    view = None
-    if learned is not None:
-        arm = replace(make_arm(learned.arm), device=learned.joints)
-        view = view_of(arm, info.state_names)
-    data = load_data(config.data, view=view)
-    cameras = tuple(key.rpartition(".")[2] for key in data.cameras)
-    if cameras != info.cameras or data.action_names != info.action_spec.names:
-        raise UserError(
-            f"data: camera {', '.join(cameras)}, actions {', '.join(data.action_names)}; the "
-            f"checkpoint's are {', '.join(info.cameras)} and {', '.join(info.action_spec.names)}"
-        )
-    if abs(data.dt_s - info.dt) > 1e-3:
-        raise UserError(f"data: steps of {data.dt_s:g} s, the checkpoint's are {info.dt:g} s")
-    action = (saved["training"].get("data") or {}).get("action", config.data.action)
-    if action != config.data.action:
-        raise UserError(f"data.action: got {config.data.action}, the checkpoint's is {action}")
-    tokens = encode_data(data, model.encoder, device, Path(config.cache))
-    fit: dict[str, Any] = saved["training"].get("fit") or {}
-    share, seed = float(fit.get("holdout", 0.1)), int(fit.get("seed", 0))
-    episodes = split_episodes(data.num_episodes, share, seed)
-    normal = fit_reference(model, data, tokens, *episodes, num_frames=config.num_frames)
-    add_to_checkpoint(directory, FILE, normal.to_bytes())
-    finish(summary(normal))
-
-
-def summary(normal: ReferenceStatistics) -> dict[str, float]:
-    """What is normal, in a few numbers."""
-    return {
-        "frames": len(normal.bank),
-        "strangeness_max": float(normal.novelty[-1]),
-        "view_strangeness_max": float(normal.view_novelty[-1]),
-        "surprise_median": float(normal.prediction_errors.median()),
-        "surprise_p_least": normal.least_p,
-        "surprise_p01": float(normal.prediction_errors.quantile(0.99)),
-    }
+def run(settings: ReferenceSettings) -> None:
+    """Computes the statistics from demonstrations, and prints them in a few numbers."""
+    finish(summary(add_reference(settings)))

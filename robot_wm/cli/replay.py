@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from omegaconf import DictConfig
 
-from hardware.flight import replay
 from robot_wm.cli.console import finish, say
+from robot_wm.deployment.replay import ReplaySettings, replay_record
 from robot_wm.types import RunError
+
+SETTINGS = ReplaySettings
+EXAMPLES = (
+    "robot-wm replay outputs/deploy/flight-20260101-120000-1.jsonl",
+    "robot-wm replay file=record.jsonl",
+)
 
 
 class ReplayError(RunError):
-    """The governor now says something else than it did."""
+    """The governor now computes other commands than those in the record."""
 
 
-def run(config: DictConfig) -> None:
-    """Says what the record holds and whether it flies again.
+def run(settings: ReplaySettings) -> None:
+    """Replays a record, and prints what it holds and whether the commands agree.
+
+    Args:
+        settings: The record.
 
     Raises:
         ReplayError: a command differs.
     """
-    path = Path(str(config.file))
-    if not path.is_file():
-        raise FileNotFoundError(f"file: no file {path}")
-    found = replay(path)
-    say(f"{found.num_ticks} ticks, {found.num_commands} commands" + ", cut off" * found.cut)
-    for fault in found.faults:
+    result = replay_record(settings)
+    say(f"{result.num_ticks} ticks, {result.num_commands} commands" + ", cut off" * result.cut)
+    for fault in result.faults:
         say(f"  fault: {ascii(fault)[:200]}")
     finish(
         {
-            "ticks": found.num_ticks,
-            "commands": found.num_commands,
-            "mismatches": found.num_mismatches,
-            "largest_rad": found.largest_rad if np.isfinite(found.largest_rad) else None,
-            "faults": list(found.faults),
-            "cut": found.cut,
+            "ticks": result.num_ticks,
+            "commands": result.num_commands,
+            "mismatches": result.num_mismatches,
+            "largest_rad": result.largest_rad if np.isfinite(result.largest_rad) else None,
+            "faults": list(result.faults),
+            "cut": result.cut,
         }
     )
-    if found.num_mismatches:
+    if result.num_mismatches:
         raise ReplayError(
-            f"{found.num_mismatches} commands differ, by {found.largest_rad:.3g} rad at most: "
+            f"{result.num_mismatches} commands differ, by {result.largest_rad:.3g} rad at most: "
             f"another machine's arithmetic, another governor, or a record that was changed"
         )

@@ -1,6 +1,6 @@
-"""The promises of the seams as checks that run on anyone's implementation.
+"""Checks that any implementation of an interface of this library keeps it.
 
-Each raises an AssertionError that names the promise that is broken.
+Each check raises an AssertionError that names what is broken.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _OURS = ("robot_wm", "sim_envs", "hardware")
 
 
 def hold_to(check: Callable[[], None], made: object) -> None:
-    """Runs a suite on what somebody else wrote, before any work is done with it.
+    """Runs a check on somebody else's implementation, before any work is done with it.
 
-    What is ours is held to its suites by our tests.
+    Our own implementations are checked by our tests.
 
     Args:
-        check: a suite, ready to run.
+        check: a check, ready to run.
         made: what it is run on, or the function that made it.
 
     Raises:
-        UserError: a promise is broken; it says which.
+        UserError: the check failed; says where.
     """
     if is_ours(made):
         return
@@ -45,7 +45,7 @@ def hold_to(check: Callable[[], None], made: object) -> None:
 
 
 def is_ours(made: object) -> bool:
-    """Whether an object's class, or a function or class itself, is of this project."""
+    """Returns whether an object's class, or a function or class itself, is of this project."""
     kind = made if hasattr(made, "__qualname__") else type(made)
     return str(kind.__module__).partition(".")[0] in _OURS
 

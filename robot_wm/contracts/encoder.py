@@ -1,4 +1,4 @@
-"""Whether an Encoder keeps its promises."""
+"""Checks that an Encoder keeps its interface."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:  # torch takes a second, and whoever checks an env needs none
 
 
 def check_encoder(make: Callable[[], Encoder]) -> None:
-    """Runs an Encoder through what datasets, models and checkpoints expect of it.
+    """Checks an Encoder against what datasets, models and checkpoints expect of it.
 
     Args:
         make: builds the encoder, the same at every call.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     import torch
 
@@ -27,10 +27,10 @@ def check_encoder(make: Callable[[], Encoder]) -> None:
     clip = torch.randn(
         2, 3, 3, image.height, image.width, generator=torch.Generator().manual_seed(0)
     )
-    before, kept = torch.get_rng_state(), clip.clone()
+    before, clip_before = torch.get_rng_state(), clip.clone()
     tokens = encoder(clip)
     assert torch.equal(torch.get_rng_state(), before), "frames: torch's own randomness was used"
-    assert torch.equal(clip, kept), "frames: they were changed"
+    assert torch.equal(clip, clip_before), "frames: they were changed"
     want = (2, 3, num_tokens, encoder.dim)
     assert tuple(tokens.shape) == want, f"tokens: got {tuple(tokens.shape)}, want {want}"
     assert tokens.dtype == torch.float32, f"tokens: got {tokens.dtype}, want torch.float32"
@@ -42,7 +42,7 @@ def check_encoder(make: Callable[[], Encoder]) -> None:
     changed = clip.clone()
     changed[:, 2] = 0
     other = encoder(changed)
-    # Another batch may be summed in another order, the same one may not.
+    # Another batch may be summed in another order, the same batch may not.
     assert torch.allclose(other[:, :2], tokens[:, :2], atol=float(near)), (
         "tokens: a frame's depend on another frame"
     )

@@ -1,4 +1,4 @@
-"""Whether an Env keeps its promises."""
+"""Checks that an Env keeps its interface."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from robot_wm.types import ActionSpec, Env, Observation, check_image
 def check_env(
     make: Callable[[], Env], *, num_steps: int = 3, resettable: bool = True, seed: int = 0
 ) -> None:
-    """Runs an Env through what the loop expects of it. **A real arm moves.**
+    """Checks an Env against what the loop expects of it; a real arm moves.
 
     Args:
-        make: builds the env; called twice where it is resettable, so that determinism can be seen.
+        make: builds the env; called twice where it is resettable, to check determinism.
         num_steps: actions to try.
-        resettable: whether `reset` brings the robot to the start that its seed decides; of a real
-            arm it only looks, and nothing can be tried twice.
+        resettable: whether `reset` brings the robot to the start that its seed decides; a real arm
+            only observes, and nothing can be tried twice.
         seed: of the actions.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     env = make()
     twin = make() if resettable else None

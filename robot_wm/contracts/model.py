@@ -1,4 +1,4 @@
-"""Whether a WorldModel keeps its promises."""
+"""Checks that a WorldModel keeps its interface."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:  # torch takes a second, and whoever checks an env needs none
 def check_world_model(
     make: Callable[[], WorldModel], looks: Sequence[tuple[Observation, FloatArray | None]]
 ) -> None:
-    """Runs a WorldModel through what training, examination, planning and monitors expect of it.
+    """Checks a WorldModel against what training, evaluation, planning and monitors expect of it.
 
     Args:
         make: builds the model, the same at every call.
-        looks: three or more in a row through its cameras, and what became of the action before
-            each; None with the first.
+        looks: three or more consecutive observations of its cameras, each with the action that was
+            executed before it; None with the first.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     import torch
 
@@ -51,20 +51,20 @@ def check_world_model(
             return model.rollout(state, some, noise()).mean
 
     state, before = model.initial(), None
-    for look, applied in looks:
-        before, state = state, model.observe(state, look, applied)
+    for observation, applied in looks:
+        before, state = state, model.observe(state, observation, applied)
         (latent,) = model.latent(state)
         assert tuple(latent.shape) == tokens, f"latent: got {tuple(latent.shape)}, want {tokens}"
-        seen = model.embed(look.images)
-        assert torch.allclose(latent, seen, atol=1e-5), (
+        embedded = model.embed(observation.images)
+        assert torch.allclose(latent, embedded, atol=1e-5), (
             "latent: another than embed's of the picture"
         )
-    known = torch.get_rng_state()
+    rng_state = torch.get_rng_state()
     futures = imagine(state)
     assert futures.shape == (5, horizon, *tokens), f"rollout: got {tuple(futures.shape)}"
     assert futures.isfinite().all(), "rollout: not finite"
     assert torch.equal(imagine(state), futures), "rollout: another one of the same generator"
-    assert torch.equal(torch.get_rng_state(), known), "rollout: torch's own randomness was used"
+    assert torch.equal(torch.get_rng_state(), rng_state), "rollout: torch's own randomness was used"
     same = imagine(state, actions[:1].expand(5, -1, -1).clone())
     assert torch.allclose(same, same[:1].expand_as(same), atol=1e-5), (
         "rollout: equal actions led to other futures: the noise is to be the same for all"
@@ -82,11 +82,9 @@ def check_world_model(
     old = imagine(before)
     model.observe(before, looks[-1][0], looks[-1][1])
     assert torch.equal(imagine(before), old), "observe: it changed the state that it was given"
-    wanted = actions.clone().requires_grad_()
-    model.rollout(state, wanted, noise()).mean[:, -1].square().sum().backward()
-    assert wanted.grad is not None and wanted.grad.abs().sum() > 0, (
-        "rollout: no gradient of actions"
-    )
+    leaf = actions.clone().requires_grad_()
+    model.rollout(state, leaf, noise()).mean[:, -1].square().sum().backward()
+    assert leaf.grad is not None and leaf.grad.abs().sum() > 0, "rollout: no gradient of actions"
 
     num, frames = 4, max(4, info.context_frames + horizon)
     data = Batch(
@@ -123,14 +121,14 @@ def check_world_model(
 
     first, _ = looks[0]
     bad_proprio = Observation(first.images, np.full_like(first.proprio, np.nan), 0.0)
-    for what, look, applied in (
+    for what, observation, applied in (
         ("a proprio that is not finite", bad_proprio, None),
         ("no picture", Observation({}, first.proprio, 0.0), None),
         ("an action that is not finite", first, np.full(size, np.nan)),
         ("an action of another size", first, np.zeros(size + 1)),
     ):
         try:
-            model.observe(model.observe(model.initial(), first, None), look, applied)
+            model.observe(model.observe(model.initial(), first, None), observation, applied)
         except ValueError:
             continue
         raise AssertionError(f"observe: took {what}, want a ValueError")

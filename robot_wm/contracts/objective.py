@@ -1,4 +1,4 @@
-"""Whether an Objective keeps its promises."""
+"""Checks that an Objective keeps its interface."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch takes a second, and whoever checks an env needs none
 def check_objective(
     make: Callable[[Tensor], Objective], *, num_tokens: int = 4, dim: int = 6, action_size: int = 3
 ) -> None:
-    """Runs an Objective through what a planner, a controller and an search_budget expect of it.
+    """Checks an Objective against what planner, controller and search budget expect of it.
 
     Args:
         make: builds the objective for a goal's latent `[P, D]`.
@@ -25,7 +25,7 @@ def check_objective(
         action_size: A.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     import torch
 
@@ -33,16 +33,16 @@ def check_objective(
     goal = torch.randn(num_tokens, dim, generator=draw)
     objective, (num, horizon) = make(goal), (5, 3)
     away = torch.randn(num, horizon, num_tokens, dim, generator=draw)
-    latents = goal + torch.linspace(0, 1, num).view(num, 1, 1, 1) * away  # the first is there
+    latents = goal + torch.linspace(0, 1, num).view(num, 1, 1, 1) * away  # the first is the goal
     actions = torch.randn(num, horizon, action_size, generator=draw) * 0.01
     still = torch.zeros_like(actions)
 
     def cost(latents: Tensor, actions: Tensor) -> Tensor:
         return objective(Futures(latents), actions)
 
-    kept = latents.clone()
+    before = latents.clone()
     costs = cost(latents, actions)
-    assert torch.equal(latents, kept), "cost: the futures were changed"
+    assert torch.equal(latents, before), "cost: the futures were changed"
     assert costs.shape == (num,), f"cost: got shape {tuple(costs.shape)}, want [N]"
     assert costs.isfinite().all(), f"cost: {costs.tolist()} of finite futures"
     assert torch.equal(cost(latents, actions), costs), "cost: another one of the same futures"
@@ -50,15 +50,17 @@ def check_objective(
     assert torch.allclose(turned, costs), "cost: depends on the other candidates or their order"
     alone = torch.cat([cost(latents[i : i + 1], actions[i : i + 1]) for i in range(num)])
     assert torch.allclose(alone, costs), "cost: depends on the other candidates or their order"
-    ahead = cost(latents, still)
-    assert ahead[0] == ahead.min(), f"cost: being at the goal costs {ahead[0]}, others {ahead}"
+    by_distance = cost(latents, still)
+    assert by_distance[0] == by_distance.min(), (
+        f"cost: being at the goal costs {by_distance[0]}, others {by_distance}"
+    )
     short = cost(latents[:, :1], actions[:, :1])
     assert short.shape == (num,) and short.isfinite().all(), "cost: of the first steps alone"
     heads = latents[:, :, None].expand(-1, -1, 2, -1, -1)
     same = cost(heads, actions)
     assert torch.allclose(same, costs), "cost: two heads that agree cost other than one"
-    wanted = latents.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(cost(wanted, actions).sum(), wanted)
+    leaf = latents.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(cost(leaf, actions).sum(), leaf)
     assert slope.isfinite().all(), "cost: a gradient that is not finite"
     assert slope[1:].any(), "cost: no gradient with respect to the futures"
 

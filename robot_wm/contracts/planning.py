@@ -1,4 +1,4 @@
-"""Whether planners, controllers and guards keep their promises."""
+"""Checks that planners, controllers and guards keep their interfaces."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:  # torch takes a second, and whoever checks an env needs none
 
 
 def check_planner(make: Callable[[], Planner]) -> None:
-    """Runs a Planner through what a controller expects of it.
+    """Checks a Planner against what a controller expects of it.
 
     Args:
-        make: builds the planner; called anew for each promise.
+        make: builds the planner; called anew for each check.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     import torch
 
@@ -57,20 +57,20 @@ def check_planner(make: Callable[[], Planner]) -> None:
 
     for what, spec in specs.items():
         before = torch.get_rng_state()
-        found = plan(cost, spec)
+        best = plan(cost, spec)
         assert torch.equal(torch.get_rng_state(), before), "plan: torch's own randomness was used"
-        assert isinstance(found, Plan), f"plan: returned {type(found).__name__}"
-        assert found.actions.shape == (horizon, size), f"plan: {found.actions.shape} under {what}"
-        legal = np.abs(spec.clip(found.actions) - found.actions).max()
+        assert isinstance(best, Plan), f"plan: returned {type(best).__name__}"
+        assert best.actions.shape == (horizon, size), f"plan: {best.actions.shape} under {what}"
+        legal = np.abs(spec.clip(best.actions) - best.actions).max()
         assert legal < 1e-6, f"plan: {legal:.2g} beyond what {what} allows"
-        exact = float(cost(torch.tensor(found.actions, dtype=torch.float32)[None])[0])
-        assert abs(found.cost - exact) < 1e-6 + 1e-3 * exact, f"cost: {found.cost}, is {exact}"
+        exact = float(cost(torch.tensor(best.actions, dtype=torch.float32)[None])[0])
+        assert abs(best.cost - exact) < 1e-6 + 1e-3 * exact, f"cost: {best.cost}, is {exact}"
         rest = float(cost(torch.tensor(np.tile(spec.rest, (horizon, 1))).float()[None])[0])
-        assert found.cost <= rest + 1e-9, f"plan: costs {found.cost} under {what}, rest {rest}"
+        assert best.cost <= rest + 1e-9, f"plan: costs {best.cost} under {what}, rest {rest}"
         again = plan(cost, spec)
-        assert np.array_equal(found.actions, again.actions), "plan: another one from the same seed"
-        warm = plan(cost, spec, init=found)
-        assert warm.cost <= found.cost + 1e-9, "plan: worse than the one it started from"
+        assert np.array_equal(best.actions, again.actions), "plan: another one from the same seed"
+        warm = plan(cost, spec, init=best)
+        assert warm.cost <= best.cost + 1e-9, "plan: worse than the one it started from"
 
     least = _count_evaluations(make().with_budget(1), cost, specs["bounds"])
     for budget in (16, 96, 400):
@@ -94,7 +94,7 @@ def check_planner(make: Callable[[], Planner]) -> None:
 
 
 def _count_evaluations(planner: Planner, cost: Callable[[Tensor], Tensor], spec: ActionSpec) -> int:
-    """Sequences that a plan evaluates; a gradient counts as the work it is."""
+    """Returns how many sequences a plan evaluates; a gradient counts as `GRADIENT_COST` more."""
     import torch
 
     from robot_wm.planners import GRADIENT_COST
@@ -118,17 +118,17 @@ def check_controller(
     num_steps: int = 3,
     seed: int = 0,
 ) -> None:
-    """Runs a Controller through what `run_episode` expects of it.
+    """Checks a Controller against what `run_episode` expects of it.
 
     Args:
         make: builds the controller; called twice.
         env: that it acts on.
-        goal: that it can be after.
+        goal: that it can pursue.
         num_steps: decisions to ask for.
         seed: of the env's start.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     controller = make()
     first = _decisions(controller, env, goal, num_steps, seed)
@@ -164,16 +164,16 @@ def _decisions(
 
 
 def check_guard(make: Callable[[], Guard], env: Env, controller: Controller, goal: Goal) -> None:
-    """Runs a Guard beside a controller that does nothing wrong.
+    """Checks a Guard beside a controller that does nothing wrong.
 
     Args:
         make: builds the guard; called twice.
         env: the robot.
         controller: acts on it.
-        goal: that it is after.
+        goal: that it pursues.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     one = make()
     for guard in (one, one, make()):  # nothing of a run is left for the next one
@@ -181,10 +181,10 @@ def check_guard(make: Callable[[], Guard], env: Env, controller: Controller, goa
         controller.reset(goal)
         applied: FloatArray | None = None
         for _ in range(3):
-            seen = env.observe()
-            decision = controller.act(seen, applied)
+            observation = env.observe()
+            decision = controller.act(observation, applied)
             before = decision.action.copy()
-            verdict = guard.check(seen, decision, applied)
+            verdict = guard.check(observation, decision, applied)
             assert isinstance(verdict, Verdict), f"check: returned {type(verdict).__name__}"
             assert verdict.kind == "go on" or verdict.reason, "check: no reason given"
             assert all(map(math.isfinite, verdict.numbers.values())), "check: numbers not finite"

@@ -1,4 +1,4 @@
-"""Whether a RobotModel keeps its promises."""
+"""Checks that a RobotModel keeps its interface."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from robot_wm.types import FloatArray
 
 
 def check_robot(make: Callable[[], RobotModel], *, num: int = 40) -> None:
-    """Runs a RobotModel through what simulation, governor and actions expect of it.
+    """Checks a RobotModel against what simulation, governor and actions expect of it.
 
     Args:
         make: builds the arm.
-        num: places of its workspace that are tried.
+        num: positions of its workspace that are tried.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     from robot_wm.kinematics.mjcf import check_radians, load_mujoco
 

@@ -1,4 +1,4 @@
-"""Whether a Task keeps its promises."""
+"""Checks that a Task keeps its interface."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _STILL = 1e-4  # a simulator may compute what follows from its state anew
 def check_task(
     make: Callable[[], Task], *, seeds: tuple[int, int] = (0, 1), tolerance: float = 0.02
 ) -> None:
-    """Runs a Task through what evaluation and the oracles expect of it.
+    """Checks a Task against what evaluation and the oracles expect of it.
 
     Args:
         make: builds the task.
         seeds: of two episodes.
-        tolerance: by which the cost that `simulate` says may differ from what `apply` leads to, as
-            a share of the episode's first cost or of what the actions change, whichever is more.
+        tolerance: by which the cost that `simulate` returns may differ from what `apply` leads to,
+            as a share of the episode's first cost or of what the actions change, whichever is more.
 
     Raises:
-        AssertionError: names the promise that is broken.
+        AssertionError: names what is broken.
     """
     task = make()
     env, spec = task.env, task.env.action_spec
@@ -42,8 +42,8 @@ def check_task(
             )
             for name, image in goal.images.items():
                 check_image(image, f"goal {name!r}")
-        seen, said = env.observe(), task.judge()
-        for name, measure in said.measures.items():
+        first_observation, judgement = env.observe(), task.judge()
+        for name, measure in judgement.measures.items():
             assert math.isfinite(measure.value), f"judge: {name} is {measure.value}"
             assert measure.unit, f"judge: {name} has no unit"
         task.start(second)
@@ -54,25 +54,25 @@ def check_task(
                 assert np.array_equal(image, other.images[name]), (
                     "start: another goal the second time"
                 )
-        assert_same(env.observe(), seen, "start")
+        assert_same(env.observe(), first_observation, "start")
         rng = np.random.default_rng(0)
         actions = spec.clip(rng.uniform(spec.low, spec.high, (3, 2, spec.size)))
-        told = task.simulate(actions)
-        assert told.shape == (3, 2), f"simulate: returned shape {told.shape}, want (3, 2)"
-        assert np.isfinite(told).all(), "simulate: costs are not finite"
+        costs = task.simulate(actions)
+        assert costs.shape == (3, 2), f"simulate: returned shape {costs.shape}, want (3, 2)"
+        assert np.isfinite(costs).all(), "simulate: costs are not finite"
         pictures = task.look_ahead(actions)
         assert [len(row) for row in pictures] == [2, 2, 2], "look_ahead: want a picture an action"
-        size = max(abs(said.cost), float(np.ptp(told)), 1e-9)
-        changed = abs(task.judge().cost - said.cost)
+        size = max(abs(judgement.cost), float(np.ptp(costs)), 1e-9)
+        changed = abs(task.judge().cost - judgement.cost)
         assert changed < _STILL * size, (
             f"simulate, look_ahead: they changed the cost by {changed:.2g}"
         )
-        moved = np.abs(env.observe().proprio - seen.proprio).max()
+        moved = np.abs(env.observe().proprio - first_observation.proprio).max()
         span = float((spec.high - spec.low).max())
         assert moved < _STILL * span, f"simulate, look_ahead: they moved the env by {moved:.2g}"
         for h in range(2):
             env.apply(actions[0, h])
-            off = abs(task.judge().cost - told[0, h])
+            off = abs(task.judge().cost - costs[0, h])
             assert off < tolerance * size, f"simulate: {off:.4f} from what apply does"
     finally:
         env.close()

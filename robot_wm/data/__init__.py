@@ -1,4 +1,4 @@
-"""LeRobot v3 datasets: written, read, checked, sampled in physical time, encoded once; videos."""
+"""Writes, reads, checks and samples LeRobot v3 datasets, and caches their encoded frames."""
 
 from robot_wm.data.alignment import (
     ActionMode,

@@ -1,6 +1,6 @@
-"""What of a dataset a world model sees: cameras, a state and actions, on the model's clock.
+"""Samples cameras, state and actions of a dataset at the model's time step, and checks them.
 
-Everything LeRobot loads without complaint is checked here, episode by episode: values that are not
+Damage that LeRobot loads without an error is found here, episode by episode: values that are not
 finite, rows out of order or missing, clocks that disagree, columns of the wrong shape. A damaged
 episode is refused, or dropped and counted; nothing is put in its place.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,36 +19,36 @@ from numpy.typing import ArrayLike
 from robot_wm.data.dataset import Dataset, Episode
 from robot_wm.data.keys import dim_names, find_cameras, find_state
 from robot_wm.poses import POSE_NAMES, pose_change
-from robot_wm.types import FloatArray, UserError
+from robot_wm.types import FloatArray, Positive, UserError, check_fields
 
 ActionMode = Literal["state_delta", "pose_delta", "recorded"]
 
-_STEP_TOLERANCE = 0.02  # of dt_s
-_GAP_PERIODS = 1.5
-_CLOCK_TOLERANCE = 0.1  # of the period
-_NUM_LISTED = 3
+_STEP_TOLERANCE = 0.02  # share of dt_s by which it may miss a multiple of the period
+_GAP_PERIODS = 1.5  # the largest distance of neighbouring rows, in periods
+_CLOCK_TOLERANCE = 0.1  # share of the period by which the median distance of rows may miss it
+_NUM_LISTED = 3  # damaged episodes that a message describes
 _ANGLES = frozenset("roll pitch yaw rx ry rz angle theta heading joint pan wrist".split())
 _JAWS = frozenset("gripper jaw finger".split())
-_TURNS = (2 * np.pi, 360.0)
+_TURNS = (2 * np.pi, 360.0)  # one revolution in rad and in degrees
 _TURN_TOLERANCE = 1.001
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What to take from a dataset.
+    """The columns to use from a dataset, and the time step.
 
     Attributes:
-        camera: key or short name (`front` for `observation.images.front`), or several joined by
-            `+`; the only camera, or the likeliest fixed view, where None.
-        state: key or short name, or several joined by `+`; `observation.state`, or its parts,
-            where None.
-        action: `state_delta`: what the robot did, state[t+1] - state[t] of the sampled frames;
-            angles that jump from one end of a turn to the other are subtracted as angles.
+        camera: Key or short name (`front` for `observation.images.front`), or several joined by
+            `+`. If None, the only camera, or the most likely fixed camera.
+        state: Key or short name, or several joined by `+`. If None, `observation.state`, or its
+            parts.
+        action: `state_delta`: the motion of the robot, state[t+1] - state[t] of the sampled
+            frames; angles that wrap around are subtracted as angles.
             `pose_delta`: the same for states that are poses (x y z, roll pitch yaw, gripper: see
-            robot_wm.poses), whose rotations are no numbers to subtract.
-            `recorded`: the dataset's own `action`, which is what was asked of the robot, in a unit
-            that the dataset does not state; only where `dt_s` is the dataset's own period.
-        dt_s: time step of the model, seconds; a multiple of the dataset's period within 2 %.
+            robot_wm.poses), whose rotations cannot be subtracted as numbers.
+            `recorded`: the dataset's own `action`, the command to the robot, in a unit that the
+            dataset does not state; only if `dt_s` is the dataset's own period.
+        dt_s: Time step of the model, s; a multiple of the dataset's period within 2 %.
 
     Raises:
         UserError: an action mode that does not exist, or `dt_s` not above zero.
@@ -57,23 +57,20 @@ class DataSpec:
     camera: str | None = None
     state: str | None = None
     action: ActionMode = "state_delta"
-    dt_s: float = 0.2
+    dt_s: Positive = 0.2
 
     def __post_init__(self) -> None:
-        if self.action not in get_args(ActionMode):
-            raise UserError(f"action: got {self.action!r}, want one of {get_args(ActionMode)}")
-        if not (np.isfinite(self.dt_s) and self.dt_s > 0):
-            raise UserError(f"dt_s: got {self.dt_s}, want seconds above zero")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class StateView:
-    """A state seen as another, such as an arm's joints as the pose of its tool.
+    """A derived state: a function of the recorded state, such as the tool pose of an arm's joints.
 
     Attributes:
-        needs: names of the N numbers that it is made of, in this order.
-        names: of the Q numbers that come of them.
-        of: `[T, N]` to `[T, Q]`, float64; a ValueError where the numbers cannot be what they say.
+        needs: Names of the N recorded numbers that it is computed from, in this order.
+        names: Names of the Q numbers of the derived state.
+        of: Maps `[T, N]` to `[T, Q]`, float64; raises ValueError if the numbers are implausible.
     """
 
     needs: tuple[str, ...]
@@ -83,7 +80,13 @@ class StateView:
 
 @dataclass(frozen=True)
 class Finding:
-    """A damaged episode: which, in which file, and what is wrong with it."""
+    """A damaged episode.
+
+    Attributes:
+        episode: Number of the episode.
+        file: Its file, within the dataset.
+        reason: What is wrong with it.
+    """
 
     episode: int
     file: str
@@ -95,26 +98,27 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class AlignedData:
-    """Sampled episodes, checked.
+    """Sampled and checked episodes.
 
-    The lists run over the episodes kept; position i below is not the episode's number, which is
-    `episodes[i]`.
+    Sequences have one entry per episode that was kept. Position i in them is not the episode's
+    number, which is `episodes[i]`.
 
     Attributes:
-        dataset: where the frames are.
-        spec: what was asked for.
-        cameras: keys of the cameras taken, V of them.
-        state: keys of the state taken, joined by `+`.
-        dt_s: seconds between sampled frames: the multiple of the period nearest `spec.dt_s`.
-        episodes: the episodes' numbers.
-        indices: per episode, rows sampled, `[T]` int64.
-        timestamps_s: per episode, `[T]` float64 since the episode's start.
-        proprio: per episode, `[T, Q]` float32, the robot's units.
-        actions: per episode, `[T-1, A]` float32, the robot's units; the one at t leads to t+1.
-        proprio_names: Q names.
-        action_names: A names.
-        dropped: damaged episodes left out.
-        warnings: oddities that do not stop anyone, in words.
+        dataset: The dataset that the frames are read from.
+        spec: The columns and the time step that were requested.
+        cameras: Keys of the cameras, V of them.
+        state: Keys of the state's columns, joined by `+`.
+        dt_s: Time between sampled frames, s: the multiple of the period nearest to `spec.dt_s`.
+        episodes: The episodes' numbers.
+        indices: Sampled rows of each episode, `[T]` int64.
+        timestamps_s: Time since the episode's start, `[T]` float64 for each episode.
+        proprio: Proprioception, `[T, Q]` float32 for each episode, in the robot's units.
+        actions: `[T-1, A]` float32 for each episode, in the robot's units; action t leads to frame
+            t+1.
+        proprio_names: Names of the proprioception's dimensions, Q of them.
+        action_names: Names of the action's dimensions, A of them.
+        dropped: Damaged episodes that were left out.
+        warnings: Oddities in the data, in words, that prevent nothing.
     """
 
     dataset: Dataset
@@ -134,7 +138,7 @@ class AlignedData:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes kept."""
+        """Number of episodes that were kept."""
         return len(self.episodes)
 
     @property
@@ -149,7 +153,7 @@ class AlignedData:
 
 
 class _DamagedError(UserError):
-    """Why an episode cannot be used."""
+    """An episode cannot be used, for the reason in the message."""
 
 
 def align(
@@ -159,20 +163,24 @@ def align(
     drop_corrupt: bool = False,
     view: StateView | None = None,
 ) -> AlignedData:
-    """Samples every episode on the model's clock, and checks it.
+    """Samples every episode at the model's time step, and checks it.
 
-    Frames are taken by their timestamps, the nearest to each multiple of the step.
+    The sampled frames are those whose timestamps are nearest to the multiples of the time step.
 
     Args:
-        dataset: from `open_dataset`.
-        spec: what to take.
-        drop_corrupt: leave damaged episodes out (they are counted in `dropped`), rather than
-            refuse the dataset.
-        view: what to take the state for, unless it is that already; actions are then its steps.
+        dataset: A dataset as `open_dataset` returns it.
+        spec: The columns and the time step to use.
+        drop_corrupt: Whether to leave damaged episodes out (and list them in `dropped`), instead of
+            refusing the dataset.
+        view: A derived state to use instead of the recorded one, unless that has the same names;
+            actions are then the changes of the derived state.
+
+    Returns:
+        The sampled episodes.
 
     Raises:
-        UserError: a key that is not there, a step that the dataset's rate does not allow,
-            damaged episodes, or none left; a state without what the view needs.
+        UserError: a key that does not exist, a time step that the dataset's rate does not allow,
+            damaged episodes, no episode left, or a state without the numbers that the view needs.
     """
     cameras, state = find_cameras(dataset, spec.camera), find_state(dataset, spec.state)
     stride = _stride(dataset, spec)
@@ -180,7 +188,7 @@ def align(
         raise UserError(f"{dataset.source}: no action column; it has {sorted(dataset.features)}")
     proprio_names = tuple(n for key in state for n in dim_names(dataset, key))
     if view is not None and proprio_names == view.names:
-        view = None  # it was recorded so
+        view = None  # the derived state itself was recorded
     if view is not None:
         missing = [name for name in view.needs if proprio_names.count(name) != 1]
         if missing:
@@ -190,7 +198,7 @@ def align(
             )
         if spec.action == "recorded":
             raise UserError("action: 'recorded' is of the state as it was recorded, want a delta")
-    look = None if view is None else _look(view, proprio_names)
+    derive = None if view is None else _deriving(view, proprio_names)
     proprio_names = proprio_names if view is None else view.names
     if spec.action == "pose_delta" and len(proprio_names) != len(POSE_NAMES):
         raise UserError(
@@ -206,13 +214,14 @@ def align(
             findings.append(Finding(index, "data", str(error)))
             continue
         try:
-            kept.append((index, *_sample(dataset, episode, spec, cameras, state, stride, look)))
+            kept.append((index, *_sample(dataset, episode, spec, cameras, state, stride, derive)))
         except _DamagedError as error:
             file = episode.file.relative_to(dataset.root).as_posix()
             findings.append(Finding(index, file, str(error)))
     if findings and (not drop_corrupt or not kept):
         listed = "; ".join(str(f) for f in findings[:_NUM_LISTED])
-        more = f"; and {len(findings) - _NUM_LISTED} more" if len(findings) > _NUM_LISTED else ""
+        unlisted = len(findings) - _NUM_LISTED
+        more = f"; and {unlisted} more" if unlisted > 0 else ""
         hint = " (drop_corrupt=true leaves them out)" if kept else ""
         raise UserError(
             f"{dataset.source}: {len(findings)} of {dataset.num_episodes} episodes are damaged"
@@ -220,12 +229,12 @@ def align(
         )
     recorded = spec.action == "recorded"
     action_names = dim_names(dataset, "action") if recorded else proprio_names
-    episodes, indices, timestamps_s, proprio, own_actions = zip(*kept, strict=True)
-    turned: list[str] = []
+    episodes, indices, timestamps_s, proprio, actions = zip(*kept, strict=True)
+    wrapped: list[str] = []
     if spec.action == "state_delta":
-        own_actions, turned = _differences(proprio, proprio_names)
+        actions, wrapped = _differences(proprio, proprio_names)
     proprio = tuple(values.astype(np.float32) for values in proprio)
-    actions = tuple(values.astype(np.float32) for values in own_actions)
+    actions = tuple(values.astype(np.float32) for values in actions)
     return AlignedData(
         dataset=dataset,
         spec=spec,
@@ -241,7 +250,7 @@ def align(
         action_names=action_names,
         dropped=tuple(findings),
         warnings=(
-            *turned,
+            *wrapped,
             *_constant("state", proprio, proprio_names),
             *_constant("action", actions, action_names),
         ),
@@ -249,7 +258,7 @@ def align(
 
 
 def _stride(dataset: Dataset, spec: DataSpec) -> int:
-    """Rows of the dataset per step of the model."""
+    """Returns the rows of the dataset per time step of the model."""
     stride = max(1, round(spec.dt_s * dataset.fps))
     if abs(stride / dataset.fps - spec.dt_s) > _STEP_TOLERANCE * spec.dt_s:
         near = sorted({max(1, stride - 1), stride, stride + 1})
@@ -273,17 +282,15 @@ def _sample(
     cameras: Sequence[str],
     state: Sequence[str],
     stride: int,
-    look: Callable[[FloatArray], FloatArray] | None,
+    derive: Callable[[FloatArray], FloatArray] | None,
 ) -> tuple[np.ndarray, FloatArray, FloatArray, FloatArray | None]:
-    """Rows `[T]`, timestamps `[T]`, proprio `[T, Q]` and actions `[T-1, A]` of one episode.
-
-    There are no actions where they are the differences of the states.
-    """
+    """Samples rows `[T]`, timestamps `[T]`, proprio `[T, Q]` and actions `[T-1, A]` or None."""
+    # Actions are None for `state_delta`: the caller subtracts the states of all episodes at once.
     times_s, period_s = episode.timestamps_s, 1 / dataset.fps
     _check_clock(times_s, period_s)
-    rows, said = len(episode), dataset.num_rows(episode.index)
-    if rows != said:
-        raise _DamagedError(f"the data has {rows} rows, the metadata says {said}")
+    rows, declared_rows = len(episode), dataset.num_rows(episode.index)
+    if rows != declared_rows:
+        raise _DamagedError(f"the data has {rows} rows, the metadata says {declared_rows}")
     for camera in cameras:
         span_s = dataset.video_span_s(episode.index, camera)
         if span_s is not None and span_s < times_s[-1] - times_s[0] - 0.5 * period_s:
@@ -292,17 +299,17 @@ def _sample(
             )
     proprio = np.concatenate([_values(dataset, episode, key) for key in state], axis=1)  # [rows, Q]
     num_steps = int((times_s[-1] - times_s[0]) / (stride * period_s) + 0.5 / stride) + 1
-    want_s = times_s[0] + np.arange(num_steps) * stride * period_s
-    after = np.clip(np.searchsorted(times_s, want_s), 1, rows - 1)
-    nearer = want_s - times_s[after - 1] <= times_s[after] - want_s
-    indices = np.where(nearer, after - 1, after)
+    sample_s = times_s[0] + np.arange(num_steps) * stride * period_s
+    after = np.clip(np.searchsorted(times_s, sample_s), 1, rows - 1)
+    before_is_nearer = sample_s - times_s[after - 1] <= times_s[after] - sample_s
+    indices = np.where(before_is_nearer, after - 1, after)
     if num_steps < 2 or (np.diff(indices) <= 0).any():
         raise _DamagedError(f"{rows} rows give {num_steps} frame(s) at dt_s={spec.dt_s}, want 2")
     sampled = proprio[indices]
-    if look is not None:
+    if derive is not None:
         try:
-            sampled = look(sampled)
-        except ValueError as error:  # not an episode's damage: the view is one for all of them
+            sampled = derive(sampled)
+        except ValueError as error:  # not damage of this episode: the view does not fit the dataset
             raise UserError(f"{dataset.source}: episode {episode.index}: {error}") from error
     actions: FloatArray | None = None
     if spec.action == "pose_delta":
@@ -322,33 +329,32 @@ def _sample(
 def _differences(
     states: Sequence[FloatArray], names: Sequence[str]
 ) -> tuple[list[FloatArray], list[str]]:
-    """What leads from each state `[T, Q]` to the next, `[T-1, Q]` per episode, and what to say.
-
-    A number whose name is that of an angle, and that lies within one turn, jumps where the turn
-    ends. No arm turns three quarters of a turn in a step: such a step is the rest of the turn, the
-    other way. Whether a turn is 2 pi or 360 is told by the largest of all the angles.
-    """
-    steps, said = [np.diff(values, axis=0) for values in states], []
+    """Returns the change from each state `[T, Q]` to the next, `[T-1, Q]`, and warnings."""
+    # A number that is named like an angle and stays within one revolution may wrap around. No arm
+    # turns by three quarters of a revolution in a step: such a step is the remainder of the
+    # revolution in the other direction. The largest angle tells whether a revolution is 2 pi or
+    # 360.
+    changes, warnings = [np.diff(values, axis=0) for values in states], []
     words = [set(re.split(r"[^a-z]+", name.lower())) for name in names]
-    angles = [i for i, own in enumerate(words) if own & _ANGLES and not own & _JAWS]
+    angles = [i for i, parts in enumerate(words) if parts & _ANGLES and not parts & _JAWS]
     largest = max((np.abs(values[:, angles]).max() for values in states if angles), default=0.0)
     turn = next((turn for turn in _TURNS if largest <= turn * _TURN_TOLERANCE), np.inf)
     for i in angles:
         name, jumps = names[i], 0
-        for own in steps:
-            jumped = np.abs(own[:, i]) > 0.75 * turn
-            own[jumped, i] -= np.sign(own[jumped, i]) * turn
+        for change in changes:
+            jumped = np.abs(change[:, i]) > 0.75 * turn
+            change[jumped, i] -= np.sign(change[jumped, i]) * turn
             jumps += int(jumped.sum())
         if jumps:
-            said.append(
+            warnings.append(
                 f"state {name} is taken for an angle: {jumps} steps of more than three quarters of "
-                f"a turn of {turn:g} are its rest, the other way"
+                f"a turn of {turn:g} are read as turns in the other direction"
             )
-    return steps, said
+    return changes, warnings
 
 
-def _look(view: StateView, names: Sequence[str]) -> Callable[[FloatArray], FloatArray]:
-    """The view of a state whose numbers have these names, `[T, names]` to `[T, Q]`."""
+def _deriving(view: StateView, names: Sequence[str]) -> Callable[[FloatArray], FloatArray]:
+    """Returns a function from states with these names, `[T, names]`, to derived ones `[T, Q]`."""
     order = [names.index(name) for name in view.needs]
     return lambda values: view.of(values[:, order])
 
@@ -373,7 +379,7 @@ def _check_clock(times_s: FloatArray, period_s: float) -> None:
 
 
 def _values(dataset: Dataset, episode: Episode, key: str) -> FloatArray:
-    """A vector column of the episode, checked, `[rows, n]` float64."""
+    """Returns a vector column of the episode, checked, `[rows, n]` float64."""
     if key not in episode.columns:
         raise _DamagedError(f"no column {key}; it has {sorted(episode.columns)}")
     values = episode.columns[key]

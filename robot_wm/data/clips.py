@@ -1,4 +1,4 @@
-"""Clips of prepared pictures with the actions between them, for training an encoder end to end."""
+"""Samples clips of prepared pictures with the actions between them, for training an encoder."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robot_wm.preprocess import ImageSpec, NormStats, prepare_images
-from robot_wm.types import FloatArray, ImageArray, UserError
+from robot_wm.types import FloatArray, ImageArray, UserError, check_counts
 
 _SHIFT_PX = 3
 
 
 class Clips:
-    """Random clips of consecutive frames; `batch(step)` depends on nothing but its arguments.
+    """Random clips of consecutive frames. `batch(step)` depends only on its argument.
 
     Args:
         frames: uint8 RGB `[sum of lengths, height, width, 3]`, episode by episode.
-        lengths: frames per episode.
-        actions: per episode `[T - 1, A]`, robot's units; None for pictures alone.
-        image: how the pictures are prepared.
-        num_frames: frames per clip, T, at least 2.
-        batch_size: clips per batch, B, at least 2.
-        seed: of the choice.
-        augment: share of the clips whose pictures are changed at random, where the motion stays:
-            colour channels exchanged, and the picture shifted, alike in all frames of a clip;
-            brightness and contrast, frame by frame.
-        device: where the pictures are prepared.
+        lengths: Frames per episode.
+        actions: `[T - 1, A]` per episode, in the robot's units; None for pictures only.
+        image: How the pictures are prepared.
+        num_frames: Frames per clip, T, at least 2.
+        batch_size: Clips per batch, B, at least 2.
+        seed: Seed of the random choice.
+        augment: Share of the clips that are augmented without changing their motion: colour
+            channels are permuted and the picture is shifted, the same way in all frames of a clip;
+            brightness and contrast vary from frame to frame.
+        device: Device on which the pictures are prepared.
 
     Raises:
-        UserError: a size out of range, no episode that long, or frames and lengths disagree.
+        UserError: a size out of range, no episode that long, or frames and lengths that disagree.
     """
 
     def __init__(
@@ -48,10 +48,7 @@ class Clips:
         augment: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> None:
-        if num_frames < 2 or batch_size < 2:
-            raise UserError(
-                f"got num_frames {num_frames} and batch_size {batch_size}, want 2 and 2 or more"
-            )
+        check_counts(2, num_frames=num_frames, batch_size=batch_size)
         if not 0 <= augment <= 1:
             raise UserError(f"augment: got {augment}, want a share from 0 to 1")
         if len(frames) != sum(lengths):
@@ -68,16 +65,16 @@ class Clips:
         self._actions: list[FloatArray] | None = None
         if actions is not None:
             stats = NormStats.fit(np.concatenate(actions))
-            # Not centred: the actions between two frames are to add up to the way between them.
+            # Not centred, so that the actions between two frames add up to the motion between them.
             self._actions = [(a / stats.std).astype(np.float32) for a in actions]
 
     @property
     def action_dim(self) -> int | None:
-        """Action size, A; None where there are pictures alone."""
+        """Action size, A; None for clips without actions."""
         return self._actions[0].shape[1] if self._actions else None
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Prepared frames `[B, T, 3, h, w]`, and actions `[B, T - 1, A]` over their std."""
+        """Returns prepared frames `[B, T, 3, h, w]`, and actions `[B, T - 1, A]` over their std."""
         rng = np.random.default_rng((self._seed, step))
         pictures, actions = [], []
         for i in rng.integers(len(self._episode), size=self._batch_size):
@@ -86,19 +83,19 @@ class Clips:
             pictures.append(self._frames[begin : begin + self._num_frames])
             if self._actions:
                 actions.append(self._actions[episode][start : start + self._num_frames - 1])
-        changed = np.flatnonzero(rng.random(self._batch_size) < self._augment)
-        for i in changed:
+        augmented = np.flatnonzero(rng.random(self._batch_size) < self._augment)
+        for i in augmented:
             pictures[i] = pictures[i][..., rng.permutation(3)]
         frames = prepare_images(torch.from_numpy(np.stack(pictures)).to(self._device), self._image)
-        for i in changed:
-            frames[i] = _vary(frames[i], rng)
+        for i in augmented:
+            frames[i] = _augment(frames[i], rng)
         if not actions:
             return frames, None
         return frames, torch.from_numpy(np.stack(actions)).to(self._device)
 
 
-def _vary(frames: Tensor, rng: np.random.Generator) -> Tensor:
-    """A clip `[T, 3, h, w]` shifted as one, its frames brighter or darker, flatter or steeper."""
+def _augment(frames: Tensor, rng: np.random.Generator) -> Tensor:
+    """Shifts a clip `[T, 3, h, w]` as a whole, and varies each frame's brightness and contrast."""
     down, right = rng.integers(-_SHIFT_PX, _SHIFT_PX + 1, 2)
     height, width = frames.shape[-2:]
     frames = F.pad(frames, (_SHIFT_PX,) * 4, mode="replicate")

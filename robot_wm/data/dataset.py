@@ -1,8 +1,8 @@
-"""LeRobot v3 datasets, read with pyarrow and PyAV alone.
+"""Reads LeRobot v3 datasets with pyarrow and PyAV only.
 
-LeRobot's own loader loads damaged data without complaint and takes 3 to 9 ms a frame in random
-order; here an episode's video is decoded once, front to back, and what does not fit is an error
-that names the file and the episode.
+LeRobot's own loader accepts damaged data without an error and takes 3 to 9 ms per frame in random
+order. Here an episode's video is decoded once, from start to end, and inconsistent data raises an
+error that names the file and the episode.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from robot_wm.data.video import DecodeError, decode_image, decode_video
 from robot_wm.files import sha256_file
 from robot_wm.types import FloatArray, ImageArray, UserError
 
-# A frame may be this share of a period away from its row: more, and two clocks disagree.
+# The largest distance of a frame's time from its row's, over the period. If it is larger, the
+# clocks of the video and of the rows disagree.
 _TIME_TOLERANCE = 0.25
 
 
@@ -32,8 +33,8 @@ class Feature:
 
     Attributes:
         dtype: `video`, `image`, `float32`, ...
-        shape: of one frame's value.
-        names: one per number of a vector, or empty where the dataset does not say.
+        shape: Shape of one frame's value.
+        names: One name per number of a vector, or empty if the dataset gives none.
     """
 
     dtype: str
@@ -43,13 +44,13 @@ class Feature:
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """The rows of one episode, pictures left out.
+    """The rows of one episode, without pictures.
 
     Attributes:
-        index: the episode's number.
-        file: the parquet file it is in.
-        task: in words, empty where the dataset does not say.
-        timestamps_s: `[T]` float64, since the episode's start.
+        index: The episode's number.
+        file: The parquet file that contains the episode.
+        task: The task in words, empty if the dataset gives none.
+        timestamps_s: Time since the episode's start, `[T]` float64.
         columns: key -> `[T, n]` (or `[T]`) values as stored.
     """
 
@@ -68,12 +69,12 @@ class Dataset:
     """A LeRobot v3 dataset on disk. Made by `open_dataset`.
 
     Attributes:
-        source: what was asked for, a directory or a hub id.
-        root: the directory.
-        fps: frames per second by info.json.
-        robot_type: by info.json, empty where it does not say.
-        num_episodes: episodes.
-        num_frames: frames over all episodes.
+        source: The directory or hub id that `open_dataset` was called with.
+        root: The directory of the dataset.
+        fps: Frames per second, from info.json.
+        robot_type: The robot's type, from info.json; empty if it gives none.
+        num_episodes: Number of episodes.
+        num_frames: Number of frames over all episodes.
         features: key -> Feature.
     """
 
@@ -88,21 +89,21 @@ class Dataset:
     _video_path: str
     _index: Mapping[str, list[Any]]  # meta/episodes without the statistics, column by column
     _tasks: Mapping[int, str]
-    # The file read last, without pictures (key "") or with one camera's.
+    # A cache of the last file that was read: without pictures (key ""), or with one camera's.
     _tables: dict[tuple[Path, str], pa.Table] = field(default_factory=dict)
 
     @property
     def camera_keys(self) -> tuple[str, ...]:
-        """Keys of the features that are pictures."""
+        """Keys of the features that hold pictures."""
         return tuple(k for k, f in self.features.items() if f.dtype in ("video", "image"))
 
     @cached_property
     def content_hash(self) -> str:
-        """sha256 over the names and contents of every file of the dataset."""
+        """The sha256 of the names and contents of every file of the dataset."""
         digest = hashlib.sha256()
         folders = [self.root / name for name in ("meta", "data", "videos", "images")]
         files = [p for f in folders for p in f.rglob("*") if p.is_file()]
-        # What a writer that was killed has left counts for nothing.
+        # Ignore the temporary files of a writer that was killed.
         files = [
             p
             for p in files
@@ -114,10 +115,16 @@ class Dataset:
         return digest.hexdigest()
 
     def episode(self, index: int) -> Episode:
-        """Reads one episode; in order of their index this is fastest.
+        """Reads one episode. Reading episodes in the order of their index is fastest.
+
+        Args:
+            index: The episode's number.
+
+        Returns:
+            The episode without its pictures.
 
         Raises:
-            ValueError: no such episode, or its file is missing, unreadable or without its rows.
+            UserError: no such episode, or its file is missing, unreadable or without its rows.
         """
         if not 0 <= index < self.num_episodes:
             raise UserError(
@@ -140,19 +147,19 @@ class Dataset:
     def frames(self, episode: Episode, camera_key: str, indices: Sequence[int]) -> ImageArray:
         """Decodes frames of one episode in one pass.
 
-        A video frame is found by its own presentation time, nearest to the row's timestamp, and
+        The frame of a row is the one whose presentation time is nearest to the row's timestamp. It
         may be at most a quarter of a period away from it.
 
         Args:
-            episode: from `episode`.
-            camera_key: one of `camera_keys`.
-            indices: rows of the episode, increasing, n of them.
+            episode: An episode as `episode` returns it.
+            camera_key: One of `camera_keys`.
+            indices: Rows of the episode in increasing order, n of them.
 
         Returns:
             uint8 RGB `[n, height, width, 3]`.
 
         Raises:
-            ValueError: no such camera, or pictures that are missing or do not decode; names the
+            UserError: no such camera, or pictures that are missing or do not decode; names the
                 file, the episode and the reason.
         """
         if camera_key not in self.camera_keys:
@@ -170,17 +177,17 @@ class Dataset:
             path = self._file(self._video_path, prefix, episode.index, video_key=camera_key)
             start_s = self._index[f"{prefix}/from_timestamp"][episode.index]
             end_s = self._index[f"{prefix}/to_timestamp"][episode.index]
-            want_s = start_s + episode.timestamps_s[rows]
-            if want_s[-1] > end_s - 0.5 / self.fps:  # the next episode's pictures follow there
+            times_s = start_s + episode.timestamps_s[rows]
+            if times_s[-1] > end_s - 0.5 / self.fps:  # those are the next episode's pictures
                 raise DecodeError(
                     f"the video has fewer frames than the data has {len(episode)} rows"
                 )
-            return decode_video(path, want_s, _TIME_TOLERANCE / self.fps)
+            return decode_video(path, times_s, _TIME_TOLERANCE / self.fps)
         except (DecodeError, OSError, ValueError) as error:
             raise UserError(f"{path}: episode {episode.index}: {error}") from error
 
     def video_span_s(self, index: int, camera_key: str) -> float | None:
-        """Length of the episode's video by the metadata, seconds; None where it is no video."""
+        """Returns the length of the episode's video from the metadata, s; None without a video."""
         prefix = f"videos/{camera_key}"
         if f"{prefix}/to_timestamp" not in self._index:
             return None
@@ -188,7 +195,7 @@ class Dataset:
         return self._index[f"{prefix}/to_timestamp"][index] - start_s
 
     def num_rows(self, index: int) -> int:
-        """Rows of the episode by the metadata."""
+        """Returns the number of rows of the episode from the metadata."""
         return int(self._index["length"][index])
 
     def _file(self, template: str, prefix: str, index: int, **names: str) -> Path:
@@ -199,18 +206,18 @@ class Dataset:
         return self._file(self._data_path, "data", index)
 
     def _rows(self, path: Path, index: int, image_key: str = "") -> pa.Table:
-        """The episode's rows without pictures, or with those of one camera alone."""
+        """Returns the episode's rows without pictures, or with those of one camera only."""
         if (path, image_key) not in self._tables:
-            hidden = {k for k, f in self.features.items() if f.dtype == "image"} - {image_key}
+            skipped = {k for k, f in self.features.items() if f.dtype == "image"} - {image_key}
             for key in [k for k in self._tables if k[1] == image_key]:
                 del self._tables[key]
-            self._tables[path, image_key] = read_table(path, only=lambda name: name not in hidden)
+            self._tables[path, image_key] = read_table(path, only=lambda name: name not in skipped)
         table = self._tables[path, image_key]
         if "episode_index" not in table.column_names:
             raise UserError(f"{path}: no episode_index column; it has {table.column_names}")
-        here = np.flatnonzero(table["episode_index"].to_numpy() == index)
-        if not len(here):
+        rows = np.flatnonzero(table["episode_index"].to_numpy() == index)
+        if not len(rows):
             raise UserError(f"{path}: episode {index} has no rows")
-        if here[-1] - here[0] + 1 != len(here):
+        if rows[-1] - rows[0] + 1 != len(rows):
             raise UserError(f"{path}: episode {index} is not in one piece")
-        return table.slice(int(here[0]), len(here))
+        return table.slice(int(rows[0]), len(rows))

@@ -1,4 +1,4 @@
-"""Small tools on files: maps with room on the disk, parquet columns."""
+"""Creates memory maps with their disk space reserved, and reads parquet columns."""
 
 from __future__ import annotations
 
@@ -15,10 +15,20 @@ from robot_wm.types import UserError
 
 
 def allocate(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """A new `.npy` file as a writable map, its room on the disk taken.
+    """Creates a `.npy` file as a writable memory map, with its disk space reserved.
+
+    Without the reservation, a full disk would end the process with SIGBUS on a write to the map.
+
+    Args:
+        path: The file to create.
+        dtype: Data type of the array.
+        shape: Shape of the array.
+
+    Returns:
+        The writable map.
 
     Raises:
-        OSError: the disk is full; written into a map without room, that would be a signal.
+        OSError: the disk is full.
     """
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS
@@ -28,7 +38,14 @@ def allocate(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap:
 
 
 def read_table(path: Path, *, only: Callable[[str], bool] = lambda name: True) -> pa.Table:
-    """Reads the columns of a parquet file whose names `only` accepts.
+    """Reads columns of a parquet file.
+
+    Args:
+        path: The file.
+        only: Returns whether to read the column of a name; by default all are read.
+
+    Returns:
+        The table of these columns.
 
     Raises:
         UserError: there is no such file, or it is damaged.
@@ -42,7 +59,7 @@ def read_table(path: Path, *, only: Callable[[str], bool] = lambda name: True) -
 
 
 def column(table: pa.Table, key: str) -> np.ndarray:
-    """A column as an array, `[T]` or `[T, n]`; ragged vectors come back as dtype object."""
+    """Returns a column as an array `[T]` or `[T, n]`; of dtype object if vectors are ragged."""
     values = table[key].combine_chunks()
     if pa.types.is_fixed_size_list(values.type):
         return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)

@@ -1,4 +1,4 @@
-"""A folder of videos as frames for pretraining: no actions, no robot, any frame rate."""
+"""Loads a folder of videos as frames for pretraining, without actions, at any frame rate."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class FolderFrames:
     Attributes:
         frames: uint8 RGB `[sum of lengths, height, width, 3]`, video by video, a read-only memory
             map.
-        lengths: frames per video.
-        corrupt: file and reason, for each that was left out.
-        key: hash of what the frames depend on.
+        lengths: Frames per video.
+        corrupt: File and reason for each video that was left out.
+        key: Hash of everything that the frames depend on.
     """
 
     frames: ImageArray
@@ -37,7 +37,13 @@ class FolderFrames:
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """The video files under a folder, sorted, by their suffix.
+    """Finds the video files under a folder by their suffix.
+
+    Args:
+        folder: The folder, searched with all its subfolders.
+
+    Returns:
+        The files, sorted.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -45,14 +51,14 @@ def find_videos(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"videos: no folder {folder}")
-    found = sorted(
+    videos = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
     )
-    if not found:
+    if not videos:
         raise UserError(f"videos: none in {folder}; looked for {', '.join(VIDEO_SUFFIXES)}")
-    return found
+    return videos
 
 
 def load_video_folder(
@@ -64,31 +70,35 @@ def load_video_folder(
     drop_corrupt: bool = False,
     progress: Progress | None = None,
 ) -> FolderFrames:
-    """Every video of a folder, decoded once, at equal steps of its own clock.
+    """Loads every video of a folder at equal steps of its own clock, decoding each only once.
 
     Args:
-        folder: searched with all its subfolders.
-        size: height and width wanted, pixels; cropped and resized as `prepare_images` does.
-        dt_s: time between frames.
-        cache_dir: where the frames are kept; made if missing.
-        drop_corrupt: leave files out that do not decode, and list them.
-        progress: called with files done and files in all.
+        folder: The folder, searched with all its subfolders.
+        size: Height and width of the frames, pixels; they are cropped and resized as
+            `prepare_images` does it.
+        dt_s: Time between frames.
+        cache_dir: Directory of the cache; created if missing.
+        drop_corrupt: Whether to leave out and list files that do not decode, instead of raising.
+        progress: Called with the number of files done and the total.
+
+    Returns:
+        The frames of all videos.
 
     Raises:
         FileNotFoundError: no such folder.
-        UserError: no video in it, or some do not decode: all of them are named.
+        UserError: no video in it, or some do not decode; names all of them.
     """
     if not 0 < dt_s < np.inf:
         raise UserError(f"dt_s: got {dt_s}, want seconds above 0")
     paths = find_videos(folder)
     content = [(str(path.relative_to(folder)), sha256_file(path)) for path in paths]
-    what = json.dumps({"files": content, "size": size, "dt_s": dt_s})
-    key = hashlib.sha256(what.encode()).hexdigest()[:32]
+    settings = json.dumps({"files": content, "size": size, "dt_s": dt_s})
+    key = hashlib.sha256(settings.encode()).hexdigest()[:32]
     stem = Path(cache_dir) / f"videos-{key}"
     raw, note_path = stem.with_suffix(".raw"), stem.with_suffix(".json")
     note = _read_note(raw, note_path, size)
     if note is None:
-        # The note last: frames without their note do not count.
+        # The note is replaced last: frames without their note are incomplete.
         with replacing_all([raw, note_path]) as (scratch, note_scratch):
             note = _decode(folder, paths, size, dt_s, scratch, progress)
             note_scratch.write_text(json.dumps(note), encoding="utf-8")
@@ -110,7 +120,7 @@ def _decode(
     out: Path,
     progress: Progress | None,
 ) -> dict[str, list]:
-    """Writes all frames to `out`, one file after the other; says how many and what was damaged."""
+    """Writes all frames to `out`, one video after another; returns lengths and damaged files."""
     lengths: list[int] = []
     corrupt: list[str] = []
     with open(out, "wb") as file:

@@ -1,4 +1,4 @@
-"""Which columns of a dataset are the camera and the state: by name, or by custom."""
+"""Finds the columns of a dataset that are the camera and the state, by name or by convention."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from robot_wm.data.dataset import Dataset
 from robot_wm.types import UserError
 
-# The world model predicts what a camera sees: a view that stands still, before one that rides
-# on the arm. Earlier words are preferred.
+# The world model predicts what a camera sees, so a fixed camera is preferred to one on the arm,
+# and earlier words to later ones.
 _FIXED_VIEWS = ("front", "top", "up", "overhead", "exterior", "external", "third", "side", "base")
 _MOVING_VIEWS = ("wrist", "gripper", "hand", "ego")
 _STATE_PARTS = ("cartesian_position", "joint_position", "joint_positions")
@@ -16,20 +16,27 @@ _GRIPPER_PARTS = ("gripper_position",)
 
 
 def find_cameras(dataset: Dataset, name: str | None) -> tuple[str, ...]:
-    """The keys of the cameras meant by `name` (see DataSpec), each once.
+    """Finds the cameras to use.
+
+    Args:
+        dataset: The dataset.
+        name: See `DataSpec.camera`.
+
+    Returns:
+        The cameras' keys, each once.
 
     Raises:
-        UserError: no such camera, several of a name, one twice, or none at all; lists those there
-            are.
+        UserError: no such camera, several of a name, one twice, or none at all; lists the
+            dataset's cameras.
     """
     keys = dataset.camera_keys
     if not keys:
         raise UserError(f"{dataset.source}: no camera; it has {sorted(dataset.features)}")
     if name is not None:
-        found = tuple(_find_key(dataset, n.strip(), keys, "camera") for n in name.split("+"))
-        if len(set(found)) != len(found):
+        cameras = tuple(_find_key(dataset, n.strip(), keys, "camera") for n in name.split("+"))
+        if len(set(cameras)) != len(cameras):
             raise UserError(f"{dataset.source}: camera: got {name!r}, want each once")
-        return found
+        return cameras
 
     def rank(key: str) -> tuple[bool, int]:
         short = key.lower().removeprefix("observation.")
@@ -40,10 +47,18 @@ def find_cameras(dataset: Dataset, name: str | None) -> tuple[str, ...]:
 
 
 def find_state(dataset: Dataset, name: str | None) -> tuple[str, ...]:
-    """The keys whose values, one after another, are the state meant by `name` (see DataSpec).
+    """Finds the columns that make up the state.
+
+    Args:
+        dataset: The dataset.
+        name: See `DataSpec.state`.
+
+    Returns:
+        The columns' keys; their values are concatenated in this order.
 
     Raises:
-        UserError: no such column, several, or none that looks like a state; lists those there are.
+        UserError: no such column, several, or none that looks like a state; lists the dataset's
+            columns.
     """
     keys = tuple(k for k, f in dataset.features.items() if _is_vector(k, f.dtype, f.shape))
     if name is not None:
@@ -61,10 +76,10 @@ def find_state(dataset: Dataset, name: str | None) -> tuple[str, ...]:
 
 
 def _find_key(dataset: Dataset, name: str, keys: Sequence[str], what: str) -> str:
-    found = [k for k in keys if k == name] or [k for k in keys if k.endswith(f".{name}")]
-    if len(found) != 1:
+    matches = [k for k in keys if k == name] or [k for k in keys if k.endswith(f".{name}")]
+    if len(matches) != 1:
         raise UserError(f"{dataset.source}: {what}: got {name!r}, want one of {list(keys)}")
-    return found[0]
+    return matches[0]
 
 
 def _is_vector(key: str, dtype: str, shape: tuple[int, ...]) -> bool:
@@ -72,7 +87,7 @@ def _is_vector(key: str, dtype: str, shape: tuple[int, ...]) -> bool:
 
 
 def dim_names(dataset: Dataset, key: str) -> tuple[str, ...]:
-    """One name per number of a vector column, made up where the dataset gives none."""
+    """Returns one name per number of a vector column, generated if the dataset gives none."""
     feature = dataset.features[key]
     short = key.rsplit(".", 1)[-1]
     size = feature.shape[0]

@@ -1,4 +1,4 @@
-"""The files of a LeRobot v3 dataset: where they are, and what is in them."""
+"""Paths and contents of the files of a LeRobot v3 dataset."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ FILES_PER_CHUNK = 1000
 
 
 def camera_key(name: str) -> str:
-    """`front` -> `observation.images.front`."""
+    """Returns the key of a camera: `observation.images.front` for `front`."""
     return f"observation.images.{name}"
 
 
 def place(file: int, files_per_chunk: int) -> dict[str, int]:
-    """Chunk and file index of the `file`-th file."""
+    """Returns the chunk and file index of the `file`-th file."""
     return {"chunk_index": file // files_per_chunk, "file_index": file % files_per_chunk}
 
 
@@ -48,7 +48,7 @@ def make_info(
     cameras: Mapping[str, tuple[int, int]],
     vectors: Mapping[str, tuple[str, ...]],
 ) -> dict[str, Any]:
-    """meta/info.json of an empty dataset."""
+    """Returns the contents of meta/info.json for an empty dataset."""
     features: dict[str, Any] = {}
     for name, (height, width) in cameras.items():
         features[camera_key(name)] = {
@@ -88,7 +88,7 @@ def make_info(
 
 
 def count_in(info: Mapping[str, Any], num_episodes: int, num_frames: int) -> dict[str, Any]:
-    """`info` of a dataset that has grown to these totals."""
+    """Returns `info` with these totals."""
     totals = {"total_episodes": num_episodes, "total_frames": num_frames}
     return {**info, **totals, "splits": {"train": f"0:{num_episodes}"}}
 
@@ -104,7 +104,7 @@ def episode_row(
     cameras: tuple[str, ...],
     stats: Stats,
 ) -> dict[str, Any]:
-    """One row of meta/episodes; data, videos and metadata share one file number."""
+    """Returns one row of meta/episodes; data, videos and metadata share one file number."""
     row: dict[str, Any] = {"episode_index": index, "tasks": [task], "length": length}
     row |= {f"data/{key}": value for key, value in place.items()}
     row |= {"dataset_from_index": first_row, "dataset_to_index": first_row + length}
@@ -118,7 +118,7 @@ def episode_row(
 
 
 def data_table(columns: Mapping[str, np.ndarray]) -> pa.Table:
-    """Rows of one episode; a vector of one number is a plain column, as in LeRobot."""
+    """Returns the rows of one episode; a vector of one number is a plain column, as in LeRobot."""
     arrays: dict[str, pa.Array] = {}
     for key, values in columns.items():
         flat = pa.array(values.reshape(-1))
@@ -128,12 +128,12 @@ def data_table(columns: Mapping[str, np.ndarray]) -> pa.Table:
 
 
 def table_writer(table: pa.Table) -> Callable[[Path], None]:
-    """Writes `table` as a parquet file."""
+    """Returns a function that writes `table` as a parquet file."""
     return lambda path: pq.write_table(table, path)
 
 
 def tasks_writer(tasks: list[str]) -> Callable[[Path], None]:
-    """Writes meta/tasks.parquet: a pandas table of numbers whose index is the task in words."""
+    """Returns a function that writes meta/tasks.parquet, a pandas table indexed by the task."""
     index = "__index_level_0__"
     pandas = {
         "index_columns": [index],
@@ -157,7 +157,7 @@ def _pandas_column(name: str | None, field: str, kind: str) -> dict[str, object]
 
 
 def json_writer(value: Mapping[str, Any]) -> Callable[[Path], None]:
-    """Writes `value` as indented JSON."""
+    """Returns a function that writes `value` as indented JSON."""
     text = json.dumps(value, indent=4, default=np.ndarray.tolist)
     return lambda path: _write_text(path, text)
 

@@ -1,4 +1,4 @@
-"""Finding a LeRobot v3 dataset, on disk or on the hub, and reading its metadata."""
+"""Finds a LeRobot v3 dataset, on disk or on the hub, and reads its metadata."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
     """Opens a LeRobot v3 dataset.
 
     Args:
-        source: a directory, or a Hugging Face hub id `owner/name`, which is downloaded.
-        revision: of the hub dataset; its `v3.0` tag, else its newest, where None.
+        source: A directory, or a Hugging Face hub id `owner/name`, which is downloaded.
+        revision: Revision of the hub dataset; its `v3.0` tag, or else its newest, if None.
+
+    Returns:
+        The dataset, with its metadata read.
 
     Raises:
-        FileNotFoundError: no such directory, and no such dataset that the hub would give.
-        UserError: not a LeRobot v3 dataset, or metadata that contradicts itself.
+        FileNotFoundError: no such directory, and the hub does not provide such a dataset.
+        UserError: not a LeRobot v3 dataset, or inconsistent metadata.
     """
     root = _find(str(source), revision)
     info_path = root / layout.INFO_PATH
@@ -56,9 +59,9 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
         _check_template(template, info_path)
     index = _read_index(root, num_episodes)
     videos = [f"videos/{key}" for key, feature in features.items() if feature.dtype == "video"]
-    needs = {f"{p}/{n}" for p in ("data", *videos) for n in ("chunk_index", "file_index")}
-    needs |= {f"{p}/{n}" for p in videos for n in ("from_timestamp", "to_timestamp")}
-    if missing := sorted(needs - set(index)):
+    required = {f"{p}/{n}" for p in ("data", *videos) for n in ("chunk_index", "file_index")}
+    required |= {f"{p}/{n}" for p in videos for n in ("from_timestamp", "to_timestamp")}
+    if missing := sorted(required - set(index)):
         raise UserError(f"{root}: meta/episodes has no column {missing[0]}; it has {sorted(index)}")
     return Dataset(
         source=str(source),
@@ -76,28 +79,28 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
 
 
 def _how_to_convert(source: str) -> str:
-    """How a dataset of format v2.1 becomes one of v3.0, with the LeRobot that is installed here."""
+    """Returns how to convert a v2.1 dataset to v3.0 with the installed version of LeRobot."""
     try:
         installed = metadata.version("lerobot")
     except metadata.PackageNotFoundError:
         return "LeRobot converts it: install 'robot-wm[lerobot]', and this says with which command"
     root = Path(source).expanduser()
     if root.is_dir():
-        root, where = root.resolve(), "in place"
-        repo_id, above = root.name, root.parent
+        root, destination = root.resolve(), "in place"
+        repo_id, parent = root.name, root.parent
     else:  # the converter downloads it
-        repo_id, above, where = source, Path(), f"to the directory {source}"
+        repo_id, parent, destination = source, Path(), f"to the directory {source}"
     module = "lerobot.scripts.convert_dataset_v21_to_v30"
     if tuple(int(part) for part in installed.split(".")[:2]) < (0, 5):
         module = "lerobot.datasets.v30.convert_dataset_v21_to_v30"
-        root = above  # to which this one appends the id
+        root = parent  # this version appends the id to the root
     words = [f"--repo-id={repo_id}", f"--root={root}", "--push-to-hub=false"]
     command = shlex.join([sys.executable, "-m", module, *words])
-    return f"`{command}` converts it {where}"
+    return f"`{command}` converts it {destination}"
 
 
 def _check_template(template: str, info_path: Path) -> None:
-    """A file's place in the dataset has known placeholders, and stays in the dataset."""
+    """Raises UserError if a path has unknown placeholders or leads out of the dataset."""
     try:
         place = Path(template.format(video_key="key", chunk_index=0, file_index=0))
     except (KeyError, IndexError, ValueError, AttributeError) as error:
@@ -115,13 +118,13 @@ def _find(source: str, revision: str | None) -> Path:
         raise FileNotFoundError(
             f"dataset {source!r}: {what}; want a directory of LeRobot v3 or a hub id owner/name"
         )
-    from huggingface_hub import snapshot_download  # here: local datasets do without it
+    from huggingface_hub import snapshot_download  # imported here: local datasets do not need it
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         try:
-            wanted = revision or layout.VERSION
-            return Path(snapshot_download(source, repo_type="dataset", revision=wanted))
+            tag = revision or layout.VERSION
+            return Path(snapshot_download(source, repo_type="dataset", revision=tag))
         except RevisionNotFoundError:
             if revision is not None:
                 raise
@@ -153,7 +156,7 @@ def _feature(entry: Mapping[str, Any]) -> Feature:
 
 
 def _read_index(root: Path, num_episodes: int) -> dict[str, list[Any]]:
-    """meta/episodes without statistics, column by column, in order of the episode's index."""
+    """Reads meta/episodes without statistics, column by column, in the order of episodes."""
     paths = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
     if not paths:
         raise UserError(f"{root}: no meta/episodes; want a LeRobot v3 dataset")

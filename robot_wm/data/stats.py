@@ -1,7 +1,7 @@
-"""The statistics that LeRobot keeps per episode and per dataset, computed exactly.
+"""Computes the statistics that LeRobot stores per episode and per dataset.
 
-`robot_wm` never trains on them (`DataStats` in windows.py is fitted on the sampled actions);
-LeRobot's own policies do. Its picture statistics overflow (lerobot issue 3682); these do not.
+`robot_wm` never trains on them (`DataStats` in windows.py is fitted on the sampled actions), but
+LeRobot's own policies do. LeRobot's picture statistics overflow (lerobot issue 3682); these do not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PIXEL_STRIDE = 4  # every 16th pixel is plenty for five quantiles over an episo
 
 
 def vector_stats(values: np.ndarray) -> FeatureStats:
-    """Statistics of `values` `[T, K]` or `[T]` over time, each `[K]` or `[1]`."""
+    """Returns statistics of `values` `[T, K]` or `[T]` over time, each `[K]` or `[1]`."""
     values = values.reshape(len(values), -1)
     wide = values.astype(np.float64)
     stats = {
@@ -27,18 +27,18 @@ def vector_stats(values: np.ndarray) -> FeatureStats:
         "std": wide.std(0),
         "count": np.array([len(values)]),
     }
-    marks = np.quantile(wide, list(QUANTILES.values()), axis=0)
-    return stats | dict(zip(QUANTILES, marks, strict=True))
+    quantiles = np.quantile(wide, list(QUANTILES.values()), axis=0)
+    return stats | dict(zip(QUANTILES, quantiles, strict=True))
 
 
 def histogram(image: ImageArray) -> np.ndarray:
-    """Counts `[3, 256]` of the values of uint8 RGB `[height, width, 3]`, on a coarse grid."""
+    """Counts the values of uint8 RGB `[height, width, 3]` on a coarse grid, `[3, 256]`."""
     pixels = image[::_PIXEL_STRIDE, ::_PIXEL_STRIDE].reshape(-1, 3)
     return np.stack([np.bincount(pixels[:, c], minlength=256) for c in range(3)])
 
 
 def image_stats(counts: np.ndarray, num_frames: int) -> FeatureStats:
-    """Statistics of pictures from summed `histogram` counts `[3, 256]`, in [0, 1], `[3, 1, 1]`."""
+    """Returns statistics `[3, 1, 1]` in [0, 1] from summed `histogram` counts `[3, 256]`."""
     levels = np.arange(256) / 255
     weights = counts / counts.sum(1, keepdims=True)
     mean = weights @ levels
@@ -58,10 +58,8 @@ def image_stats(counts: np.ndarray, num_frames: int) -> FeatureStats:
 
 
 def merge_stats(total: Stats, new: Stats) -> Stats:
-    """Statistics of a dataset and one more episode.
-
-    Quantiles are averaged by count, as LeRobot does; all else is exact.
-    """
+    """Merges a dataset's statistics with those of one more episode."""
+    # Quantiles are averaged, weighted by count, as LeRobot does; everything else is exact.
     if not total:
         return new
     merged: Stats = {}

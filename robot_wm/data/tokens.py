@@ -1,8 +1,8 @@
-"""Frames encoded once, kept on disk.
+"""Encodes every frame of a dataset once and caches the tokens on disk.
 
-A frozen encoder says the same of a picture every time, so training never decodes a video or runs
-the encoder: it reads these arrays. An entry is keyed by everything it depends on, appears whole or
-not at all, and is checked against its sha256 before use.
+A frozen encoder always returns the same tokens for a picture, so training reads these arrays and
+neither decodes videos nor runs the encoder. An entry's key is a hash of everything that it depends
+on. Entries are written atomically and checked against their sha256 before use.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from robot_wm.preprocess import ImageSpec, prepare_images
 from robot_wm.types import FloatArray, ImageArray, UserError
 
 Progress = Callable[[int, int], None]
-_FORMAT = 1  # part of the key: raise it when what is stored under a key changes
-_DECODE_CHUNK = 256  # frames of one episode held at once
+_FORMAT = 1  # part of the key: increment it when the contents of an entry change
+_DECODE_CHUNK = 256  # frames of one episode in memory at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +36,10 @@ class TokenStore:
     """Tokens of every sampled frame of an AlignedData, episode by episode.
 
     Attributes:
-        array: of its first camera `[sum of lengths, P, D]`, float32 or float16, a read-only memory
-            map.
-        lengths: frames per episode.
-        more: of its other cameras, likewise: their tokens follow the first one's in every frame.
+        array: Tokens of the first camera `[sum of lengths, P, D]`, float32 or float16, a read-only
+            memory map.
+        lengths: Frames per episode.
+        more: The same of each further camera; within a frame, its tokens follow the first one's.
     """
 
     array: FloatArray
@@ -47,11 +47,11 @@ class TokenStore:
     more: tuple[FloatArray, ...] = ()
 
     def __len__(self) -> int:
-        """Number of episodes."""
+        """Returns the number of episodes."""
         return len(self.lengths)
 
     def __getitem__(self, index: int, /) -> FloatArray:
-        """Tokens `[T, V * P, D]` of the episode at that position."""
+        """Returns the tokens `[T, V * P, D]` of the episode at position `index`."""
         if not 0 <= index < len(self.lengths):
             raise IndexError(f"episode: got {index}, want 0 to {len(self.lengths) - 1}")
         end = int(self._ends[index])
@@ -66,7 +66,7 @@ class TokenStore:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens per frame, of all cameras."""
+        """Tokens per frame, over all cameras."""
         return sum(array.shape[1] for array in (self.array, *self.more))
 
     @property
@@ -85,23 +85,26 @@ def encode_dataset(
     dtype: Literal["float32", "float16"] = "float32",
     progress: Progress | None = None,
 ) -> TokenStore:
-    """Encodes every sampled frame once, or finds that it has been done.
+    """Encodes every sampled frame, or loads the tokens from the cache.
 
     Args:
-        data: the frames.
-        encode: pictures `[B, height, width, 3]`, uint8, to tokens `[B, P, D]` on any device.
+        data: The frames.
+        encode: Maps pictures `[B, height, width, 3]`, uint8, to tokens `[B, P, D]` on any device.
             Called under torch.inference_mode.
-        encoder_fingerprint: a hash of the encoder's weights and of how pictures are prepared.
-        cache_dir: where entries are kept; made if missing.
-        batch_size: frames per call, B.
-        dtype: of the tokens on disk.
-        progress: called with frames done and frames in all.
+        encoder_fingerprint: A hash of the encoder's weights and of how pictures are prepared.
+        cache_dir: Directory of the cache; created if missing.
+        batch_size: Frames per call, B.
+        dtype: Data type of the tokens on disk.
+        progress: Called with the number of frames done and the total.
+
+    Returns:
+        The tokens of all sampled frames.
 
     Raises:
-        UserError: a frame does not decode, or the encoder returns another shape than promised or
-            a value not finite.
+        UserError: a frame does not decode, or the encoder returns a wrong shape or a value that is
+            not finite.
     """
-    what = {"encoder": encoder_fingerprint, "dtype": dtype}
+    settings = {"encoder": encoder_fingerprint, "dtype": dtype}
 
     def batches(camera: str) -> Iterator[np.ndarray]:
         for frames in _batches(data, camera, batch_size):
@@ -117,15 +120,17 @@ def encode_dataset(
     total = data.num_frames * len(data.cameras)
     arrays = []
     for i, camera in enumerate(data.cameras):
-        path = Path(cache_dir) / f"tokens-{_key(data, camera, what)}"
+        path = Path(cache_dir) / f"tokens-{_key(data, camera, settings)}"
         make = functools.partial(batches, camera)
-        told = progress and functools.partial(_shifted, progress, i * data.num_frames, total)
-        arrays.append(_cached(path, make, dtype, data.num_frames, told))
+        camera_progress = progress and functools.partial(
+            _report_shifted, progress, i * data.num_frames, total
+        )
+        arrays.append(_cached(path, make, dtype, data.num_frames, camera_progress))
     return TokenStore(arrays[0], data.lengths, tuple(arrays[1:]))
 
 
-def _shifted(progress: Progress, before: int, total: int, done: int, _: int) -> None:
-    progress(before + done, total)
+def _report_shifted(progress: Progress, offset: int, total: int, done: int, _: int) -> None:
+    progress(offset + done, total)
 
 
 def load_frames(
@@ -135,13 +140,13 @@ def load_frames(
     cache_dir: Path,
     progress: Progress | None = None,
 ) -> ImageArray:
-    """Every sampled frame, cropped and resized as `prepare_images` does, for training on pictures.
+    """Returns every sampled frame, cropped and resized as `prepare_images` does it.
 
     Args:
-        data: the frames.
-        size: height and width wanted, pixels.
-        cache_dir: where entries are kept; made if missing.
-        progress: called with frames done and frames in all.
+        data: The frames.
+        size: Height and width of the result, pixels.
+        cache_dir: Directory of the cache; created if missing.
+        progress: Called with the number of frames done and the total.
 
     Returns:
         uint8 RGB `[sum of data.lengths, height, width, 3]`, episode by episode, a read-only
@@ -164,14 +169,14 @@ def load_frames(
 
 
 def scale_frames(frames: ImageArray, size: tuple[int, int]) -> ImageArray:
-    """Pictures `[n, h, w, 3]` cropped and resized as `prepare_images` does, still uint8."""
-    plain = ImageSpec(size[0], size[1], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    scaled = prepare_images(frames, plain)  # [n, 3, h, w] in [0, 1]
+    """Crops and resizes uint8 pictures `[n, h, w, 3]` as `prepare_images` does, to uint8."""
+    unnormalised = ImageSpec(size[0], size[1], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    scaled = prepare_images(frames, unnormalised)  # [n, 3, h, w] in [0, 1]
     return (scaled * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _key(data: AlignedData, camera: str, what: dict[str, Any]) -> str:
-    """Hash of all that an entry depends on."""
+def _key(data: AlignedData, camera: str, settings: dict[str, Any]) -> str:
+    """Returns a hash of everything that an entry depends on."""
     rows = hashlib.sha256()
     for episode, indices in zip(data.episodes, data.indices, strict=True):
         rows.update(np.asarray([episode, len(indices), *indices], np.int64).tobytes())
@@ -180,26 +185,26 @@ def _key(data: AlignedData, camera: str, what: dict[str, Any]) -> str:
         "content": data.dataset.content_hash,
         "camera": camera,
         "rows": rows.hexdigest(),
-        **what,
+        **settings,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _batches(data: AlignedData, camera: str, batch_size: int) -> Iterator[ImageArray]:
-    """Sampled frames of a camera in order, decoded once, `batch_size` at a time across episodes."""
-    held: list[ImageArray] = []
+    """Yields the sampled frames of a camera in order, `batch_size` at a time across episodes."""
+    pending: list[ImageArray] = []
     for index, indices in zip(data.episodes, data.indices, strict=True):
         episode = data.dataset.episode(index)
         for start in range(0, len(indices), _DECODE_CHUNK):
             rows = indices[start : start + _DECODE_CHUNK].tolist()
-            held.append(data.dataset.frames(episode, camera, rows))
-            while sum(map(len, held)) >= batch_size:
-                joined = np.concatenate(held)
-                yield joined[:batch_size]
-                held = [joined[batch_size:]]
-    rest = np.concatenate(held)
-    if len(rest):
-        yield rest
+            pending.append(data.dataset.frames(episode, camera, rows))
+            while sum(map(len, pending)) >= batch_size:
+                frames = np.concatenate(pending)
+                yield frames[:batch_size]
+                pending = [frames[batch_size:]]
+    last = np.concatenate(pending)
+    if len(last):
+        yield last
 
 
 def _cached(
@@ -209,13 +214,13 @@ def _cached(
     total: int,
     progress: Progress | None,
 ) -> np.memmap:
-    """The array at `stem`.npy, made from `batches` unless it is there and whole."""
+    """Returns the array at `stem`.npy; writes it from `batches` if it is missing or damaged."""
     array_path, note_path = stem.with_suffix(".npy"), stem.with_suffix(".json")
     if _is_whole(array_path, note_path):
         return np.load(array_path, mmap_mode="r")
     stem.parent.mkdir(parents=True, exist_ok=True)
     note_path.unlink(missing_ok=True)
-    # The note last: an array without its note does not count.
+    # The note is replaced last: an array without its note is incomplete.
     with replacing_all([array_path, note_path]) as (array_scratch, note_scratch):
         array: np.memmap | None = None
         done = 0

@@ -1,4 +1,4 @@
-"""Pictures out of mp4 and parquet, with PyAV."""
+"""Decodes pictures from video files and parquet cells with PyAV."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 
 from robot_wm.types import FloatArray, ImageArray, UserError
 
-if TYPE_CHECKING:  # imported where it is used: what needs no video does without
+if TYPE_CHECKING:  # imported in the functions that use it: other callers do not need PyAV
     import av
 
 
-_ROUNDING_S = 5e-4  # times in a file are rounded
+_ROUNDING_S = 5e-4  # times in a file are rounded, by at most this much
 
 
 class DecodeError(UserError):
-    """A picture that is not there or cannot be decoded; says why, not where."""
+    """A picture is missing or cannot be decoded; the message gives the reason, not the file."""
 
 
 def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageArray:
     """Decodes the frames of a video that are shown at given times, in one pass.
 
     Args:
-        path: the video file.
+        path: The video file.
         times_s: `[n]`, increasing, on the video's clock.
-        tolerance_s: how far a frame's presentation time may be from the one wanted.
+        tolerance_s: The largest difference of a frame's presentation time from the requested one.
 
     Returns:
         uint8 RGB `[n, height, width, 3]`.
@@ -40,7 +40,7 @@ def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageAr
     from av.error import FFmpegError
 
     pictures: list[ImageArray] = []
-    before: av.VideoFrame | None = None  # the last frame shown before the time wanted
+    before: av.VideoFrame | None = None  # the last frame before the requested time
     try:
         with av.open(str(path), "r") as container:
             if not container.streams.video:
@@ -64,7 +64,7 @@ def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageAr
     except FFmpegError as error:
         raise DecodeError(f"the video does not decode ({error.strerror})") from error
     if len(pictures) == len(times_s) - 1 and before is not None:
-        # Timestamps are rounded to float32: the last frame may come a hair before its row.
+        # Timestamps are rounded to float32: the last frame may come slightly before its row.
         if times_s[-1] - _time_s(before) <= tolerance_s:
             pictures.append(_picture(before, float(times_s[-1]), tolerance_s))
     if len(pictures) < len(times_s):
@@ -76,14 +76,14 @@ def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageAr
 
 
 def sample_video(path: Path, dt_s: float) -> Iterator[ImageArray]:
-    """The pictures of a video at equal steps of its own clock, whatever its frame rate.
+    """Samples the pictures of a video at equal steps of its own clock, whatever its frame rate.
 
     Args:
-        path: the video file.
-        dt_s: step; each picture is the first shown at or after its time.
+        path: The video file.
+        dt_s: Time step; each picture is the first one shown at or after its time.
 
     Yields:
-        uint8 RGB `[height, width, 3]`.
+        ImageArray: uint8 RGB `[height, width, 3]`.
 
     Raises:
         DecodeError: the file is no video, or is damaged.
@@ -117,14 +117,14 @@ def sample_video(path: Path, dt_s: float) -> Iterator[ImageArray]:
                     yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
             if not num:
                 raise DecodeError("the video has no frames")
-            said_s = None
+            declared_s = None
             if stream.duration is not None and stream.time_base is not None:
-                said_s = float(stream.duration * stream.time_base)
+                declared_s = float(stream.duration * stream.time_base)
             elif container.duration is not None and len(container.streams) == 1:
-                said_s = container.duration / av.time_base
-            if said_s is not None and said_s - (last_s - begin_s) > max(1.0, 2 * dt_s):
+                declared_s = container.duration / av.time_base
+            if declared_s is not None and declared_s - (last_s - begin_s) > max(1.0, 2 * dt_s):
                 raise DecodeError(
-                    f"the video ends at {last_s - begin_s:.1f} s and says it has {said_s:.1f} s"
+                    f"the video ends at {last_s - begin_s:.1f} s and says it has {declared_s:.1f} s"
                 )
     except FFmpegError as error:
         raise DecodeError(f"the video does not decode ({error.strerror})") from error
@@ -137,7 +137,7 @@ def _time_s(frame: av.VideoFrame) -> float:
 
 
 def _picture(frame: av.VideoFrame, want_s: float, tolerance_s: float) -> ImageArray:
-    """The frame as RGB, if it is close enough to the time wanted and whole."""
+    """Returns the frame as RGB; raises DecodeError if it is damaged or too far from `want_s`."""
     if abs(_time_s(frame) - want_s) > tolerance_s:
         raise DecodeError(
             f"no video frame within {tolerance_s:.3f} s of {want_s:.3f} s: the clocks of the data "
@@ -149,7 +149,11 @@ def _picture(frame: av.VideoFrame, want_s: float, tolerance_s: float) -> ImageAr
 
 
 def decode_image(cell: Mapping[str, object] | None, root: Path) -> ImageArray:
-    """Decodes one picture that a parquet cell holds, as bytes or as a path under `root`.
+    """Decodes the picture of a parquet cell.
+
+    Args:
+        cell: The cell, with the picture as `bytes` or as a `path` under `root`.
+        root: The dataset's directory.
 
     Returns:
         uint8 RGB `[height, width, 3]`.

@@ -1,4 +1,4 @@
-"""Windows of consecutive frames in batches: which episodes, in which units, in which order."""
+"""Splits episodes, fits statistics, and samples batches of windows of consecutive frames."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch import Tensor
 
 from robot_wm.data.alignment import AlignedData
 from robot_wm.preprocess import NormStats
-from robot_wm.types import FloatArray, UserError
+from robot_wm.types import FloatArray, UserError, check_counts
 
 
 class EpisodeTokens(Protocol):
-    """Tokens per episode of an AlignedData, in its order: a TokenStore, or a list of arrays."""
+    """Tokens of each episode of an AlignedData, in its order: a TokenStore, or a list of arrays."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> FloatArray:
-        """Tokens `[T, P, D]` of the episode at that position."""
+        """Returns the tokens `[T, P, D]` of the episode at position `index`."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class DataStats:
-    """Units and reach of the training episodes.
+    """Statistics of the training episodes, in the robot's units.
 
     Attributes:
-        proprio_stats: of proprio, Q of them.
-        action_stats: of actions, A of them.
-        action_q01: 1 % quantile per action dimension, `[A]` float32, the robot's units.
-        action_q99: 99 % quantile, `[A]`.
-        action_min: `[A]`.
-        action_max: `[A]`.
+        proprio_stats: Mean and standard deviation of the proprioception, `[Q]`.
+        action_stats: Mean and standard deviation of the actions, `[A]`.
+        action_q01: 1 % quantile per action dimension, `[A]` float32.
+        action_q99: 99 % quantile per action dimension, `[A]` float32.
+        action_min: Smallest value per action dimension, `[A]` float32.
+        action_max: Largest value per action dimension, `[A]` float32.
     """
 
     proprio_stats: NormStats
@@ -53,10 +53,10 @@ class Batch:
 
     Attributes:
         tokens: `[B, T, P, D]` float32.
-        proprio: `[B, T, Q]` float32, the robot's units.
-        actions: `[B, T-1, A]` float32, the robot's units; the one at t leads from frame t to t+1.
+        proprio: `[B, T, Q]` float32, in the robot's units.
+        actions: `[B, T-1, A]` float32, in the robot's units; action t leads from frame t to t+1.
         episodes: `[B]` int64, the dataset's episode numbers, to name a window in an error.
-        starts: `[B]` int64, first sampled frame of the window within its episode.
+        starts: `[B]` int64, the first sampled frame of the window within its episode.
     """
 
     tokens: Tensor
@@ -69,12 +69,12 @@ class Batch:
 def split_episodes(
     num_episodes: int, holdout: float, seed: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Splits positions 0 to `num_episodes` - 1 into training and held out, by `seed` alone.
+    """Splits positions 0 to `num_episodes` - 1 into training and held out, by `seed` only.
 
     Args:
-        num_episodes: of an AlignedData.
-        holdout: share to hold out, in [0, 1); above zero it holds out at least one.
-        seed: of the choice.
+        num_episodes: Number of episodes of an AlignedData.
+        holdout: Share to hold out, in [0, 1). If it is above 0, at least one is held out.
+        seed: Seed of the random choice.
 
     Returns:
         Training positions and held-out positions, each increasing.
@@ -92,7 +92,7 @@ def split_episodes(
 
 
 def fit_stats(data: AlignedData, episodes: Sequence[int]) -> DataStats:
-    """Statistics over the episodes at these positions: give it the training ones alone."""
+    """Computes statistics over the episodes at these positions: pass the training episodes only."""
     proprio = np.concatenate([data.proprio[i] for i in episodes]).astype(np.float64)
     actions = np.concatenate([data.actions[i] for i in episodes]).astype(np.float64)
     q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0).astype(np.float32)
@@ -107,20 +107,20 @@ def fit_stats(data: AlignedData, episodes: Sequence[int]) -> DataStats:
 
 
 class WindowSampler:
-    """All windows of some episodes, in batches: `batch(step)` depends on nothing but its arguments.
+    """All windows of some episodes, in batches. `batch(step)` depends only on its argument.
 
-    Each epoch is a new permutation by (seed, epoch), so a resumed run sees what an uninterrupted
-    one would have seen.
+    The order of each epoch is a permutation drawn from (seed, epoch), so a resumed run gets the
+    same batches as an uninterrupted one.
 
     Args:
-        data: the episodes.
-        tokens: per episode of `data`, `[T, P, D]`.
-        episodes: positions in `data` to draw from.
-        num_frames: frames of a window, T, at least 2.
-        batch_size: windows per batch, B; fewer where there are fewer windows.
-        seed: of the order.
-        shuffle: False goes through the windows in order and includes the last, smaller batch;
-            True leaves the remainder of each epoch out.
+        data: The episodes.
+        tokens: Tokens of each episode of `data`, `[T, P, D]`.
+        episodes: Positions in `data` to draw from.
+        num_frames: Frames per window, T, at least 2.
+        batch_size: Windows per batch, B; at most the number of windows.
+        seed: Seed of the order.
+        shuffle: If False, the windows come in order and the last batch may be smaller; if True,
+            the windows that do not fill a batch are left out of each epoch.
 
     Raises:
         UserError: no episode is long enough, or tokens and episodes do not match.
@@ -137,44 +137,42 @@ class WindowSampler:
         seed: int,
         shuffle: bool = True,
     ) -> None:
-        if num_frames < 2 or batch_size < 1:
-            raise UserError(
-                f"got num_frames {num_frames} and batch_size {batch_size}, want 2 and 1 or more"
-            )
+        check_counts(2, num_frames=num_frames)
+        check_counts(batch_size=batch_size)
         if len(tokens) != data.num_episodes:
             raise UserError(f"tokens: got {len(tokens)} episodes, want {data.num_episodes}")
         starts = [np.arange(max(0, data.lengths[i] - num_frames + 1)) for i in episodes]
-        self._where = np.repeat(np.asarray(episodes, np.int64), [len(s) for s in starts])
-        self._start = np.concatenate([*starts, np.zeros(0, np.int64)])
-        if not len(self._where):
+        self._window_episode = np.repeat(np.asarray(episodes, np.int64), [len(s) for s in starts])
+        self._window_start = np.concatenate([*starts, np.zeros(0, np.int64)])
+        if not len(self._window_episode):
             longest = max((data.lengths[i] for i in episodes), default=0)
             raise UserError(
                 f"num_frames: got {num_frames}, want at most {longest}, the longest of "
                 f"{len(episodes)} episodes"
             )
         self._data, self._tokens, self._num_frames = data, tokens, num_frames
-        self._batch_size = min(batch_size, len(self._where))
+        self._batch_size = min(batch_size, len(self._window_episode))
         self._seed, self._shuffle = seed, shuffle
         self._order = lru_cache(maxsize=2)(self._permutation)
 
     @property
     def num_windows(self) -> int:
-        """Windows in an epoch."""
-        return len(self._where)
+        """Number of windows in an epoch."""
+        return len(self._window_episode)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         if self._shuffle:
             return self.num_windows // self._batch_size
         return -(-self.num_windows // self._batch_size)
 
     def batch(self, step: int) -> Batch:
-        """The windows of one step; steps count on through the epochs, from 0."""
+        """Returns the windows of one step; steps are counted from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        here = slice(position * self._batch_size, (position + 1) * self._batch_size)
-        chosen = self._order(epoch)[here]
-        pairs = [(int(self._where[i]), int(self._start[i])) for i in chosen]
+        first = position * self._batch_size
+        chosen = self._order(epoch)[first : first + self._batch_size]
+        pairs = [(int(self._window_episode[i]), int(self._window_start[i])) for i in chosen]
         size = self._num_frames
         tokens = np.stack([self._tokens[e][s : s + size] for e, s in pairs])  # [B, T, P, D]
         proprio = np.stack([self._data.proprio[e][s : s + size] for e, s in pairs])  # [B, T, Q]

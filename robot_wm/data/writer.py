@@ -1,12 +1,12 @@
-"""Episodes to a LeRobot v3 dataset, committed to disk one by one.
+"""Writes episodes to a LeRobot v3 dataset, committing each to disk when it ends.
 
-Written with pyarrow and PyAV alone. LeRobot's own recorder was tried first: with lerobot 0.4.4 an
+It uses pyarrow and PyAV only. LeRobot's own recorder was tried first: with lerobot 0.4.4 an
 episode of 25 pictures of 128x128 costs 0.25 s of processor time (a third of it in Hugging Face's
 dataset map and fingerprints, a third in histograms, the rest in PNG files and video) against
-0.06 s here. Closing its writers per episode makes the next one overwrite the metadata file, and
-its streaming encoder drops frames, with a log line alone, when they come faster than real time.
-The tests hold the result to the schema that LeRobot writes, load it with the stock
-`LeRobotDataset` and let that go on recording into it.
+0.06 s here. If its writers are closed after each episode, the next one overwrites the metadata
+file; its streaming encoder drops frames that come faster than real time, and only logs it. The
+tests compare the result with the schema that LeRobot writes, load it with the stock
+`LeRobotDataset` and continue recording into it with that class.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ from robot_wm.data.stats import Stats, histogram, image_stats, merge_stats, vect
 from robot_wm.files import LOCK, owning, replacing_all
 from robot_wm.types import FloatArray, ImageArray, UserError, check_image
 
-# Small pictures encode in 0.3 ms with these. GOP 2 is LeRobot's: its loader reads single frames.
-# No B-frames, so that decoding order is time order and episodes can be appended packet by packet.
+# Small pictures encode in 0.3 ms with these options. GOP 2 is LeRobot's, whose loader reads single
+# frames. Without B-frames, frames are stored in time order and episodes can be appended packet by
+# packet.
 CODEC_OPTIONS = {"preset": "superfast", "crf": "20", "g": "2", "bf": "0"}
-# Files are rewritten whole at every episode until they hold this many frames. One file per episode
-# would write faster, but LeRobot opens every file when it loads.
+# A file is rewritten as a whole at every episode until it holds this many frames. One file per
+# episode would be faster to write, but LeRobot opens every file when it loads a dataset.
 FRAMES_PER_FILE = 500
 
 
 @dataclass
 class _Video:
-    """The mp4 of one camera's unfinished episode, in memory."""
+    """The video of one camera in the current episode, as an mp4 in memory."""
 
     fps: int
     size: tuple[int, int]
@@ -75,7 +76,7 @@ class _Video:
 
 
 def _append_video(old: Path | None, new: io.BytesIO, offset_s: Fraction, out: Path) -> None:
-    """Writes `out`: the packets of `old`, then those of `new` from `offset_s` on."""
+    """Writes to `out` the packets of `old`, then those of `new`, delayed by `offset_s`."""
     import av
 
     with av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as output:
@@ -97,28 +98,29 @@ def _append_video(old: Path | None, new: io.BytesIO, offset_s: Fraction, out: Pa
 
 
 def _append_table(old: pa.Table | None, new: pa.Table) -> pa.Table:
-    """One table in one piece: pyarrow writes many small pieces three times slower."""
+    """Joins two tables into one chunk; pyarrow writes many small chunks three times slower."""
     return pa.concat_tables([old, new]).combine_chunks() if old is not None else new
 
 
 class DatasetWriter:
     """Records episodes into a new LeRobot v3 dataset.
 
-    After `end_episode` returns, the episode is on disk and the dataset loads: a process killed
-    later loses only the episode it was in. Leaving the `with` block discards an unfinished one.
+    After `end_episode` returns, the episode is on disk and the dataset can be loaded: a process
+    that is killed later loses only its current episode. Leaving the `with` block discards an
+    unfinished episode.
 
     Args:
-        root: directory to make; may exist if empty.
-        fps: frames per second, a whole number (LeRobot's format wants one).
-        robot_type: e.g. `"so100"`.
+        root: Directory to create; it may exist if it is empty.
+        fps: Frames per second, a whole number as LeRobot's format requires.
+        robot_type: Name of the robot, e.g. `"so100"`.
         cameras: name -> (height, width) in pixels, both even (h264 halves the colour planes).
-        state_names: names of the proprioception's dimensions, Q of them.
-        action_names: names of the action's dimensions, A of them.
-        extra: further float32 columns, key -> names, e.g. `observation.environment_state`.
+        state_names: Names of the proprioception's dimensions, Q of them.
+        action_names: Names of the action's dimensions, A of them.
+        extra: Further float32 columns, key -> names, e.g. `observation.environment_state`.
 
     Raises:
-        FileExistsError: `root` holds something already, or another process writes it.
-        UserError: a setting that the format cannot hold.
+        FileExistsError: `root` is not empty, or another process writes to it.
+        UserError: a setting that the format cannot store.
     """
 
     def __init__(
@@ -144,16 +146,16 @@ class DatasetWriter:
         self._root, self._fps, self._cameras = Path(root), int(fps), dict(cameras)
         self._vectors = {key: tuple(names) for key, names in vectors.items()}
         self._info = layout.make_info(self._fps, robot_type, self._cameras, self._vectors)
-        with contextlib.ExitStack() as owned:
-            owned.enter_context(owning(self._root))
-            if self._root.exists() and (not self._root.is_dir() or _holds_something(self._root)):
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(owning(self._root))
+            if self._root.exists() and not (self._root.is_dir() and _is_empty(self._root)):
                 raise FileExistsError(f"{self._root} exists and is not empty: name a new directory")
             self._root.mkdir(parents=True, exist_ok=True)
-            self._owned = owned.pop_all()
+            self._lock = lock.pop_all()
         self._tasks: list[str] = []
         self._stats: Stats = {}
         self._file = 0
-        self._data: pa.Table | None = None  # of the current file
+        self._data: pa.Table | None = None  # the rows in the current file
         self._meta: pa.Table | None = None
         self._num_episodes = self._num_frames = self._file_start = 0
         self._videos: dict[str, _Video] = {}
@@ -162,7 +164,7 @@ class DatasetWriter:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes on disk."""
+        """Number of episodes on disk."""
         return self._num_episodes
 
     def add(
@@ -172,17 +174,17 @@ class DatasetWriter:
         action: FloatArray,
         extra: Mapping[str, FloatArray] | None = None,
     ) -> None:
-        """Adds one frame to the episode: what was seen and felt, then what was done.
+        """Adds one frame to the episode: an observation and the action taken after it.
 
         Args:
-            images: camera name -> uint8 RGB `[height, width, 3]`, each of the declared cameras.
-            state: `[Q]`, the robot's units.
-            action: `[A]`, the robot's units.
-            extra: key -> `[n]`, each of the declared extra columns.
+            images: camera name -> uint8 RGB `[height, width, 3]`, for each declared camera.
+            state: Proprioception `[Q]`, in the robot's units.
+            action: `[A]`, in the robot's units.
+            extra: key -> `[n]`, for each declared extra column.
 
         Raises:
-            ValueError: another camera, column or shape than declared, or a value not finite; the
-                frame is not added.
+            ValueError: another camera, column or shape than declared, or a value that is not
+                finite; the frame is not added.
         """
         if self._closed:
             raise ValueError("the writer is closed")
@@ -197,9 +199,9 @@ class DatasetWriter:
             raise ValueError(f"columns: got {sorted(values)}, want {sorted(self._vectors)}")
         row = {key: np.array(value, np.float32) for key, value in values.items()}
         for key, value in row.items():
-            if value.shape != (len(self._vectors[key]),) or not np.isfinite(value).all():
-                want = len(self._vectors[key])
-                raise ValueError(f"{key}: got {values[key]}, want {want} finite numbers")
+            size = len(self._vectors[key])
+            if value.shape != (size,) or not np.isfinite(value).all():
+                raise ValueError(f"{key}: got {values[key]}, want {size} finite numbers")
         if not self._videos:
             self._videos = {n: _Video(self._fps, size) for n, size in self._cameras.items()}
         for name, image in images.items():
@@ -208,10 +210,13 @@ class DatasetWriter:
             self._rows[key].append(value)
 
     def end_episode(self, task: str) -> int:
-        """Commits the frames added since the last episode; returns the episode's index.
+        """Commits the frames added since the last episode.
 
         Args:
-            task: what was done, in words.
+            task: The episode's task, in words.
+
+        Returns:
+            The episode's index.
 
         Raises:
             ValueError: no frame was added.
@@ -261,7 +266,7 @@ class DatasetWriter:
             (self._root / layout.EPISODES_PATH.format(**place), layout.table_writer(meta)),
             (self._root / layout.TASKS_PATH, layout.tasks_writer(tasks)),
             (self._root / layout.STATS_PATH, layout.json_writer(total)),
-            (self._root / layout.INFO_PATH, layout.json_writer(info)),  # last: this commits
+            (self._root / layout.INFO_PATH, layout.json_writer(info)),  # the last one commits
         ]
         try:
             with replacing_all([path for path, _ in writes]) as scratches:
@@ -280,21 +285,21 @@ class DatasetWriter:
         return self._num_episodes - 1
 
     def discard_episode(self) -> None:
-        """Forgets the frames added since the last episode."""
+        """Discards the frames added since the last episode."""
         for video in self._videos.values():
             video.discard()
         self._videos = {}
         self._rows = {key: [] for key in self._vectors}
 
     def close(self) -> None:
-        """Discards an unfinished episode, and the directory if it has none. May be repeated."""
+        """Discards an unfinished episode, and the directory if no episode was committed."""
         if self._closed:
             return
         self.discard_episode()
         self._closed = True
-        if not self._num_episodes:  # nothing was committed: what a first commit left is half of it
+        if not self._num_episodes:  # remove what a failed first commit may have left
             shutil.rmtree(self._root, ignore_errors=True)
-        self._owned.close()
+        self._lock.close()
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -308,5 +313,5 @@ class DatasetWriter:
         self.close()
 
 
-def _holds_something(root: Path) -> bool:
-    return any(path.name != LOCK for path in root.iterdir())
+def _is_empty(root: Path) -> bool:
+    return all(path.name == LOCK for path in root.iterdir())

@@ -1,4 +1,4 @@
-"""From settings to the controller of a robot, simulated or real."""
+"""Makes the controller of a robot, simulated or real, from settings."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import torch
 from torch import Tensor
 
 from robot_wm.contracts import check_objective, check_planner, hold_to
-from robot_wm.controller import MPC, ActionChunks, GoalSequence, Steered
+from robot_wm.controller import MPC, ActionChunks, GoalSequence, SteerableController
 from robot_wm.deployment.extensions import check_parts
-from robot_wm.deployment.settings import ActionLimits, Part, PlanningSettings, SearchBudgetSettings
-from robot_wm.imagination import SearchBudget
+from robot_wm.deployment.parts import Part
+from robot_wm.deployment.planning import ActionLimits, PlanningSettings
 from robot_wm.kinematics import RobotModel
 from robot_wm.models import ModelInfo, TrainableModel, device_of
-from robot_wm.objectives import Objective, region_weights
-from robot_wm.planners import Planner
-from robot_wm.precision import choose_precision
+from robot_wm.objectives import OBJECTIVES, Objective, region_weights
+from robot_wm.planners import PLANNERS, Planner
 from robot_wm.robots import LEROBOT_ARMS
 from robot_wm.types import ActionSpec, UserError
 
 
 class Controlled(Protocol):
-    """What a controller is made for: as much as it needs to know of an Env."""
+    """What a controller must know of the robot: a part of robot_wm.types.Env."""
 
     @property
-    def action_spec(self) -> ActionSpec: ...
+    def action_spec(self) -> ActionSpec:
+        """Actions that the robot takes."""
+        ...
 
     @property
     def control_dt(self) -> float:
@@ -39,11 +40,19 @@ class Controlled(Protocol):
 def make_controller(
     model: TrainableModel, env: Controlled, settings: PlanningSettings
 ) -> GoalSequence:
-    """Makes the model's MPC for a robot, and what goes around it.
+    """Makes the model's MPC for a robot, and the pursuit of goals around it.
+
+    Args:
+        model: The model that imagines.
+        env: The robot.
+        settings: How the checkpoint plans.
+
+    Returns:
+        The controller.
 
     Raises:
-        UserError: the checkpoint is for another robot or another control rate, or a setting that
-            it cannot follow.
+        UserError: the checkpoint is for another robot or another control rate, or a setting does
+            not fit it.
     """
     info, device = model.info, device_of(model)
     if abs(info.dt - env.control_dt) > 1e-3:
@@ -56,47 +65,55 @@ def make_controller(
             f"planner.horizon: got {planner.horizon}, want at most {info.longest_horizon}: so far "
             f"the checkpoint imagines"
         )
-    own = settings.controller
-    search_budget = make_search_budget(own.search_budget, device)
+    config = settings.controller
     objective = make_objective(model, settings.objective)
-    if own.compile:
+    if config.compile:
         model.compile()
     mpc = MPC(
         model,
         planner,
         objective,
-        legal_actions(model, env, own.limits),
+        legal_actions(model, env, config.limits),
         seed=settings.seed,
         device=device,
         margin=_energy(model, settings, "margin") or 0.0,
-        search_budget=search_budget,
+        search_budget=config.search_budget,
     )
-    steered: Steered = mpc if own.execute_steps == 1 else ActionChunks(mpc, own.execute_steps)
+    steered: SteerableController = (
+        mpc if config.execute_steps == 1 else ActionChunks(mpc, config.execute_steps)
+    )
     return GoalSequence(
         steered,
         arrival=_energy(model, settings, "arrival") or None,
-        arrival_decisions=own.arrival_decisions,
+        arrival_decisions=config.arrival_decisions,
         progress=_energy(model, settings, "progress") or 0.0,
-        patience=own.patience or None,
+        patience=config.patience or None,
         step_energy=step_energy(model, settings.objective),
-        timeout_steps=own.timeout_steps,
+        timeout_steps=config.timeout_steps,
     )
 
 
 def make_planner(part: Part, **facts: Any) -> Planner:
-    """Makes a planner, and holds one that is not ours to its contract.
+    """Makes a planner; checks the contract of one that is not ours.
+
+    Args:
+        part: The planner's name and settings.
+        **facts: Settings that replace those of the part.
+
+    Returns:
+        The planner.
 
     Raises:
-        UserError: it does not take its settings, or breaks a promise.
+        UserError: it does not take its settings, or breaks the contract.
     """
-    planner = part.make(**facts)
-    check_parts(planner, part.target, ("horizon", "plan", "with_budget"))
-    hold_to(lambda: check_planner(lambda: part.make(**facts)), planner)
+    planner = part.make(PLANNERS, "planner", **facts)
+    check_parts(planner, part.name, ("horizon", "plan", "with_budget"))
+    hold_to(lambda: check_planner(lambda: part.make(PLANNERS, "planner", **facts)), planner)
     return planner
 
 
 def check_cameras(info: ModelInfo, cameras: Iterable[str]) -> None:
-    """Raises UserError unless a model's cameras are among those that there are."""
+    """Raises UserError unless a model's cameras are among those of the robot."""
     there = list(cameras)
     missing = [name for name in info.cameras if name not in there]
     if missing:
@@ -107,12 +124,13 @@ def check_cameras(info: ModelInfo, cameras: Iterable[str]) -> None:
 
 
 def check_same_arm(info: ModelInfo, robot: RobotModel, kind: str | None = None) -> None:
-    """Raises UserError where a model is known to be of another arm.
+    """Raises UserError if a model is known to be trained on another arm.
 
     Args:
-        info: of the model.
-        robot: the arm.
-        kind: LeRobot's name of the device, which its datasets have too; None: it has none.
+        info: Facts about the model.
+        robot: The arm.
+        kind: LeRobot's name of the device, which its datasets also contain; None: it has no such
+            name.
     """
     if info.robot is None or info.robot == kind:
         return
@@ -122,55 +140,58 @@ def check_same_arm(info: ModelInfo, robot: RobotModel, kind: str | None = None) 
         )
 
 
-def make_search_budget(settings: SearchBudgetSettings, device: torch.device) -> SearchBudget:
-    """Where imagining saves work on a device.
-
-    Raises:
-        UserError: a setting out of range.
-    """
-    own = msgspec.structs.asdict(settings)
-    if settings.precision == "auto":
-        own["precision"] = str(choose_precision("auto", device)).removeprefix("torch.")
-    return SearchBudget(**own)
-
-
 def legal_actions(model: TrainableModel, env: Controlled, limits: ActionLimits) -> ActionSpec:
-    """What the robot can do, the training data knows, and the user allows.
+    """Intersects what the robot can do, what the training data contains, and what the user allows.
+
+    Args:
+        model: The model; its bounds are those of the training data.
+        env: The robot.
+        limits: The user's limits.
+
+    Returns:
+        The legal actions.
 
     Raises:
-        UserError: they do not meet.
+        UserError: the intersection is empty, or the actions are of another kind.
     """
     try:
         bounds = env.action_spec.within(model.info.action_spec)
     except ValueError as error:
         raise UserError(f"checkpoint: made for another robot than the env: {error}") from error
-    given = msgspec.structs.asdict(limits)
-    own = {key: value for key, value in given.items() if value is not None and value != {}}
-    if "trust_radius" not in own:
-        own.pop("trust_norm", None)  # of no region
-    return bounds.within(replace(bounds, **own)) if own else bounds
+    values = msgspec.structs.asdict(limits)
+    changes = {key: value for key, value in values.items() if value is not None and value != {}}
+    if "trust_radius" not in changes:
+        changes.pop("trust_norm", None)  # without a radius there is no trust region
+    return bounds.within(replace(bounds, **changes)) if changes else bounds
 
 
 def make_objective(model: TrainableModel, part: Part) -> Callable[[Tensor], Objective]:
-    """The goal's latent to the objective that is set.
+    """Makes a function from the goal's latent to the objective of the settings.
+
+    Args:
+        model: The model whose latents are compared.
+        part: The objective's name and settings.
+
+    Returns:
+        The function.
 
     Raises:
-        UserError: a region of an encoder whose tokens have no place, or that is no region.
+        UserError: a region is set but the encoder's tokens have no place, or the region is not one.
     """
-    settings = dict(part.settings)
-    region = settings.pop("region", None)
+    settings = _without_region(part).settings
+    region = part.settings.get("region")
     if region is not None:
         if settings.get("token_weights") is not None:
             raise UserError("objective: got token_weights and region, want one of them")
         settings["token_weights"] = region_weights(model.info.grid, region)
     if settings.get("action_unit") is None:
         settings["action_unit"] = model.info.action_spec.unit.tolist()
-    own = Part(target=part.target, settings=settings)
+    resolved = Part(part.name, **settings)
 
     def make(goal: Tensor) -> Objective:
-        return own.make(goal)
+        return resolved.make(OBJECTIVES, "objective", goal)
 
-    info = model.info  # it complains now, not in an episode
+    info = model.info  # made once here, so that a mistake is an error now and not in an episode
     made = make(torch.zeros(info.num_tokens, info.dim))
     sizes = {"num_tokens": info.num_tokens, "dim": info.dim, "action_size": info.action_spec.size}
     hold_to(lambda: check_objective(make, **sizes), made)
@@ -178,7 +199,7 @@ def make_objective(model: TrainableModel, part: Part) -> Callable[[Tensor], Obje
 
 
 def _energy(model: TrainableModel, settings: PlanningSettings, name: str) -> float | None:
-    """A setting in units of the training data's steps, in those of the objective."""
+    """Converts a setting from steps of the training data to energy of the objective."""
     share = getattr(settings.controller, name)
     known = step_energy(model, settings.objective)
     if share is None or not share:
@@ -191,8 +212,24 @@ def _energy(model: TrainableModel, settings: PlanningSettings, name: str) -> flo
 
 
 def step_energy(model: TrainableModel, objective: Part) -> float | None:
-    """Mean energy of a step of the training data; None of a checkpoint from before steps were
-    measured, or of Meta's release.
+    """Returns the mean energy of a step of the training data.
+
+    Args:
+        model: The model.
+        objective: The objective's name and settings; its distance decides.
+
+    Returns:
+        The energy; None if the checkpoint does not know it, such as Meta's release.
     """
     known = model.info.step_energy
-    return None if known is None else known.get(str(objective.settings.get("distance", "")))
+    return (
+        None
+        if known is None
+        else known.get(str(_without_region(objective).get(OBJECTIVES, "objective", "distance")))
+    )
+
+
+def _without_region(objective: Part) -> Part:
+    """Drops the region, which `make_objective` turns into weights of tokens."""
+    settings = {name: value for name, value in objective.settings.items() if name != "region"}
+    return Part(objective.name, **settings)

@@ -1,4 +1,4 @@
-"""A deployment as a LeRobot dataset, so that what an arm has done becomes what it learns from."""
+"""Records a deployment as a LeRobot dataset, so that models can be trained on it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from robot_wm.types import ActionSpec, Observation, UserError
 
 
 class DeploymentDataset:
-    """Writes one run as one episode (robot_wm.runtime.Recorder); enter it around the run.
+    """Writes one run as one episode (`robot_wm.runtime.Recorder`); enter it around the run.
 
-    A run that was cut short is kept as far as it came, if it came to a second picture.
+    A run that was cut short is kept as far as it came, if it has at least two pictures.
 
     Args:
         root: directory to make; may exist if empty.
         dt: seconds that an action stands for.
-        robot_type: what the dataset calls the robot.
-        cameras: name -> height, width, pixels.
+        robot_type: the dataset's name of the robot.
+        cameras: height and width, pixels, by name.
         state_names: of the proprioception.
-        actions: what was executed.
-        task: what the dataset calls the episode.
+        actions: spec of what is executed.
+        task: the dataset's name of the episode.
 
     Raises:
-        FileExistsError: `root` holds something already.
+        FileExistsError: `root` is not empty.
         UserError: a setting that the format cannot hold.
     """
 
@@ -62,13 +62,15 @@ class DeploymentDataset:
         return self
 
     def record(self, step: Step) -> None:
+        """See `Recorder.record`."""
         self._add(step.observation, step.applied)
 
     def finish(self, last: Observation) -> None:
+        """See `Recorder.finish`."""
         self._add(last, np.zeros(self._actions.size))  # nothing is done after it
 
-    def _add(self, seen: Observation, applied: np.ndarray) -> None:
-        self._writer.add(seen.images, seen.proprio, applied)
+    def _add(self, observation: Observation, applied: np.ndarray) -> None:
+        self._writer.add(observation.images, observation.proprio, applied)
         self._num_frames += 1
 
     def __exit__(self, *what: object) -> None:

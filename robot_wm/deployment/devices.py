@@ -1,7 +1,7 @@
-"""What `robot-wm deploy` and `record-goal` drive: the processes behind an arm and its cameras.
+"""Devices that `robot-wm deploy` and `record-goal` drive: the processes behind arm and cameras.
 
-A device starts what it needs, says where its cameras' pictures are, and how the controller opens
-its arm.
+A device starts the processes it needs, says where its cameras' pictures are, and how the arm server
+opens its arm.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hardware.messages import (
     Refused,
     Trouble,
 )
-from hardware.simulated import Goals, Measured
+from hardware.simulated import JointTargets, Measured
 from hardware.spawn import Shared, spawn
 from hardware.tasks import (
     ArmTask,
@@ -46,30 +46,37 @@ class Device:
     """An arm and its cameras.
 
     Attributes:
-        frames: camera -> where its newest picture is.
-        children: name -> the processes behind them, in the order of their end.
+        frames: shared memory of each camera's newest picture, by camera.
+        children: the device's processes by name, in the order of their end.
+
+    Args:
+        sizes: height and width of the pictures, pixels, by camera.
+        say: shows a line to the operator.
     """
+
+    frames: dict[str, FrameSlot]
+    children: dict[str, subprocess.Popen[bytes]]
 
     def __init__(self, sizes: Mapping[str, tuple[int, int]], say: Callable[[str], None]) -> None:
         self._say = say
         self.frames = {name: FrameSlot(*size) for name, size in sizes.items()}
-        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.children = {}
         self._wire, self._theirs = Wire.pair()
         self._ended: set[str] = set()
 
     def places(self) -> dict[str, Place]:
-        """camera -> height, width, descriptor: how another process finds its pictures."""
+        """Returns height, width and descriptor of each camera's shared memory, by camera."""
         return {
             name: (*slot.shape[:2], slot.fileno())  # type: ignore[misc]
             for name, slot in self.frames.items()
         }
 
     def arm(self, limits: Limits) -> ArmTask:
-        """How the controller opens the arm."""
+        """Returns how the arm server opens the arm."""
         raise NotImplementedError
 
     def shared(self) -> Sequence[Shared]:
-        """What the controller shares with it."""
+        """Returns what the arm server shares with the device."""
         return list(self.frames.values())
 
     def _start(self) -> None:
@@ -77,14 +84,14 @@ class Device:
 
     def __enter__(self) -> Device:
         self._start()
-        self._theirs.close()  # so that its end is seen
+        self._theirs.close()  # else the end of the processes would not show
         return self
 
     def wait_ready(self) -> None:
-        """Returns when every camera has shown a picture.
+        """Waits until every camera has shown a picture.
 
         Raises:
-            UserError: one that does not open, or shows nothing.
+            UserError: a camera does not open, or shows nothing.
         """
         until_s = time.monotonic() + _FIRST_PICTURE_S
         while True:
@@ -101,10 +108,10 @@ class Device:
             self._wire.wait(0.05)
 
     def listen(self) -> None:
-        """Hears what its processes say.
+        """Shows what the device's processes report.
 
         Raises:
-            UserError: one of them refuses.
+            UserError: one of them cannot do its work.
         """
         for message in self._wire.receive():
             if isinstance(message, Refused):
@@ -113,13 +120,13 @@ class Device:
                 self._say(f"  {message.text}")
 
     def tell(self) -> list[str]:
-        """What its processes have said since, and which of them has ended."""
-        told = [message.text for message in self._wire.receive() if isinstance(message, Trouble)]
+        """Returns what the device's processes have reported since, and which have ended."""
+        lines = [message.text for message in self._wire.receive() if isinstance(message, Trouble)]
         for name, child in self.children.items():
             if child.poll() is not None and name not in self._ended:
                 self._ended.add(name)
-                told.append(f"the process of the {name} ended with exit code {child.returncode}")
-        return told
+                lines.append(f"the process of the {name} ended with exit code {child.returncode}")
+        return lines
 
     def __exit__(
         self,
@@ -135,7 +142,7 @@ class Device:
 
 
 class Simulated(Device):
-    """An arm in MuJoCo, in real time, in a process that nobody who drives it can stop."""
+    """An arm in MuJoCo, in real time, in a process that whoever drives the arm cannot stop."""
 
     def __init__(
         self, settings: SimulatedRobot, robot: RobotModel, say: Callable[[str], None]
@@ -144,40 +151,42 @@ class Simulated(Device):
         cameras = [stand_of(robot)[1], *([wrist_of(robot)] if settings.wrist_camera else [])]
         super().__init__({camera.name: (size, size) for camera in cameras}, say)
         self._settings, self._robot, num_joints = settings, robot, len(robot.joints)
-        self._goals, self._measured = Goals(num_joints), Measured(num_joints)
+        self._targets, self._measured = JointTargets(num_joints), Measured(num_joints)
 
     def arm(self, limits: Limits) -> ArmTask:
+        """See `Device.arm`."""
         return SimulatedArmTask(
             names=self._robot.joints,
             low=limits.low,
             high=limits.high,
-            goals=self._goals.fileno(),
+            joint_targets=self._targets.fileno(),
             measured=self._measured.fileno(),
             frames=self.places(),
         )
 
     def shared(self) -> Sequence[Shared]:
-        return [*super().shared(), self._goals, self._measured]
+        """See `Device.shared`."""
+        return [*super().shared(), self._targets, self._measured]
 
     def _start(self) -> None:
         task = SimulatorTask(
             robot=msgspec.to_builtins(self._settings),
-            goals=self._goals.fileno(),
+            joint_targets=self._targets.fileno(),
             measured=self._measured.fileno(),
             frames=self.places(),
             wire=self._theirs.fileno(),
         )
-        shared = [self._goals, self._measured, *self.frames.values(), self._theirs]
-        self.children["world"] = spawn(["robot_wm.deployment.simulator"], task, shared)
+        shared = [self._targets, self._measured, *self.frames.values(), self._theirs]
+        self.children["simulator"] = spawn(["robot_wm.deployment.simulator"], task, shared)
 
     def __exit__(self, *what: Any) -> None:
         super().__exit__(*what)
-        self._goals.close()
+        self._targets.close()
         self._measured.close()
 
 
 class LeRobot(Device):
-    """Any LeRobot robot by its type and config, and its cameras by theirs."""
+    """Any LeRobot robot by its type and config, with its cameras by theirs."""
 
     def __init__(
         self, settings: LeRobotRobot, robot: RobotModel, say: Callable[[str], None]
@@ -189,11 +198,12 @@ class LeRobot(Device):
                 "robot.cameras.front={type:opencv,index_or_path:0,width:640,height:480,fps:30}"
             )
         sizes = {}
-        for name, own in settings.cameras.items():
-            if not isinstance(own, dict):
-                raise UserError(f"robot.cameras.{name}: got {own}, want a type and its settings")
+        for name, camera in settings.cameras.items():
+            if not isinstance(camera, dict):
+                raise UserError(f"robot.cameras.{name}: got {camera}, want a type and its settings")
             height, width = (
-                _size(f"robot.cameras.{name}.{side}", own.get(side)) for side in ("height", "width")
+                _size(f"robot.cameras.{name}.{side}", camera.get(side))
+                for side in ("height", "width")
             )
             sizes[name] = height, width
         if settings.port is not None and not os.path.exists(settings.port):
@@ -202,12 +212,13 @@ class LeRobot(Device):
         self._settings, self._robot = settings, robot
 
     def arm(self, limits: Limits) -> ArmTask:
+        """See `Device.arm`."""
         settings, joints = self._settings, self._robot.device
         assert joints is not None
-        own = {"port": settings.port, "id": settings.id}
+        address = {"port": settings.port, "id": settings.id}
         return LeRobotArmTask(
             robot_type=settings.type,
-            config=settings.config | {name: v for name, v in own.items() if v is not None},
+            config=settings.config | {name: v for name, v in address.items() if v is not None},
             names=joints.names,
             keys=joints.keys,
             zero=joints.zero,
@@ -230,15 +241,18 @@ class LeRobot(Device):
 
 
 def open_device(settings: RobotSettings, robot: RobotModel, say: Callable[[str], None]) -> Device:
-    """Makes the device that a robot is set to; enter it to start its processes.
+    """Makes the device of a robot's settings; enter it to start its processes.
 
     Args:
         settings: of the robot.
         robot: what `build_robot` made of them.
-        say: is told what its processes say while they start.
+        say: shows a line to the operator while the processes start.
+
+    Returns:
+        The device.
 
     Raises:
-        UserError: a setting that makes no sense.
+        UserError: a setting is wrong.
     """
     if isinstance(settings, SimulatedRobot):
         return Simulated(settings, robot, say)
@@ -246,7 +260,7 @@ def open_device(settings: RobotSettings, robot: RobotModel, say: Callable[[str],
 
 
 def end(child: subprocess.Popen[bytes], timeout_s: float = 10.0) -> None:
-    """Waits for a process that has been told to end, and kills it where it does not."""
+    """Waits for a process that has been told to end, and kills it if it does not."""
     try:
         child.wait(timeout_s)
     except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
-"""What the caller brings along: modules that register things, and folders of settings.
+"""Extensions of the caller: modules that register things, and folders of settings.
 
-Both are named on the command line, or in the environment of whoever starts a command, so that the
-processes that it starts have them too. No file that is loaded can name any.
+Both are named on the command line, or in the environment of a command, so that the processes that
+it starts have them, too. No file that is loaded can name any.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ IMPORT, CONFIG_DIR = "ROBOT_WM_IMPORT", "ROBOT_WM_CONFIG_DIR"
 def take_options(words: Sequence[str]) -> list[str]:
     """Takes `--import MODULE[,MODULE]` and `--config-dir DIR` out of a command line.
 
+    Args:
+        words: of the command line.
+
     Returns:
         The other words.
 
     Raises:
         UserError: an option without its value, or no such folder.
     """
-    rest, given = [], list(words)
-    while given:
-        word = given.pop(0)
+    others, remaining = [], list(words)
+    while remaining:
+        word = remaining.pop(0)
         name, equals, value = word.partition("=")
         if name not in ("--import", "--config-dir"):
-            rest.append(word)
+            others.append(word)
             continue
         if not equals:
-            if not given:
+            if not remaining:
                 raise UserError(f"{name}: want a value after it")
-            value = given.pop(0)
+            value = remaining.pop(0)
         if name == "--import":
             os.environ[IMPORT] = ",".join(filter(None, (os.environ.get(IMPORT), value)))
         else:
@@ -45,28 +48,34 @@ def take_options(words: Sequence[str]) -> list[str]:
             if not folder.is_dir():
                 raise UserError(f"--config-dir: no folder {value}")
             os.environ[CONFIG_DIR] = str(folder)
-    return rest
+    return others
 
 
 def import_extensions() -> None:
-    """Imports the modules that the caller named; those of the working folder are found too.
+    """Imports the modules that the caller named, those of the working folder included.
 
     Raises:
         UserError: there is no such module, or it does not import.
     """
-    _look_here()
+    _search_working_folder()
     for name in os.environ.get(IMPORT, "").split(","):
         if name.strip():
             find_attribute(name.strip())
 
 
 def find_attribute(name: str) -> object:
-    """What a dotted name of the caller's names: a module, or what is in one.
+    """Imports what a dotted name of the caller stands for.
+
+    Args:
+        name: of a module, or of something in one.
+
+    Returns:
+        The module, or what is in it.
 
     Raises:
-        UserError: nothing.
+        UserError: there is no such thing, or importing it fails.
     """
-    _look_here()
+    _search_working_folder()
     module, _, attribute = name.rpartition(".")
     try:
         try:
@@ -80,7 +89,15 @@ def find_attribute(name: str) -> object:
 
 
 def check_parts(made: Any, target: str, parts: Sequence[str]) -> Any:
-    """Returns what the caller's code made, if it has some parts.
+    """Checks that an object of the caller's code has some attributes.
+
+    Args:
+        made: the object.
+        target: name of what made it.
+        parts: names of the attributes.
+
+    Returns:
+        The object.
 
     Raises:
         UserError: it lacks one.
@@ -91,13 +108,13 @@ def check_parts(made: Any, target: str, parts: Sequence[str]) -> Any:
     return made
 
 
-def _look_here() -> None:
-    """Modules of the working folder are found, after all that is installed."""
+def _search_working_folder() -> None:
+    """Makes modules of the working folder importable, after all that is installed."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
 
 def config_folder() -> Path | None:
-    """The caller's folder of settings, if there is one."""
+    """Returns the caller's folder of settings, if there is one."""
     value = os.environ.get(CONFIG_DIR)
     return Path(value) if value else None

@@ -1,4 +1,4 @@
-"""Datasets of joints, as LeRobot records them, seen as the pose of the arm's tool."""
+"""Datasets of joints, as LeRobot records them, converted to the pose of the arm's tool."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from robot_wm.deployment.settings import LeRobotRobot, RobotSettings
 from robot_wm.kinematics import JointMap, RobotModel
 from robot_wm.types import ActionSpec, FloatArray, UserError
 
-_BEYOND_RAD = 0.3  # a joint's range, as another arm's of the same kind may be measured
+_BEYOND_RAD = 0.3  # beyond a joint's range, as another arm of the same kind may be calibrated
 
 
 def tool_view(robot: RobotSettings, action: str) -> StateView:
-    """A robot's joints as its tool, as `deploy` computes it: named by `robot.action_names`.
+    """Returns the conversion from a robot's joints to its tool, named by `robot.action_names`.
 
     Args:
         robot: its settings.
         action: of the data (`DataSpec`).
 
+    Returns:
+        The conversion, the same as in `deploy`.
+
     Raises:
-        UserError: a robot whose datasets are of no joints, names that are not 4 or 7, or another
-            action than steps of those.
+        UserError: a robot whose datasets have no joints, names that are not 4 or 7, or another
+            action than steps of these.
     """
     if not isinstance(robot, LeRobotRobot):
         raise UserError(f"robot: {robot.name} has no joints of its own; want one such as lerobot")
@@ -40,13 +43,14 @@ def tool_view(robot: RobotSettings, action: str) -> StateView:
 
 @dataclass(frozen=True, eq=False)
 class LearnedJoints:
-    """The joints that a policy of the tool learned from.
+    """The joints from which a policy of the tool was trained.
 
     Attributes:
-        arm: name of the arm that they are of.
+        arm: name of their arm.
         joints: how they became angles.
-        posture: a typical frame's `[J]`, rad: it shows how the tool was held.
-        low, high: between which the tool was `[4]` or `[7]`, as the policy's state has it.
+        posture: a typical frame's joints `[J]`, rad, that show how the tool was held.
+        low: lower bounds of the tool in the data `[4]` or `[7]`, as the policy's state has it.
+        high: upper bounds of the tool in the data `[4]` or `[7]`.
     """
 
     arm: str
@@ -57,33 +61,42 @@ class LearnedJoints:
 
 
 def learned_joints(saved: Mapping[str, Any]) -> LearnedJoints | None:
-    """What a checkpoint's config.json says of the joints it learned from; None: of none.
+    """Reads the joints that a checkpoint was trained from.
+
+    Args:
+        saved: its config.json.
+
+    Returns:
+        The joints; None: it was trained on the tool itself.
 
     Raises:
-        UserError: it says nonsense.
+        UserError: config.json is wrong.
     """
-    own = (saved["training"].get("data") or {}).get("joints")
-    if own is None:
+    record = (saved["training"].get("data") or {}).get("joints")
+    if record is None:
         return None
     try:
-        keys = tuple(own["keys"])
-        joints = JointMap(keys, keys, own["zero"], own["rad_per_unit"])
-        posture, low, high = (np.array(own[k], np.float64) for k in ("posture", "low", "high"))
+        keys = tuple(record["keys"])
+        joints = JointMap(keys, keys, record["zero"], record["rad_per_unit"])
+        posture, low, high = (np.array(record[k], np.float64) for k in ("posture", "low", "high"))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint: the joints in its config.json: {error!r}") from error
     sizes = posture.shape == (len(keys),) and low.shape == high.shape and low.size in (4, 7)
     if not sizes or not all(np.isfinite(v).all() for v in (posture, low, high)):
-        raise UserError(f"checkpoint: the joints in its config.json: {own}")
-    return LearnedJoints(str(own.get("arm", "so100")), joints, posture, low, high)
+        raise UserError(f"checkpoint: the joints in its config.json: {record}")
+    return LearnedJoints(str(record.get("arm", "so100")), joints, posture, low, high)
 
 
 def view_of(robot: RobotModel, names: tuple[str, ...]) -> StateView:
-    """A device's joints as the tool of its arm.
+    """Returns the conversion from a device's joints to the tool of its arm.
 
     Args:
-        robot: the arm, its device's units known.
-        names: 4: the tool's x, y, z and the gripper's opening, m; 7: its pose, and the gripper 0
-            to 1.
+        robot: the arm, with its device's units.
+        names: 4: the tool's x, y, z and the gripper's opening, m; 7: its pose, and the gripper 0 to
+            1.
+
+    Returns:
+        The conversion.
 
     Raises:
         UserError: any other number of names.
@@ -116,11 +129,15 @@ def view_of(robot: RobotModel, names: tuple[str, ...]) -> StateView:
 
 
 def joint_record(data: AlignedData, robot: RobotSettings) -> dict[str, Any]:
-    """What a checkpoint keeps of the joints that it learned from.
+    """Returns what a checkpoint stores of the joints that it was trained from.
+
+    Args:
+        data: as converted to the tool.
+        robot: settings of the robot.
 
     Returns:
         `arm`, its name; `keys`, `zero` and `rad_per_unit`, of `robot.joints`; `low` and `high`,
-        between which the tool was; `posture`: the angles, rad, of the frame nearest the median of
+        bounds of the tool in the data; `posture`: joints, rad, of the frame nearest the median of
         all, which show how the tool was held.
 
     Raises:
@@ -134,8 +151,8 @@ def joint_record(data: AlignedData, robot: RobotSettings) -> dict[str, Any]:
     if recorded.proprio_names == data.proprio_names:
         raise UserError(f"robot: {data.dataset.source} is of the tool already; leave robot out")
     order = [recorded.proprio_names.index(key) for key in joints.keys]
-    kept = [recorded.proprio[recorded.episodes.index(episode)] for episode in data.episodes]
-    angles = joints.to_angles(np.concatenate(kept)[:, order].astype(np.float64))
+    states = [recorded.proprio[recorded.episodes.index(episode)] for episode in data.episodes]
+    angles = joints.to_angles(np.concatenate(states)[:, order].astype(np.float64))
     nearest = np.abs(angles - np.median(angles, axis=0)).sum(axis=1).argmin()
     tool = np.concatenate(data.proprio).astype(np.float64)
     return {
@@ -150,18 +167,18 @@ def joint_record(data: AlignedData, robot: RobotSettings) -> dict[str, Any]:
 
 
 def oddities(data: AlignedData, robot: LeRobotRobot) -> list[str]:
-    """What speaks against a dataset's being of this arm, as `robot.joints` has it, in words."""
-    found = []
+    """Returns warnings, in words, that a dataset may not be of this arm and its units."""
+    warnings = []
     kind = str(data.dataset.robot_type or robot.type)
     if kind != robot.type and not kind.startswith(("so100", "so101", "so_")):
-        found.append(f"the dataset is of a {kind}, and is seen as an SO-100's")
+        warnings.append(f"the dataset is of a {kind}, and is seen as an SO-100's")
     tool = np.concatenate(data.proprio)[:, :3]
     limits = build_robot(robot).limits
     outside = (tool < limits.box_low) | (tool > limits.box_high)
     share = outside.any(axis=1).mean()
     if share > 0:
-        found.append(
+        warnings.append(
             f"in {share:.0%} of the frames the tool is outside the box of robot.limits: other "
             f"units, zeros or signs than robot.joints says, or a box that is too small"
         )
-    return found
+    return warnings

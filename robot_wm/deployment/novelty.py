@@ -1,4 +1,4 @@
-"""What is seen and what is wanted, judged before an arm moves."""
+"""Checks current and goal pictures before an arm moves."""
 
 from __future__ import annotations
 
@@ -17,10 +17,20 @@ def refuse_novel(
     *,
     allow: bool,
 ) -> list[str]:
-    """What `check_views` finds, where that is allowed.
+    """Checks the pictures with `check_views`, and refuses what it finds unless that is allowed.
+
+    Args:
+        monitors: the checks.
+        model: whose cameras matter.
+        images: current pictures by camera.
+        goals: goal pictures by camera, by name.
+        allow: return the problems instead of raising.
+
+    Returns:
+        The problems, in words.
 
     Raises:
-        UserError: it is not.
+        UserError: there are problems, and they are not allowed.
     """
     problems = check_views(monitors, model, images, goals)
     if problems and not allow:
@@ -34,13 +44,16 @@ def check_views(
     images: Mapping[str, ImageArray],
     goals: Mapping[str, Mapping[str, ImageArray]],
 ) -> list[str]:
-    """What is wrong with what is seen and what is wanted, before an arm moves; empty where nothing.
+    """Checks the pictures with the monitors.
 
     Args:
-        monitors: judge.
+        monitors: the checks.
         model: whose cameras matter.
-        images: by camera, what is seen now.
-        goals: by name, what is wanted: pictures by camera.
+        images: current pictures by camera.
+        goals: goal pictures by camera, by name.
+
+    Returns:
+        The problems, in words; empty: none.
     """
     cameras = model.info.cameras
     problems = []
@@ -51,33 +64,33 @@ def check_views(
             problems.append(str(error))
     if problems:
         return problems
-    seen = {name: images[name] for name in cameras}
-    for what, views in ((f"what camera {', '.join(cameras)} sees", seen), *goals.items()):
+    current = {name: images[name] for name in cameras}
+    for what, views in ((f"what camera {', '.join(cameras)} sees", current), *goals.items()):
         try:
-            _look(monitors, model, what, views)
+            _check_novelty(monitors, model, what, views)
         except MonitorError as error:
             problems.append(str(error))
-            if views is seen and len(cameras) == 1:
-                problems += _swapped(monitors, model, cameras[0], images)
+            if views is current and len(cameras) == 1:
+                problems += _find_swapped(monitors, model, cameras[0], images)
     return problems
 
 
-def _look(
+def _check_novelty(
     monitors: Monitors, model: WorldModel, what: str, views: Mapping[str, ImageArray]
 ) -> None:
-    monitors.look(what, model.embed(views), [views[name] for name in model.info.cameras])
+    monitors.check_novelty(what, model.embed(views), [views[name] for name in model.info.cameras])
 
 
-def _swapped(
+def _find_swapped(
     monitors: Monitors, model: WorldModel, camera: str, images: Mapping[str, ImageArray]
 ) -> list[str]:
-    """Whether another camera sees what one should."""
+    """Returns, in words, which other camera sees what this one should."""
     swapped = []
     for other, view in images.items():
         if other == camera or view.shape != images[camera].shape:
             continue
         try:
-            _look(monitors, model, other, {camera: view})
+            _check_novelty(monitors, model, other, {camera: view})
         except (MonitorError, ValueError):
             continue
         swapped.append(f"camera {other} sees what {camera} should: are they swapped?")

@@ -1,24 +1,33 @@
-"""Goal pictures: reading them, and which camera took them."""
+"""Reads goal pictures, and tells which camera took them."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hardware.wire import FrameSlot
 from robot_wm.types import ImageArray, UserError
 
-CAMERA_TAG = "camera"  # of a PNG: the camera that took it
+_FRESH_S = 5.0  # longest wait for a new picture
+CAMERA_TAG = "camera"  # PNG text entry with the camera that took the picture
 
 
 def read_picture(path: Path) -> ImageArray:
-    """A picture file as uint8 RGB.
+    """Reads a picture file as uint8 RGB.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The picture `[height, width, 3]`, on white where it is transparent.
 
     Raises:
-        FileNotFoundError: no such file.
-        UserError: not a picture.
+        FileNotFoundError: there is no such file.
+        UserError: the file is not a picture.
     """
     if not path.is_file():
         raise FileNotFoundError(f"goal: no file {path}")
@@ -33,18 +42,22 @@ def read_picture(path: Path) -> ImageArray:
         raise UserError(f"goal: {path} is not a picture that can be read") from error
 
 
-def read_goal(wanted: object, cameras: Sequence[str]) -> dict[str, ImageArray]:
-    """A goal as it is given, as a picture of each camera that a model looks through.
+def read_goal(goal: object, cameras: Sequence[str]) -> dict[str, ImageArray]:
+    """Reads a goal as a picture of each of a model's cameras.
 
     Args:
-        wanted: a file, or camera -> file.
-        cameras: of the model.
+        goal: A file, or a mapping from camera to file.
+        cameras: The model's cameras.
+
+    Returns:
+        The picture of each camera.
 
     Raises:
-        FileNotFoundError: no such file.
-        UserError: not a picture, a picture too many or too few, or one that another camera took.
+        FileNotFoundError: there is no such file.
+        UserError: a file is not a picture, there are too many or too few, or another camera took
+            one.
     """
-    files = goal_files(wanted)
+    files = goal_files(goal)
     if None in files and len(cameras) == 1:
         files = {cameras[0]: files[None]}
     if set(files) != set(cameras):
@@ -60,36 +73,42 @@ def read_goal(wanted: object, cameras: Sequence[str]) -> dict[str, ImageArray]:
     return {name: read_picture(files[name]) for name in cameras}
 
 
-def goal_files(wanted: object) -> dict[str | None, Path]:
-    """camera -> file of a goal as it is given; None where no camera is named.
+def goal_files(goal: object) -> dict[str | None, Path]:
+    """Returns the files of a goal.
+
+    Args:
+        goal: A file, or a mapping from camera to file.
+
+    Returns:
+        The file of each camera; None stands for a camera that is not named.
 
     Raises:
-        UserError: neither a file nor files by camera.
+        UserError: the goal is neither a file nor such a mapping.
     """
-    if isinstance(wanted, str):
-        return {None: Path(wanted)}
-    if isinstance(wanted, Mapping) and wanted:
-        return {str(name): Path(str(file)) for name, file in wanted.items()}
-    raise UserError(f"goal: got {wanted!r}, want a file, or goal.CAMERA=FILE for each camera")
+    if isinstance(goal, str):
+        return {None: Path(goal)}
+    if isinstance(goal, Mapping) and goal:
+        return {str(name): Path(str(file)) for name, file in goal.items()}
+    raise UserError(f"goal: got {goal!r}, want a file, or goal.CAMERA=FILE for each camera")
 
 
-def goal_name(wanted: object) -> str:
-    """A goal as it is given, in words."""
-    return ", ".join(str(file) for file in goal_files(wanted).values())
+def goal_name(goal: object) -> str:
+    """Returns a goal's files, separated by commas."""
+    return ", ".join(str(file) for file in goal_files(goal).values())
 
 
 def taken_by(path: Path) -> str | None:
-    """The camera that a goal picture of `robot-wm record-goal` was taken with; None: not said."""
+    """Returns the camera that took a picture of `robot-wm record-goal`; None if not recorded."""
     try:
         with Image.open(path) as picture:
             text = picture.info.get(CAMERA_TAG)
     except (UnidentifiedImageError, OSError, SyntaxError):
-        return None  # reading it says more
+        return None  # `read_picture` then reports the error
     return text if isinstance(text, str) else None
 
 
 def side_by_side(images: Mapping[str, ImageArray], cameras: Sequence[str]) -> ImageArray:
-    """Pictures of several cameras as one, as high as the first."""
+    """Joins pictures of several cameras, scaled to the height of the first."""
     first, *others = (images[name] for name in cameras)
     height = len(first)
     scaled = [first]
@@ -97,3 +116,24 @@ def side_by_side(images: Mapping[str, ImageArray], cameras: Sequence[str]) -> Im
         size = (round(image.shape[1] * height / len(image)), height)
         scaled.append(np.array(Image.fromarray(image).resize(size)))
     return np.concatenate(scaled, axis=1)
+
+
+def fresh_picture(slot: FrameSlot) -> ImageArray:
+    """Waits for the first picture that is taken from now on.
+
+    Args:
+        slot: Where the camera's pictures arrive.
+
+    Returns:
+        The picture `[height, width, 3]`, uint8 RGB.
+
+    Raises:
+        UserError: no picture arrives within five seconds.
+    """
+    begin_s = time.monotonic()
+    while time.monotonic() < begin_s + _FRESH_S:
+        frame = slot.read()
+        if frame is not None and frame[1] > begin_s:
+            return frame[0]
+        time.sleep(0.005)
+    raise UserError(f"the camera shows nothing new for {_FRESH_S:.0f} s")

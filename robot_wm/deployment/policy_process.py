@@ -1,10 +1,9 @@
-"""The planner's process of `robot-wm deploy`: the model, and nothing that touches the arm."""
+"""The policy process of `robot-wm deploy`: model and encoder, and nothing that touches the arm."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from hardware.messages import (
 )
 from hardware.reasons import clean
 from hardware.remote import Actions, ArmStoppedError, RemoteArm
-from hardware.spawn import read_task
+from hardware.spawn import ignore_interrupts, read_task
 from hardware.tasks import (
     PolicyTask,
 )
@@ -41,7 +40,7 @@ from robot_wm.deployment.joints import LearnedJoints, learned_joints
 from robot_wm.deployment.novelty import refuse_novel
 from robot_wm.deployment.pictures import goal_name, read_goal, side_by_side
 from robot_wm.deployment.robots import build_robot
-from robot_wm.deployment.run import RunSettings
+from robot_wm.deployment.run import DeploySettings
 from robot_wm.deployment.settings import LeRobotRobot, RobotSettings
 from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import RobotModel
@@ -50,17 +49,18 @@ from robot_wm.precision import pick_device
 from robot_wm.runtime import GuardError, Recorder, Step, run_episode
 from robot_wm.types import ActionSpec, Goal, Guard, Observation, Outcome, UserError, read_settings
 
-_TOOL_MARGIN_M = 0.02  # of the tool in a box that every corner of the gripper has to stay in
+_TOOL_MARGIN_M = 0.02  # from the tool to the box that every corner of the gripper must stay in
 
 
 class _Reporter:
-    """Tells the human's process how far it is."""
+    """Reports the run to the operator's process."""
 
     def __init__(self, wire: Wire, controller: GoalSequence) -> None:
         self._wire, self._controller = wire, controller
         self._left: list[Outcome] = []
 
     def record(self, step: Step) -> None:
+        """See `Recorder.record`."""
         decision = step.decision
         self._wire.send(
             DecisionTaken(
@@ -74,34 +74,41 @@ class _Reporter:
             self._left.append(decision.left)
 
     def finish(self, last: Observation) -> None:
+        """See `Recorder.finish`."""
         outcomes = (*self._left, self._controller.outcome(last))
         self._wire.send(RunEnded(energy=outcomes[-1].energy, outcomes=outcomes))
 
 
 def main(words: list[str]) -> int:
-    """Plans until the run is over; the exit code."""
-    for name in ("SIGINT", "SIGHUP"):  # the human's ways to stop: the controller's to follow
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    os.nice(5)  # the controller first
+    """Plans until the run is over.
+
+    Args:
+        words: descriptor of the task.
+
+    Returns:
+        The exit code.
+    """
+    ignore_interrupts()
+    os.nice(5)  # the arm server comes first
     share_cores()
     import_extensions()
     task = read_task(int(words[0]), PolicyTask)
-    human, wire = Wire.at(task.human), Wire.at(task.wire)
+    operator, wire = Wire.at(task.human), Wire.at(task.wire)
     try:
-        settings = read_settings("run", task.settings, RunSettings)
+        settings = read_settings("", task.settings, DeploySettings)
         run = prepare(task, settings, wire)
     except (UserError, OSError) as error:
-        human.send(Refused(text=clean(error, 4000)))
+        operator.send(Refused(text=clean(error, 4000)))
         return 2
     what = f"{settings.checkpoint}, {len(run.goals)} goal picture(s)"
-    human.send(PolicyReady(what=what, notes=tuple(run.notes)))
-    while not any(isinstance(message, Begin) for message in human.receive()):
-        if human.closed:
+    operator.send(PolicyReady(what=what, notes=tuple(run.notes)))
+    while not any(isinstance(message, Begin) for message in operator.receive()):
+        if operator.closed:
             return 0
-        human.wait(None)
+        operator.wait(None)
     try:
         with contextlib.ExitStack() as stack:
-            recorders: list[Recorder] = [_Reporter(human, run.controller)]
+            recorders: list[Recorder] = [_Reporter(operator, run.controller)]
             if run.dataset is not None:
                 recorders.append(stack.enter_context(run.dataset))
             if run.view is not None:
@@ -120,7 +127,7 @@ def main(words: list[str]) -> int:
     except GuardError as error:
         wire.send(PolicyFailed(text=clean(error, 2000)))
         return 1
-    except Exception as error:  # noqa: BLE001 - no plan, no memory, no answer: never a clean end
+    except Exception as error:  # noqa: BLE001 - whatever it is, the arm server must hear of it
         wire.send(PolicyFailed(text=clean(f"{type(error).__name__}: {error}", 2000)))
         traceback.print_exc()
         return 1
@@ -130,16 +137,16 @@ def main(words: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Run:
-    """What a deployment consists of.
+    """The parts of a deployment.
 
     Attributes:
         env: the arm.
         controller: acts on it.
-        guard: judges what happens.
-        goals: what is wanted.
-        notes: what the human should know before it moves.
-        dataset: where it is recorded, if it is.
-        view: where it is shown, if it is.
+        guard: checks what happens.
+        goals: in order.
+        notes: what the operator should know before the arm moves.
+        dataset: records the run; None: it is not recorded.
+        view: shows the run; None: it is not shown.
     """
 
     env: RemoteArm
@@ -151,48 +158,57 @@ class Run:
     view: Recorder | None
 
 
-def prepare(task: PolicyTask, settings: RunSettings, wire: Wire) -> Run:
-    """All that must be in order before an arm may move.
+def prepare(task: PolicyTask, settings: DeploySettings, wire: Wire) -> Run:
+    """Builds and checks all that is needed before an arm may move.
+
+    Args:
+        task: joint limits and shared memory.
+        settings: of the run.
+        wire: to the arm server.
+
+    Returns:
+        The parts of the run.
 
     Raises:
-        UserError: a checkpoint for another robot, a picture that does not fit, or is not normal.
+        UserError: a checkpoint for another robot, or a picture that does not fit or is too novel.
         OSError: a file that cannot be read or written.
     """
     directory = find_checkpoint(settings.checkpoint)
     model, saved = load_checkpoint(directory)
     model.to(pick_device(settings.device))
-    own = settings.robot
-    arm = build_robot(own)
-    robot = arm.within(task.low, task.high)
+    robot = build_robot(settings.robot).within(task.low, task.high)
     learned = learned_joints(saved)
-    actions_of = learned_actions(saved)
     info = model.info
-    kind = own.type if isinstance(own, LeRobotRobot) else None
-    check_robot(info.action_spec, info.dt, own, robot, actions_of, learned)
+    kind = settings.robot.type if isinstance(settings.robot, LeRobotRobot) else None
+    action_kind = learned_actions(saved)
+    check_robot(info.action_spec, info.dt, settings.robot, robot, action_kind, learned)
     check_same_arm(info, robot, kind)
-    actions = make_actions(robot, info.action_spec, own, learned)
+    actions = make_actions(robot, info.action_spec, settings.robot, learned)
     frames = {name: FrameSlot(*place) for name, place in task.frames.items()}
     check_cameras(info, frames)
     env = RemoteArm(wire, frames, actions, control_dt=info.dt)
-    planning = settings.planning
-    if not settings.moves:  # then nothing comes nearer, and it would soon stop planning
-        controlling = msgspec.structs.replace(planning.controller, patience=0)
-        planning = msgspec.structs.replace(planning, controller=controlling)
+    planning = settings
+    if not settings.moves:  # nothing comes nearer in a dry run: the goal would count as stalled
+        controller_settings = msgspec.structs.replace(settings.controller, patience=0)
+        planning = msgspec.structs.replace(settings, controller=controller_settings)
     controller = make_controller(model, env, planning)
-    goals = {goal_name(goal): read_goal(goal, info.cameras) for goal in task.goals}
-    pictures = [goals[goal_name(goal)] for goal in task.goals]
-    wanted = [Goal(images=images) for images in pictures]
-    controller.reset(wanted)  # refuses a picture that does not fit
-    normal = load_reference(directory, model.info)
-    energy = step_energy(model, planning.objective)
-    monitors = Monitors(normal, settings.monitors, step_energy=energy)
-    notes = [] if normal else ["the checkpoint does not know what is normal: robot-wm monitors"]
-    seen = {name: frame[0] for name, slot in frames.items() if (frame := slot.read()) is not None}
-    problems = refuse_novel(monitors, model, seen, goals, allow=settings.allow_novel)
-    if normal and normal.least_p > settings.monitors.prediction_error_p:
+    pictures_by_name = {goal_name(goal): read_goal(goal, info.cameras) for goal in settings.goals}
+    pictures = [pictures_by_name[goal_name(goal)] for goal in settings.goals]
+    goals = [Goal(images=images) for images in pictures]
+    controller.reset(goals)  # raises where a picture does not fit
+    reference = load_reference(directory, model.info)
+    energy = step_energy(model, settings.objective)
+    monitors = Monitors(reference, settings.monitors, step_energy=energy)
+    notes = []
+    if not reference:
+        notes.append("the checkpoint has no reference statistics: robot-wm monitors")
+    images = {name: frame[0] for name, slot in frames.items() if (frame := slot.read()) is not None}
+    allow = settings.monitors.allow_novel
+    problems = refuse_novel(monitors, model, images, pictures_by_name, allow=allow)
+    if reference and reference.least_p > settings.monitors.prediction_error_p:
         notes.append(
-            f"too few held-out frames: no prediction's p-value can be below {normal.least_p:.3f}, "
-            f"and monitors.prediction_error_p is {settings.monitors.prediction_error_p:g}"
+            f"too few held-out frames: no p-value can be below {reference.least_p:.3f}, and "
+            f"monitors.prediction_error_p is {settings.monitors.prediction_error_p:g}"
         )
     guard = MonitorGuard(monitors, info.cameras, lambda: env.joints, moves=settings.moves)
     dataset = view = None
@@ -209,11 +225,10 @@ def prepare(task: PolicyTask, settings: RunSettings, wire: Wire) -> Run:
     if settings.view is not None:
         from robot_wm.deployment.viewer import RerunView  # Rerun takes a second to load
 
-        main = info.cameras[0]
-        shown = [side_by_side(images, info.cameras) for images in pictures]
+        goal_pictures = [side_by_side(images, info.cameras) for images in pictures]
         names = env.action_spec.names
-        view = RerunView(settings.view, controller, main, shown, names)
-    return Run(env, controller, guard, wanted, [*notes, *problems], dataset, view)
+        view = RerunView(settings.view, controller, info.cameras[0], goal_pictures, names)
+    return Run(env, controller, guard, goals, [*notes, *problems], dataset, view)
 
 
 def make_actions(
@@ -222,18 +237,21 @@ def make_actions(
     settings: RobotSettings,
     learned: LearnedJoints | None = None,
 ) -> Actions:
-    """How a policy's actions move a robot's joints.
+    """Chooses how a policy's actions move a robot's joints.
 
-    Named as the device names its joints, they are steps of those, in its units, as in the datasets
-    that LeRobot records on it. Else 4 are steps of the tool, 7 of its pose, and one for each joint,
-    in rad by `robot.action_units`, steps of the joints.
+    Actions with the names of the device's joints are joint displacements in its units, as in the
+    datasets that LeRobot records on it. Otherwise 4 are displacements of the tool, 7 of its pose,
+    and one per joint, in rad by `robot.action_units`, of the joints.
 
     Args:
         robot: the arm.
         spec: of the policy's actions.
         settings: of the robot.
-        learned: the joints that it learned from, if it did: then the tool stays where it was,
-            and is held as it was, else in the arm's workspace and as at its home.
+        learned: the joints that the policy was trained from: the tool then stays where it was in
+            the data, and is held as there; None: it stays in the arm's workspace, held as at home.
+
+    Returns:
+        The map from actions to joints.
 
     Raises:
         UserError: any other number, or joints whose units are not known.
@@ -248,10 +266,11 @@ def make_actions(
             f"robot.limits: the box leaves nothing of where the model plans, "
             f"{low[:3].round(3)} to {high[:3].round(3)} m are left"
         )
-    own = _of_device(spec, robot)
-    if own or (spec.size == robot.chain.num_joints and set(settings.action_units) == {"rad"}):
+    device_units = _of_device(spec, robot)
+    in_rad = spec.size == robot.chain.num_joints and set(settings.action_units) == {"rad"}
+    if device_units or in_rad:
         low, high = robot.limits.low, robot.limits.high
-        return JointActions(spec, low=low, high=high, joints=robot.device if own else None)
+        return JointActions(spec, low=low, high=high, joints=robot.device if device_units else None)
     if spec.size == 7:
         return PoseActions(robot, spec, low=low[:3], high=high[:3])
     if spec.size != 4:
@@ -264,9 +283,7 @@ def make_actions(
 
 
 def learned_actions(saved: Mapping[str, Any]) -> str | None:
-    """What the actions of a checkpoint are, of its config.json: `data.action` as it was trained;
-    None: not said.
-    """
+    """Returns `data.action` of a checkpoint's config.json; None: it is not recorded."""
     return (saved["training"].get("data") or {}).get("action")
 
 
@@ -282,14 +299,17 @@ def check_robot(
 
     Args:
         spec: of the policy's actions.
-        dt: seconds that one of them stands for.
+        dt: seconds that an action stands for.
         settings: of the robot.
         robot: the arm.
-        actions: what they are (`learned_actions`).
-        learned: the joints that it learned them from, if it did.
+        actions: kind of the actions (`learned_actions`).
+        learned: the joints that the policy was trained from; None: none.
+
+    Raises:
+        UserError: as above.
     """
-    own = _of_device(spec, robot)
-    if own and actions != "state_delta":
+    device_units = _of_device(spec, robot)
+    if device_units and actions != "state_delta":
         raise UserError(
             f"checkpoint: trained with data.action={actions or '?'}: LeRobot records goals; "
             f"want steps, data.action=state_delta"
@@ -299,18 +319,19 @@ def check_robot(
     if learned is not None and robot.device is not None:
         for key in ("keys", "zero", "rad_per_unit"):
             both = learned.joints, robot.device
-            had, has = (np.asarray(getattr(joints, key)).tolist() for joints in both)
-            if had != has:
+            trained, current = (np.asarray(getattr(joints, key)).tolist() for joints in both)
+            if trained != current:
                 raise UserError(
-                    f"checkpoint: trained with robot.joints.{key}={had}, this robot's is {has}"
+                    f"checkpoint: trained with robot.joints.{key}={trained}, this robot's is "
+                    f"{current}"
                 )
-    for what, have, want in (
+    for what, got, want in (
         ("actions", spec.names, settings.action_names),
         ("units", spec.units, settings.action_units),
     ):
-        if any(have) and have != want and not own:  # datasets name no units
+        if any(got) and got != want and not device_units:  # datasets name no units
             raise UserError(
-                f"checkpoint: made for another robot: {what} {', '.join(have)}, this one's are "
+                f"checkpoint: made for another robot: {what} {', '.join(got)}, this one's are "
                 f"{', '.join(want)}"
             )
     if abs(dt - 1 / settings.control_hz) > 1e-3:
@@ -321,7 +342,7 @@ def check_robot(
 
 
 def _of_device(spec: ActionSpec, robot: RobotModel) -> bool:
-    """Whether a policy's actions are the device's joints, in its units."""
+    """Returns whether a policy's actions are the device's joints, in its units."""
     return robot.device is not None and spec.names == robot.device.keys
 
 

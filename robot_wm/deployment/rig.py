@@ -1,8 +1,8 @@
-"""A controller and a watchdog, for real, on servos that are not: to try what must never go wrong.
+"""A hardware-in-the-loop rig: real arm server and watchdog on simulated servos.
 
-The servos live in this process and follow their last goal, as an SO-101's do; a planner without a
-model asks for random moves from a process of its own. `bench safety` and the tests kill, stop and
-unplug what they like.
+The servos live in this process and follow their last joint target, as an SO-101's do; a policy
+process without a model asks for random moves. `bench safety` and the tests kill, stop and unplug
+parts of it.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from hardware.messages import (
 from hardware.plans import JointPlan
 from hardware.reasons import Kind, Reason
 from hardware.remote import HEARTBEAT_S
-from hardware.simulated import Goals, Measured
-from hardware.spawn import read_task, spawn
+from hardware.simulated import JointTargets, Measured
+from hardware.spawn import ignore_interrupts, read_task, spawn
 from hardware.states import Event, State
 from hardware.supervisor import SupervisorSettings
 from hardware.tasks import (
@@ -59,16 +59,17 @@ _SERVO_SPEED = 5.0  # rad/s
 
 
 class Rig:
-    """The processes of a run, up to the planner, which needs no model.
+    """The processes of a run, with a policy process that needs no model.
 
     Args:
         chain: of the arm.
         limits: of the governor.
         start: where the servos stand `[J]`, rad.
-        record: the flight record's file.
+        record: path of the flight record.
         settings: of the supervisor.
-        moves: whether the planner asks for random moves, once armed.
+        moves: start a policy process that asks for random moves once the arm is armed.
         keys: stands for the terminal's input; None: there is none.
+        seed: of the random moves.
     """
 
     def __init__(
@@ -84,23 +85,19 @@ class Rig:
         seed: int = 0,
     ) -> None:
         self.chain, self.limits, self.record = chain, limits, record
-        self._settings, self._moves, self._keys, self._seed = (
-            settings or SupervisorSettings(),
-            moves,
-            keys,
-            seed,
-        )
+        self._settings, self._moves = settings or SupervisorSettings(), moves
+        self._keys, self._seed = keys, seed
         self.joints = np.array(start, np.float64)
         self.frozen = self.unplugged = False
         self.blocked: int | None = None
         self.children: dict[str, subprocess.Popen[bytes]] = {}
-        self.said: list[Status] = []
+        self.statuses: list[Status] = []
         self.trace: list[tuple[float, FloatArray]] = []
         self._end = threading.Event()
 
     def __enter__(self) -> Rig:
         size = len(self.joints)
-        self.goals, self._measured = Goals(size), Measured(size)
+        self.joint_targets, self._measured = JointTargets(size), Measured(size)
         self.frames = FrameSlot(_SIZE, _SIZE)
         self._servos = threading.Thread(target=self._live, daemon=True)
         self._servos.start()
@@ -117,7 +114,7 @@ class Rig:
             names=self.chain.joint_names,
             low=self.limits.low,
             high=self.limits.high,
-            goals=self.goals.fileno(),
+            joint_targets=self.joint_targets.fileno(),
             measured=self._measured.fileno(),
             frames={_CAMERA: (_SIZE, _SIZE, self.frames.fileno())},
         )
@@ -138,7 +135,7 @@ class Rig:
                 dry_run=False,
                 parks=False,
             ),
-            [to_planner, human, beats, self.goals, self._measured, self.frames],
+            [to_planner, human, beats, self.joint_targets, self._measured, self.frames],
             stdin=subprocess.DEVNULL if self._keys is None else self._keys,
         )
         if self._moves:
@@ -156,16 +153,16 @@ class Rig:
         return self
 
     def _live(self) -> None:
-        """The servos, and a camera that shows noise."""
-        with contextlib.suppress(PermissionError):  # reality does not wait: this thread alone
+        """Runs the servos, and a camera that shows noise."""
+        with contextlib.suppress(PermissionError):  # for this thread, which stands for reality
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
         picture_s, rng = 0.0, np.random.default_rng(0)
         while not self._end.is_set():
             now_s = time.monotonic()
-            goal = self.goals.read()
-            if goal is not None:
+            target = self.joint_targets.read()
+            if target is not None:
                 move = np.clip(
-                    goal - self.joints, -_SERVO_SPEED * _SERVO_S, _SERVO_SPEED * _SERVO_S
+                    target - self.joints, -_SERVO_SPEED * _SERVO_S, _SERVO_SPEED * _SERVO_S
                 )
                 if self.blocked is not None:
                     move[self.blocked] = 0.0
@@ -180,16 +177,23 @@ class Rig:
             time.sleep(_SERVO_S)
 
     def listen(self) -> list[Status]:
-        """What the controller has said since the last call."""
+        """Returns the statuses that the arm server has sent since the last call."""
         new = [message for message in self.human.receive() if isinstance(message, Status)]
-        self.said += new
+        self.statuses += new
         return new
 
     def wait(self, state: State, timeout_s: float = 15.0) -> Status:
-        """The first status in a state.
+        """Waits for a state of the arm.
+
+        Args:
+            state: to wait for.
+            timeout_s: longest wait.
+
+        Returns:
+            The first status in that state.
 
         Raises:
-            TimeoutError: none came; what was said instead.
+            TimeoutError: none came; shows the last statuses.
         """
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
@@ -197,10 +201,10 @@ class Rig:
                 if message.state is state:
                     return message
             time.sleep(0.002)
-        raise TimeoutError(f"not {state.value} within {timeout_s} s: {self.said[-3:]}")
+        raise TimeoutError(f"not {state.value} within {timeout_s} s: {self.statuses[-3:]}")
 
     def arm(self) -> None:
-        """Arms, once the controller is there."""
+        """Waits for the arm server, then arms the arm."""
         self.wait(State.IDLE)
         self.human.send(Request(event=Event.ARM))
         until_s = time.monotonic() + 15.0
@@ -211,10 +215,14 @@ class Rig:
                 if any(note.kind is NoteKind.NOT_ARMED for note in message.notes):
                     self.human.send(Request(event=Event.ARM))  # it may not be seen to stand yet
             time.sleep(0.002)
-        raise TimeoutError(f"not armed: {self.said[-3:]}")
+        raise TimeoutError(f"not armed: {self.statuses[-3:]}")
 
     def wait_moving(self, timeout_s: float = 15.0, *, into_s: float = 0.1) -> None:
-        """Returns so long after a move began.
+        """Waits until the arm moves.
+
+        Args:
+            timeout_s: longest wait.
+            into_s: time to wait further once it moves.
 
         Raises:
             TimeoutError: nothing moves.
@@ -226,10 +234,10 @@ class Rig:
                 return
             self.listen()
             time.sleep(0.001)
-        raise TimeoutError(f"nothing moves: {self.said[-3:]}")
+        raise TimeoutError(f"nothing moves: {self.statuses[-3:]}")
 
     def speed(self, over_s: float = 0.03) -> float:
-        """Of the servos' fastest joint, lately, rad/s."""
+        """Returns the recent speed of the fastest servo, rad/s."""
         trace = self.trace[-int(over_s / _SERVO_S) :]
         if len(trace) < 2:
             return 0.0
@@ -237,7 +245,7 @@ class Rig:
         return float(np.abs(last - first).max() / max(last_s - first_s, _SERVO_S))
 
     def rest_s(self, since_s: float, timeout_s: float = 3.0) -> float:
-        """Seconds from a moment until the arm stood for good; watches for `timeout_s`."""
+        """Returns seconds from `since_s` until the arm stood still for the rest of `timeout_s`."""
         time.sleep(max(0.0, since_s + timeout_s - time.monotonic()))
         moved = since_s
         trace = [item for item in self.trace if item[0] >= since_s - 0.01]
@@ -246,12 +254,12 @@ class Rig:
                 moved = now_s
         return moved - since_s
 
-    def num_goals(self) -> int:
-        """Goals that the servos were given so far."""
-        return self.goals.count()
+    def num_joint_targets(self) -> int:
+        """Returns how many joint targets the servos were given so far."""
+        return self.joint_targets.count()
 
     def kill(self, name: str) -> float:
-        """SIGKILL to a process; when."""
+        """Kills a process with SIGKILL; returns when."""
         self.children[name].send_signal(signal.SIGKILL)
         now_s = time.monotonic()
         self.children[name].wait()
@@ -273,14 +281,20 @@ class Rig:
                 child.wait()
         self._end.set()
         self._servos.join()
-        for item in (self.goals, self._measured, self.frames, self.human, self.planner):
+        for item in (self.joint_targets, self._measured, self.frames, self.human, self.planner):
             item.close()
 
 
 def plan_at_random(words: list[str]) -> int:
-    """A planner without a model: far random moves, one after the other, until it is stopped."""
-    for name in ("SIGINT", "SIGHUP"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    """Runs a policy process without a model: far random moves until it is stopped.
+
+    Args:
+        words: descriptor of the task.
+
+    Returns:
+        The exit code.
+    """
+    ignore_interrupts()
     task = read_task(int(words[0]), RandomPolicyTask)
     chain, limits = task.chain.chain(), task.limits
     wire, rng = Wire.at(task.wire), np.random.default_rng(task.seed)
@@ -288,20 +302,26 @@ def plan_at_random(words: list[str]) -> int:
     while not wire.closed:
         number += 1
         wire.send(ObservationRequest(number=number))
-        seen = None
+        observed = None
         until_s = time.monotonic() + 1.0
-        while seen is None and not wire.closed and time.monotonic() < until_s:
+        while observed is None and not wire.closed and time.monotonic() < until_s:
             wire.wait(HEARTBEAT_S)
             wire.send(Heartbeat())
             for message in wire.receive():
                 if isinstance(message, ArmObservation) and message.number == number:
-                    seen = message
-        if seen is None:
+                    observed = message
+        if observed is None:
             continue
         now_s = time.monotonic()
-        wish = legal_pose(chain, limits, rng, seen.joints)
-        plan = JointPlan(seen.epoch, number, seen.observed_s, now_s, seen.joints, wish[None],
-                         now_s + 4.0)  # fmt: skip
+        plan = JointPlan(
+            epoch=observed.epoch,
+            seq=number,
+            observed_s=observed.observed_s,
+            begun_s=now_s,
+            start=observed.joints,
+            waypoints=legal_pose(chain, limits, rng, observed.joints)[None],
+            valid_until_s=now_s + 4.0,
+        )
         wire.send(PlanProposal(plan=plan))
     return 0
 
@@ -309,31 +329,31 @@ def plan_at_random(words: list[str]) -> int:
 def legal_pose(
     chain: Chain, limits: Limits, rng: np.random.Generator, joints: FloatArray
 ) -> FloatArray:
-    """A pose `[J]`, rad, where the arm may stand, not too near to `joints`."""
+    """Returns a pose `[J]`, rad, where the arm may stand, not too near to `joints`."""
     for _ in range(200):
-        wish = np.clip(joints + rng.uniform(-0.9, 0.9, len(joints)), limits.low, limits.high)
-        corners = chain.corners(wish[None])
+        pose = np.clip(joints + rng.uniform(-0.9, 0.9, len(joints)), limits.low, limits.high)
+        corners = chain.corners(pose[None])
         inside = ((corners >= limits.box_low) & (corners <= limits.box_high)).all()
-        if inside and np.abs(wish - joints).max() > 0.4:
-            return wish
+        if inside and np.abs(pose - joints).max() > 0.4:
+            return pose
     return joints
 
 
 def heard(content: bytes) -> tuple[list[JointPlan], list[tuple[Event, Reason]]]:
-    """What the controller makes of bytes that its planner sends: a plan, or a fault."""
+    """Returns what the arm server makes of bytes from its policy process: a plan, or a fault."""
     message = decode(content)
     if isinstance(message, PlanProposal):
         return [message.plan], []
-    numbers = {"sender": "planner", "num_bytes": len(content)}
+    numbers = {"sender": "policy process", "num_bytes": len(content)}
     return [], [(Event.FAULT, Reason(Kind.UNDECODABLE, numbers))]
 
 
 def illegal_plans(good: JointPlan, limits: Limits) -> list[bytes]:
-    """What a planner must not ask for, made from what it may ask for, as it is sent."""
+    """Returns encoded plans that must be refused, made from a legal one."""
     plain = {name: getattr(good, name) for name in JointPlan.__struct_fields__}
     size, now_s = len(good.start), good.begun_s
     far = limits.high + 0.1
-    wish = good.waypoints[0].tolist()
+    angles = good.waypoints[0].tolist()
     changes: list[dict[str, Any]] = [
         {"epoch": good.epoch + 7},
         {"epoch": max(0, good.epoch - 1)},
@@ -346,11 +366,11 @@ def illegal_plans(good: JointPlan, limits: Limits) -> list[bytes]:
         {"start": good.start + 0.06},
         {"start": [math.nan] * size},
         {"waypoints": [far]},
-        {"waypoints": [[math.nan, *wish[1:]]]},
-        {"waypoints": [[math.inf, *wish[1:]]]},
-        {"waypoints": [[None, *wish[1:]]]},
-        {"waypoints": [[str(angle) for angle in wish]]},
-        {"waypoints": [wish[:-1]]},
+        {"waypoints": [[math.nan, *angles[1:]]]},
+        {"waypoints": [[math.inf, *angles[1:]]]},
+        {"waypoints": [[None, *angles[1:]]]},
+        {"waypoints": [[str(angle) for angle in angles]]},
+        {"waypoints": [angles[:-1]]},
         {"waypoints": []},
         {"waypoints": None},
     ]

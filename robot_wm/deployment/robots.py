@@ -1,4 +1,4 @@
-"""From settings to the one RobotModel that everything else is handed."""
+"""Makes the RobotModel of an arm, which everything else uses, from settings."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ from robot_wm.types import FloatArray, UserError
 
 
 def build_robot(settings: RobotSettings) -> RobotModel:
-    """Builds the arm that a robot is set to.
+    """Builds the model of the arm that the settings name.
+
+    Args:
+        settings: Settings of the robot.
+
+    Returns:
+        The arm, with its poses, limits and joint map.
 
     Raises:
-        UserError: no such arm, limits that make no sense, or poses that it does not have.
+        UserError: there is no such arm, or a limit or a pose does not fit it.
     """
     robot = build_arm(settings.arm, settings.limits)
     park, home = (_pose(value, robot) for value in (settings.rest, settings.posture))
@@ -38,19 +44,33 @@ def build_robot(settings: RobotSettings) -> RobotModel:
 
 
 def build_arm(name: str, limits: LimitSettings) -> RobotModel:
-    """Builds an arm of the table, or of the caller's, with limits that differ from its own.
+    """Builds an arm of ours or of the caller, with some other limits than its own.
+
+    Args:
+        name: As in `find_arm`.
+        limits: The limits that differ.
+
+    Returns:
+        The arm.
 
     Raises:
-        UserError: no such arm, or limits that make no sense.
+        UserError: there is no such arm, or a limit does not fit it.
     """
     return find_arm(name).with_limits(**limits.given())
 
 
 def find_arm(name: str) -> RobotModel:
-    """The arm of a name of the table, or of a function `package.function`.
+    """Makes the arm of a name.
+
+    Args:
+        name: A name of the table of arms, or a function `package.function` that returns a
+            RobotModel.
+
+    Returns:
+        The arm.
 
     Raises:
-        UserError: there is none, or it returns something else.
+        UserError: there is no such arm, or the function returns something else.
     """
     make: Any = find_arm_factory(name) if "." not in name else find_attribute(name)
     try:
@@ -64,7 +84,7 @@ def find_arm(name: str) -> RobotModel:
 
 
 def _pose(joints: Sequence[float] | str | None, robot: RobotModel) -> FloatArray | None:
-    """Joints of a setting, rad: a list, `"home"`, or None."""
+    """Returns the joints of a setting, rad, which is a list, `"home"`, or None."""
     if joints is None:
         return None
     return robot.home if isinstance(joints, str) else np.array(joints)

@@ -1,16 +1,14 @@
-"""The processes of a run: starts them, arms the arm, tells how it goes, and ends them."""
+"""A session: starts the processes of a run, arms the arm, reports progress, and ends them."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-
-import msgspec
 
 from hardware.messages import (
     ArmServerReady,
@@ -35,9 +33,9 @@ from hardware.tasks import (
 from hardware.ticks import NoteKind
 from hardware.wire import Wire
 from robot_wm.deployment.devices import Device, end
-from robot_wm.deployment.run import RunSettings
+from robot_wm.deployment.run import DeploySettings
 from robot_wm.kinematics import RobotModel
-from robot_wm.types import Outcome, RunError, UserError
+from robot_wm.types import Outcome, RunError, UserError, plain_settings
 
 _START_S = 120.0  # for a model to load
 _END_S = 10.0
@@ -53,13 +51,13 @@ class DeployError(RunError):
 
 @dataclass
 class Result:
-    """What became of a run.
+    """Result of a run.
 
     Attributes:
-        energies: of what was seen before each decision, and at the end.
-        decisions: their kinds.
-        outcomes: in the order of the goals; none of a dry run.
-        late_ms_p99: by which ticks began late.
+        energies: of the observations before each decision, and at the end.
+        decisions: kinds of the decisions.
+        outcomes: in the order of the goals; empty after a dry run.
+        late_ms_p99: largest 99th percentile of how late ticks began, ms.
         fault: why the arm faulted; None: it did not.
         ended: why the run is over.
     """
@@ -72,7 +70,7 @@ class Result:
     ended: Reason = Reason(Kind.CONTROLLER_GONE)
 
     def figures(self) -> dict[str, Any]:
-        """For the last line of JSON."""
+        """Returns the figures for the last line of JSON."""
         outcomes = [asdict(outcome) for outcome in self.outcomes]
         return {
             "ended": str(self.ended),
@@ -85,57 +83,55 @@ class Result:
         }
 
 
-class Human(Protocol):
-    """Who is told how a run goes."""
+class Operator(Protocol):
+    """Is told how a run goes."""
 
     def say(self, text: str) -> None:
         """Shows a line that stays."""
         ...
 
     def note(self, *, energy: str = "", fault: str = "") -> None:
-        """Says what is to be shown from now on."""
+        """Sets what is shown from now on."""
         ...
 
     def show(self, status: Status) -> None:
-        """Shows what the controller has said."""
+        """Shows the arm server's status."""
         ...
 
 
 @dataclass
 class Session:
-    """The processes of a run beside the device's own: watchdog, controller and planner.
+    """The processes of a run beside the device's own: watchdog, arm server and policy process.
 
     Attributes:
         settings: of the run.
-        about: what else is to be known of it, for people; the flight record has it.
+        about: further facts about the run, for people; kept in the flight record.
         device: what is driven.
         robot: its arm.
-        goals: a goal picture each: a file, or camera -> file.
-        record: the flight record's file.
-        human: is told how it goes.
+        record: path of the flight record.
+        operator: is told how the run goes.
     """
 
-    settings: RunSettings
+    settings: DeploySettings
     about: Mapping[str, str]
     device: Device
     robot: RobotModel
-    goals: Sequence[str | dict[str, str]]
     record: Path
-    human: Human
+    operator: Operator
     _children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __enter__(self) -> Session:
         settings, device, tty = self.settings, self.device, sys.stdin.isatty()
         robot = self.robot
         arm = device.arm(robot.limits)
-        self._controller, human = Wire.pair()
-        self._planner, self._planner_says = Wire.pair()
-        self._steers, steered = Wire.pair()
+        self._arm_server, arm_server_end = Wire.pair()
+        self._policy, self._policy_end = Wire.pair()
+        self._policy_arm_end, server_policy_end = Wire.pair()
         beats, to_watchdog = Wire.pair()
         self._children["watchdog"] = spawn(
             ["hardware", "watchdog"], WatchdogTask(wire=to_watchdog.fileno()), [to_watchdog]
         )
-        self._children["controller"] = spawn(
+        self._children["arm server"] = spawn(
             ["hardware", "controller"],
             ArmServerTask(
                 chain=ChainData.of(robot.chain),
@@ -143,8 +139,8 @@ class Session:
                 settings=settings.robot.settings,
                 park=robot.park,
                 arm=arm,
-                planner=steered.fileno(),
-                human=human.fileno(),
+                planner=server_policy_end.fileno(),
+                human=arm_server_end.fileno(),
                 watchdog=beats.fileno(),
                 record=str(self.record),
                 about=dict(self.about),
@@ -152,134 +148,139 @@ class Session:
                 dry_run=not settings.moves,
                 parks=settings.park,
             ),
-            [steered, human, beats, *device.shared()],
+            [server_policy_end, arm_server_end, beats, *device.shared()],
             stdin=None if tty else subprocess.DEVNULL,
         )
-        for wire in (human, steered, beats, to_watchdog):
-            wire.close()  # so that an end is seen when the process that holds it dies
+        for wire in (arm_server_end, server_policy_end, beats, to_watchdog):
+            wire.close()  # else the death of the process that holds the other copy would not show
         return self
 
     def wait_ready(self) -> PolicyReady:
-        """Returns once the arm is read and the model loaded; what the human should know.
+        """Waits until the arm is read and the model loaded.
+
+        Returns:
+            What the operator should know.
 
         Raises:
-            UserError: one of them refuses, and why.
-            DeployError: one of the processes ended.
+            UserError: a process refuses, and why.
+            DeployError: a process ended.
         """
-        own = self._wait(self._controller, "arm", ArmServerReady)
-        joints = self._wait(self._controller, "arm", Status).joints
+        ready = self._wait(self._arm_server, "arm", ArmServerReady)
+        joints = self._wait(self._arm_server, "arm", Status).joints
         names = self.robot.joints
-        if len(joints) == len(names):  # said before the model has a say: signs, zeros to check
+        if len(joints) == len(names):  # so that signs and zeros can be checked
             angles = zip(names, joints, strict=True)
-            stands = ", ".join(f"{name} {angle:.2f}" for name, angle in angles)
+            posture = ", ".join(f"{name} {angle:.2f}" for name, angle in angles)
             x, y, z = self.robot.chain.tool(joints)[:3, 3]
-            self.human.say(f"the arm stands at {stands} rad")
-            self.human.say(f"  its tool at x {x:.3f}, y {y:.3f}, z {z:.3f} m from its base")
+            self.operator.say(f"the arm stands at {posture} rad")
+            self.operator.say(f"  its tool at x {x:.3f}, y {y:.3f}, z {z:.3f} m from its base")
         else:
-            self.human.say("where the arm stands could not be read yet")
-        self._children["planner"] = spawn(
+            self.operator.say("where the arm stands could not be read yet")
+        self._children["policy process"] = spawn(
             ["robot_wm.deployment.policy_process"],
             PolicyTask(
-                settings=msgspec.to_builtins(self.settings),
-                # What the device itself can do: a target beyond would be refused.
-                low=own.low,
-                high=own.high,
-                goals=tuple(self.goals),
+                settings=plain_settings(self.settings),
+                # Of the device, too: a target beyond them would be refused.
+                low=ready.low,
+                high=ready.high,
                 frames=self.device.places(),
-                wire=self._steers.fileno(),
-                human=self._planner_says.fileno(),
+                wire=self._policy_arm_end.fileno(),
+                human=self._policy_end.fileno(),
             ),
-            [self._steers, self._planner_says, *self.device.frames.values()],
+            [self._policy_arm_end, self._policy_end, *self.device.frames.values()],
         )
-        self._steers.close()
-        self._planner_says.close()
-        return self._wait(self._planner, "planner", PolicyReady)
+        self._policy_arm_end.close()
+        self._policy_end.close()
+        return self._wait(self._policy, "policy process", PolicyReady)
 
     def _wait(self, wire: Wire, name: str, kind: type[_Waited]) -> _Waited:
-        """The first message of a kind."""
+        """Returns the first message of a kind."""
         until_s = time.monotonic() + _START_S
         while time.monotonic() < until_s:
             wire.wait(0.2)
-            ended = self._ended()  # before what it has said last is read
+            ended = self._ended()  # before its last messages are read, as they may say why
             for message in wire.receive():
                 if isinstance(message, Refused):
                     raise UserError(message.text)
                 if isinstance(message, kind):
                     return message
-            if wire is not self._controller:
-                self._controller.receive()
+            if wire is not self._arm_server:
+                self._arm_server.receive()
             self.device.listen()
             if ended:
                 raise DeployError(ended)
         raise DeployError(f"the {name} was not ready within {_START_S:.0f} s")
 
     def _ended(self) -> str:
-        """Which process has ended that should not have; empty where none."""
+        """Returns which process has ended that should not have; empty: none."""
         for name, child in (self._children | self.device.children).items():
-            if child.poll() is not None and name != "watchdog":  # it goes with the controller
+            if child.poll() is not None and name != "watchdog":  # it ends with the arm server
                 return f"the {name} ended with exit code {child.returncode}"
         return ""
 
-    def fly(self) -> Result:
-        """Arms, tells how it goes, ends; what became of it.
+    def run(self) -> Result:
+        """Arms the arm, reports the run, and ends it.
+
+        Returns:
+            The result.
 
         Raises:
             UserError: the arm may not be armed.
         """
-        heard = []
-        while more := self._controller.receive():  # it may not be able to say more than waits here
-            heard += more
-        self._planner.send(Begin())
-        self._controller.send(Request(event=Event.ARM))
-        result, live = Result(), self.human
+        messages = []
+        while received := self._arm_server.receive():  # a full wire would drop what comes next
+            messages += received
+        self._policy.send(Begin())
+        self._arm_server.send(Request(event=Event.ARM))
+        result, operator = Result(), self.operator
         not_armed: Reason | None = None
         settle_until_s, over = time.monotonic() + _SETTLE_S, False
         while not over:
-            self._controller.wait(0.1)
-            for told in self.device.tell():
-                live.say(f"  {told}")
-            self._hear_planner(result, live)
-            heard += self._controller.receive()
-            while heard:
-                status = heard.pop(0)
+            self._arm_server.wait(0.1)
+            for line in self.device.tell():
+                operator.say(f"  {line}")
+            self._hear_policy(result, operator)
+            messages += self._arm_server.receive()
+            while messages:
+                status = messages.pop(0)
                 if not isinstance(status, Status):
                     continue
                 result.late_ms_p99 = max(result.late_ms_p99, status.late_ms_p99)
-                not_armed = self._follow_arming(status, settle_until_s, live) or not_armed
+                not_armed = self._follow_arming(status, settle_until_s, operator) or not_armed
                 if status.state is State.FAULTED and result.fault is None:
                     result.fault = status.reason
-                    live.note(fault=str(status.reason))
-                    self._controller.send(End(reason=Reason(Kind.FAULT)))
+                    operator.note(fault=str(status.reason))
+                    self._arm_server.send(End(reason=Reason(Kind.FAULT)))
                 if not_armed is not None:
-                    self._controller.send(End(reason=Reason(Kind.NOT_ARMED, cause=not_armed)))
-                live.show(status)
+                    self._arm_server.send(End(reason=Reason(Kind.NOT_ARMED, cause=not_armed)))
+                operator.show(status)
                 if status.ended is not None:
                     result.ended, over = status.ended, True
-                    live.say("")
-            if self._controller.closed and not over:
+                    operator.say("")
+            if self._arm_server.closed and not over:
                 result.fault, over = Reason(Kind.CONTROLLER_GONE), True
-        self._hear_planner(result, live)  # it may have said its last just before the end
+        self._hear_policy(result, operator)  # its last message may have come just now
         if not_armed is not None:
             raise UserError(f"not armed: {not_armed}")
         return result
 
-    def _follow_arming(self, status: Status, until_s: float, live: Human) -> Reason | None:
-        """Shows the notes; why the arm is not armed for good, None where it may be yet."""
+    def _follow_arming(self, status: Status, until_s: float, operator: Operator) -> Reason | None:
+        """Shows the notes; returns why the arm cannot be armed, None where it may be yet."""
         refused = None
         for note in status.notes:
-            live.say(f"  {note}")
+            operator.say(f"  {note}")
             if note.kind is not NoteKind.NOT_ARMED:
                 continue
             if note.reason.kind is Kind.NOT_AT_REST and time.monotonic() < until_s:
-                time.sleep(0.3)  # it may still settle
-                self._controller.send(Request(event=Event.ARM))
+                time.sleep(0.3)  # the arm may still settle
+                self._arm_server.send(Request(event=Event.ARM))
             else:
                 refused = note.reason
         return refused
 
-    def _hear_planner(self, result: Result, live: Human) -> None:
-        """Adds what the planner has said since to the result, and shows it."""
-        for message in self._planner.receive():
+    def _hear_policy(self, result: Result, operator: Operator) -> None:
+        """Adds what the policy process has reported to the result, and shows it."""
+        for message in self._policy.receive():
             if isinstance(message, DecisionTaken):
                 kind, p_value = message.kind, message.p_value
             elif isinstance(message, RunEnded):
@@ -292,16 +293,17 @@ class Session:
             prediction = "" if p_value is None else f", prediction p = {p_value:.3f}"
             result.energies.append(message.energy)
             result.decisions.append(kind)
-            live.note(energy=energy)
-            live.say(f"  {energy}{kind}{prediction}")
+            operator.note(energy=energy)
+            operator.say(f"  {energy}{kind}{prediction}")
 
     def __exit__(self, *_: object) -> None:
-        self._controller.send(End(reason=Reason(Kind.HUMAN_ENDS)))
-        for wire in (self._steers, self._planner_says):
+        self._arm_server.send(End(reason=Reason(Kind.HUMAN_ENDS)))
+        for wire in (self._policy_arm_end, self._policy_end):
             wire.close()
         for name, child in self._children.items():
-            if name == "planner" and self.settings.record is not None and child.poll() is None:
-                self.human.say("  the run is being recorded: a moment")
-            end(child, _RECORD_S if name == "planner" and self.settings.record else _END_S)
-        self._controller.close()
-        self._planner.close()
+            records = name == "policy process" and self.settings.record is not None
+            if records and child.poll() is None:
+                self.operator.say("  the run is being recorded: a moment")
+            end(child, _RECORD_S if records else _END_S)
+        self._arm_server.close()
+        self._policy.close()

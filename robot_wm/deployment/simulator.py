@@ -1,12 +1,11 @@
-"""The simulated arm as a device of its own: `python -m robot_wm.deployment.simulator DESCRIPTOR`.
+"""The simulator server: `python -m robot_wm.deployment.simulator DESCRIPTOR`.
 
-Physics in real time in a process that nobody who drives the arm can stop, with servos that hold
-their last goal for ever, and a camera.
+It simulates an arm in real time in a process that whoever drives the arm cannot stop, with servos
+that hold their last joint target for ever, and cameras.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -14,8 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from hardware.arm_server import lower_niceness
-from hardware.simulated import Goals, Measured
-from hardware.spawn import read_task
+from hardware.simulated import JointTargets, Measured
+from hardware.spawn import ignore_interrupts, read_task
 from hardware.tasks import (
     SimulatorTask,
 )
@@ -28,12 +27,18 @@ from sim_envs.tabletop import Tabletop
 
 
 def main(words: list[str]) -> int:
-    """Simulates until whoever started it is gone."""
+    """Simulates until the parent process is gone.
+
+    Args:
+        words: descriptor of the task.
+
+    Returns:
+        The exit code.
+    """
     task = read_task(int(words[0]), SimulatorTask)
-    for name in ("SIGINT", "SIGHUP"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ignore_interrupts()
     import_extensions()
-    lower_niceness()  # reality does not wait
+    lower_niceness()  # it stands for reality, which does not wait
     settings = read_settings("robot", task.robot, SimulatedRobot)
     robot = build_robot(settings)
     env = Tabletop(
@@ -44,29 +49,39 @@ def main(words: list[str]) -> int:
     )
     env.reset(settings.seed)
     num_joints = len(robot.joints)
-    goals, measured = Goals(num_joints, task.goals), Measured(num_joints, task.measured)
+    targets = JointTargets(num_joints, task.joint_targets)
+    measured = Measured(num_joints, task.measured)
     frames = {name: FrameSlot(*place) for name, place in task.frames.items()}
-    live(env, goals, measured, frames, Wire.at(task.wire), camera_hz=settings.camera_hz)
+    live(env, targets, measured, frames, Wire.at(task.wire), camera_hz=settings.camera_hz)
     return 0
 
 
 def live(
     env: Tabletop,
-    goals: Goals,
+    targets: JointTargets,
     measured: Measured,
     frames: Mapping[str, FrameSlot],
     wire: Wire,
     *,
     camera_hz: float,
 ) -> None:
-    """Keeps up with the clock until the wire's other end is gone."""
+    """Simulates in step with the clock until the wire's other end is gone.
+
+    Args:
+        env: the simulation.
+        targets: shared memory that is read.
+        measured: shared memory that is written.
+        frames: shared memory of the pictures, by camera.
+        wire: to the parent process.
+        camera_hz: pictures per second.
+    """
     physics = env.physics
     begin_s, simulated_s, picture_s = time.monotonic(), 0.0, 0.0
     while not wire.closed:
-        wire.receive()  # nothing is said on it, but its end shows
-        goal = goals.read()
-        if goal is not None:
-            env.command(goal)
+        wire.receive()  # nothing is sent on it, but its end shows
+        target = targets.read()
+        if target is not None:
+            env.command(target)
         now_s = time.monotonic() - begin_s
         # A machine that is too slow lets the simulated time fall behind, rather than leap.
         simulated_s = max(simulated_s, now_s - 0.1)

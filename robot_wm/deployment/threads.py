@@ -1,18 +1,20 @@
-"""How torch's threads share the cores: all of them on a quiet machine, fewer on a busy one.
+"""Shares the cores between torch's threads and other processes.
 
-Torch computes with GNU OpenMP, whose threads wait for each other by turning in a loop for some
-milliseconds. On a quiet machine that is the fastest way. Where other processes want the cores, a
-thread that turns keeps from its core the very thread that it waits for, and a step of training
-takes several times as long as its share of the cores explains. How long they turn is read from the
-environment once, when torch loads, and nobody knows then how busy the machine will be.
+Torch computes with GNU OpenMP, whose threads spin for some milliseconds while they wait for each
+other. On a quiet machine that is the fastest way. Where other processes want the cores, a spinning
+thread occupies the core that the thread it waits for needs, and a training step takes several times
+as long as its share of the cores explains. The spinning time is read from the environment once,
+when torch loads, before anyone knows how busy the machine will be.
 
-So this process is watched, and two things are done while it has to wait for the cores:
+So a thread watches this process, and does two things while it has to wait for cores:
 
-- The threads sleep where they wait. libgomp turns for a moment only where it manages more threads
-  than there are cores (its `gomp_throttled_spin_count_var`): a team of threads that only sleep is
+- It makes the threads sleep where they wait. libgomp spins only briefly where it manages more
+threads
+  than there are cores (its `gomp_throttled_spin_count_var`): an idle team of sleeping threads is
   kept beside those that compute.
-- They stay on as many cores as the other processes leave. Threads that wait for each other get
-  nowhere while only one of them has a core; where they have one together, one always computes.
+- It keeps the threads on as many cores as the other processes leave. Threads that wait for each
+other
+  make no progress while only one of them has a core; where they share one, one always computes.
 
 Results do not change: as many threads compute as before. docs/log.md has the figures,
 scripts/measure_busy.py measures them.
@@ -33,50 +35,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-_OF_THE_USER = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_USER_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _PERIOD_S = 0.25
-_BUSY, _QUIET = 0.12, 0.06  # of the time, waiting for a core: more is busy, less is quiet
-_NUM_BUSY = 3  # periods in a row, before the machine counts as busy: to load is a busy moment too
-_NUM_QUIET = 4  # periods in a row, before the machine counts as quiet again
-_LEFT = 0.75  # of a core that the others no longer use, before it is taken back
+_BUSY, _QUIET = 0.12, 0.06  # shares of time spent waiting for a core: above busy, below quiet
+_NUM_BUSY = 3  # periods in a row before the machine counts as busy: loading torch is busy, too
+_NUM_QUIET = 4  # periods in a row before the machine counts as quiet again
+_FREE = 0.75  # share of a core that others must no longer use before it is taken back
 
 
-def share_cores(environ: Mapping[str, str] = os.environ) -> Watch | None:
-    """Watches from now on whether this process has to wait for the cores, and acts on it.
+def share_cores(environ: Mapping[str, str] = os.environ) -> LoadWatcher | None:
+    """Starts to watch whether this process has to wait for cores, and acts on it.
 
     Args:
-        environ: where the user may have said how threads are to wait; then nothing is done.
+        environ: may hold the user's own choice of how threads wait; then nothing is done.
 
     Returns:
-        The thread that watches; None where nothing is done, as on systems that do not tell how
-        long a process waits.
+        The watching thread; None where nothing is done, as on systems that do not count waiting.
     """
-    if any(name in environ for name in _OF_THE_USER):
+    if any(name in environ for name in _USER_SETTINGS):
         return None
     cores = Cores()
-    counts = Counts(cores.all)
-    told = counts.look() is not None
-    counts.close()
-    if not told:
+    counter = CpuCounter(cores.all)
+    is_supported = counter.read() is not None
+    counter.close()
+    if not is_supported:
         return None
     for thread in threading.enumerate():
-        if isinstance(thread, Watch):
+        if isinstance(thread, LoadWatcher):
             return thread
-    watch = Watch(Sleepers(), cores)
-    watch.start()
-    return watch
+    watcher = LoadWatcher(IdleTeam(), cores)
+    watcher.start()
+    return watcher
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the system has counted so far.
+class CpuCounts:
+    """The system's counts so far.
 
     Attributes:
-        time_s: when.
-        waited_s: how long this process's threads could have computed and had no core. Threads with
-            a name of their own do not count: Mesa's, which render in software, are as many as there
-            are cores, and wait for each other on a quiet machine too.
-        others_s: how long other processes have computed, on the cores that are this process's too.
+        time_s: when they were read.
+        waited_s: time for which this process's threads could have computed and had no core. Threads
+            with a name of their own do not count: Mesa's, which render in software, are as many as
+            there are cores, and wait for each other on a quiet machine, too.
+        others_s: time that other processes have computed on this process's cores.
     """
 
     time_s: float
@@ -84,8 +85,8 @@ class Look:
     others_s: float
 
 
-class Counts:
-    """What the system counts, looked at with few calls: every one costs the others a moment.
+class CpuCounter:
+    """Reads the system's counts with few calls, as each costs the others a moment.
 
     Args:
         cores: those that this process may use.
@@ -96,8 +97,8 @@ class Counts:
         self._files: dict[str, int] = {}  # of a thread's waits; -1: it does not count
         self._stat = -1
 
-    def look(self) -> Look | None:
-        """Reads the counts; None where the system does not tell them."""
+    def read(self) -> CpuCounts | None:
+        """Reads the counts; None where the system has none."""
         try:
             if self._stat < 0:
                 self._stat = os.open("/proc/stat", os.O_RDONLY)
@@ -108,10 +109,10 @@ class Counts:
         if not waits_ns:
             return None
         others_s = used_ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
-        return Look(time.monotonic(), sum(waits_ns) / 1e9, others_s)
+        return CpuCounts(time.monotonic(), sum(waits_ns) / 1e9, others_s)
 
     def close(self) -> None:
-        """Closes what it reads from."""
+        """Closes the files that it reads."""
         for file in (self._stat, *self._files.values()):
             if file >= 0:
                 os.close(file)
@@ -125,8 +126,9 @@ class Counts:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends meanwhile
                 if task not in self._files:
                     at = f"/proc/self/task/{task}"
-                    own = Path(at, "comm").read_text() == Path("/proc/self/comm").read_text()
-                    self._files[task] = os.open(f"{at}/schedstat", os.O_RDONLY) if own else -1
+                    name = Path(at, "comm").read_text()
+                    counts = name == Path("/proc/self/comm").read_text()
+                    self._files[task] = os.open(f"{at}/schedstat", os.O_RDONLY) if counts else -1
                 if self._files[task] >= 0:
                     yield int(os.pread(self._files[task], 100, 0).split()[1])
 
@@ -145,32 +147,32 @@ class Counts:
                 yield user + nice + system + irq + softirq
 
 
-class Watch(threading.Thread):
-    """Looks four times a second whether the machine is busy; ends with the process, or by `stop`.
+class LoadWatcher(threading.Thread):
+    """Checks four times a second whether the machine is busy; ends with the process, or by `stop`.
 
     Args:
-        sleepers: come while it is busy.
-        cores: are fewer while it is busy.
+        idle_team: exists while the machine is busy.
+        cores: fewer are used while the machine is busy.
     """
 
-    def __init__(self, sleepers: Sleepers, cores: Cores) -> None:
+    def __init__(self, idle_team: IdleTeam, cores: Cores) -> None:
         super().__init__(name="share_cores", daemon=True)
-        self._sleepers, self._cores = sleepers, cores
+        self._idle_team, self._cores = idle_team, cores
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Ends it; everything is then as it was before it began."""
+        """Ends the thread and restores the state before it began."""
         self._stopped.set()
         self.join()
 
     def run(self) -> None:
-        """Looks, until it is stopped."""
-        sleepers, cores = self._sleepers, self._cores
-        counts = Counts(cores.all)
-        before, num_busy, num_quiet = counts.look(), 0, 0
+        """Watches until it is stopped."""
+        idle_team, cores = self._idle_team, self._cores
+        counter = CpuCounter(cores.all)
+        before, num_busy, num_quiet = counter.read(), 0, 0
         others: deque[float] = deque(maxlen=_NUM_QUIET)  # how many cores they used
         while not self._stopped.wait(_PERIOD_S):
-            after = counts.look()
+            after = counter.read()
             if before is not None and after is not None:
                 passed_s = after.time_s - before.time_s
                 waited = (after.waited_s - before.waited_s) / passed_s
@@ -178,27 +180,29 @@ class Watch(threading.Thread):
                 num_busy = num_busy + 1 if waited > _BUSY else 0
                 num_quiet = num_quiet + 1 if waited < _QUIET else 0
                 if cores.are_fewer:
-                    # On fewer cores they wait for each other: what the others use tells more.
+                    # On fewer cores the threads wait for each other; the others' use tells more.
                     cores.leave(fmean(others))
                     num_busy = num_quiet = 0
                 elif num_busy >= _NUM_BUSY:
-                    sleepers.come()
-                    if sleepers.are_there:
+                    idle_team.come()
+                    if idle_team.are_there:
                         cores.leave(fmean(others))
                 elif num_quiet >= _NUM_QUIET:
-                    sleepers.go()
+                    idle_team.go()
             before = after
-        counts.close()
-        sleepers.go()
+        counter.close()
+        idle_team.go()
         cores.leave(0.0)
 
 
 class Cores:
-    """Those that this process computes on: all that it may, or fewer where others compute too.
+    """The cores that this process computes on: all that it may, or fewer where others compute, too.
 
     Attributes:
         all: the cores that it may use, from the start.
     """
+
+    all: frozenset[int]
 
     def __init__(self) -> None:
         self.all = frozenset(_cores_of(0))
@@ -210,26 +214,26 @@ class Cores:
         return self._kept != self.all
 
     def leave(self, num_others: float) -> None:
-        """Leaves as many cores to other processes as these use, and takes back what they do not.
+        """Leaves as many cores to other processes as they use, and takes back what they do not.
 
         Args:
             num_others: how many cores they use.
         """
         if not Path("/proc/thread-self/children").exists():
-            return  # what this process starts could not be found again
+            return  # children that inherit fewer cores could not be found
         kept = self._kept
         num = min(max(1, len(self.all) - round(num_others)), len(self.all))
-        if num > len(kept) and num_others > len(self.all) - len(kept) - _LEFT:
+        if num > len(kept) and num_others > len(self.all) - len(kept) - _FREE:
             num = len(kept)
         if num != len(kept):
-            # Any of them: another process that does the same is to find others.
+            # At random, so that another process that does the same likely keeps others.
             pool = self.all if num > len(kept) else kept
             kept = frozenset(random.sample(sorted(pool), num))
         for task in _tasks(os.getpid()):
-            if _cores_of(task) in (self.all, self._kept):  # else someone else chose for it
+            if _cores_of(task) in (self.all, self._kept):  # else somebody else placed it
                 _move(task, kept)
         if self._kept != self.all:
-            # What this process started began where it was; it has all cores nevertheless.
+            # Children inherit the fewer cores; they get all of them back.
             for child in _descendants(os.getpid()):
                 for task in _tasks(child):
                     if _cores_of(task) == self._kept:
@@ -238,14 +242,14 @@ class Cores:
 
 
 def _tasks(pid: int) -> list[int]:
-    """The threads of a process."""
+    """Returns the threads of a process."""
     with contextlib.suppress(OSError):
         return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
     return []
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    """The processes that a process and those it started have started."""
+    """Yields the processes that a process has started, and those that they have."""
     for task in _tasks(pid):
         with contextlib.suppress(OSError):
             for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
@@ -254,7 +258,7 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _cores_of(task: int) -> set[int]:
-    """The cores that a thread may use; none where the system does not tell."""
+    """Returns the cores that a thread may use; none where the system does not tell."""
     with contextlib.suppress(OSError, AttributeError):
         return os.sched_getaffinity(task)
     return set()
@@ -265,7 +269,7 @@ def _move(task: int, cores: Collection[int]) -> None:
         os.sched_setaffinity(task, cores)
 
 
-class Sleepers:
+class IdleTeam:
     """A team of libgomp's threads that sleep, one more than there are cores."""
 
     def __init__(self) -> None:
@@ -273,11 +277,11 @@ class Sleepers:
 
     @property
     def are_there(self) -> bool:
-        """Whether they are."""
+        """Whether the team exists."""
         return self._leave is not None
 
     def come(self) -> None:
-        """Makes them, unless they are there, or torch is not loaded and nothing computes."""
+        """Makes the team, unless it exists, or torch is not loaded and nothing computes."""
         if self.are_there:
             return
         libraries = []
@@ -293,7 +297,7 @@ class Sleepers:
         there.wait()
 
     def go(self) -> None:
-        """Ends them; libgomp ends a team with the thread that made it."""
+        """Ends the team; libgomp ends a team with the thread that made it."""
         if self._leave is not None:
             self._leave.set()
             self._leave = None
@@ -302,7 +306,7 @@ class Sleepers:
 def _stay(libraries: list[ctypes.CDLL], there: threading.Event, leave: threading.Event) -> None:
     """Makes a team in each library, and stays until it may leave."""
     for library in libraries:
-        # A parallel region in which nobody does anything; its threads then sleep until the next.
+        # An empty parallel region; its threads then sleep until the next.
         nothing = ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p)
         library.GOMP_parallel(nothing, None, ctypes.c_uint((os.cpu_count() or 1) + 1), 0)
     there.set()
@@ -310,7 +314,7 @@ def _stay(libraries: list[ctypes.CDLL], there: threading.Event, leave: threading
 
 
 def _loaded_libgomp() -> list[str]:
-    """Paths of the libgomps in this process that torch brought along, or the system did for it."""
+    """Returns the paths of the libgomps that torch has loaded, its own or the system's."""
     if "torch" not in sys.modules:
         return []
     paths = {

@@ -1,4 +1,4 @@
-"""A run in Rerun: what the camera sees beside the goal picture, and how the energy falls."""
+"""Shows a run in Rerun: camera and goal pictures side by side, and the energy over time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from robot_wm.types import ImageArray, Observation, UserError
 
 
 class RerunView:
-    """Shows a run while it happens (robot_wm.runtime.Recorder).
+    """Shows a run while it happens (`robot_wm.runtime.Recorder`).
 
     Args:
         where: `"rerun"` opens the viewer; a path that ends in `.rrd` gets the recording.
         controller: whose run is shown.
-        camera: that it sees through.
-        goals: pictures, in the order in which they are wanted.
+        camera: the main one.
+        goals: pictures, in the order of the goals.
         action_names: of what is executed, A names.
 
     Raises:
@@ -42,9 +42,9 @@ class RerunView:
         self._goals, self._goal, self._num_steps = list(goals), -1, 0
         rr.init("robot_wm")
         if where == "rerun":
-            # The viewer lies beside this Python, which may have been called by its path.
-            beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-            os.environ["PATH"] = beside
+            # The viewer is installed beside this Python, whose folder may not be in PATH.
+            folder = str(Path(sys.executable).parent)
+            os.environ["PATH"] = os.pathsep.join((folder, os.environ.get("PATH", "")))
             try:
                 rr.spawn()
             except RuntimeError as error:
@@ -55,6 +55,7 @@ class RerunView:
         rr.send_blueprint(_layout(camera))
 
     def record(self, step: Step) -> None:
+        """See `Recorder.record`."""
         decision = step.decision
         self._show(step.observation)
         scalars: dict[str, Any] = {"energy": decision.energy, "plan_s": step.plan_s}
@@ -70,6 +71,7 @@ class RerunView:
             rr.log("goal", rr.Image(self._goals[decision.goal]))
 
     def finish(self, last: Observation) -> None:
+        """See `Recorder.finish`."""
         self._show(last)
         rr.log("energy", rr.Scalars(self._controller.outcome(last).energy))
 
@@ -81,7 +83,7 @@ class RerunView:
 
 
 def _layout(camera: str) -> rrb.Blueprint:
-    """What is seen beside what is wanted; below, whether it comes closer and as imagined."""
+    """Returns the layout: pictures above; below, energy, prediction error and time."""
     return rrb.Blueprint(
         rrb.Vertical(
             rrb.Horizontal(

@@ -1,4 +1,6 @@
-"""Encoders: pictures to tokens, frozen, each frame by itself."""
+"""Frozen encoders, which map each frame by itself to tokens."""
+
+import functools
 
 from robot_wm.encoders.catalog import (
     NAMES,
@@ -32,7 +34,11 @@ from robot_wm.encoders.protocol import (
 from robot_wm.encoders.vit import ViTConfig, ViTEncoder
 from robot_wm.encoders.vjepa2 import VJepa2Shape, from_release, release_shape
 
+# By the names that a command line and a file have for them.
+ENCODERS = {name: functools.partial(build_encoder, name) for name in NAMES}
+
 __all__ = [
+    "ENCODERS",
     "NAMES",
     "EncoderKind",
     "WEIGHTS_DIR",

@@ -1,4 +1,4 @@
-"""Every encoder by name: built from public weights, a file or nothing; saved and built again."""
+"""Builds every encoder by name, from public weights, a file or nothing; saves and loads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robot_wm.encoders.hub import HubFile, fetch, read_weights
-from robot_wm.encoders.images import TimmBackbone, ijepa_from_transformers
+from robot_wm.encoders.images import TimmBackbone, first_blocks, ijepa_from_transformers
 from robot_wm.encoders.mini import (
     MiniEncoder,
     MiniPatches,
@@ -32,13 +32,13 @@ from robot_wm.types import UserError
 
 @dataclass(frozen=True)
 class EncoderKind:
-    """An encoder from outside, as a checkpoint keeps it.
+    """A kind of encoder from outside this library, and how checkpoints store it.
 
     Attributes:
-        name: by which a checkpoint names it.
-        encoder_type: its class, a torch.nn.Module: its weights are its state_dict.
-        describe: an encoder to JSON: all that `rebuild` needs beside its weights.
-        rebuild: makes it again; the weights are then loaded into it.
+        name: Name of the kind in checkpoints.
+        encoder_type: Class of the encoder, a torch.nn.Module whose state_dict is its weights.
+        describe: Maps an encoder to JSON, with all that `rebuild` needs besides the weights.
+        rebuild: Makes an encoder from this JSON; the weights are then loaded into it.
     """
 
     name: str
@@ -48,10 +48,16 @@ class EncoderKind:
 
 
 def register_encoder(kind: EncoderKind) -> EncoderKind:
-    """Adds an encoder to the table that checkpoints are read by; returns it.
+    """Registers a kind of encoder, so that checkpoints can be saved and loaded with it.
+
+    Args:
+        kind: The kind of encoder.
+
+    Returns:
+        The same kind.
 
     Raises:
-        UserError: the name is taken by another.
+        UserError: another kind has this name.
     """
     if kind.name in (*NAMES, "vjepa2") or _REGISTERED.get(kind.name, kind) != kind:
         raise UserError(f"encoder: {kind.name!r} is taken")
@@ -59,7 +65,7 @@ def register_encoder(kind: EncoderKind) -> EncoderKind:
     return kind
 
 
-# Commits as public projects cite them; none was looked up on the hub itself.
+# Commits as public projects cite them; they were not looked up on the hub itself.
 _HUB = {
     "dinov2_vits": HubFile(
         "timm/vit_small_patch14_dinov2.lvd142m",
@@ -112,7 +118,7 @@ _HUB = {
         "Apache-2.0",
     ),
 }
-# timm's architecture, the picture size (16 x 16 patches each), and the number of blocks.
+# timm's architecture, the picture size (which gives 16 x 16 patches), and the number of blocks.
 _TIMM = {
     "dinov2_vits": ("vit_small_patch14_dinov2.lvd142m", 224, 12),
     "dinov2_vitb": ("vit_base_patch14_dinov2.lvd142m", 224, 12),
@@ -136,22 +142,26 @@ def build_encoder(
     num_blocks: int | None = None,
     seed: int = 0,
 ) -> Encoder:
-    """A frozen encoder.
+    """Builds a frozen encoder.
 
     Args:
-        name: one of NAMES. `mini` is the project's own, `mini_patches` its patch tokens, `random`
+        name: One of NAMES. `mini` is the project's own, `mini_patches` its patch tokens, `random`
             the same architecture untrained, `pixels` no architecture at all.
-        pretrained: False leaves it untrained: the floor of every comparison.
-        weights: a safetensors file in the layout of the encoder's hub repository; None for the
+        pretrained: False for random weights, the floor of every comparison.
+        weights: A safetensors file in the layout of the encoder's hub repository; None for the
             file that ships (mini), or public weights at a pinned commit.
-        image_size: height and width of its pictures, pixels; None for its own. Not for mini.
-        pool: side of the squares of tokens that are averaged into one. Not for mini.
-        num_blocks: the first so many blocks alone; None for all. Not for mini.
-        seed: of untrained weights.
+        image_size: Height and width of the pictures, pixels; None for the default. Not for mini.
+        pool: Side of the squares of tokens that are averaged into one. Not for mini.
+        num_blocks: Number of blocks to keep, from the first; None for all. Not for mini.
+        seed: Seed of random weights.
+
+    Returns:
+        The encoder.
 
     Raises:
-        UserError: an unknown name, a setting that does not fit, or a file of something else.
-        FileNotFoundError: no such file, or public weights out of reach (says what to do).
+        UserError: an unknown name, a setting that does not fit, or a file of another kind.
+        FileNotFoundError: no such file, or public weights that cannot be downloaded (says what to
+            do).
     """
     if name not in NAMES:
         raise UserError(f"encoder: got {name!r}, want one of {', '.join(NAMES)}")
@@ -191,13 +201,17 @@ def build_encoder(
 
 
 def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
-    """What rebuilds an encoder: writes its weights to `path` unless they are public.
+    """Writes an encoder's weights, unless they are public, and describes it.
+
+    Args:
+        encoder: The encoder.
+        path: The file of the weights.
 
     Returns:
         A description in plain JSON, for `load_encoder`.
 
     Raises:
-        TypeError: an encoder that is not of this catalog.
+        TypeError: an encoder that is neither in this catalog nor registered.
     """
     if type(encoder) is MiniEncoder:
         save_mini(encoder, path)
@@ -225,57 +239,63 @@ def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
 
 
 def load_encoder(description: Mapping[str, Any], path: Path) -> Encoder:
-    """The encoder that `save_encoder` described.
+    """Loads the encoder that `save_encoder` described.
 
     Args:
-        description: its answer.
-        path: of the weights; read only where they are not public.
+        description: The description that `save_encoder` returned.
+        path: The file of the weights; read only if they are not public.
+
+    Returns:
+        The encoder, frozen.
 
     Raises:
-        UserError: a description or weights that make no sense.
-        FileNotFoundError: public weights out of reach (says what to do).
+        UserError: a description or weights that are invalid.
+        FileNotFoundError: public weights that cannot be downloaded (says what to do).
     """
-    described = dict(description)
-    hub = described.pop("hub", None)
-    if described.get("name") == "mini":
+    settings = dict(description)
+    hub = settings.pop("hub", None)
+    name = settings.get("name")
+    if name == "mini":
         return load_mini(path)
-    if described.get("name") == "pixels":
-        return PixelEncoder(image_size=described["image_size"])
-    if described.get("name") in _REGISTERED:
-        kind = _REGISTERED[described["name"]]
-        encoder = kind.rebuild(described["own"])
-        _load(encoder, read_weights(path), kind.name)
+    if name == "pixels":
+        return PixelEncoder(image_size=settings["image_size"])
+    if name in _REGISTERED:
+        encoder = _REGISTERED[name].rebuild(settings["own"])
+        _load(encoder, read_weights(path), name)
         return encoder
-    if "own" in described:
+    if "own" in settings:
         raise UserError(
-            f"encoder: {described['name']!r} is not registered; the module that registers it has "
-            f"to be imported first: robot-wm --import MODULE ..."
+            f"encoder: {name!r} is not registered; the module that registers it has to be "
+            f"imported first: robot-wm --import MODULE ..."
         )
-    config = ViTConfig(**described)
+    config = ViTConfig(**settings)
     if config.name == "mini_patches":
         return _mini_patches(load_mini(path), config.pool)
     if hub is not None:
-        # A commit, never a repository: a checkpoint cannot send anyone elsewhere.
+        # Only the commit is taken from the description: a checkpoint cannot name a repository.
         if config.name not in _HUB or not re.fullmatch("[0-9a-f]{40}", str(hub["revision"])):
             raise UserError(f"encoder: got {config.name!r} at {hub}, want {', '.join(_HUB)}")
         public = replace(_HUB[config.name], revision=hub["revision"])
         file, _ = fetch(config.name, public)
         return _build(config, _translate(config.name, read_weights(file)), hub)
     weights = {name.removeprefix("vit."): value for name, value in read_weights(path).items()}
-    with torch.random.fork_rng(devices=[]):  # what timm draws first is not kept
+    with torch.random.fork_rng(devices=[]):  # timm's initial weights are replaced
         return _build(config, weights, None)
 
 
 def released_encoder(weights: Mapping[str, Tensor], shape: VJepa2Shape, image_size: int) -> Encoder:
-    """A V-JEPA 2 encoder out of a converted release.
+    """Builds a V-JEPA 2 encoder from a converted release.
 
-    Its pictures are resized without antialiasing, as Meta's code for robots does: it is to see the
-    pixels that its predictor was trained on.
+    Pictures are resized without antialiasing, as in Meta's code for robots, with which the released
+    predictor was trained.
 
     Args:
-        weights: by VJepa2Backbone's names.
-        shape: its sizes.
-        image_size: height and width of its pictures, pixels.
+        weights: Weights by VJepa2Backbone's names.
+        shape: Sizes of the encoder.
+        image_size: Height and width of the pictures, pixels.
+
+    Returns:
+        The encoder, frozen.
 
     Raises:
         UserError: weights that do not fit.
@@ -299,7 +319,7 @@ def _build(
         _check_patches(config, shape.patch_size)
         if config.num_blocks is not None:
             shape = replace(shape, depth=config.num_blocks)
-            weights = weights and _first_layers(weights, config.num_blocks)
+            weights = weights and first_blocks(weights, "encoder.layer.", config.num_blocks)
         backbone = VJepa2Backbone(shape, config.image_size, untrained=weights is None)
         if weights is not None:
             _load(backbone, weights, config.name)
@@ -328,22 +348,13 @@ def _load(module: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
         raise UserError(f"encoder weights: not those of {name}: {message}") from error
 
 
-def _first_layers(weights: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
-    prefix = "encoder.layer."
-    return {
-        name: value
-        for name, value in weights.items()
-        if not name.startswith(prefix) or int(name.removeprefix(prefix).split(".")[0]) < depth
-    }
-
-
 def _translate(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """From the layout of an encoder's hub repository to its backbone's names."""
-    how: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
+    """Renames weights from the layout of an encoder's hub repository to its backbone's names."""
+    translations: dict[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
         "ijepa_vith": ijepa_from_transformers,
         **dict.fromkeys(SHAPES, from_transformers),
     }
-    return how[name](weights) if name in how else weights
+    return translations[name](weights) if name in translations else weights
 
 
 def _mini_patches(mini: MiniEncoder, pool: int) -> ViTEncoder:

@@ -1,4 +1,4 @@
-"""Public weights: pinned, found on disk first, and a way out where there is no network."""
+"""Finds public weights at pinned commits: on disk first, then on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from robot_wm.hub_errors import hub_errors
 from robot_wm.types import UserError
 
-PLACE = "~/.cache/robot_wm/encoders"  # where files go that are fetched by hand
+PLACE = "~/.cache/robot_wm/encoders"  # directory for files that a person downloaded
 
 
 class EncoderWeightsError(FileNotFoundError):
-    """An encoder's public weights are neither on this disk nor within reach."""
+    """An encoder's public weights are neither on this disk nor can they be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class HubFile:
     """A file of a Hugging Face repository at a commit.
 
     Attributes:
-        repo: owner/name.
-        revision: commit, 40 hex digits.
-        licence: of the weights.
-        filename: within the repository.
+        repo: The repository, owner/name.
+        revision: The commit, 40 hex digits.
+        licence: Licence of the weights.
+        filename: Path within the repository.
     """
 
     repo: str
@@ -36,18 +36,22 @@ class HubFile:
 
     @property
     def url(self) -> str:
-        """Where a browser finds it."""
+        """Address of the file."""
         return f"https://huggingface.co/{self.repo}/resolve/{self.revision}/{self.filename}"
 
 
 def fetch(name: str, file: HubFile) -> tuple[Path, bool]:
-    """The file of an encoder: where a person placed it, in the hub's cache, or from the hub.
+    """Finds the weights of an encoder: in PLACE, in the hub's cache, or on the hub.
+
+    Args:
+        name: Name of the encoder.
+        file: The file on the hub.
 
     Returns:
-        The file, and whether it is certainly the hub's: a person may have placed any.
+        The path of the file, and whether it surely is the hub's: a file in PLACE may be any.
 
     Raises:
-        EncoderWeightsError: none of these; says which file to place where.
+        EncoderWeightsError: the file was not found; says which file to download, and to where.
     """
     placed = Path(PLACE).expanduser() / f"{name}.safetensors"
     if placed.is_file():
@@ -59,11 +63,11 @@ def fetch(name: str, file: HubFile) -> tuple[Path, bool]:
         try_to_load_from_cache,
     )
 
-    kept = try_to_load_from_cache(file.repo, file.filename, revision=file.revision)
-    if isinstance(kept, str):
-        return Path(kept), True
+    cached = try_to_load_from_cache(file.repo, file.filename, revision=file.revision)
+    if isinstance(cached, str):
+        return Path(cached), True
     try:
-        # One knock at the door: the download alone would try for half a minute, and say so.
+        # Check that the hub is reachable: hf_hub_download alone retries for half a minute.
         get_session().head(constants.ENDPOINT, timeout=10)
         file_path = hf_hub_download(file.repo, file.filename, revision=file.revision)
     except hub_errors() as error:
@@ -77,7 +81,13 @@ def fetch(name: str, file: HubFile) -> tuple[Path, bool]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
+    """Reads the tensors of a safetensors file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name.
 
     Raises:
         FileNotFoundError: no such file.

@@ -15,16 +15,16 @@ from robot_wm.types import UserError
 
 
 class TimmBackbone(nn.Module):
-    """A timm ViT's normalised patch tokens.
+    """A timm ViT that returns its normalised patch tokens.
 
     Args:
-        architecture: timm's name.
-        image_size: height and width of its pictures, pixels.
-        num_blocks: the first so many blocks alone; None for all.
-        weights: timm's state dict, its position table of any size; None to stay untrained.
+        architecture: Name of the architecture in timm.
+        image_size: Height and width of the pictures, pixels.
+        num_blocks: Number of blocks to keep, from the first; None for all.
+        weights: timm's state dict, with a position table of any size; None for random weights.
 
     Raises:
-        UserError: weights of another architecture, or a size that its patches do not divide.
+        UserError: weights of another architecture, or a size that the patches do not divide.
     """
 
     def __init__(
@@ -37,28 +37,27 @@ class TimmBackbone(nn.Module):
         super().__init__()
         import timm
 
-        how: dict[str, Any] = {} if num_blocks is None else {"depth": num_blocks}
-        if weights is not None:
-            if num_blocks is not None:
-                weights = _first_blocks(weights, num_blocks)
+        options: dict[str, Any] = {} if num_blocks is None else {"depth": num_blocks}
+        if weights is not None and num_blocks is not None:
+            weights = first_blocks(weights, "blocks.", num_blocks)
         self.vit: Any  # timm's models share no class
         try:
             if weights is not None:
                 weights = _resize_table(weights, architecture, image_size)
-                how |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": weights}}
+                options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": weights}}
             self.vit = timm.create_model(
-                architecture, num_classes=0, img_size=(image_size, image_size), **how
+                architecture, num_classes=0, img_size=(image_size, image_size), **options
             )
         except (RuntimeError, KeyError, AssertionError) as error:
             message = " ".join(str(error).split())[:300]
             raise UserError(f"encoder: {architecture} does not take this: {message}") from error
-        # timm would keep a second copy of the weights for life.
+        # Otherwise timm keeps a second copy of the weights as long as the model lives.
         self.vit.pretrained_cfg.pop("state_dict", None)
 
     def image(self, size: int) -> ImageSpec:
-        """The pictures it was trained on, `size` pixels high and wide."""
-        how = self.vit.pretrained_cfg
-        return ImageSpec(size, size, how["mean"], how["std"], how["interpolation"])
+        """Returns how the training pictures were prepared, with `size` pixels per side."""
+        config = self.vit.pretrained_cfg
+        return ImageSpec(size, size, config["mean"], config["std"], config["interpolation"])
 
     @property
     def patch_size(self) -> int:
@@ -71,18 +70,16 @@ class TimmBackbone(nn.Module):
         return self.vit.embed_dim
 
     def forward(self, frames: Tensor) -> Tensor:
-        """`[n, 3, size, size]` to `[n, patches, D]`, class and register tokens left out."""
+        """Maps `[n, 3, size, size]` to `[n, patches, D]`, without class and register tokens."""
         return self.vit.forward_features(frames)[:, self.vit.num_prefix_tokens :]
 
 
 def _resize_table(
     weights: Mapping[str, Tensor], architecture: str, image_size: int
 ) -> dict[str, Tensor]:
-    """The weights with their position table as DINOv2's own code resizes it, and transformers'.
-
-    Left to itself, timm resizes it with antialiasing: from 518 to 224 pixels the tokens are some
-    2 % others.
-    """
+    """Resizes the position table in `weights` as DINOv2's own code and transformers do."""
+    # timm itself resizes it with antialiasing, which changes the tokens by about 2 % from 518 to
+    # 224 pixels.
     import timm
 
     table, weights = weights.get("pos_embed"), dict(weights)
@@ -90,7 +87,7 @@ def _resize_table(
         vit: Any = timm.create_model(architecture, num_classes=0, img_size=image_size, depth=1)
     prefix, (rows, columns) = vit.num_prefix_tokens, vit.patch_embed.grid_size
     if vit.pos_embed is None or table is None or table.ndim != 3:
-        return weights  # it has none, or timm says what is wrong with it
+        return weights  # there is no table, or timm raises an error for it
     side = round((table.shape[1] - prefix) ** 0.5)
     if side**2 + prefix == table.shape[1] and (side, side) != (rows, columns):
         maps = table[:, prefix:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
@@ -101,7 +98,13 @@ def _resize_table(
 
 
 def ijepa_from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An I-JEPA file of transformers' layout under timm's names.
+    """Renames I-JEPA weights from transformers' names to timm's.
+
+    Args:
+        weights: Weights of an IJepaModel.
+
+    Returns:
+        The same weights by timm's names.
 
     Raises:
         UserError: a key that IJepaModel does not have, or a missing one.
@@ -145,9 +148,11 @@ _IJEPA_PARTS = {
 }
 
 
-def _first_blocks(weights: Mapping[str, Tensor], num_blocks: int) -> dict[str, Tensor]:
+def first_blocks(weights: Mapping[str, Tensor], prefix: str, num_blocks: int) -> dict[str, Tensor]:
+    """Drops the weights, named `prefix` and a number, of all but the first `num_blocks` blocks."""
     return {
         name: value
         for name, value in weights.items()
-        if not name.startswith("blocks.") or int(name.split(".")[1]) < num_blocks
+        if not name.startswith(prefix)
+        or int(name.removeprefix(prefix).partition(".")[0]) < num_blocks
     }

@@ -1,4 +1,4 @@
-"""The project's own small ViT."""
+"""MiniEncoder: the project's own small ViT, and the files that hold its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from robot_wm.encoders.protocol import Fingerprint, check_frames, fingerprint, freeze
 from robot_wm.layers import LAYER_NORM_EPS, Block, init_transformer
 from robot_wm.preprocess import ImageSpec
-from robot_wm.types import UserError
+from robot_wm.types import Count, Index, UserError, check_fields
 
 WEIGHTS_DIR = Path(__file__).parents[1] / "weights"
 TUBELET = 2
@@ -29,34 +29,30 @@ class MiniConfig:
     """Shape of a MiniEncoder.
 
     Attributes:
-        image_size: height and width of its square pictures, pixels.
-        patch_size: pixels; divides `image_size`.
-        stem: how a patch becomes a token: `linear`, or `conv`, convolutions over the whole picture
-            (early convolutions, arXiv 2106.14881), which learn several times sooner where things
-            are.
-        width: transformer width.
-        depth: transformer blocks.
-        num_heads: attention heads.
-        num_tokens: tokens per frame, P, read from as many register tokens; 0: the patches are the
+        image_size: Height and width of the square pictures, pixels.
+        patch_size: Side of a patch, pixels; divides `image_size`.
+        stem: How a patch becomes a token: `linear`, or `conv`, convolutions over the whole picture
+            (early convolutions, arXiv 2106.14881), which learn the positions of objects several
+            times faster.
+        width: Width of the transformer.
+        depth: Number of transformer blocks.
+        num_heads: Number of attention heads.
+        num_tokens: Tokens per frame, P, read from as many register tokens; 0: the patches are the
             tokens, as in V-JEPA and I-JEPA.
-        dim: token dimension, D; of the patches it is `width`, and this is not used.
+        dim: Token dimension, D; not used if the patches are the tokens, whose dimension is `width`.
     """
 
-    image_size: int = 64
-    patch_size: int = 16
+    image_size: Count = 64
+    patch_size: Count = 16
     stem: Literal["linear", "conv"] = "conv"
-    width: int = 128
-    depth: int = 2
-    num_heads: int = 4
-    num_tokens: int = 4
-    dim: int = 8
+    width: Count = 128
+    depth: Count = 2
+    num_heads: Count = 4
+    num_tokens: Index = 4
+    dim: Count = 8
 
     def __post_init__(self) -> None:
-        sizes = (self.image_size, self.patch_size, self.width, self.depth, self.num_heads)
-        if min(*sizes, self.dim) < 1 or self.num_tokens < 0:
-            raise UserError(f"MiniConfig: got {self}, want every size at least 1")
-        if self.stem not in ("linear", "conv"):
-            raise UserError(f"stem: got {self.stem!r}, want 'linear' or 'conv'")
+        check_fields(self)
         if self.stem == "conv" and self.patch_size % 8:
             raise UserError(f"patch_size: got {self.patch_size}, want a multiple of 8 for conv")
         if self.width % 4:
@@ -70,15 +66,15 @@ class MiniConfig:
 class MiniEncoder(nn.Module):
     """A small ViT over two-frame tubelets whose register or patch tokens are the frame's latent.
 
-    A frame enters as a tubelet of itself twice (V-JEPA 2-AC encodes single frames this way). With
-    registers (arXiv 2309.16588) the patches exchange what they see with them, and each register,
-    normalised over the batch (LeWM, arXiv 2603.19312), is one token; `metric` then stretches a
-    frame's numbers, all together, to the distances that pretraining found. Without registers each
-    patch is a token, normalised over its channels.
+    A single frame is encoded as a tubelet that repeats it, as in V-JEPA 2-AC. With registers
+    (arXiv 2309.16588), which attend to the patches, each register is one token, normalised over
+    the batch (LeWM, arXiv 2603.19312); the linear map `metric`, which pretraining fits, is then
+    applied to all numbers of the frame. Without registers each patch is a token, normalised over
+    its channels.
 
     Args:
-        config: its shape.
-        generator: of the first weights; torch's own where None.
+        config: The encoder's shape.
+        generator: Draws the initial weights; torch's default generator if None.
     """
 
     def __init__(self, config: MiniConfig, *, generator: torch.Generator | None = None) -> None:
@@ -109,47 +105,54 @@ class MiniEncoder(nn.Module):
 
     @property
     def dim(self) -> int:
+        """See `Encoder.dim`."""
         return self.config.dim if self.config.num_tokens else self.config.width
 
     @property
     def grid(self) -> tuple[int, int]:
+        """See `Encoder.grid`."""
         return (1, self.config.num_tokens) if self.config.num_tokens else (self.side, self.side)
 
     @property
     def side(self) -> int:
-        """Patches along an edge of the picture."""
+        """Number of patches along an edge of the picture."""
         return self.config.image_size // self.config.patch_size
 
     @property
     def image(self) -> ImageSpec:
+        """See `Encoder.image`."""
         return self._image
 
     @property
     def fingerprint(self) -> Fingerprint:
+        """See `Encoder.fingerprint`."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self, self)
         return self._fingerprint
 
     def train(self, mode: bool = True) -> MiniEncoder:
-        """As ever; a fingerprint taken before is forgotten."""
+        """Sets the training mode, and discards the fingerprint because weights may change."""
         self._fingerprint = None
         return super().train(mode)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """`[B, T, 3, height, width]` to tokens `[B, T, P, D]`.
-
-        Raises:
-            UserError: pictures of another size, dtype or device.
-        """
+        """See `Encoder.__call__`."""
         check_frames(frames, self._image, self.registers)
         images = frames.flatten(0, 1)
         tokens = self.read(self.transform(self.embed(images, images)))
         return rearrange(tokens, "(b t) p d -> b t p d", b=len(frames))
 
     def embed(self, first: Tensor, second: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """The two frames of a tubelet, `[n, 3, height, width]` each, to `[n, patches, width]`.
+        """Embeds the patches of tubelets.
 
-        `hidden`, bool `[n, patches]`, is blanked first, so that no other patch sees into it.
+        Args:
+            first: The first frame of each tubelet, `[n, 3, height, width]`.
+            second: The second frame of each tubelet, `[n, 3, height, width]`.
+            hidden: bool `[n, patches]`, true for patches that are set to zero first, so that the
+                convolutions pass nothing of them to others.
+
+        Returns:
+            `[n, patches, width]`.
         """
         images, size = torch.cat((first, second), dim=1), self.config.patch_size
         if hidden is not None:
@@ -161,14 +164,14 @@ class MiniEncoder(nn.Module):
         return self.patch_embed(images) + self.positions
 
     def transform(self, patches: Tensor) -> Tensor:
-        """Any of the embedded patches, `[n, L, width]`, to features `[n, registers + L, width]`."""
+        """Maps L of the embedded patches `[n, L, width]` to `[n, registers + L, width]`."""
         x = torch.cat((self.registers.expand(len(patches), -1, -1), patches), dim=1)
         for block in self.blocks:
             x, _ = block(x)
         return self.norm(x)
 
     def read(self, features: Tensor) -> Tensor:
-        """The features of all patches to tokens `[n, P, D]`."""
+        """Maps the features of all patches to tokens `[n, P, D]`."""
         if not self.config.num_tokens:
             return F.layer_norm(features, features.shape[-1:])
         tokens = self.head(features[:, : self.config.num_tokens])
@@ -176,18 +179,20 @@ class MiniEncoder(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """A picture to its patches' tokens, through five convolutions and a linear layer.
+    """Maps a picture to its patches' tokens by five convolutions and a linear layer.
+
+    The first convolution and then each pair of convolutions halve the picture; each pair also
+    doubles the channels.
 
     Args:
-        patch_size: pixels, a multiple of 8.
-        width: of the tokens.
-        channels: after the first convolution; then two pairs, each of which doubles them. The
-            first convolution and each pair halve the picture.
+        patch_size: Side of a patch, pixels, a multiple of 8.
+        width: Dimension of the tokens.
+        channels: Channels after the first convolution.
     """
 
     def __init__(self, patch_size: int, width: int, channels: int = 16) -> None:
         super().__init__()
-        self.cells = patch_size // 8  # along a patch's edge, of what the convolutions leave
+        self.cells = patch_size // 8  # side of a patch in the last feature map
         sizes = (TUBELET * 3, channels, 2 * channels, 4 * channels)
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size=3, stride=2, padding=1) for a, b in pairwise(sizes)
@@ -196,7 +201,7 @@ class ConvStem(nn.Module):
         self.leave = nn.Linear(sizes[-1] * self.cells**2, width)
 
     def init(self, generator: torch.Generator | None) -> None:
-        """First weights that keep the size of what passes: a stem is no residual branch."""
+        """Draws initial weights that preserve the signal's scale: a stem is no residual branch."""
         for conv in (*self.convs, *self.more):
             assert isinstance(conv, nn.Conv2d)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu", generator=generator)
@@ -206,23 +211,28 @@ class ConvStem(nn.Module):
         nn.init.uniform_(self.leave.weight, -bound, bound, generator=generator)
 
     def forward(self, images: Tensor) -> Tensor:
-        """`[n, 6, height, width]` to `[n, patches, width]`."""
+        """Maps `[n, 6, height, width]` to `[n, patches, width]`."""
         x = images.contiguous(memory_format=torch.channels_last)
         x = F.relu(self.convs[0](x))
-        for conv, more in zip(self.convs[1:], self.more, strict=True):
-            x = F.relu(more(F.relu(conv(x))))
+        for halving, refining in zip(self.convs[1:], self.more, strict=True):
+            x = F.relu(refining(F.relu(halving(x))))
         x = rearrange(x, "n c (r p) (s q) -> n (r s) (c p q)", p=self.cells, q=self.cells)
         return self.leave(x)
 
 
 class MiniPatches(nn.Module):
-    """A MiniEncoder read at its patches: `[n, 3, size, size]` to `[n, patches, width]`."""
+    """The patch features of a MiniEncoder, whatever tokens it reads out.
+
+    Args:
+        mini: The encoder.
+    """
 
     def __init__(self, mini: MiniEncoder) -> None:
         super().__init__()
         self.mini = mini
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Maps `[n, 3, size, size]` to `[n, patches, width]`."""
         features = self.mini.transform(self.mini.embed(frames, frames))
         return features[:, self.mini.config.num_tokens :]
 
@@ -234,7 +244,13 @@ def save_mini(encoder: MiniEncoder, path: Path) -> None:
 
 
 def load_mini(path: Path) -> MiniEncoder:
-    """A frozen MiniEncoder from a file that `save_mini` wrote.
+    """Loads a MiniEncoder from a file that `save_mini` wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The encoder, frozen.
 
     Raises:
         FileNotFoundError: no such file.
@@ -246,7 +262,7 @@ def load_mini(path: Path) -> MiniEncoder:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        with torch.random.fork_rng(devices=[]):  # its first weights are not kept
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
             encoder = MiniEncoder(MiniConfig(**json.loads(metadata["mini"])))
         encoder.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -256,22 +272,25 @@ def load_mini(path: Path) -> MiniEncoder:
 
 
 def shipped_weights() -> Path:
-    """The file of the mini encoder that ships with the library."""
+    """Returns the path of the mini encoder's weights that ship with the library."""
     return WEIGHTS_DIR / "mini.safetensors"
 
 
 def shipped_config() -> MiniConfig:
-    """The shape of the mini encoder that ships."""
+    """Returns the shape of the mini encoder that ships with the library."""
     with safe_open(shipped_weights(), "pt") as file:
         return MiniConfig(**json.loads(file.metadata()["mini"]))
 
 
 def random_mini(*, seed: int, config: MiniConfig | None = None) -> MiniEncoder:
-    """The mini architecture, untrained: the floor of every comparison.
+    """Makes a MiniEncoder with random weights, the floor of every comparison.
 
     Args:
-        seed: of its weights.
-        config: its shape; that of the encoder that ships where None.
+        seed: Seed of the weights.
+        config: Shape of the encoder; that of the encoder that ships if None.
+
+    Returns:
+        The encoder, frozen.
     """
     generator = torch.Generator().manual_seed(seed)
     encoder = MiniEncoder(config or shipped_config(), generator=generator)
@@ -280,7 +299,7 @@ def random_mini(*, seed: int, config: MiniConfig | None = None) -> MiniEncoder:
 
 
 def sincos_2d(side: int, width: int) -> Tensor:
-    """Fixed sine-cosine positions `[side * side, width]`, half of the channels per axis."""
+    """Returns sine-cosine positions `[side * side, width]`, with half of the channels per axis."""
     frequencies = 10000 ** -(torch.arange(width // 4) / (width // 4))
     angles = torch.arange(side)[:, None] * frequencies  # [side, width / 4]
     axis = torch.cat((angles.sin(), angles.cos()), dim=1)  # [side, width / 2]

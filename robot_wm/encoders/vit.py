@@ -1,4 +1,4 @@
-"""A frozen ViT of anyone's as an Encoder: one frame at a time, patch tokens, pooled if asked."""
+"""ViTEncoder: any frozen ViT as an Encoder of single frames, with optional pooling of tokens."""
 
 from __future__ import annotations
 
@@ -11,47 +11,43 @@ from torch import Tensor, nn
 
 from robot_wm.encoders.protocol import Fingerprint, check_frames, fingerprint, freeze
 from robot_wm.preprocess import ImageSpec
-from robot_wm.types import UserError, check_counts
+from robot_wm.types import Count, UserError, check_fields
 
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Which ViT, and how it is read: with the weights, all that rebuilds it.
+    """Architecture and readout of a ViT: with the weights, all that is needed to rebuild it.
 
     Attributes:
-        name: in the catalog.
-        image_size: height and width of its square pictures, pixels; a multiple of its patch size.
-        pool: side of the squares of tokens that are averaged into one.
-        num_blocks: the first so many blocks alone; None for all.
-        shape: sizes of an architecture that the catalog does not know.
-        antialias: how its pictures are resized (ImageSpec).
+        name: Name in the catalog.
+        image_size: Height and width of the square pictures, pixels; a multiple of the patch size.
+        pool: Side of the squares of tokens that are averaged into one.
+        num_blocks: Number of blocks to keep, from the first; None for all.
+        shape: Sizes of an architecture that is not in the catalog.
+        antialias: Whether pictures are resized with antialiasing (see ImageSpec).
     """
 
     name: str
-    image_size: int
-    pool: int = 1
-    num_blocks: int | None = None
+    image_size: Count
+    pool: Count = 1
+    num_blocks: Count | None = None
     shape: dict[str, Any] = field(default_factory=dict)
     antialias: bool = True
 
     def __post_init__(self) -> None:
-        check_counts(
-            image_size=self.image_size,
-            pool=self.pool,
-            num_blocks=1 if self.num_blocks is None else self.num_blocks,
-        )
+        check_fields(self)
 
 
 class ViTEncoder(nn.Module):
-    """A frozen backbone behind the Encoder protocol.
+    """A frozen backbone as an Encoder.
 
     Args:
-        backbone: frames `[n, 3, size, size]` to patch tokens `[n, side * side, D]`.
-        config: what it is.
-        dim: D.
-        side: rows and columns of its patch map.
-        image: the pictures it wants.
-        hub: where its weights can be had again, `{"repo", "revision"}`; None if only here.
+        backbone: Maps frames `[n, 3, size, size]` to patch tokens `[n, side * side, D]`.
+        config: The backbone's architecture and readout.
+        dim: Token dimension, D.
+        side: Rows and columns of the patch map.
+        image: Size and preparation of the pictures.
+        hub: The public source of the weights, `{"repo", "revision"}`; None if they are not public.
 
     Raises:
         UserError: a pool that does not divide the patch map.
@@ -83,29 +79,29 @@ class ViTEncoder(nn.Module):
 
     @property
     def dim(self) -> int:
+        """See `Encoder.dim`."""
         return self._dim
 
     @property
     def grid(self) -> tuple[int, int]:
+        """See `Encoder.grid`."""
         side = self._side // self.config.pool
         return side, side
 
     @property
     def image(self) -> ImageSpec:
+        """See `Encoder.image`."""
         return self._image
 
     @property
     def fingerprint(self) -> Fingerprint:
+        """See `Encoder.fingerprint`."""
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.backbone, self, pool=self.config.pool)
         return self._fingerprint
 
     def forward(self, frames: Tensor) -> Tensor:
-        """`[B, T, 3, height, width]` to tokens `[B, T, P, D]`.
-
-        Raises:
-            UserError: pictures of another size, dtype or device.
-        """
+        """See `Encoder.__call__`."""
         check_frames(frames, self._image, next(self.backbone.parameters()))
         tokens = self.backbone(frames.flatten(0, 1))  # [B T, side side, D]
         if self.config.pool > 1:

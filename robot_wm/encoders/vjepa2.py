@@ -1,8 +1,9 @@
 """V-JEPA 2 encoders (arXiv 2506.09985) through transformers, one frame at a time.
 
-A frame enters as a two-frame clip of itself: one tubelet, so one map of patch tokens, and nothing
-of the frames around it. The whole of a square picture is seen: the hub's own processor keeps the
-central 256 of 292 pixels, as for videos to classify, but an arm works at the edges, too.
+A frame is encoded as a two-frame clip that repeats it: one tubelet and so one map of patch tokens,
+which does not depend on neighbouring frames. The whole of a square picture is used. The hub's own
+processor crops to the central 256 of 292 pixels, as for the classification of videos, but an arm
+also works near the edges.
 """
 
 from __future__ import annotations
@@ -14,28 +15,31 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robot_wm.types import UserError, check_counts
+from robot_wm.types import Count, Number, UserError, check_fields
 
 TUBELET = 2
 
 
 @dataclass(frozen=True)
 class VJepa2Shape:
-    """Sizes of a V-JEPA 2 encoder."""
+    """Sizes of a V-JEPA 2 encoder.
 
-    width: int
-    depth: int
-    num_heads: int
-    mlp_ratio: float = 4.0
-    patch_size: int = 16
+    Attributes:
+        width: Width of the transformer.
+        depth: Number of transformer blocks.
+        num_heads: Number of attention heads.
+        mlp_ratio: Hidden size of the MLP over the width.
+        patch_size: Side of a patch, pixels.
+    """
+
+    width: Count
+    depth: Count
+    num_heads: Count
+    mlp_ratio: Number = 4.0
+    patch_size: Count = 16
 
     def __post_init__(self) -> None:
-        check_counts(
-            width=self.width,
-            depth=self.depth,
-            num_heads=self.num_heads,
-            patch_size=self.patch_size,
-        )
+        check_fields(self)
         if self.width % self.num_heads or not 1 <= self.mlp_ratio * self.width < 2**24:
             raise UserError(
                 f"encoder: got width {self.width}, {self.num_heads} heads and mlp_ratio "
@@ -54,9 +58,9 @@ class VJepa2Backbone(nn.Module):
     """transformers' VJEPA2Model without its predictor.
 
     Args:
-        shape: its sizes.
-        image_size: height and width of its pictures, pixels.
-        untrained: draw random weights; False where others are loaded at once.
+        shape: Sizes of the encoder.
+        image_size: Height and width of the pictures, pixels.
+        untrained: Whether to draw random weights; False if others are loaded at once.
     """
 
     def __init__(self, shape: VJepa2Shape, image_size: int, *, untrained: bool = True) -> None:
@@ -76,7 +80,7 @@ class VJepa2Backbone(nn.Module):
             num_hidden_layers=shape.depth,
             num_attention_heads=shape.num_heads,
             mlp_ratio=shape.mlp_ratio,
-            pred_hidden_size=12,  # its masked-prediction head is made small, and dropped
+            pred_hidden_size=12,  # the masked-prediction head is made small, and dropped
             pred_num_attention_heads=1,
             pred_num_hidden_layers=1,
         )
@@ -84,25 +88,25 @@ class VJepa2Backbone(nn.Module):
             self.encoder = VJEPA2Model(config).encoder
 
     def forward(self, frames: Tensor) -> Tensor:
-        """`[n, 3, size, size]` to `[n, patches, width]`."""
+        """Maps `[n, 3, size, size]` to `[n, patches, width]`."""
         clips = frames[:, None].expand(-1, TUBELET, -1, -1, -1)
         return self.encoder(pixel_values_videos=clips).last_hidden_state
 
 
 def from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone's weights out of a VJEPA2Model file: the encoder, without the predictor."""
+    """Returns the encoder's weights of a VJEPA2Model file, without the predictor's."""
     return {k: v for k, v in weights.items() if not k.startswith("predictor.")}
 
 
 def from_release(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The backbone's weights out of Meta's own files.
+    """Renames the weights of Meta's own files to this backbone's names.
 
     Args:
-        weights: the "encoder" of a released `.pt`, prefixes removed.
+        weights: The "encoder" of a released `.pt`, with prefixes removed.
 
     Returns:
-        Weights under this backbone's names, and the names that it has no use for: fixed position
-        tables, which rotary positions replace.
+        Weights by this backbone's names, and the names of those that it does not use: fixed
+        position tables, which rotary positions replace.
     """
     renamed: dict[str, Tensor] = {}
     unused = []
@@ -125,14 +129,18 @@ def from_release(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
 
 
 def release_shape(weights: Mapping[str, Tensor], num_heads: int | None) -> VJepa2Shape:
-    """Sizes of the "encoder" of a released `.pt`.
+    """Finds the sizes of the "encoder" of a released `.pt`.
 
     Args:
-        weights: prefixes removed.
-        num_heads: attention heads, which weights do not tell; None for those of the released sizes.
+        weights: The encoder's weights, with prefixes removed.
+        num_heads: Number of attention heads, which the weights do not show; None for that of the
+            released encoder of the same width.
+
+    Returns:
+        The sizes.
 
     Raises:
-        UserError: not a V-JEPA 2 encoder, or heads that must be given.
+        UserError: not a V-JEPA 2 encoder, or a number of heads that must be given.
     """
     patch, mlp = weights.get("patch_embed.proj.weight"), weights.get("blocks.0.mlp.fc1.weight")
     if patch is None or patch.ndim != 5 or mlp is None or mlp.ndim != 2:
@@ -142,12 +150,12 @@ def release_shape(weights: Mapping[str, Tensor], num_heads: int | None) -> VJepa
         )
     width = patch.shape[0]
     if num_heads is None:
-        known = {shape.width: shape.num_heads for shape in SHAPES.values()}
-        if width not in known and width % 64:
+        released = {shape.width: shape.num_heads for shape in SHAPES.values()}
+        if width not in released and width % 64:
             raise UserError(
                 f"encoder_heads: must be given for an encoder of width {width}, which is none of "
-                f"the released {sorted(known)} and no multiple of 64 channels a head"
+                f"the released {sorted(released)} and no multiple of 64 channels a head"
             )
-        num_heads = known.get(width, width // 64)
+        num_heads = released.get(width, width // 64)
     depth = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
     return VJepa2Shape(width, depth, num_heads, len(mlp) / width, patch.shape[-1])

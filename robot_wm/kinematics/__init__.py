@@ -1,4 +1,4 @@
-"""What an arm is: its chain of links, its limits, its units, and where its joints must go."""
+"""Models of arms: chains of links, limits, joint units, and inverse kinematics."""
 
 from robot_wm.kinematics.chain import Chain, Link
 from robot_wm.kinematics.ik import IKSettings, inverse_kinematics

@@ -1,7 +1,7 @@
-"""Where an arm's bodies are: forward kinematics in numpy.
+"""Forward kinematics of an arm's bodies in numpy.
 
-A chain is read from MuJoCo's compiled model once (robot_wm.kinematics.mjcf); no simulator is needed
-after that.
+A chain is read from MuJoCo's compiled model once (robot_wm.kinematics.mjcf); after that no
+simulator is needed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Link:
     """One body of the arm and the hinge that carries it.
 
     Attributes:
-        parent: number of the link it hangs on; -1: the base frame.
-        joint: number of its joint; -1: it is fixed to its parent.
-        T_parent: pose in the parent's frame at joint angle 0, `[4, 4]`.
-        axis: of the hinge, in its own frame, `[3]`, of unit length.
-        pivot: a point on that axis, in its own frame, `[3]`, m.
-        points: whose convex hull holds its shape, in its own frame, `[N, 3]`, m.
-        few: whether the points are taken as they are for the corners.
+        parent: Number of the parent link; -1 for the base frame.
+        joint: Number of the joint; -1 if the link is fixed to its parent.
+        T_parent: Pose in the parent's frame at joint angle 0, `[4, 4]`.
+        axis: Axis of the hinge in the link's frame, `[3]`, of unit length.
+        pivot: A point on that axis in the link's frame, `[3]`, m.
+        points: Points in the link's frame whose convex hull contains its shape, `[N, 3]`, m.
+        few: Whether the points are few enough to be used as the corners.
     """
 
     parent: int
@@ -40,7 +40,7 @@ class Link:
 
     @cached_property
     def corners(self) -> FloatArray:
-        """Few corners `[P, 3]`, m, that enclose its points; found when they are first asked for."""
+        """A few corners `[P, 3]`, m, that enclose the points; computed on first use."""
         return self.points if self.few else enclose(self.points)
 
 
@@ -48,11 +48,11 @@ class Chain:
     """An arm's links, and the point on one of them that is its tool.
 
     Args:
-        links: parents before their children.
-        joint_names: J of them.
-        joint_range: `[J, 2]`, rad.
-        tool_link: number of the link that carries the tool.
-        tool: the tool's point in that link's frame, `[3]`, m.
+        links: The links, parents before their children.
+        joint_names: Names of the joints, J of them.
+        joint_range: Smallest and largest angle of each joint, `[J, 2]`, rad.
+        tool_link: Number of the link that carries the tool.
+        tool: The tool's point in that link's frame, `[3]`, m.
 
     Raises:
         ValueError: a link before its parent, or a joint that moves no link or several.
@@ -75,22 +75,22 @@ class Chain:
         self.links, self.joint_names, self.joint_range = tuple(links), joint_names, joint_range
         self.tool_link, self.tool_point = tool_link, np.array(tool, np.float64)
         self._tool = np.append(tool, 1.0)
-        self._to_base: list[int] = []  # the links from the base to the tool's
-        at = tool_link
-        while at >= 0:
-            self._to_base.insert(0, at)
-            at = links[at].parent
-        self._path = [i for i in self._to_base if links[i].joint >= 0]
+        self._tool_links: list[int] = []  # the links from the base to the tool's
+        number = tool_link
+        while number >= 0:
+            self._tool_links.insert(0, number)
+            number = links[number].parent
+        self._path = [i for i in self._tool_links if links[i].joint >= 0]
         # T(q) = fixed + sin(q) odd + (1 - cos(q)) even, by Rodrigues' formula about the pivot.
         self._parts = [_rodrigues(link) for link in links]
-        # For all links at once; one that no joint moves turns by nothing of any.
+        # The same for all links at once; the odd and even parts of a fixed link are zero.
         self._moved = np.array([max(link.joint, 0) for link in links])
         turns = np.array([link.joint >= 0 for link in links])[:, None, None]
         fixed, odd, even = (np.array(part) for part in zip(*self._parts, strict=True))
         self._stacked = fixed, odd * turns, even * turns
 
     def with_range(self, joint_range: FloatArray) -> Chain:
-        """The same links with other ranges of the joints `[J, 2]`, rad."""
+        """Returns the same links with other joint ranges `[J, 2]`, rad."""
         return Chain(
             self.links,
             joint_names=self.joint_names,
@@ -101,27 +101,27 @@ class Chain:
 
     @property
     def num_joints(self) -> int:
-        """J."""
+        """Number of joints, J."""
         return len(self.joint_names)
 
     def poses(self, joints: FloatArray) -> list[FloatArray]:
-        """Every link's pose in the base frame `[N, 4, 4]` at `joints` `[N, J]`, rad."""
+        """Returns every link's pose in the base frame `[N, 4, 4]` at `joints` `[N, J]`, rad."""
         sin = np.sin(joints)[:, self._moved, None, None]  # [N, L, 1, 1]
-        rest = 1 - np.cos(joints)[:, self._moved, None, None]
+        versine = 1 - np.cos(joints)[:, self._moved, None, None]
         fixed, odd, even = self._stacked
-        own = fixed + sin * odd + rest * even  # [N, L, 4, 4]: every link in its parent's frame
+        local = fixed + sin * odd + versine * even  # [N, L, 4, 4]: each in its parent's frame
         poses: list[FloatArray] = []
         for i, link in enumerate(self.links):
-            poses.append(own[:, i] if link.parent < 0 else poses[link.parent] @ own[:, i])
+            poses.append(local[:, i] if link.parent < 0 else poses[link.parent] @ local[:, i])
         return poses
 
     @cached_property
     def _corners(self) -> list[FloatArray]:
-        """Of every link, homogeneous, `[4, P]`."""
+        """Homogeneous corners of every link, each `[4, P]`."""
         return [np.c_[link.corners, np.ones(len(link.corners))].T for link in self.links]
 
     def corners(self, joints: FloatArray) -> FloatArray:
-        """Corners of all moving bodies `[N, P, 3]`, base frame, m, at `joints` `[N, J]`, rad."""
+        """Returns corners of all bodies `[N, P, 3]`, base frame, m, at `joints` `[N, J]`, rad."""
         points = [
             pose[:, :3] @ corners
             for pose, corners in zip(self.poses(joints), self._corners, strict=True)
@@ -129,15 +129,15 @@ class Chain:
         return np.concatenate(points, axis=2).transpose(0, 2, 1)
 
     def tool(self, joints: FloatArray) -> FloatArray:
-        """The tool's pose in the base frame `[4, 4]` at `joints` `[J]`, rad."""
+        """Returns the tool's pose in the base frame `[4, 4]` at `joints` `[J]`, rad."""
         return self._to_tool(joints)[0]
 
     def jacobian(self, joints: FloatArray) -> FloatArray:
-        """Of the tool's position and rotation vector `[6, J]`, base frame, m/rad and rad/rad."""
+        """Returns the Jacobian of the tool's position and rotation `[6, J]`, base frame, m, rad."""
         return self.tool_jacobian(joints)[1]
 
     def tool_jacobian(self, joints: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The tool's pose `[4, 4]` and its Jacobian `[6, J]`, computed together."""
+        """Returns the tool's pose `[4, 4]` and its Jacobian `[6, J]`, computed together."""
         tool, axes, pivots = self._to_tool(joints)
         moved = [self.links[i].joint for i in self._path]
         jacobian = np.zeros((6, self.num_joints))
@@ -147,16 +147,16 @@ class Chain:
         return tool, jacobian
 
     def _to_tool(self, joints: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The tool's pose, and the axes `[K, 3]` and pivots `[K, 3]` of the joints that move it."""
+        """Returns the tool's pose, and axes `[K, 3]`, pivots `[K, 3]` of the joints before it."""
         joints = np.asarray(joints, np.float64)
-        sin, rest = np.sin(joints), 1 - np.cos(joints)
+        sin, versine = np.sin(joints), 1 - np.cos(joints)
         pose, axes, pivots = np.eye(4), [], []
-        for number in self._to_base:
+        for number in self._tool_links:
             link, (fixed, odd, even) = self.links[number], self._parts[number]
             if link.joint < 0:
                 pose = pose @ fixed
                 continue
-            pose = pose @ (fixed + sin[link.joint] * odd + rest[link.joint] * even)
+            pose = pose @ (fixed + sin[link.joint] * odd + versine[link.joint] * even)
             axes.append(pose[:3, :3] @ link.axis)
             pivots.append(pose[:3, :3] @ link.pivot + pose[:3, 3])
         pose = pose.copy()

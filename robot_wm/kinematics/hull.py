@@ -1,4 +1,4 @@
-"""Few corners instead of a mesh's many, for those who watch where every part of an arm is."""
+"""Encloses a mesh in a few corners, so that checking every part of an arm is fast."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import numpy as np
 
 from robot_wm.types import FloatArray
 
-_FLAT_M = 1e-6  # thinner than this, a shape has no hull of its own
-_OUTSIDE_M = 1e-3  # no side of a hull lies farther inside the corners that enclose it
+_FLAT_M = 1e-6  # a shape that is thinner than this has no hull
+_OUTSIDE_M = 1e-3  # the largest distance of a corner from a side of the hull that it encloses
 
 
 def enclose(points: FloatArray, outside_m: float = _OUTSIDE_M) -> FloatArray:
-    """Find a few corners whose convex hull holds every point.
+    """Finds a few corners whose convex hull contains every point.
 
-    A bounding box is cut along the sides of the points' own hull, the one that lies deepest
-    inside first. What keeps the corners in a box or below a speed keeps the points there too,
-    since the farthest and the fastest point of a rigid hull is one of its corners.
+    A bounding box is cut along sides of the points' own hull, beginning with the deepest one. If
+    the corners are within a box or below a speed, then so are the points, since the farthest and
+    the fastest point of a rigid hull are among its corners.
 
     Args:
         points: `[N, 3]`, m.
-        outside_m: by how much a corner may lie outside a side of the points' hull.
+        outside_m: The largest distance by which a corner may be outside a side of the points' hull.
 
     Returns:
-        Corners `[P, 3]`, m; the points themselves where they are flat or fewer than four.
+        Corners `[P, 3]`, m; the points themselves if they are flat or fewer than four.
     """
     from scipy.spatial import ConvexHull, HalfspaceIntersection  # slow to import
 

@@ -1,4 +1,4 @@
-"""A device's joint values, such as degrees, and the angles of the arm's model."""
+"""Converts a device's joint values, such as degrees, to angles of the arm's model, and back."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from robot_wm.types import FloatArray, UserError
 
 @dataclass(frozen=True, eq=False)
 class JointMap:
-    """How a device's joints become angles of the arm's model: `sign * (value - zero) * unit`.
+    """The linear map from a device's joint values to angles: `(value - zero) * rad_per_unit`.
 
     Attributes:
-        names: of the model's joints, J of them, in the order of commands.
-        keys: of the device's, such as `shoulder_pan.pos`.
-        zero: device's value at angle 0 of the model `[J]`.
-        rad_per_unit: of the device's values `[J]`; negative where it turns the other way.
+        names: Names of the model's joints, J of them, in the order of commands.
+        keys: The device's keys for them, such as `shoulder_pan.pos`.
+        zero: The device's values at angle 0 of the model, `[J]`.
+        rad_per_unit: The angle per unit of the device `[J]`; negative if it turns the other way.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,13 @@ class JointMap:
             raise UserError(f"joints: got {self.keys}, want a key and a unit for each of {size}")
 
     def angles(self, values: Mapping[str, Any]) -> FloatArray:
-        """The device's values by key to angles `[J]`, rad.
+        """Converts the device's values to angles.
+
+        Args:
+            values: The device's values by key; other keys are ignored.
+
+        Returns:
+            `[J]`, rad.
 
         Raises:
             UserError: a key is missing.
@@ -49,10 +55,10 @@ class JointMap:
         return self.to_angles(np.array([values[key] for key in self.keys], float))
 
     def to_angles(self, values: FloatArray) -> FloatArray:
-        """The device's values `[..., J]`, in the order of its keys, to angles `[..., J]`, rad."""
+        """Converts the device's values `[..., J]`, in the order of `keys`, to angles, rad."""
         return (values - self.zero) * self.rad_per_unit
 
     def values(self, angles: FloatArray) -> dict[str, float]:
-        """Angles `[J]`, rad, to the device's values by key."""
+        """Converts angles `[J]`, rad, to the device's values by key."""
         values = np.asarray(angles, np.float64) / self.rad_per_unit + self.zero
         return dict(zip(self.keys, values.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What an arm may do, in numbers that cannot contradict each other."""
+"""Limits: the ranges, speeds and accelerations that an arm must keep to."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ _SIZES = {"tip_speed": (), "max_jump": (), "tick_s": (), "box_low": (3,), "box_h
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """What the arm may do.
+    """The ranges, speeds and accelerations that an arm must keep to.
 
     Attributes:
-        low, high: joint angles `[J]`, rad.
-        max_speed: of each joint `[J]`, rad/s.
-        max_acceleration: of each joint `[J]`, rad/s^2; braking too.
-        box_low, box_high: where every corner of every body stays `[3]`, m, base frame.
-        tip_speed: of the fastest corner, m/s.
-        max_jump: a joint target farther than this from the last command is refused, rad.
-        tick_s: from one command to the next, s.
+        low: Smallest joint angles `[J]`, rad.
+        high: Largest joint angles `[J]`, rad.
+        max_speed: Largest speed of each joint `[J]`, rad/s.
+        max_acceleration: Largest acceleration of each joint `[J]`, rad/s^2, also when braking.
+        box_low: Lower corner of the box that all of the arm's bodies stay in `[3]`, m, base frame.
+        box_high: Upper corner of that box `[3]`, m, base frame.
+        tip_speed: Largest speed of the fastest corner of a body, m/s.
+        max_jump: A joint target that is farther than this from the last command is refused, rad.
+        tick_s: Time from one command to the next, s.
 
     Raises:
-        UserError: not finite, lengths that differ, limits crossed, or a bound not above zero.
+        UserError: not finite, lengths that differ, low above high, or a bound not above zero.
     """
 
     low: FloatArray
@@ -66,20 +68,25 @@ class Limits:
                 raise UserError(f"{low}: got {getattr(self, low)}, want less than {high}")
 
     def within(self, low: FloatArray, high: FloatArray) -> Limits:
-        """The same, inside a device's own joint limits `[J]`, rad.
+        """Narrows the joint ranges to a device's own.
+
+        Args:
+            low: The device's smallest joint angles `[J]`, rad.
+            high: The device's largest joint angles `[J]`, rad.
+
+        Returns:
+            Limits whose joint ranges are the intersection of both.
 
         Raises:
-            UserError: another number of joints, or they do not meet.
+            UserError: another number of joints, or an empty intersection.
         """
         if np.shape(low) != self.low.shape or np.shape(high) != self.high.shape:
             raise UserError(f"low: the arm has {len(low)} joints, want {len(self.low)}")
         return replace(self, low=np.maximum(low, self.low), high=np.minimum(high, self.high))
 
-    def seat(self, joints: FloatArray) -> FloatArray:
-        """Where an arm that was measured at joints `[J]`, rad, is taken to stand.
-
-        At an end of its range it is measured a little beyond: up to EDGE_RAD that is the end.
-        """
+    def clip_within_tolerance(self, joints: FloatArray) -> FloatArray:
+        """Clips measured joints `[J]`, rad, that are beyond their range by at most EDGE_RAD."""
+        # A joint at the end of its range may be measured slightly beyond it.
         inside = np.clip(joints, self.low, self.high)
         at_edge = np.abs(joints - inside) <= EDGE_RAD
         return np.where(at_edge, inside, joints)

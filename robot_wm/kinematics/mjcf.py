@@ -1,7 +1,7 @@
-"""From an arm's MJCF to its chain of links; the one module that imports MuJoCo and dm_control.
+"""Reads an arm's chain of links from its MJCF; the only module that imports MuJoCo and dm_control.
 
-MuJoCo picks its OpenGL backend while it is imported, and both take a moment: they are imported when
-they are needed.
+MuJoCo chooses its OpenGL backend at import, and both are slow to import, so functions import them
+when they need them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from robot_wm.kinematics.chain import Chain, Link
 from robot_wm.types import FloatArray, UserError
 
-# MuJoCo's own FatalError comes where it was imported before it was told how to render.
+# MuJoCo's own FatalError is raised if it was imported before a backend was chosen.
 _CANNOT_RENDER = (ImportError, AttributeError, RuntimeError)
 
 
@@ -32,7 +32,7 @@ class RenderingError(OSError):
 
 @contextmanager
 def rendering() -> Iterator[None]:
-    """Turns what OpenGL's loaders throw where a library is missing into one line that helps."""
+    """Turns errors of OpenGL's loaders into a RenderingError that says what to install."""
     try:
         yield
     except Exception as error:
@@ -46,7 +46,10 @@ def rendering() -> Iterator[None]:
 
 
 def load_mujoco() -> Any:
-    """The mujoco module; unless MUJOCO_GL says otherwise it renders without a screen where it can.
+    """Imports mujoco, with EGL for rendering without a screen unless MUJOCO_GL says otherwise.
+
+    Returns:
+        The module.
 
     Raises:
         RenderingError: the OpenGL library that MUJOCO_GL names is missing or broken.
@@ -56,7 +59,7 @@ def load_mujoco() -> Any:
             ctypes.CDLL("libEGL.so.1")
             os.environ["MUJOCO_GL"] = "egl"
         except OSError:
-            pass  # whoever only computes with a chain needs none
+            pass  # kinematics need no rendering
     with rendering():
         import mujoco
 
@@ -64,7 +67,7 @@ def load_mujoco() -> Any:
 
 
 def load_dm_mjcf() -> Any:
-    """The dm_control.mjcf module, which composes MJCF; its own renderer is left out."""
+    """Imports and returns dm_control.mjcf, which composes MJCF, without dm_control's renderer."""
     load_mujoco()
     backend = os.environ.get("MUJOCO_GL")
     os.environ["MUJOCO_GL"] = "disable"
@@ -79,16 +82,21 @@ def load_dm_mjcf() -> Any:
 
 
 def export(root: Any) -> tuple[str, dict[str, bytes]]:
-    """An `mjcf.RootElement` as MJCF text that can be read again, and the files that it names.
-
-    dm_control separates the names of attached models by slashes, which it does not read.
-    """
+    """Converts an `mjcf.RootElement` to MJCF text and the files that it names."""
+    # dm_control prefixes the names of attached models with slashes, which it cannot read again.
     xml = re.sub(r'="[^"]*"', lambda value: value[0].replace("/", "_"), root.to_xml_string())
     return xml, {name: bytes(content) for name, content in root.get_assets().items()}
 
 
 def package_folder(package: str, *parts: str) -> Path:
-    """A folder of files inside an installed package, which is not imported.
+    """Finds a folder inside an installed package without importing it.
+
+    Args:
+        package: Name of the package.
+        *parts: Path of the folder within the package.
+
+    Returns:
+        The folder.
 
     Raises:
         ModuleNotFoundError: the package is not installed.
@@ -102,17 +110,20 @@ def package_folder(package: str, *parts: str) -> Path:
 def load_chain(
     xml: str, assets: Mapping[str, bytes] | None = None, *, joints: tuple[str, ...], tool: str
 ) -> Chain:
-    """The links that some joints move, with the corners of their shapes.
+    """Loads an arm's moving links, with points that enclose their shapes.
 
     Args:
         xml: MJCF text.
-        assets: file name -> bytes, for the meshes that it names.
-        joints: the arm's hinges, in the order of its commands.
-        tool: name of the site that is its tool.
+        assets: file name -> bytes, for the meshes that the MJCF names.
+        joints: Names of the arm's hinges, in the order of commands.
+        tool: Name of the tool's site.
+
+    Returns:
+        The chain of links.
 
     Raises:
-        UserError: MuJoCo refuses the text, its angles are degrees, a name is not in it, a joint
-            is not a hinge, or another joint moves something.
+        UserError: MuJoCo refuses the text, its angles are in degrees, a name is missing, a joint
+            is not a hinge, or there is another joint.
     """
     mujoco = load_mujoco()
     model = mujoco.MjModel.from_xml_string(xml, dict(assets or {}))
@@ -133,27 +144,29 @@ def load_chain(
     others = [
         model.joint(i).name or "one without a name" for i in range(model.njnt) if i not in ids
     ]
-    if others:  # what it moves, nobody would watch
+    if others:  # no limits would hold for the bodies that it moves
         raise UserError(f"MJCF: joint {others[0]} is none of the arm's {', '.join(joints)}")
     numbers: dict[int, int] = {}
     links: list[Link] = []
     for body in range(1, model.nbody):
-        own = [ids.index(j) for j in _joints_of(model, body) if j in ids]
+        body_joints = [ids.index(j) for j in _joints_of(model, body) if j in ids]
         parent = numbers.get(int(model.body_parentid[body]), -1)
-        if not own and parent < 0:
-            continue  # does not move with the arm
-        if len(own) > 1:
-            raise UserError(f"MJCF: body {model.body(body).name!r} has {len(own)} joints, want 1")
-        above = _pose(data, int(model.body_parentid[body])) if parent >= 0 else np.eye(4)
-        joint = ids[own[0]] if own else -1
+        if not body_joints and parent < 0:
+            continue  # it does not move with the arm
+        if len(body_joints) > 1:
+            raise UserError(
+                f"MJCF: body {model.body(body).name!r} has {len(body_joints)} joints, want 1"
+            )
+        parent_pose = _pose(data, int(model.body_parentid[body])) if parent >= 0 else np.eye(4)
+        joint = ids[body_joints[0]] if body_joints else -1
         numbers[body] = len(links)
         links.append(
             Link(
                 parent=parent,
-                joint=own[0] if own else -1,
-                T_parent=np.linalg.inv(above) @ _pose(data, body),
-                axis=model.jnt_axis[joint].copy() if own else np.array([0.0, 0.0, 1.0]),
-                pivot=model.jnt_pos[joint].copy() if own else np.zeros(3),
+                joint=body_joints[0] if body_joints else -1,
+                T_parent=np.linalg.inv(parent_pose) @ _pose(data, body),
+                axis=model.jnt_axis[joint].copy() if body_joints else np.array([0.0, 0.0, 1.0]),
+                pivot=model.jnt_pos[joint].copy() if body_joints else np.zeros(3),
                 points=_points(mujoco, model, body),
             )
         )
@@ -170,17 +183,12 @@ def load_chain(
 
 
 def check_radians(xml: str) -> None:
-    """Raises UserError unless an MJCF text counts angles in radians: the scene does.
-
-    MuJoCo takes degrees where nothing is said.
-    """
+    """Raises UserError unless an MJCF text has its angles in radians, as the scene does."""
     compilers = ElementTree.fromstring(xml).findall("compiler")
-    said = [compiler.get("angle") for compiler in compilers if compiler.get("angle")]
-    if said[-1:] != ["radian"]:
-        raise UserError(
-            f'MJCF: got angles in {(said or ["degree"])[-1]}, want <compiler angle="radian"/> and '
-            f"radians"
-        )
+    units = [compiler.get("angle") for compiler in compilers if compiler.get("angle")]
+    unit = units[-1] if units else "degree"  # MuJoCo's default
+    if unit != "radian":
+        raise UserError(f'MJCF: got angles in {unit}, want <compiler angle="radian"/> and radians')
 
 
 def _joints_of(model: Any, body: int) -> range:
@@ -195,7 +203,7 @@ def _pose(data: Any, body: int) -> FloatArray:
 
 
 def _points(mujoco: Any, model: Any, body: int) -> FloatArray:
-    """Points `[N, 3]` whose convex hull holds a body's shapes, in its frame, m."""
+    """Returns points `[N, 3]` whose convex hull contains a body's shapes, in its frame, m."""
     points = [np.zeros((0, 3))]
     first = int(model.body_geomadr[body])
     for geom in range(first, first + int(model.body_geomnum[body])):

@@ -1,79 +1,80 @@
-"""The one value that says what an arm is."""
+"""RobotModel: the value that describes an arm."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from robot_wm.kinematics.chain import Chain
 from robot_wm.kinematics.ik import inverse_kinematics
 from robot_wm.kinematics.joints import JointMap
 from robot_wm.kinematics.limits import Limits
-from robot_wm.types import FloatArray, UserError
+from robot_wm.types import FloatArray, Index, Number, UserError, check_fields
 
 STATE_NAMES = ("ee.x", "ee.y", "ee.z", "gripper")
 
 
 @dataclass(frozen=True)
 class Gripper:
-    """Hinges that open and shut as one, by the same angle and to the same side.
+    """Hinges that open and shut together, by the same angle and in the same direction.
 
     Attributes:
-        joints: their numbers among the arm's.
-        metres_per_rad: by how much the opening between its tips grows with their angle; negative
-            where they shut with it.
-        shut_rad: their angle where the opening is 0.
+        joints: Numbers of these hinges among the arm's joints.
+        metres_per_rad: Change of the opening between the tips per angle; negative if the gripper
+            shuts with a growing angle.
+        shut_rad: Angle of the hinges at which the opening is 0.
     """
 
-    joints: tuple[int, ...]
-    metres_per_rad: float
-    shut_rad: float = 0.0
+    joints: Annotated[tuple[Index, ...], Meta(min_length=1)]
+    metres_per_rad: Number
+    shut_rad: Number = 0.0
 
     def __post_init__(self) -> None:
-        if not self.joints:
-            raise UserError("gripper: got no joint, want at least 1")
-        if not (np.isfinite(self.metres_per_rad) and self.metres_per_rad):
-            raise UserError(f"metres_per_rad: got {self.metres_per_rad}, want another than 0")
-        if not np.isfinite(self.shut_rad):
-            raise UserError(f"shut_rad: got {self.shut_rad}, want a finite angle")
+        check_fields(self, name="gripper")
+        if not self.metres_per_rad:
+            raise UserError("gripper.metres_per_rad: got 0, want another number")
 
     def opening_m(self, joints: FloatArray) -> float:
-        """The opening at the arm's joints `[J]`, rad; the mean where its own differ."""
+        """Returns the opening at the arm's joints `[J]`, rad; from the mean of its hinges."""
         return float(np.mean(joints[list(self.joints)]) - self.shut_rad) * self.metres_per_rad
 
     def angle_rad(self, opening_m: float) -> float:
-        """The angle of its joints at an opening."""
+        """Returns the angle of the hinges at an opening."""
         return self.shut_rad + opening_m / self.metres_per_rad
 
 
 @dataclass(frozen=True, eq=False)
 class RobotModel:
-    """An arm: what simulation, governor, actions and devices need to know of it.
+    """An arm, as simulation, governor, actions and devices need to know it.
 
     Attributes:
-        name: such as `"so100"`.
-        xml: its MJCF alone, with a position actuator of each joint's name; the base stands at the
-            origin and the arm reaches along +x.
-        assets: file name -> bytes, for the meshes that it names.
-        chain: its links; J joints, in the order of its commands.
-        tool: name of the site that is its tool.
-        gripper: which of the joints open and shut.
-        workspace_low, workspace_high: where the tool, and the opening, go in simulation `[4]`, m,
-            base frame.
-        table_low, table_high: where on a table objects lie in its reach `[2]`, m, base frame.
-        home: joints `[J]`, rad, from which the workspace is reached, with the tool held as in the
-            work that it does.
-        limits: what it may do.
-        park: joints `[J]`, rad, where it may go limp; None: nowhere.
-        wrist: where a camera rides on it, and what it looks at: position and point `[2, 3]`, m, in
-            the frame of the body that carries the tool; None: nowhere.
-        device: how a real arm counts its joints; None where it is only simulated.
+        name: Name of the arm, such as `"so100"`.
+        xml: MJCF of the arm only, with one position actuator per joint, of the joint's name; the
+            base is at the origin and the arm reaches along +x.
+        assets: file name -> bytes, for the meshes that the MJCF names.
+        chain: The arm's links; J joints, in the order of commands.
+        tool: Name of the tool's site.
+        gripper: The joints that open and shut.
+        workspace_low: Smallest position and opening of the tool in simulation `[4]`, m, base frame.
+        workspace_high: Largest position and opening of the tool in simulation `[4]`, m, base frame.
+        table_low: Lower corner of the reachable area on a table `[2]`, m, base frame.
+        table_high: Upper corner of the reachable area on a table `[2]`, m, base frame.
+        home: Joints `[J]`, rad, from which the workspace is reached, with the tool tilted as in its
+            usual work.
+        limits: Ranges, speeds and accelerations that the arm must keep to.
+        park: Joints `[J]`, rad, where the arm may go limp; None if there is no such pose.
+        wrist: Position of a camera on the arm, and the point that it looks at, `[2, 3]`, m, in the
+            frame of the body that carries the tool; None for no camera.
+        device: Map from a real arm's joint values to angles; None for an arm that is only
+            simulated.
 
     Raises:
-        UserError: sizes that do not fit the joints, bounds crossed, or a pose beyond the joints.
+        UserError: sizes that do not fit the joints, low above high, or a pose beyond the joints'
+            ranges.
     """
 
     name: str
@@ -130,20 +131,26 @@ class RobotModel:
 
     @property
     def joints(self) -> tuple[str, ...]:
-        """Names of its joints, J of them, in the order of its commands."""
+        """Names of the joints, J of them, in the order of commands."""
         return self.chain.joint_names
 
     def with_limits(self, **changes: Any) -> RobotModel:
-        """The same arm under other limits (Limits); one number stands for every joint.
+        """Returns the same arm with some other limits.
+
+        Args:
+            **changes: Fields of Limits, except `low` and `high`; one number stands for every joint.
+
+        Returns:
+            The arm with these limits.
 
         Raises:
-            UserError: limits that make no sense, or are not among them.
+            UserError: an unknown limit or an invalid value.
         """
-        known = [field.name for field in fields(Limits) if field.name not in ("low", "high")]
+        allowed = [field.name for field in fields(Limits) if field.name not in ("low", "high")]
         for name, value in changes.items():
-            if name not in known:
-                raise UserError(f"limits: got {name!r}, want some of {', '.join(known)}")
-            # True would count as 1 m/s, and text as what it spells.
+            if name not in allowed:
+                raise UserError(f"limits: got {name!r}, want some of {', '.join(allowed)}")
+            # numpy would convert True to 1 and text to a number.
             numbers = np.ravel(np.array(value, dtype=object))
             if any(isinstance(x, bool | np.bool_ | str) or x is None for x in numbers):
                 raise UserError(f"{name}: got {value!r}, want numbers")
@@ -153,41 +160,47 @@ class RobotModel:
         return replace(self, limits=replace(self.limits, **changes))
 
     def state(self, joints: FloatArray) -> FloatArray:
-        """The tool's x, y, z and the opening `[4]`, m, at `joints` `[J]`, rad."""
+        """Returns the tool's x, y, z and the opening `[4]`, m, at `joints` `[J]`, rad."""
         return np.append(self.chain.tool(joints)[:3, 3], self.gripper.opening_m(joints))
 
     def opened(self, joints: FloatArray, opening_m: float) -> FloatArray:
-        """`joints` `[J]`, rad, with the gripper opened so far, as far as it can."""
-        joints = np.array(joints, np.float64)
-        for number in self.gripper.joints:
-            angle = self.gripper.angle_rad(opening_m)
-            joints[number] = np.clip(angle, *self.chain.joint_range[number])
-        return joints
+        """Returns `joints` `[J]`, rad, with the gripper at an opening, clipped to its range."""
+        return self._with_gripper(joints, self.gripper.angle_rad(opening_m))
 
     def closed(self, joints: FloatArray) -> float:
-        """How far the gripper is shut at `joints` `[J]`, rad: 0 (open) to 1."""
+        """Returns how far the gripper is shut at `joints` `[J]`, rad: 0 (open) to 1."""
         shut, wide = self._gripper_ends()
         angle = float(np.mean(joints[list(self.gripper.joints)]))
         return float(np.clip((wide - angle) / (wide - shut), 0, 1))
 
     def with_closed(self, joints: FloatArray, share: float) -> FloatArray:
-        """`joints` `[J]`, rad, with the gripper shut so far: 0 (open) to 1."""
+        """Returns `joints` `[J]`, rad, with the gripper shut by `share`: 0 (open) to 1."""
         shut, wide = self._gripper_ends()
+        return self._with_gripper(joints, wide - share * (wide - shut))
+
+    def _with_gripper(self, joints: FloatArray, angle: float) -> FloatArray:
         joints = np.array(joints, np.float64)
         for number in self.gripper.joints:
-            angle = wide - share * (wide - shut)
             joints[number] = np.clip(angle, *self.chain.joint_range[number])
         return joints
 
     def _gripper_ends(self) -> tuple[float, float]:
+        """Returns the angles of the shut and of the fully open gripper, rad."""
         low, high = self.chain.joint_range[self.gripper.joints[0]]
         return (low, high) if self.gripper.metres_per_rad > 0 else (high, low)
 
     def within(self, low: FloatArray, high: FloatArray) -> RobotModel:
-        """The same arm, its joints' ranges those of a device `[J]`, rad.
+        """Returns the same arm with its joint ranges narrowed to a device's.
+
+        Args:
+            low: The device's smallest joint angles `[J]`, rad.
+            high: The device's largest joint angles `[J]`, rad.
+
+        Returns:
+            The arm without a park pose.
 
         Raises:
-            UserError: another number of joints, or its poses are beyond them.
+            UserError: another number of joints, or an empty range.
         """
         limits = self.limits.within(low, high)
         chain = self.chain.with_range(np.stack((limits.low, limits.high), axis=1))
@@ -197,17 +210,17 @@ class RobotModel:
     def reach(
         self, position: FloatArray, joints: FloatArray, *, like: FloatArray | None = None
     ) -> tuple[FloatArray, float]:
-        """Joints that bring the tool somewhere, tilted against gravity as at home.
+        """Finds joints that bring the tool to a position, with the same tilt as at home.
 
         Args:
-            position: `[3]`, base frame, m.
-            joints: from where `[J]`, rad.
-            like: joints `[J]`, rad, that show another tilt.
+            position: The tool's target position `[3]`, base frame, m.
+            joints: The joints to start from `[J]`, rad.
+            like: Joints `[J]`, rad, at which the tool has the desired tilt; home if None.
 
         Returns:
-            Joints `[J]`, rad, and the position error that is left, m.
+            Joints `[J]`, rad, and the remaining position error, m.
         """
-        found, error_m, _ = inverse_kinematics(
+        solution, error_m, _ = inverse_kinematics(
             self.chain,
             position,
             joints,
@@ -215,4 +228,4 @@ class RobotModel:
             low=self.limits.low,
             high=self.limits.high,
         )
-        return found, error_m
+        return solution, error_m

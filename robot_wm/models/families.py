@@ -1,7 +1,7 @@
-"""An open table of families: how a kind of world model is made, from data or from a checkpoint.
+"""The table of families: how a kind of world model is made, from data or from a checkpoint.
 
-A checkpoint names its family; what it names is built by code of ours, or by what the caller has
-registered, and never imported by a name in a file.
+A checkpoint names its family. The family's code is ours or was registered by the caller; nothing is
+imported because a file names it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,35 @@ from robot_wm.types import UserError
 
 
 class TrainableModel(WorldModel, Encoded, Protocol):
-    """A WorldModel behind a frozen encoder that is a torch.nn.Module besides."""
+    """A WorldModel with a frozen encoder that is also a torch.nn.Module."""
 
-    def parameters(self, recurse: bool = True) -> Any: ...
+    def parameters(self, recurse: bool = True) -> Any:
+        """Yields the parameters; see torch.nn.Module."""
+        ...
 
-    def state_dict(self) -> Any: ...
+    def state_dict(self) -> Any:
+        """Returns the weights by name; see torch.nn.Module."""
+        ...
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Loads weights by name; see torch.nn.Module."""
+        ...
 
-    def train(self, mode: bool = True) -> Any: ...
+    def train(self, mode: bool = True) -> Any:
+        """Switches to training mode; see torch.nn.Module."""
+        ...
 
-    def eval(self) -> Any: ...
+    def eval(self) -> Any:
+        """Switches to evaluation mode; see torch.nn.Module."""
+        ...
 
-    def to(self, *args: Any, **kwargs: Any) -> Any: ...
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Moves the model to a device; see torch.nn.Module."""
+        ...
 
-    def compile(self) -> Any: ...
+    def compile(self) -> Any:
+        """Compiles the costly parts with torch.compile, in place."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,12 +56,13 @@ class Family:
     """A kind of world model.
 
     Attributes:
-        name: by which a checkpoint names it.
-        model_type: the class of its models, a torch.nn.Module whose parameters are what learns.
-        build: makes a model of a dataset, its weights drawn from `FitConfig.seed`; takes the
-            family's own settings.
-        describe: a model to JSON: all that `rebuild` needs beside its encoder and its weights.
-        rebuild: makes it again; the weights are then loaded into it.
+        name: Name of the family in checkpoints.
+        model_type: Class of its models, a torch.nn.Module whose parameters are all trained.
+        build: Makes a model for a dataset, with weights drawn from `TrainingData.seed`; its last
+            argument are the family's own settings.
+        describe: Returns, as JSON values, all that `rebuild` needs besides the encoder and the
+            weights.
+        rebuild: Makes the model again; its weights are then loaded.
     """
 
     name: str
@@ -61,10 +76,16 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register_family(family: Family) -> Family:
-    """Adds a family to the table; returns it.
+    """Adds a family to the table.
+
+    Args:
+        family: The family.
+
+    Returns:
+        The family.
 
     Raises:
-        UserError: the name is taken by another.
+        UserError: another family has the name.
     """
     if _FAMILIES.get(family.name, family) != family:
         raise UserError(f"family: {family.name!r} is taken")
@@ -73,10 +94,16 @@ def register_family(family: Family) -> Family:
 
 
 def find_family(name: str) -> Family:
-    """The family of a name.
+    """Finds the family of a name.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The family.
 
     Raises:
-        UserError: none is registered by that name.
+        UserError: no family is registered under that name.
     """
     if name not in _FAMILIES:
         raise UserError(
@@ -87,10 +114,16 @@ def find_family(name: str) -> Family:
 
 
 def family_of(model: Any) -> Family:
-    """The family that a model is of.
+    """Finds the family of a model.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The family.
 
     Raises:
-        TypeError: none that is registered.
+        TypeError: no registered family has models of this class.
     """
     for family in _FAMILIES.values():
         if type(model) is family.model_type:
@@ -99,10 +132,13 @@ def family_of(model: Any) -> Family:
 
 
 def check_world_model_parts(model: Any) -> None:
-    """Looks at what a family has built, before any work is done with it.
+    """Checks a model that a family has built, before any work is done with it.
+
+    Args:
+        model: The model.
 
     Raises:
-        UserError: it is no world model, or not one that can be trained and saved.
+        UserError: it is not a world model, or it cannot be trained and saved.
     """
     name = type(model).__name__
     if not isinstance(model, nn.Module):
@@ -115,13 +151,14 @@ def check_world_model_parts(model: Any) -> None:
         raise UserError(f"family: the info of {name} is no ModelInfo")
     if not isinstance(model, Encoded):
         raise UserError(f"family: {name} has no encoder")
-    own = {id(parameter) for parameter in model.parameters()}
-    if not own:
+    trained = {id(parameter) for parameter in model.parameters()}
+    if not trained:
         raise UserError(f"family: {name} has no parameters to learn")
-    if isinstance(model.encoder, nn.Module) and own & {id(p) for p in model.encoder.parameters()}:
+    encoder = model.encoder
+    if isinstance(encoder, nn.Module) and trained & {id(p) for p in encoder.parameters()}:
         raise UserError(f"family: {name} has its encoder among the parts that learn")
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a model is: the device of its parameters."""
+    """Returns the device of a model's parameters."""
     return next(model.parameters()).device

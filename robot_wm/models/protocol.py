@@ -1,27 +1,33 @@
-"""World models: look, remember, imagine. Everything above speaks robot units and uint8 pictures."""
+"""The interface of world models: they observe, keep a state, and imagine.
+
+Everything that calls them uses the robot's units and uint8 pictures.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from msgspec import Meta
 from torch import Tensor
 
 from robot_wm.data import Batch
 from robot_wm.encoders import Encoder
 from robot_wm.types import (
     ActionSpec,
+    Count,
     FloatArray,
     Futures,
     ImageArray,
     Observation,
+    Positive,
     UserError,
-    check_counts,
+    check_fields,
 )
 
-State = Any  # opaque to all but the model that made it
+State = Any  # only the model that made it may look inside
 
 
 @dataclass(frozen=True)
@@ -29,118 +35,119 @@ class View:
     """A camera that a model looks through.
 
     Attributes:
-        camera: its name.
-        height, width: of its pictures in training, pixels.
+        camera: Name of the camera.
+        height: Height of its pictures in training, pixels.
+        width: Width of its pictures in training, pixels.
     """
 
-    camera: str
-    height: int
-    width: int
+    camera: Annotated[str, Meta(min_length=1)]
+    height: Count
+    width: Count
 
     def __post_init__(self) -> None:
-        check_counts(height=self.height, width=self.width)
-        if not isinstance(self.camera, str) or not self.camera:
-            raise UserError(f"camera: got {self.camera!r}, want a name")
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model is for, whatever its family.
+    """The facts of a model that its callers need, whatever its family.
 
     Attributes:
-        views: the cameras that it looks through, V of them.
-        state_names: one per proprioceptive dimension, Q.
-        action_spec: the actions that it knows, A dimensions, in the robot's units.
-        dt: seconds between two frames.
-        longest_horizon: actions that a rollout takes.
-        context_frames: frames that it is to be shown before it imagines, where there are so many.
+        views: The cameras that the model looks through, V of them.
+        state_names: One name per proprioceptive dimension, Q.
+        action_spec: The actions that the model was trained on, A dimensions, in the robot's units.
+        dt: Time between two frames, s.
+        longest_horizon: The most actions that a rollout takes.
+        context_frames: Frames that the model should observe before it imagines, if there are that
+            many.
         grid: (V, rows, columns) of a latent's P tokens.
-        dim: numbers of a token, D.
-        predicts: what its futures carry beside latents: of "reward", "value", "continuation".
-        error: of its latents: mean absolute ("l1") or squared ("l2") difference.
-        step_energy: `"l1"` and `"l2"` distance between the latents of neighbouring frames of the
-            training data, on average; None: not known.
-        robot: name of the arm that it was trained on; None: not known.
+        dim: Numbers per token, D.
+        predicts: What its futures carry besides latents: any of "reward", "value", "continuation".
+        error: How latents are compared: mean absolute ("l1") or squared ("l2") difference.
+        step_energy: Mean `"l1"` and `"l2"` distance between the latents of neighbouring frames of
+            the training data; None if it is not known.
+        robot: Name of the arm that the model was trained on; None if it is not known.
     """
 
     views: tuple[View, ...]
     state_names: tuple[str, ...]
     action_spec: ActionSpec
-    dt: float
-    longest_horizon: int
-    context_frames: int
+    dt: Positive
+    longest_horizon: Count
+    context_frames: Count
     grid: tuple[int, int, int]
-    dim: int
+    dim: Count
     predicts: tuple[str, ...] = ()
     error: Literal["l1", "l2"] = "l2"
     step_energy: Mapping[str, float] | None = None
     robot: str | None = None
 
     def __post_init__(self) -> None:
-        check_counts(
-            longest_horizon=self.longest_horizon,
-            context_frames=self.context_frames,
-            dim=self.dim,
-            views=len(self.views),
-        )
-        if not (isinstance(self.dt, float) and 0 < self.dt < np.inf):
-            raise UserError(f"dt: got {self.dt!r}, want seconds above zero")
+        check_fields(self)
+        check_views_and_energy(self.views, self.step_energy)
         if self.grid[0] != len(self.views):
             raise UserError(f"grid: got {self.grid} of {len(self.views)} views")
-        if len({*self.cameras}) != len(self.views):
-            raise UserError(f"views: got {', '.join(self.cameras)}, want each camera once")
-        if self.error not in ("l1", "l2"):
-            raise UserError(f"error: got {self.error!r}, want 'l1' or 'l2'")
-        energy = self.step_energy
-        if energy is not None and not (
-            {*energy} == {"l1", "l2"} and all(0 <= float(e) < np.inf for e in energy.values())
-        ):
-            raise UserError(f"step_energy: got {energy}, want finite l1 and l2, 0 or more")
 
     @property
     def num_tokens(self) -> int:
-        """P."""
+        """Number of tokens of a latent, P."""
         views, rows, columns = self.grid
         return views * rows * columns
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Names of the cameras that it looks through."""
+        """Names of the cameras that the model looks through."""
         return tuple(view.camera for view in self.views)
+
+
+def check_views_and_energy(views: Sequence[View], energy: Mapping[str, float] | None) -> None:
+    """Raises UserError if a camera comes twice or never, or `step_energy` has other keys or values.
+
+    Args:
+        views: The cameras of a model.
+        energy: Its `step_energy`.
+    """
+    cameras = [view.camera for view in views]
+    if not cameras or len({*cameras}) != len(cameras):
+        raise UserError(f"views: got {', '.join(cameras) or 'none'}, want each camera once")
+    if energy is not None and not (
+        {*energy} == {"l1", "l2"} and all(0 <= float(e) < np.inf for e in energy.values())
+    ):
+        raise UserError(f"step_energy: got {energy}, want finite l1 and l2, 0 or more")
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedFrames:
-    """A frame each of B episodes, already encoded: what is known of a dataset.
+    """One frame each of B episodes of a dataset, already encoded.
 
     Attributes:
-        tokens: of the model's encoder `[B, P, D]`, float32.
-        proprio: `[B, Q]`, float32, the robot's units.
+        tokens: Tokens of the model's encoder `[B, P, D]`, float32.
+        proprio: Proprioception `[B, Q]`, float32, in the robot's units.
     """
 
     tokens: Tensor
     proprio: Tensor
 
 
-# Called after every imagined step but the last, with the latents so far `[n, h, ...]`; returns
-# which of the candidates go on, indices `[m]`, or None for all.
+# A function that is called after every imagined step but the last, with the latents so far
+# `[n, h, ...]`. It returns the indices `[m]` of the candidates to go on with, or None for all.
 Select = Callable[[Tensor], Tensor | None]
 
 
 class WorldModel(Protocol):
-    """Imagines under actions. Its state is its own affair.
+    """A model that imagines what actions lead to. Only the model itself reads its state.
 
-    What is trained, saved or moved to another device is a torch.nn.Module besides, whose parameters
-    are those that learn.
+    A model that is trained, saved or moved to another device is also a torch.nn.Module, and all
+    parameters of that module are trained.
     """
 
     @property
     def info(self) -> ModelInfo:
-        """What it is for."""
+        """The facts of this model that its callers need."""
         ...
 
     def initial(self) -> State:
-        """The state before anything was seen."""
+        """Returns the state before the first observation."""
         ...
 
     def observe(
@@ -149,21 +156,25 @@ class WorldModel(Protocol):
         obs: Observation | EncodedFrames,
         applied: FloatArray | Tensor | None,
     ) -> State:
-        """The state after seeing `obs`, which `applied` led to.
+        """Returns the state after an observation.
 
         Args:
-            state: before; of B episodes where `obs` is of B, unless it is the initial one.
-            obs: what is seen: by a robot, or B frames of a dataset.
-            applied: `[A]`, or `[B, A]`, robot's units; None at the first.
+            state: The state before it: of B episodes if `obs` has B frames, or the initial one.
+            obs: A robot's observation, or B frames of a dataset.
+            applied: The action that led to `obs`, `[A]` or `[B, A]`, in the robot's units; None at
+                the first observation.
+
+        Returns:
+            The state that includes `obs`.
         """
         ...
 
     def latent(self, state: State) -> Tensor:
-        """Latents `[B, P, D]` of what was seen last, as `embed` makes them; B is 1 of a robot."""
+        """Returns latents `[B, P, D]` of the last observation, as `embed`; B is 1 for a robot."""
         ...
 
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
-        """The latent `[P, D]` of pictures, by camera name: a goal, or what is not observed."""
+        """Returns the latent `[P, D]` of pictures by camera name, such as a goal's."""
         ...
 
     def rollout(
@@ -174,30 +185,32 @@ class WorldModel(Protocol):
         *,
         select: Select | None = None,
     ) -> Futures:
-        """Imagines.
+        """Imagines the futures of candidate action sequences.
 
         Args:
-            state: of 1 episode, or of N.
-            actions: `[N, H, A]`, robot's units, float32, where the model is.
-            generator: a torch.Generator: all the randomness there is; the default one where None.
-                What is drawn is the same for all candidates, so that equal actions lead to equal
-                futures, and costs compare.
-            select: drops candidates on the way; a family that calls it goes on with those that
-                it names, and one may leave it alone.
+            state: The state of 1 episode, or of N.
+            actions: `[N, H, A]` in the robot's units, float32, on the model's device.
+            generator: A torch.Generator, the only source of randomness; torch's default one if
+                None. All candidates share what is drawn, so that equal actions lead to equal
+                futures and costs can be compared.
+            select: Drops candidates on the way. A family may ignore it; one that calls it goes on
+                with the candidates that it returns.
 
         Returns:
-            Of all candidates, or of those that `Futures.kept` names.
+            The futures of all candidates, or of those that `Futures.kept` names.
         """
         ...
 
     def loss(self, batch: Batch, *, generator: Any = None) -> tuple[Tensor, dict[str, float]]:
-        """Training loss (scalar, with gradient) and metrics, random by `generator` alone."""
+        """Returns the training loss (scalar, with gradient) and metrics; draws from `generator`."""
         ...
 
 
 @runtime_checkable
 class Encoded(Protocol):
-    """A world model behind a frozen encoder, as all are that learn from a dataset's tokens."""
+    """A world model with a frozen encoder, as all have that learn from a dataset's tokens."""
 
     @property
-    def encoder(self) -> Encoder: ...
+    def encoder(self) -> Encoder:
+        """The frozen encoder, whose tokens the model learns from."""
+        ...

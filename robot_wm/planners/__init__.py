@@ -1,4 +1,4 @@
-"""Planners: search action sequences that a cost likes. They see a function, never a model."""
+"""Planners: minimise a cost over action sequences. They see a function, never a model."""
 
 from robot_wm.planners.cem import CEM, ICEM
 from robot_wm.planners.gradient import GradientCEM, GradientDescent, QuasiNewton
@@ -7,11 +7,24 @@ from robot_wm.planners.protocol import Cost, Planner, shift
 from robot_wm.planners.sampling import PredictiveSampling, RandomShooting
 from robot_wm.planners.search import GRADIENT_COST, finite_costs
 
+# By the names that a command line and a file have for them.
+PLANNERS = {
+    "cem": CEM,
+    "icem": ICEM,
+    "mppi": MPPI,
+    "random_shooting": RandomShooting,
+    "predictive_sampling": PredictiveSampling,
+    "gradient": GradientDescent,
+    "gradient_cem": GradientCEM,
+    "quasi_newton": QuasiNewton,
+}
+
 __all__ = [
     "CEM",
     "GRADIENT_COST",
     "ICEM",
     "MPPI",
+    "PLANNERS",
     "Cost",
     "GradientCEM",
     "GradientDescent",

@@ -1,4 +1,4 @@
-"""Planners that descend through the model."""
+"""Planners that descend along the gradient of the cost, through the model."""
 
 from __future__ import annotations
 
@@ -12,43 +12,32 @@ from robot_wm.planners.cem import refit
 from robot_wm.planners.protocol import Cost
 from robot_wm.planners.search import (
     GRADIENT_COST,
+    GaussianSettings,
     Search,
+    SearchSettings,
     Space,
     along,
-    check_positive,
-    check_sizes,
-    check_spread,
 )
-from robot_wm.types import ActionSpec, Plan, UserError, check_counts
+from robot_wm.types import ActionSpec, Count, Plan, Positive, UserError
 
 
 @dataclass(kw_only=True)
-class GradientDescent:
-    """Adam on several sequences at once, each step projected to what is legal.
+class GradientDescent(SearchSettings):
+    """Adam on several sequences at once, each step projected to legal actions.
 
-    Args:
-        horizon: actions per sequence, H.
-        num_samples: starts: the warm start, and others drawn around it.
-        num_iterations: steps.
-        num_elites: best sequences that are kept.
-        step: Adam's rate, in units of the spec's scale; it falls to zero as half a cosine.
-        init_std: standard deviation of the starts, in the same units.
-
-    Raises:
-        UserError: a size below one, more elites than samples, or a step or spread that is not
-            above zero.
+    Attributes:
+        num_samples: Starts: the warm start, and others drawn around it.
+        num_elites: Best sequences that are kept.
+        num_iterations: Gradient steps.
+        step: Adam's learning rate, in units of the spec's scale; it falls to zero as half a cosine.
+        init_std: Standard deviation of the starts, in the same units.
     """
 
-    horizon: int = 1
-    num_samples: int = 8
-    num_iterations: int = 24
-    num_elites: int = 4
-    step: float = 0.2
-    init_std: float = 0.6
-
-    def __post_init__(self) -> None:
-        check_sizes(self, num_iterations=self.num_iterations)
-        check_positive(self, step=self.step, init_std=self.init_std)
+    num_samples: Count = 8
+    num_elites: Count = 4
+    num_iterations: Count = 24
+    step: Positive = 0.2
+    init_std: Positive = 0.6
 
     def with_budget(self, num_evaluated: int) -> GradientDescent:
         """See `Planner.with_budget`."""
@@ -70,59 +59,48 @@ class GradientDescent:
         at = search.around(mean, self.init_std * space.unit, self.num_samples)
         first, second = torch.zeros_like(at), torch.zeros_like(at)
         for i in range(1, self.num_iterations + 1):
-            needed = None if i == 1 else 0
-            _, gradient = search.judge_with_gradient(at, num_finite=needed)
-            # So that a step means the same in all dimensions, and none presses against an end.
+            num_finite = None if i == 1 else 0
+            _, gradient = search.judge_with_gradient(at, num_finite=num_finite)
+            # In units of the spec's scale, and without what points out of the trust region.
             gradient = gradient * space.unit
             gradient = along(gradient, *space.ends(at, gradient, bounds=False))
             first = 0.9 * first + 0.1 * gradient
             second = 0.999 * second + 0.001 * gradient.square()
-            ahead = first / (1 - 0.9**i) / ((second / (1 - 0.999**i)).sqrt() + 1e-12)
+            direction = first / (1 - 0.9**i) / ((second / (1 - 0.999**i)).sqrt() + 1e-12)
             rate = self.step * 0.5 * (1 + math.cos(math.pi * (i - 1) / self.num_iterations))
-            at = space.project(at - rate * space.unit * ahead)
+            at = space.project(at - rate * space.unit * direction)
         search.judge(at, num_finite=0)
         return search.plan()
 
 
 @dataclass(kw_only=True)
-class GradientCEM:
+class GradientCEM(GaussianSettings):
     """CEM whose best candidates take gradient steps before the refit (as in arXiv 2112.10751).
 
-    Args:
-        horizon: actions per sequence, H.
-        num_samples: sequences drawn per iteration, N.
-        num_iterations: refits of the Gaussian.
-        num_elites: best sequences the Gaussian is refitted to.
-        num_refined: the best of an iteration's sequences that descend.
-        num_steps: steps that they take.
-        step: length of the first, in units of the spec's scale; they shrink to nothing linearly.
-        init_std: first standard deviation, in the same units.
-        min_std: floor of the standard deviation, in the same units.
-
-    Raises:
-        UserError: a size below one, more elites or refined sequences than samples, or a step or
-            spread out of order.
+    Attributes:
+        num_samples: Sequences drawn per iteration, N.
+        num_elites: Best sequences that are kept.
+        num_iterations: Refits of the Gaussian.
+        min_std: Lower bound of the standard deviation, in units of the spec's scale.
+        num_refined: Best sequences of an iteration, which descend.
+        num_steps: Gradient steps of each.
+        step: Length of the first step, in units of the spec's scale; steps shrink linearly to zero.
     """
 
-    horizon: int = 1
-    num_samples: int = 24
-    num_iterations: int = 2
-    num_elites: int = 6
-    num_refined: int = 4
-    num_steps: int = 3
-    step: float = 0.3
-    init_std: float = 0.6
-    min_std: float = 0.02
+    num_samples: Count = 24
+    num_elites: Count = 6
+    num_iterations: Count = 2
+    min_std: Positive = 0.02
+    num_refined: Count = 4
+    num_steps: Count = 3
+    step: Positive = 0.3
 
     def __post_init__(self) -> None:
-        check_sizes(self, num_iterations=self.num_iterations, num_steps=self.num_steps)
-        check_counts(num_refined=self.num_refined)
+        super().__post_init__()
         if self.num_refined > self.num_samples:
             raise UserError(
                 f"num_refined: got {self.num_refined}, want at most num_samples={self.num_samples}"
             )
-        check_spread(self, min_std=self.min_std, init_std=self.init_std)
-        check_positive(self, step=self.step)
 
     def with_budget(self, num_evaluated: int) -> GradientCEM:
         """See `Planner.with_budget`."""
@@ -160,37 +138,27 @@ class GradientCEM:
 
 
 @dataclass(kw_only=True)
-class QuasiNewton:
+class QuasiNewton(SearchSettings):
     """Random candidates, the best of which descend by projected BFGS.
 
-    A latent that is pretrained so that equal motions are equal steps makes the energy close to a
-    quadratic of the actions, and a few gradients tell all about a quadratic. Bounds are kept by
-    projection, with what presses against them left out of the step (Bertsekas 1982); a step that
-    does not descend is not taken, and the next is shorter.
+    A latent that is pretrained so that equal motions are equal steps makes the energy nearly
+    quadratic in the actions, and a few gradients determine a quadratic. Bounds are kept by
+    projection, and components that point out of them are left out of the step (Bertsekas 1982); a
+    step that does not descend is not taken, and the next is shorter.
 
-    Args:
-        horizon: actions per sequence, H.
-        num_samples: sequences drawn, N, the warm start among them.
-        num_elites: the best of them, which descend.
-        num_iterations: steps.
-        step: length of the longest first step, in units of the spec's scale.
-        init_std: standard deviation of what is drawn, in the same units.
-
-    Raises:
-        UserError: a size below one, more starts than samples, or a step or spread that is not
-            above zero.
+    Attributes:
+        num_samples: Sequences drawn, N, the warm start among them.
+        num_elites: Best of these, which descend.
+        num_iterations: Steps of each.
+        step: Largest length of the first step, in units of the spec's scale.
+        init_std: Standard deviation of the drawn sequences, in the same units.
     """
 
-    horizon: int = 1
-    num_samples: int = 16
-    num_elites: int = 2
-    num_iterations: int = 6
-    step: float = 0.5
-    init_std: float = 0.6
-
-    def __post_init__(self) -> None:
-        check_sizes(self, num_iterations=self.num_iterations)
-        check_positive(self, step=self.step, init_std=self.init_std)
+    num_samples: Count = 16
+    num_elites: Count = 2
+    num_iterations: Count = 6
+    step: Positive = 0.5
+    init_std: Positive = 0.6
 
     def with_budget(self, num_evaluated: int) -> QuasiNewton:
         """See `Planner.with_budget`."""
@@ -210,19 +178,19 @@ class QuasiNewton:
         value, gradient = search.judge_with_gradient(at, known=True)
         bfgs = _BFGS(at, value, gradient, search.space, self.step)
         for i in range(self.num_iterations):
-            ahead = bfgs.propose()
+            candidates = bfgs.ask()
             if i + 1 == self.num_iterations:
-                search.judge(ahead, num_finite=0)
+                search.judge(candidates, num_finite=0)
             else:
-                bfgs.learn(ahead, *search.judge_with_gradient(ahead, num_finite=0))
+                bfgs.tell(candidates, *search.judge_with_gradient(candidates, num_finite=0))
         return search.plan()
 
 
 class _BFGS:
-    """Projected BFGS (Nocedal and Wright 2006, chapter 6) on K sequences that share nothing.
+    """Projected BFGS (Nocedal and Wright 2006, chapter 6) on K independent sequences.
 
-    Numbers are in units of the spec's scale. Steps are no longer than a radius, which doubles with
-    a step that descends and shrinks to a third of one that does not.
+    Numbers are in units of the spec's scale. A step is no longer than a radius, which doubles after
+    a step that descends and becomes a third of one that does not.
     """
 
     def __init__(
@@ -233,17 +201,17 @@ class _BFGS:
         self._at, self._value = at.flatten(1), value  # [K, d], [K]
         self._gradient = gradient.flatten(1) * self._unit
         self._inverse = torch.eye(len(self._unit)).to(at).repeat(len(at), 1, 1)  # [K, d, d]
-        self._knows = torch.zeros_like(value, dtype=torch.bool)  # a curvature
+        self._has_curvature = torch.zeros_like(value, dtype=torch.bool)
         self._radius = torch.full_like(value, step)
 
-    def propose(self) -> Tensor:
-        """Where to look next, `[K, H, A]`."""
+    def ask(self) -> Tensor:
+        """Returns the points to evaluate next, `[K, H, A]`."""
         ends = self._ends(self._at, self._gradient)
         slope = self._along(self._gradient, ends)
         step = -torch.einsum("kij,kj->ki", self._inverse, slope)
         step = self._along(step, ends)
         steepest = -slope / _length(slope) * self._radius[:, None]
-        downhill = self._knows & ((step * slope).sum(1) < 0)
+        downhill = self._has_curvature & ((step * slope).sum(1) < 0)
         step = torch.where(downhill[:, None], step, steepest)
         step = step * (self._radius[:, None] / _length(step)).clamp(max=1)
         return self._space.project((self._at + step * self._unit).view(self._shape))
@@ -254,35 +222,35 @@ class _BFGS:
     def _along(self, vectors: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
         return along(vectors.view(self._shape), *ends).flatten(1)
 
-    def _on_edge(self, at: Tensor, slope: Tensor) -> Tensor:
+    def _edge_slope(self, at: Tensor, slope: Tensor) -> Tensor:
         return self._along(slope, self._ends(at, slope, bounds=False))
 
-    def learn(self, there: Tensor, value: Tensor, gradient: Tensor) -> None:
-        """What was found there; moves there where it is lower."""
-        there, gradient = there.flatten(1), gradient.flatten(1) * self._unit
-        step = (there - self._at) / self._unit.clamp(min=1e-12)
-        # On the edge of a ball, what turns the slope is the edge as well as the cost.
-        change = self._on_edge(there, gradient) - self._on_edge(self._at, self._gradient)
+    def tell(self, points: Tensor, value: Tensor, gradient: Tensor) -> None:
+        """Updates the curvature from evaluated points, and moves to those of lower cost."""
+        points, gradient = points.flatten(1), gradient.flatten(1) * self._unit
+        step = (points - self._at) / self._unit.clamp(min=1e-12)
+        # On the edge of a ball the slope turns with the edge, and not with the cost alone.
+        change = self._edge_slope(points, gradient) - self._edge_slope(self._at, self._gradient)
         curvature = (step * change).sum(1)
         usable = curvature > 1e-6 * _length(step)[:, 0] * _length(change)[:, 0]
         usable &= value.isfinite()
         curvature = torch.where(usable, curvature, 1.0)
         eye = torch.eye(step.shape[1]).to(step)
         first = (curvature / _length(change)[:, 0].square())[:, None, None] * eye
-        before = torch.where(self._knows[:, None, None], self._inverse, first)
+        before = torch.where(self._has_curvature[:, None, None], self._inverse, first)
         across = eye - torch.einsum("ki,kj->kij", step, change) / curvature[:, None, None]
         outer = torch.einsum("ki,kj->kij", step, step) / curvature[:, None, None]
         updated = across @ before @ across.transpose(1, 2) + outer
         self._inverse = torch.where(usable[:, None, None], updated, self._inverse)
-        self._knows |= usable
+        self._has_curvature |= usable
         lower = value < self._value
-        far = _length(step)[:, 0]
-        self._radius = torch.where(lower, self._radius.maximum(2 * far), far / 3)
-        self._at = torch.where(lower[:, None], there, self._at)
+        length = _length(step)[:, 0]
+        self._radius = torch.where(lower, self._radius.maximum(2 * length), length / 3)
+        self._at = torch.where(lower[:, None], points, self._at)
         self._gradient = torch.where(lower[:, None], gradient, self._gradient)
         self._value = torch.where(lower, value, self._value)
 
 
 def _length(rows: Tensor) -> Tensor:
-    """Norms `[K, 1]` of `[K, d]`, never zero."""
+    """Returns the norms `[K, 1]` of rows `[K, d]`, never zero."""
     return rows.norm(dim=1, keepdim=True).clamp(min=1e-20)

@@ -1,4 +1,4 @@
-"""The simplest planners: draw, judge, take the best."""
+"""The simplest planners: draw candidates, evaluate them, take the best."""
 
 from __future__ import annotations
 
@@ -9,29 +9,19 @@ import torch
 from torch import Tensor
 
 from robot_wm.planners.protocol import Cost
-from robot_wm.planners.search import Search, check_sizes, check_spread, normal, spread
-from robot_wm.types import ActionSpec, Plan, UserError, check_counts
+from robot_wm.planners.search import GaussianSettings, Search, SearchSettings, normal, spread
+from robot_wm.types import ActionSpec, Count, Plan
 
 
 @dataclass(kw_only=True)
-class RandomShooting:
-    """Uniform candidates within the bounds; the best of them (and of the warm start).
+class RandomShooting(SearchSettings):
+    """Uniform candidates within the bounds; the best of them and of the warm start.
 
-    Args:
-        horizon: actions per sequence, H.
-        num_samples: sequences judged, N.
-        num_elites: best sequences that are kept.
-
-    Raises:
-        UserError: a size below one, or more elites than samples.
+    Attributes:
+        num_samples: Sequences evaluated, N.
     """
 
-    horizon: int = 1
-    num_samples: int = 192
-    num_elites: int = 8
-
-    def __post_init__(self) -> None:
-        check_sizes(self)
+    num_samples: Count = 192
 
     def with_budget(self, num_evaluated: int) -> RandomShooting:
         """See `Planner.with_budget`."""
@@ -54,42 +44,16 @@ class RandomShooting:
 
 
 @dataclass(kw_only=True)
-class PredictiveSampling:
+class PredictiveSampling(GaussianSettings):
     """Noise on the knots of a spline through the best sequence so far (arXiv 2212.00541).
 
-    Args:
-        horizon: actions per sequence, H.
-        num_samples: sequences per iteration, N.
-        num_iterations: times that the best sequence becomes the next one's centre.
-        num_elites: best sequences that are kept.
-        num_knots: knots of the spline; as many as actions at most.
-        order: of the spline: 0 holds each knot's value, 1 joins them by lines.
-        init_std: standard deviation of the noise on every knot, in units of the spec's scale.
-        min_std: what it has fallen to, geometrically, in the last iteration.
-
-    Raises:
-        UserError: a size below one, more elites than samples, or a spread out of order.
+    Attributes:
+        num_knots: Knots of the spline; at most as many as actions count.
+        order: Order of the spline: 0 holds each knot's value, 1 interpolates linearly.
     """
 
-    horizon: int = 1
-    num_samples: int = 64
-    num_iterations: int = 3
-    num_elites: int = 8
-    num_knots: int = 3
+    num_knots: Count = 3
     order: Literal[0, 1] = 1
-    init_std: float = 0.6
-    min_std: float = 0.05
-
-    def __post_init__(self) -> None:
-        check_sizes(self, num_iterations=self.num_iterations)
-        check_counts(num_knots=self.num_knots)
-        check_spread(self, min_std=self.min_std, init_std=self.init_std)
-        if self.order not in (0, 1):
-            raise UserError(f"order: got {self.order!r}, want 0 or 1")
-
-    def with_budget(self, num_evaluated: int) -> PredictiveSampling:
-        """See `Planner.with_budget`."""
-        return replace(self, **spread(num_evaluated, self.num_iterations, self.num_elites))
 
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
@@ -100,19 +64,19 @@ class PredictiveSampling:
         knots = min(self.num_knots, self.horizon)
         basis = spline_basis(self.horizon, knots, self.order).to(generator.device)  # [H, K]
         for iteration in range(self.num_iterations):
-            done = iteration / max(1, self.num_iterations - 1)
-            std = self.init_std ** (1 - done) * self.min_std**done * space.unit
+            progress = iteration / max(1, self.num_iterations - 1)
+            std = self.init_std ** (1 - progress) * self.min_std**progress * space.unit
             noise = normal((self.num_samples - 1, knots, space.spec.size), generator)
             moved = best + std * torch.einsum("hk,nka->nha", basis, noise)
             alone = self.num_samples == 1  # then there is nothing else to judge
-            known = best[None] if iteration == 0 or alone else best[None][:0]
-            search.judge(space.project(torch.cat((known, moved))))
+            centre = best[None] if iteration == 0 or alone else best[None][:0]
+            search.judge(space.project(torch.cat((centre, moved))))
             best = search.actions[0]
         return search.plan()
 
 
 def spline_basis(horizon: int, num_knots: int, order: Literal[0, 1]) -> Tensor:
-    """Weights `[H, K]` of the knots in every action; the knots are evenly spaced over H."""
+    """Returns the weights `[H, K]` of evenly spaced knots in every action."""
     if num_knots == 1:
         return torch.ones(horizon, 1)
     place = torch.arange(horizon) / max(1, horizon - 1) * (num_knots - 1)  # in knots

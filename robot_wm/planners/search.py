@@ -1,24 +1,35 @@
-"""What planners share: legal candidates, judged costs, the best so far, and when to give up."""
+"""What planners share: legal candidates, evaluated costs, the best so far, and failure."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robot_wm.planners.protocol import Cost
-from robot_wm.types import ActionSpec, FloatArray, Plan, PlanningError, UserError, check_counts
+from robot_wm.types import (
+    ActionSpec,
+    Count,
+    FloatArray,
+    Plan,
+    PlanningError,
+    Positive,
+    UserError,
+    check_fields,
+)
 
+_Gaussian = TypeVar("_Gaussian", bound="GaussianSettings")
 GRADIENT_COST = 2  # in evaluations: a pass back through a network costs two passes forward
-_EDGE = 1e-4  # of the trust region's radius: nearer to its edge is at it
-_DIFFERENCE = 0.05  # in units of the spec's scale: above what rendered pixels quantise
+_EDGE = 1e-4  # of the trust region's radius: an action nearer to its edge counts as on it
+_DIFFERENCE = 0.05  # of the spec's scale; a smaller step drowns in rendered pixels' quantisation
 
 
 class Space:
-    """An ActionSpec in torch: what sequences are legal, and how wide a search starts.
+    """An ActionSpec in torch: which sequences are legal, and how wide a search starts.
 
     Args:
         spec: legal actions.
@@ -32,7 +43,7 @@ class Space:
 
         self.spec, self.horizon, self.device = spec, horizon, device
         self.rest = tensor(spec.rest)
-        # One whose range is nothing in float32 is fixed, too.
+        # A dimension whose range vanishes in float32 is fixed, too.
         free = spec.free & (spec.low.astype(np.float32) < spec.high.astype(np.float32))
         self.low = tensor(np.where(free, spec.low, spec.rest))
         self.high = tensor(np.where(free, spec.high, spec.rest))
@@ -40,7 +51,7 @@ class Space:
         self._divisor = tensor(spec.unit)
 
     def project(self, actions: Tensor) -> Tensor:
-        """Sequences `[..., A]` to legal ones, as `ActionSpec.clip` does."""
+        """Projects sequences `[..., A]` to legal ones, as `ActionSpec.clip` does."""
         actions = actions.clamp(self.low, self.high)
         radius = self.spec.trust_radius
         if radius is None:
@@ -53,19 +64,20 @@ class Space:
         return self.rest + away * self._divisor
 
     def ends(self, actions: Tensor, slope: Tensor, *, bounds: bool = True) -> tuple[Tensor, Tensor]:
-        """What legal sequences `[..., A]` press against, where a cost falls beyond it.
+        """Finds active constraints: bounds and trust-region edges that descent would push against.
 
-        Descent without that (`along`) stays legal to first order: where nothing is left of it, a
-        projected search may end, whatever it scales its steps by (Bertsekas 1982).
+        Descent without these components (`along`) stays legal to first order: where nothing is left
+        of it, a projected search may end, whatever it scales its steps by (Bertsekas 1982).
 
         Args:
-            actions: legal sequences.
-            slope: of the cost there, per unit of the spec's scale, `[..., A]`.
-            bounds: whether bounds are looked at, beside the trust region.
+            actions: legal sequences `[..., A]`.
+            slope: gradient of the cost there, per unit of the spec's scale, `[..., A]`.
+            bounds: include the bounds, beside the trust region.
 
         Returns:
-            Numbers that are at an end `[..., A]`, and what points out of the trust region's ball,
-            of length one where an action is at its edge and zero elsewhere, `[..., A]`.
+            Which components are at an active bound `[..., A]`, bool; and the outward normal of the
+            trust region's ball, of length one where an action is on its edge and zero elsewhere,
+            `[..., A]`.
         """
         pressed = torch.zeros_like(slope, dtype=torch.bool)
         if bounds:
@@ -82,34 +94,68 @@ class Space:
         return pressed, torch.where(at_edge, away / length.clamp(min=1e-20), outward)
 
     def sequence(self, actions: FloatArray | None) -> Tensor:
-        """A known beginning `[h, A]`, continued by rest: `[H, A]`."""
+        """Returns first actions `[h, A]` continued by no-ops, `[H, A]`; None: no-ops alone."""
         start = np.tile(self.spec.rest, (self.horizon, 1))
         if actions is not None:
-            known = min(self.horizon, len(actions))
-            start[:known] = self.spec.clip(actions[:known])
+            num_given = min(self.horizon, len(actions))
+            start[:num_given] = self.spec.clip(actions[:num_given])
         return torch.tensor(start, dtype=torch.float32, device=self.device)
 
 
-class Searcher(Protocol):
-    """What a search asks of its planner."""
+@dataclass(kw_only=True)
+class SearchSettings:
+    """Settings that every planner has.
 
-    horizon: int
-    num_samples: int
-    num_elites: int
+    Attributes:
+        horizon: Actions per sequence, H.
+        num_samples: Sequences per iteration, N.
+        num_elites: Best sequences that are kept.
+
+    Raises:
+        UserError: a value out of range, more elites than samples, or min_std above init_std.
+    """
+
+    horizon: Count = 1
+    num_samples: Count = 64
+    num_elites: Count = 8
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        samples, elites = self.num_samples, self.num_elites
+        if elites > samples:
+            raise UserError(f"num_elites: got {elites}, want at most num_samples={samples}")
+        min_std, init_std = getattr(self, "min_std", 0.0), getattr(self, "init_std", math.inf)
+        if min_std > init_std:
+            raise UserError(f"min_std: got {min_std}, want at most init_std={init_std}")
+
+
+@dataclass(kw_only=True)
+class GaussianSettings(SearchSettings):
+    """Settings of a planner that narrows a Gaussian over equal iterations.
+
+    Attributes:
+        num_iterations: Updates of the Gaussian.
+        init_std: First standard deviation, in units of the spec's scale.
+        min_std: Lower bound of the standard deviation, in the same units.
+    """
+
+    num_iterations: Count = 3
+    init_std: Positive = 0.6
+    min_std: Positive = 0.05
+
+    def with_budget(self: _Gaussian, num_evaluated: int) -> _Gaussian:
+        """See `Planner.with_budget`."""
+        return replace(self, **spread(num_evaluated, self.num_iterations, self.num_elites))
 
 
 class Search:
-    """One search: judges candidates, keeps the best, counts, and makes the Plan of it.
+    """One search: evaluates candidates, keeps the best, counts, and makes the Plan.
 
-    Attributes:
-        space: where it searches.
-        mean: where it starts, `[H, A]`: the warm start, continued by rest.
-        actions: the best sequences so far, `[K, H, A]`, best first.
-        costs: theirs, `[K]`.
+    `space` is where it searches; `mean` `[H, A]` its start, the warm start continued by no-ops;
+    `actions` `[K, H, A]` and `costs` `[K]` the best sequences so far, best first.
 
     Args:
-        planner: keeps num_elites sequences, and asks as many finite costs of every batch of
-            candidates.
+        planner: keeps num_elites sequences, and needs as many finite costs in every batch.
         cost: what is minimised.
         spec: legal actions.
         init: the warm start.
@@ -118,7 +164,7 @@ class Search:
 
     def __init__(
         self,
-        planner: Searcher,
+        planner: SearchSettings,
         cost: Cost,
         spec: ActionSpec,
         init: Plan | None,
@@ -129,25 +175,27 @@ class Search:
         self.actions = self.mean[None][:0]
         self.costs = self.mean.new_zeros(0)
         self._cost, self._num_elites, self._generator = cost, planner.num_elites, generator
-        self._course: list[float] = []
+        self._best_costs: list[float] = []
         self._num_evaluated = self._num_finite = self._num_gradients = 0
 
     def around(self, mean: Tensor, std: Tensor, num: int) -> Tensor:
-        """A sequence `[H, A]` and normal noise about it: `[num, H, A]`, all legal."""
+        """Returns `mean` `[H, A]` and normal noise about it, `[num, H, A]`, all legal."""
         noise = normal((num - 1, *mean.shape), self._generator)
         return self.space.project(torch.cat((mean[None], mean + std * noise)))
 
     def judge(self, candidates: Tensor, *, num_finite: int | None = None) -> Tensor:
-        """Costs `[N]` of legal candidates `[N, H, A]`, +inf where they are not finite.
+        """Evaluates legal candidates.
 
         Args:
-            candidates: sequences.
-            num_finite: as many finite costs are asked for; as many as elites where None, or all
-                where there are fewer candidates.
+            candidates: sequences `[N, H, A]`.
+            num_finite: how many costs must be finite; None: as many as elites; at most N.
+
+        Returns:
+            Costs `[N]`, +inf where they are not finite.
 
         Raises:
             PlanningError: fewer finite costs than that.
-            UserError: the cost has another shape.
+            UserError: the cost has the wrong shape.
         """
         costs = finite_costs(self._cost(candidates).detach(), len(candidates))
         self._note(candidates, costs, num_finite)
@@ -156,15 +204,18 @@ class Search:
     def judge_with_gradient(
         self, candidates: Tensor, *, num_finite: int | None = None, known: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """As `judge`, with the gradients `[N, H, A]`; zero where they are not finite.
+        """Evaluates legal candidates and the cost's gradients.
 
-        Where the cost has no gradient, as that of a simulator, each is taken from differences
-        along every free number of the sequence, `H * A` more evaluations.
+        Where the cost has no gradient, as that of a simulator, each is taken from finite
+        differences along every free number of the sequence: up to `H * A` more evaluations.
 
         Args:
-            candidates: sequences.
+            candidates: sequences `[N, H, A]`.
             num_finite: as in `judge`.
-            known: they were judged before, and are not kept a second time.
+            known: the candidates were evaluated before, and are not kept a second time.
+
+        Returns:
+            Costs `[N]` as `judge`, and gradients `[N, H, A]`, zero where they are not finite.
         """
         with torch.inference_mode(False), torch.enable_grad():
             leaf = candidates.detach().requires_grad_()
@@ -180,7 +231,7 @@ class Search:
         return costs, gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
     def _differences(self, candidates: Tensor, costs: Tensor) -> Tensor:
-        """Gradients `[N, H, A]` by one-sided differences, of legal sequences alone."""
+        """Returns gradients `[N, H, A]` by one-sided differences between legal sequences."""
         space, shape = self.space, candidates.shape
         free = space.unit.expand(shape[1:]).flatten().nonzero()[:, 0]
         width = torch.minimum(space.unit, (space.high - space.low) / 2)
@@ -190,18 +241,18 @@ class Search:
             value.expand(shape[1:]).flatten()
             for value in (_DIFFERENCE * width, space.rest, space.low, space.high)
         )
-        # Toward rest, where the trust region ends last, and away from a bound that is too near.
+        # Toward rest, away from the trust region's edge, and away from a bound that is too near.
         flat = candidates.flatten(1)
         down = (flat > rest) & (flat - size >= low) | (flat + size > high)
         moved = flat[:, None].repeat(1, len(free), 1)  # [N, free, H * A]
         moved[:, torch.arange(len(free)), free] += torch.where(down, -size, size)[:, free]
         legal = space.project(moved.view(-1, *shape[1:]))
-        there = finite_costs(self._cost(legal).detach(), len(legal))
+        moved_costs = finite_costs(self._cost(legal).detach(), len(legal))
         self._num_evaluated += len(legal)
-        self._num_finite += int(there.isfinite().sum())
-        # The steps that were made, not those that were meant: the trust region bends some.
+        self._num_finite += int(moved_costs.isfinite().sum())
+        # The steps as projected, not as intended: the trust region bends some.
         steps = (legal.flatten(1).view(moved.shape) - flat[:, None])[:, :, free]
-        changes = there.view(len(costs), -1) - costs[:, None]
+        changes = moved_costs.view(len(costs), -1) - costs[:, None]
         changes = torch.where(changes.isfinite(), changes, 0.0)
         gradient = torch.zeros_like(flat)
         gradient[:, free] = torch.linalg.solve(steps, changes)
@@ -222,13 +273,16 @@ class Search:
             self.actions, self.costs = pool[best], pool_costs[best]
         self._num_evaluated += len(costs)
         self._num_finite += finite
-        self._course.append(float(self.costs[0]))
+        self._best_costs.append(float(self.costs[0]))
 
     def plan(self) -> Plan:
-        """The best sequence, its cost judged once more, and how the search went.
+        """Makes the plan: the best sequence, evaluated once more, the elites, and diagnostics.
+
+        Returns:
+            The plan.
 
         Raises:
-            PlanningError: that cost is not finite.
+            PlanningError: no candidate, or not the best one again, has a finite cost.
         """
         kept = self.costs.isfinite()
         elites = self.space.spec.clip(self.actions[kept].cpu().numpy())
@@ -245,7 +299,7 @@ class Search:
             cost=cost,
             elites=elites,
             info={
-                "cost_by_iteration": self._course,
+                "cost_by_iteration": self._best_costs,
                 "num_evaluated": self._num_evaluated,
                 "num_finite": self._num_finite,
                 "num_gradients": self._num_gradients,
@@ -255,55 +309,35 @@ class Search:
 
 
 def along(vectors: Tensor, pressed: Tensor, outward: Tensor) -> Tensor:
-    """Vectors `[..., A]` without what `Space.ends` found that sequences press against."""
+    """Removes from vectors `[..., A]` the components that `Space.ends` found blocked."""
     vectors = vectors - (vectors * outward).sum(-1, keepdim=True) * outward
     return vectors.masked_fill(pressed, 0.0)
 
 
 def finite_costs(costs: Tensor, num_candidates: int) -> Tensor:
-    """Costs `[N]` with every non-finite one turned into +inf.
+    """Turns non-finite costs into +inf.
+
+    Args:
+        costs: of the candidates.
+        num_candidates: N.
+
+    Returns:
+        Costs `[N]`.
 
     Raises:
-        ValueError: the cost function returned another shape.
+        UserError: the cost function returned the wrong shape.
     """
     if tuple(costs.shape) != (num_candidates,):
-        raise ValueError(f"cost: got shape {tuple(costs.shape)}, want ({num_candidates},)")
+        raise UserError(f"cost: got shape {tuple(costs.shape)}, want ({num_candidates},)")
     return torch.where(costs.isfinite(), costs, torch.inf)
 
 
 def normal(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Standard normal numbers on the generator's device."""
+    """Draws standard normal numbers on the generator's device."""
     return torch.randn(size, generator=generator, device=generator.device)
 
 
 def spread(num_evaluated: int, num_iterations: int, num_elites: int) -> dict[str, int]:
-    """Settings of a search whose iterations are alike and come to so many evaluations."""
+    """Returns the sizes of a search of equal iterations with so many evaluations in all."""
     samples = max(1, num_evaluated // num_iterations)
     return {"num_samples": samples, "num_elites": min(num_elites, samples)}
-
-
-def check_sizes(planner: Searcher, **others: int) -> None:
-    """Raises UserError unless all are at least 1 and the elites no more than the samples."""
-    name, samples, elites = type(planner).__name__, planner.num_samples, planner.num_elites
-    counts = {"horizon": planner.horizon, "num_samples": samples, "num_elites": elites, **others}
-    check_counts(**{f"{name}.{key}": value for key, value in counts.items()})
-    if elites > samples:
-        raise UserError(f"num_elites: got {elites}, want at most num_samples={samples}")
-
-
-def check_spread(planner: object, *, min_std: float, init_std: float) -> None:
-    """Raises UserError unless 0 < min_std <= init_std, both finite."""
-    if not 0 < min_std <= init_std < math.inf:
-        raise UserError(
-            f"{type(planner).__name__}: got min_std={min_std}, init_std={init_std}; "
-            f"want 0 < min <= init"
-        )
-
-
-def check_positive(planner: object, **values: float) -> None:
-    """Raises UserError unless every value is a number above zero, and finite."""
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise UserError(
-                f"{type(planner).__name__}.{name}: got {value}, want a number above zero"
-            )

@@ -1,4 +1,4 @@
-"""Pretraining an encoder with the JEPA objectives, without rewards or labels."""
+"""Pretrains an encoder with the JEPA objectives, without rewards or labels."""
 
 from robot_wm.pretrain.collapse import CollapseError, sigreg, spread, vicreg
 from robot_wm.pretrain.config import OBJECTIVES, PretrainConfig

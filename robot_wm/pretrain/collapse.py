@@ -1,4 +1,4 @@
-"""What keeps embeddings apart, and how it is seen that they are."""
+"""Regularisers that keep embeddings from collapsing, and measures of collapse."""
 
 from __future__ import annotations
 
@@ -10,28 +10,39 @@ from robot_wm.types import RunError
 
 
 class CollapseError(RunError):
-    """The encoder maps every picture to nearly the same place; more training will not help."""
+    """The encoder maps all pictures to nearly the same features; more training will not help."""
 
 
 def sigreg(embeddings: Tensor, *, num_directions: int, generator: torch.Generator) -> Tensor:
-    """Distance of `[n, S]` embeddings from an isotropic Gaussian (LeJEPA, arXiv 2511.08544).
+    """Returns the distance of embeddings from an isotropic Gaussian (LeJEPA, arXiv 2511.08544).
 
-    Along random directions, the squared difference between the empirical characteristic function
-    and exp(-t²/2), weighted by exp(-t²/2), integrated over t from -3 to 3, times n.
+    Along random directions, it is the squared difference between the empirical characteristic
+    function and exp(-t²/2), weighted by exp(-t²/2), integrated over t from -3 to 3, times n.
+
+    Args:
+        embeddings: `[n, S]`.
+        num_directions: Number of random directions.
+        generator: Draws the directions, on the embeddings' device.
+
+    Returns:
+        The mean over the directions, a scalar.
     """
     shape = (embeddings.shape[1], num_directions)
     directions = torch.randn(shape, generator=generator, device=embeddings.device)
-    along = embeddings @ (directions / directions.norm(dim=0))  # [n, directions]
+    projections = embeddings @ (directions / directions.norm(dim=0))  # [n, directions]
     t = torch.linspace(0.2, 3.0, 15, device=embeddings.device)
-    angles = along[:, :, None] * t
+    angles = projections[:, :, None] * t
     gaussian = torch.exp(-t.square() / 2)
     error = (angles.cos().mean(0) - gaussian).square() + angles.sin().mean(0).square()
-    # The error is the same at -t, and none at 0.
+    # The error at -t equals that at t, and it is 0 at 0.
     return 2 * (error * gaussian).sum(-1).mean() * (t[1] - t[0]) * len(embeddings)
 
 
 def vicreg(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """VICReg's variance and covariance terms of `[n, S]` embeddings (arXiv 2105.04906).
+    """Computes VICReg's variance and covariance terms (arXiv 2105.04906).
+
+    Args:
+        embeddings: `[n, S]`.
 
     Returns:
         The mean shortfall of the standard deviations below 1, and the sum of the squared
@@ -46,11 +57,14 @@ def vicreg(embeddings: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def spread(features: Tensor) -> dict[str, float]:
-    """Collapse statistics of features `[n, L, width]` of n different pictures.
+    """Measures how far features are from collapse.
+
+    Args:
+        features: Features of n different pictures, `[n, L, width]`.
 
     Returns:
         `std`: standard deviation over the pictures of the layer-normed features, mean over tokens
-        and channels; `effective_rank`: of the features pooled over the tokens, the exponential of
+        and channels; `effective_rank` of the features pooled over the tokens: the exponential of
         the entropy of their covariance's normalised spectrum.
     """
     features = F.layer_norm(features.float(), features.shape[-1:])

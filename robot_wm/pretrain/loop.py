@@ -1,4 +1,4 @@
-"""What the one training loop does to pretrain an encoder, and a look at its features' spread."""
+"""Pretrains an encoder in the training loop, and stops if its features collapse."""
 
 from __future__ import annotations
 
@@ -22,29 +22,34 @@ from robot_wm.pretrain.masked import MaskedObjective
 from robot_wm.types import UserError
 
 _WARMUP_STEPS = 100
-_MIN_FOR_RANK = 8  # pictures: fewer have no rank to speak of
-_MIN_NUMBERS = 4  # layer norm takes two of them away
-_MASKS = 1  # beside the seed and the step: the stream of random numbers that masks are drawn from
+_MIN_FOR_RANK = 8  # pictures; the rank of fewer is not checked
+_MIN_NUMBERS = 4  # per picture; layer norm removes two degrees of freedom
+_MASKS = 1  # with the seed and the step, the seed of the random numbers that masks are drawn from
 
 
 class Batches(Protocol):
-    """Where clips come from; `batch(step)` depends on nothing but its argument."""
+    """A source of clips. `batch(step)` depends only on its argument."""
 
     @property
     def action_dim(self) -> int | None:
-        """Action size, A; None where there are pictures alone."""
+        """Action size, A; None for clips without actions."""
         ...
 
     def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Prepared frames `[B, T, 3, h, w]` and scaled actions `[B, T - 1, A]`."""
+        """Returns prepared frames `[B, T, 3, h, w]` and scaled actions `[B, T - 1, A]`."""
         ...
 
 
 def check_objective(config: PretrainConfig, shape: MiniConfig, *, has_actions: bool) -> None:
-    """Refuses an objective that encoder or data cannot serve, before either is made.
+    """Checks that an objective suits the encoder and the data, before either is made.
+
+    Args:
+        config: The settings of pretraining.
+        shape: The encoder's shape.
+        has_actions: Whether the data has actions.
 
     Raises:
-        UserError: says which.
+        UserError: the objective does not suit them.
     """
     what = f"objective {config.objective}"
     if config.from_actions and not has_actions:
@@ -66,30 +71,33 @@ def check_objective(config: PretrainConfig, shape: MiniConfig, *, has_actions: b
 
 
 class Pretraining:
-    """A run: the encoder in training, what is thrown away, and where the run stands.
+    """A pretraining run: the encoder, the modules that are not kept, and the training loop.
 
     Args:
-        encoder: trained in place; frozen when the run is over, with the teacher's weights where an
-            objective is masked alone.
-        batches: the data.
-        config: how.
+        encoder: The encoder, trained in place and frozen at the end. With a masked objective only,
+            it then has the teacher's weights.
+        batches: The data.
+        config: The settings.
+        seed: Seed of the masks, SIGReg's directions, and the initial weights that are not kept.
 
     Raises:
-        UserError: an objective that the encoder or the data cannot serve.
+        UserError: an objective that does not suit the encoder or the data.
     """
 
-    def __init__(self, encoder: MiniEncoder, batches: Batches, config: PretrainConfig) -> None:
+    def __init__(
+        self, encoder: MiniEncoder, batches: Batches, config: PretrainConfig, *, seed: int = 0
+    ) -> None:
         check_objective(config, encoder.config, has_actions=batches.action_dim is not None)
-        self.encoder, self._batches, self._config = encoder, batches, config
+        self.encoder, self._batches, self._config, self._seed = encoder, batches, config, seed
         self._device = next(encoder.parameters()).device
-        if encoder.config.num_tokens:  # of an earlier run: this one begins without
+        if encoder.config.num_tokens:  # discard the metric of an earlier run
             torch.nn.init.eye_(encoder.get_buffer("metric"))
-        self._generator = torch.Generator(self._device).manual_seed(config.seed)
+        self._generator = torch.Generator(self._device).manual_seed(seed)
         self._actions: ActionObjective | None = None
         self._masked: MaskedObjective | None = None
-        self._features = torch.empty(0)  # of the last batch
-        first_weights = torch.Generator().manual_seed(config.seed)
-        with torch.random.fork_rng(devices=[]):  # what torch draws first is not kept
+        self._features = torch.empty(0)  # features of the last batch
+        first_weights = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # torch's initial weights are replaced
             if config.from_actions:
                 assert batches.action_dim is not None
                 self._actions = ActionObjective(encoder, batches.action_dim, config)
@@ -115,27 +123,31 @@ class Pretraining:
         )
 
     def _learning_rate(self, step: int, progress: float) -> float:
-        """Warm-up, then half a cosine to zero."""
+        """Returns the learning rate: a warm-up, then half a cosine to zero."""
         rate = self._config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
         return rate * min(1.0, (step + 1) / _WARMUP_STEPS)
 
     @property
     def modules(self) -> Mapping[str, Stateful]:
+        """See `Job.modules`."""
         modules = {"encoder": self.encoder, "actions": self._actions, "masked": self._masked}
         return {name: module for name, module in modules.items() if module is not None}
 
     @property
     def generators(self) -> Mapping[str, torch.Generator]:
+        """See `Job.generators`."""
         return {"features": self._generator}
 
     def groups(self) -> list[dict[str, Any]]:
+        """See `Job.groups`."""
         teacher = set(self._masked.teacher.parameters()) if self._masked else set()
         modules = [self.encoder, self._actions, self._masked]
         parameters = [p for module in modules if module for p in module.parameters()]
-        learned = [p for p in parameters if p not in teacher]
-        return [{"params": learned, "weight_decay": self._config.weight_decay}]
+        trained = [p for p in parameters if p not in teacher]
+        return [{"params": trained, "weight_decay": self._config.weight_decay}]
 
     def losses(self, step: int) -> Iterator[tuple[float, Loss]]:
+        """See `Job.losses`."""
         frames, actions = self._batches.batch(step)
         yield 1.0, functools.partial(self._loss, step, frames.to(self._device), actions)
 
@@ -144,17 +156,17 @@ class Pretraining:
         loss = torch.zeros((), device=self._device)
         parts: dict[str, Tensor] = {}
         if self._masked:
-            rng = np.random.default_rng((config.seed, step, _MASKS))
+            rng = np.random.default_rng((self._seed, step, _MASKS))
             masked, parts, features = self._masked(self.encoder, frames, rng)
             self._features = features.detach()
             loss = loss + (config.masked_weight if self._actions else 1.0) * masked
         if self._actions:
             assert actions is not None
-            error, more, features = self._actions(
+            error, action_parts, features = self._actions(
                 self.encoder, frames, actions.to(self._device), self._generator
             )
             self._features = features.detach()
-            loss, parts = loss + error, {**parts, **more}
+            loss, parts = loss + error, {**parts, **action_parts}
         metrics = {name: float(value.detach()) for name, value in parts.items()}
         metrics["loss"] = float(loss.detach())
         if not math.isfinite(metrics["loss"]):
@@ -162,27 +174,29 @@ class Pretraining:
         return loss, metrics
 
     def end_step(self, progress: float) -> None:
+        """See `Job.end_step`."""
         if self._masked:
-            self._masked.follow(self.encoder, progress)
+            self._masked.update_teacher(self.encoder, progress)
 
     def steps(self) -> Iterator[Metrics]:
-        """Trains to the end of the run, from wherever it stands.
+        """Trains to the end of the run, from its current step.
 
         Yields:
-            After each step: `step` (from 1), `loss` and its parts, `learning_rate`, `grad_norm`,
-            `elapsed_s`, and at every `log_every`-th and the last step `std` and `effective_rank`.
+            Metrics: after each step `step` (from 1), `loss` and its parts, `learning_rate`,
+            `grad_norm`, `elapsed_s`, and at every `log_every`-th and the last step `std` and
+            `effective_rank`.
 
         Raises:
-            CollapseError: the features' spread fell below the configured floor.
-            FloatingPointError: loss or gradient is not finite; the weights are those before it.
+            CollapseError: the features' spread fell below the configured minimum.
+            FloatingPointError: a loss or gradient is not finite; the weights are those before it.
         """
         try:
             for metrics in self.loop.steps():
-                looked = self.loop.step % self._config.log_every == 0 or self.loop.progress == 1
-                if looked:
+                measured = self.loop.step % self._config.log_every == 0 or self.loop.progress == 1
+                if measured:
                     metrics.update(spread(self._features))
                 yield metrics
-                if looked:
+                if measured:
                     self._check(metrics, len(self._features))
         except FloatingPointError as error:
             raise FloatingPointError(f"step {self.loop.step}: {error}") from error
@@ -204,9 +218,12 @@ class Pretraining:
             )
 
     def about(self, data: str) -> dict[str, Any]:
-        """Tells a save of this run from others'.
+        """Returns what identifies this run, to be compared with a saved run before it is resumed.
 
         Args:
-            data: what identifies the data and the encoder.
+            data: A hash that identifies the data and the encoder.
+
+        Returns:
+            The settings and `data`.
         """
-        return {**asdict(self._config), "data or encoder": data}
+        return {**asdict(self._config), "seed": self._seed, "data or encoder": data}

@@ -1,4 +1,4 @@
-"""Objectives `vjepa` and `ijepa`: predict the features of hidden patches from the visible ones."""
+"""Objectives `vjepa` and `ijepa`: predict the features of hidden patches from visible ones."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from robot_wm.pretrain.config import PretrainConfig
 
 
 class MaskedObjective(nn.Module):
-    """The EMA teacher and the narrow predictor, and what is asked of the student.
+    """The EMA teacher, the narrow predictor, and the loss of the student.
 
-    The student sees the visible patches alone, the predictor fills in the hidden ones from mask
+    The student gets the visible patches only, the predictor fills in the hidden ones from mask
     tokens, and the targets are the teacher's layer-normed features (V-JEPA, arXiv 2404.08471, with
     an L1 loss; I-JEPA, arXiv 2301.08243, the same on single pictures with an L2 loss). A mask
     hides the same patches in every tubelet of a clip.
 
     Args:
-        encoder: the student as it starts.
-        config: how.
+        encoder: The student with its initial weights.
+        config: The settings of pretraining.
     """
 
     def __init__(self, encoder: MiniEncoder, config: PretrainConfig) -> None:
@@ -43,7 +43,7 @@ class MaskedObjective(nn.Module):
         self.register_buffer("positions", sincos_2d(encoder.side, narrow), persistent=False)
 
     def init(self, generator: torch.Generator) -> None:
-        """First weights of the predictor, from `generator`."""
+        """Draws the predictor's initial weights from `generator`."""
         predictor = nn.ModuleList((self.enter, self.blocks, self.leave))
         init_transformer(self.blocks, predictor, generator)
         nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
@@ -51,15 +51,15 @@ class MaskedObjective(nn.Module):
     def forward(
         self, encoder: MiniEncoder, frames: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Error on the hidden patches, and VICReg's terms of the context.
+        """Computes the error on the hidden patches, and VICReg's terms of the context.
 
         Args:
-            encoder: the student.
+            encoder: The student.
             frames: `[B, T, 3, height, width]`, prepared.
-            rng: of the masks and of which samples are single frames.
+            rng: Draws the masks and which samples are single frames.
 
         Returns:
-            The loss (scalar), its parts, and the teacher's features of one tubelet a sample,
+            The loss (scalar), its terms, and the teacher's features of one tubelet per sample,
             `[n, patches, width]`.
         """
         config = self._config
@@ -73,7 +73,7 @@ class MaskedObjective(nn.Module):
         )
         num_tubelets, cells = first.shape[1], self._side**2
         order = torch.from_numpy(np.argsort(hidden, axis=1, kind="stable")).to(frames.device)
-        # The same cells in every tubelet: visible ones first.
+        # The order of the cells is the same in every tubelet, with the visible ones first.
         offsets = torch.arange(num_tubelets, device=frames.device) * cells
         num_visible = cells - int(hidden[0].sum())
         visible = rearrange(order[:, None, :num_visible] + offsets[:, None], "n u k -> n (u k)")
@@ -81,9 +81,9 @@ class MaskedObjective(nn.Module):
 
         teacher = self.teacher if config.ema else encoder
         with torch.set_grad_enabled(not config.ema):
-            seen = teacher.transform(self._embed(teacher, first, second))
-            seen = seen[:, encoder.config.num_tokens :].float()
-            targets = F.layer_norm(seen, seen.shape[-1:])
+            features = teacher.transform(self._embed(teacher, first, second))
+            features = features[:, encoder.config.num_tokens :].float()
+            targets = F.layer_norm(features, features.shape[-1:])
             targets = _take(targets.repeat_interleave(config.num_masks, 0), masked)
 
         first, second = (x.repeat_interleave(config.num_masks, 0) for x in (first, second))
@@ -97,17 +97,18 @@ class MaskedObjective(nn.Module):
         variance, covariance = vicreg(context.float().mean(1))
         loss = error + config.variance_weight * variance + config.covariance_weight * covariance
         parts = {"masked": error, "variance": variance, "covariance": covariance}
-        return loss, parts, seen[:, :cells]
+        return loss, parts, features[:, :cells]
 
     @torch.no_grad()
-    def follow(self, encoder: MiniEncoder, progress: float) -> None:
-        """Moves the teacher toward the student; `progress` of the run is in [0, 1]."""
+    def update_teacher(self, encoder: MiniEncoder, progress: float) -> None:
+        """Moves the teacher's weights toward the student's; `progress` of the run is in [0, 1]."""
         decay = self._config.ema + (1 - self._config.ema) * progress if self._config.ema else 0.0
-        for mine, its in zip(self.teacher.parameters(), encoder.parameters(), strict=True):
-            mine.lerp_(its, 1 - decay)
+        weights = zip(self.teacher.parameters(), encoder.parameters(), strict=True)
+        for teacher_weight, student_weight in weights:
+            teacher_weight.lerp_(student_weight, 1 - decay)
 
     def _tubelets(self, frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """First and second frames of the tubelets, `[n, U, 3, height, width]` each."""
+        """Returns the first and second frames of tubelets, `[n, U, 3, height, width]` each."""
         if self._config.masked == "ijepa":
             single = frames.flatten(0, 1)[:, None]
             return single, single
@@ -119,7 +120,7 @@ class MaskedObjective(nn.Module):
     def _embed(
         self, encoder: MiniEncoder, first: Tensor, second: Tensor, hidden: Tensor | None = None
     ) -> Tensor:
-        """Embedded patches of all tubelets, `[n, U * patches, width]`."""
+        """Returns the embedded patches of all tubelets, `[n, U * patches, width]`."""
         n, u = first.shape[:2]
         if hidden is not None:
             hidden = hidden.repeat_interleave(u, 0)
@@ -131,9 +132,8 @@ class MaskedObjective(nn.Module):
         self, context: Tensor, visible: Tensor, masked: Tensor, num_tubelets: int
     ) -> Tensor:
         space = self.get_buffer("positions")
-        positions = (space + _times(num_tubelets, space)[:, None]).flatten(
-            0, 1
-        )  # [U * patches, narrow]
+        positions = space + _times(num_tubelets, space)[:, None]
+        positions = positions.flatten(0, 1)  # [U * patches, narrow]
         x = torch.cat(
             (self.enter(context) + positions[visible], self.mask_token + positions[masked]), dim=1
         )
@@ -145,17 +145,17 @@ class MaskedObjective(nn.Module):
 def sample_masks(
     side: int, num: int, *, share: float, num_blocks: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Masks of large blocks, each hiding the same number of patches.
+    """Draws masks of large blocks that each hide the same number of patches.
 
-    Blocks of an aspect between 3:4 and 4:3 are laid until the share is reached; what they hide too
-    much is shown again at random, so that a batch needs no padding.
+    Blocks with an aspect ratio between 3:4 and 4:3 are added until the share is reached. Surplus
+    hidden patches are then made visible at random, so that a batch needs no padding.
 
     Args:
-        side: patches along an edge.
-        num: how many masks, n.
-        share: of the patches that a mask hides; at least one is hidden and one is not.
-        num_blocks: blocks that would reach the share if none lay over another.
-        rng: of everything random.
+        side: Patches along an edge.
+        num: Number of masks, n.
+        share: Share of the patches that a mask hides; at least one is hidden and one is not.
+        num_blocks: Number of blocks that would reach the share if they did not overlap.
+        rng: Draws the masks.
 
     Returns:
         bool `[n, side * side]`, true where hidden.
@@ -178,7 +178,7 @@ def sample_masks(
 
 
 def _times(num_tubelets: int, like: Tensor) -> Tensor:
-    """Sine-cosine positions in time `[U, width]`, zero for the first: a single frame has none."""
+    """Returns sine-cosine positions in time, `[U, width]`, which are zero for the first."""
     width = like.shape[-1]
     frequencies = 10000 ** -(torch.arange(width // 2, device=like.device) / (width // 2))
     angles = torch.arange(num_tubelets, device=like.device)[:, None] * frequencies
@@ -186,5 +186,5 @@ def _times(num_tubelets: int, like: Tensor) -> Tensor:
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
-    """The tokens of `x` `[n, L, width]` at `index` `[n, k]`."""
+    """Returns the tokens of `x` `[n, L, width]` at `index` `[n, k]`."""
     return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[-1]))

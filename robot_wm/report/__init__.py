@@ -1,4 +1,4 @@
-"""One self-contained HTML page of an evaluation, and a JSON beside it with every figure."""
+"""The report of an evaluation: one self-contained HTML page, and a JSON with every figure."""
 
 from robot_wm.report.page import render_html
 from robot_wm.report.plots import plot_planners, plot_pretraining

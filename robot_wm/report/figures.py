@@ -12,7 +12,13 @@ from robot_wm.report.values import Report
 
 
 def report_figures(report: Report) -> dict[str, object]:
-    """Every figure of a report, as plain JSON values; pictures are left out.
+    """Returns every figure of a report, as plain JSON values; pictures are left out.
+
+    Args:
+        report: the report.
+
+    Returns:
+        Figures by name.
 
     Raises:
         ValueError: a number is not finite; names its key.

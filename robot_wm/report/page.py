@@ -1,4 +1,4 @@
-"""The page: computes the values that `templates/` shows."""
+"""Renders the page: computes the values that `templates/` shows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TEMPLATES = Environment(
 
 
 def render_html(report: Report) -> str:
-    """Renders one HTML page with everything inside: no request leaves it, and it runs no script.
+    """Renders one self-contained HTML page: no external requests, no scripts.
 
     Args:
         report: what to show.

@@ -1,7 +1,7 @@
 """Plots as inline SVG that takes its text colour and font from the page around it.
 
-Legends and titles are the page's business, so nothing a user wrote passes through matplotlib
-(which would read `$` as mathematics) and small screens can wrap them.
+Legends and titles are in the page, so that no user's text passes through matplotlib (which would
+read `$` as mathematics) and small screens can wrap them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def assign_colors(labels: Iterable[str]) -> dict[str, str]:
-    """Gives each label its colour, `#rrggbb`: the known ones always the same."""
+    """Returns a colour `#rrggbb` for each label; well-known labels always have the same one."""
     colors: dict[str, str] = {}
     for label in dict.fromkeys(labels):
         name = label.lower().replace("_", " ").removesuffix(" actions").removesuffix(" action")
@@ -131,16 +131,16 @@ def plot_measure(
 
 
 def plot_energies(energies: Sequence[Sequence[float]]) -> Markup:
-    """Draws energy by look: the episodes, their median and their 10-90 % band.
+    """Draws energy by observation: the episodes, their median and their 10-90 % band.
 
     Args:
-        energies: episode by episode, of every look; lengths may differ.
+        energies: of every observation, by episode; lengths may differ.
 
     Returns:
         SVG element.
     """
-    looks = max(map(len, energies))
-    table = np.full((len(energies), looks), np.nan)
+    num_observations = max(map(len, energies))
+    table = np.full((len(energies), num_observations), np.nan)
     for row, values in zip(table, energies, strict=True):
         row[: len(values)] = values
     low, median, high = np.nanpercentile(table, (10, 50, 90), axis=0)
@@ -148,23 +148,23 @@ def plot_energies(energies: Sequence[Sequence[float]]) -> Markup:
     with mpl.rc_context(_STYLE):
         figure = Figure(_FIGURE_INCHES)
         axes = figure.subplots()
-        steps = np.arange(looks)
+        steps = np.arange(num_observations)
         for row in table[:40]:
             axes.plot(steps, row, color=color, alpha=0.15, linewidth=0.6, zorder=2)
         axes.fill_between(steps, low, high, color=color, alpha=0.16, linewidth=0, zorder=3)
         axes.plot(steps, median, color=color, zorder=20)
-        axes.set(xlabel="look", ylabel="energy")
+        axes.set(xlabel="observation", ylabel="energy")
         axes.set_ylim(bottom=0)
         axes.margins(x=0.01)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        return _svg(figure, "Energy of what was seen, by look", salt="energies")
+        return _svg(figure, "Energy by observation", salt="energies")
 
 
 def plot_horizon(errors: Mapping[str, Sequence[float]], colors: Mapping[str, str]) -> Markup:
     """Draws the latent error by horizon.
 
     Args:
-        errors: what the predictor was given -> error at horizon 1, 2, ... H.
+        errors: error at horizon 1, 2, ... H by what the predictor was given.
         colors: the same keys -> `#rrggbb`.
 
     Returns:
@@ -225,9 +225,15 @@ def plot_training(
 
 
 def _smooth(values: FloatArray) -> FloatArray:
-    """Moving average over a twenty-fifth of the values.
+    """Computes a centred moving average over a twenty-fifth of the values.
 
-    Centred, and narrower toward the start, where a loss falls too steeply to be averaged.
+    The window narrows toward the start, where a loss falls too steeply to be averaged.
+
+    Args:
+        values: `[N]`.
+
+    Returns:
+        `[N]`.
     """
     index, half = np.arange(len(values)), max(1, len(values) // 50)
     start = index - np.minimum(index, half)
@@ -237,11 +243,11 @@ def _smooth(values: FloatArray) -> FloatArray:
 
 
 def plot_landscape(landscape: Landscape, *, salt: str) -> Markup:
-    """Draws the predicted cost over a first action, with the goal's direction and the plan on it.
+    """Draws the predicted cost over a first action, the goal's direction and the plan.
 
     Args:
         landscape: what to draw.
-        salt: another for each landscape of a page, so that their SVG ids differ.
+        salt: different for each landscape of a page, so that their SVG ids differ.
 
     Returns:
         SVG element.
@@ -274,7 +280,7 @@ def plot_landscape(landscape: Landscape, *, salt: str) -> Markup:
 
 
 def plot_pretraining(rows: Sequence[Mapping[str, float]]) -> str:
-    """Learning curve and collapse statistics of a pretraining run, on a white page of their own.
+    """Draws learning curve and collapse statistics of a pretraining run, on white.
 
     Args:
         rows: what was logged: `step`, `std`, `effective_rank` and the parts of the loss.
@@ -316,7 +322,7 @@ def plot_pretraining(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def plot_planners(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What planners find by what they spend, on a white page of their own.
+    """Draws regret by number of evaluations and by time, for each planner, on white.
 
     Args:
         rows: `planner`, `num_evaluated`, `plan_s_median` and `regret_mean`, a share.
@@ -330,11 +336,12 @@ def plot_planners(rows: Sequence[Mapping[str, Any]]) -> str:
         figure = Figure((9.0, 3.6))
         by_samples, by_time = figure.subplots(1, 2, sharey=True)
         for i, name in enumerate(names):
-            mine = [row for row in rows if row["planner"] == name]
-            regret = [100 * max(float(row["regret_mean"]), 1e-6) for row in mine]
+            selected = [row for row in rows if row["planner"] == name]
+            regret = [100 * max(float(row["regret_mean"]), 1e-6) for row in selected]
             color = palette[i % len(palette)]
             for axes, key in ((by_samples, "num_evaluated"), (by_time, "plan_s_median")):
-                axes.plot([row[key] for row in mine], regret, "o-", color=color, label=name, ms=3)
+                values = [row[key] for row in selected]
+                axes.plot(values, regret, "o-", color=color, label=name, ms=3)
         by_samples.set(xlabel="evaluated samples", ylabel="regret, % of what rest costs above it")
         by_time.set(xlabel="seconds a plan, encoding included")
         for axes in (by_samples, by_time):
@@ -352,7 +359,7 @@ def plot_planners(rows: Sequence[Mapping[str, Any]]) -> str:
 def _arrow_to(
     axes: Axes, goal: FloatArray, x_range: tuple[float, float], y_range: tuple[float, float]
 ) -> None:
-    """An arrow from no motion to the goal, cut short at the edge; a star where the goal shows."""
+    """Draws an arrow from no motion to the goal, cut at the edge; a star where the goal shows."""
     outline = [withStroke(linewidth=3.5, foreground="black")]
     if not goal.any():
         axes.plot(0, 0, "*", color="white", markersize=13, path_effects=outline)
@@ -374,7 +381,7 @@ def _arrow_to(
 
 
 def _with(limits: tuple[float, float], value: float) -> tuple[float, float]:
-    """Limits widened to show `value`, with a margin around it where it lies outside."""
+    """Returns limits widened to show `value`, with a margin where it lies outside."""
     margin = 0.05 * (limits[1] - limits[0])
     low, high = limits
     return (
@@ -384,7 +391,7 @@ def _with(limits: tuple[float, float], value: float) -> tuple[float, float]:
 
 
 def _svg(figure: Figure, what: str, *, salt: str) -> Markup:
-    """Makes the figure an SVG element: same figure, same bytes; no addresses in it."""
+    """Returns the figure as an SVG element: the same figure gives the same bytes."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt}):
         figure.savefig(buffer, format="svg", transparent=True, dpi=144, metadata={"Date": None})

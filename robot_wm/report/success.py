@@ -1,4 +1,4 @@
-"""The success figures of a task, checked, and as its table shows them."""
+"""The success figures of a task, checked and formatted for the page's table."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ _FINAL = re.compile(r"final_(.+)_([^_]+)_median")
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One row.
+    """One row of the table.
 
-    Shares are 0 to 1; None where the figure was not measured; `final` is the median of a measure at
-    the end, with its unit.
+    Attributes:
+        name: of the method.
+        role: `""`, `"floor"` or `"ceiling"`.
+        n: number of episodes.
+        success_final: share of episodes solved at the end, 0 to 1.
+        ci95: 95 % interval of that share.
+        success_any: share of episodes solved at any time, 0 to 1; None: not measured.
+        final: median of a measure at the end, with its unit; None: not measured.
     """
 
     name: str
@@ -30,35 +36,37 @@ class Method:
 
     @property
     def percent(self) -> str:
+        """`success_final` in percent."""
         return _percent(self.success_final, self.n)
 
     @property
     def interval(self) -> str:
+        """`ci95` in percent."""
         low, high = (f"{100 * bound:.{_digits(self.n)}f}" for bound in self.ci95)
         return f"{low}–{high}\N{NO-BREAK SPACE}%"
 
     @property
     def passed_through(self) -> str:
+        """`success_any` in percent."""
         return "–" if self.success_any is None else _percent(self.success_any, self.n)
 
     @property
     def median_final(self) -> str:
+        """`final` with its unit."""
         return "–" if self.final is None else show(*self.final)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFigures:
-    """What the page says of one task.
+    """What the page shows of one task.
 
     Attributes:
         name: of the task.
         methods: the model, then every floor and ceiling.
-        floors: each floor with its share, in words.
-        measure: what the last column of the table shows.
-        plan_time: `median` and `p95` of the seconds per action, in words; None where it was not
-            measured.
-        outcomes: how the controller says that its episodes ended, in words; empty where it was not
-            asked.
+        floors: each floor with its share, formatted.
+        measure: name of the measure in the table's last column.
+        plan_time: `median` and `p95` of the seconds per action, formatted; None: not measured.
+        outcomes: how the controller says that its episodes ended, formatted; empty: not recorded.
     """
 
     name: str
@@ -76,6 +84,9 @@ def read_task(task: str, figures: Figures) -> TaskFigures:
         task: its name.
         figures: of the task, as in `Report.tasks`.
 
+    Returns:
+        The figures, formatted.
+
     Raises:
         ValueError: a figure is missing, no number, or a share outside 0 to 1; names its key.
     """
@@ -92,7 +103,7 @@ def read_task(task: str, figures: Figures) -> TaskFigures:
 
 
 def _final(figures: Figures) -> re.Match[str] | None:
-    """Finds the key of the first measure at the end; its groups are the name and the unit."""
+    """Finds the key of the first measure at the end; the match's groups are name and unit."""
     return next((match for key in figures if (match := _FINAL.fullmatch(key))), None)
 
 
@@ -107,13 +118,13 @@ def _outcomes(figures: Figures, task: str) -> tuple[str, ...]:
     if "outcomes" not in figures:
         return ()
     counts = _mapping(figures, "outcomes", task)
-    said = []
+    lines = []
     for kind in counts:
         where = f"{task}.outcomes"
         count = _mapping(counts, kind, where)
         n, success = (int(_number(count, key, f"{where}.{kind}")) for key in ("n", "success"))
-        said.append(f"{kind} {n} (success: {success})")
-    return tuple(said)
+        lines.append(f"{kind} {n} (success: {success})")
+    return tuple(lines)
 
 
 def _methods(figures: Figures, task: str) -> tuple[Method, ...]:
@@ -132,7 +143,7 @@ def _methods(figures: Figures, task: str) -> tuple[Method, ...]:
 
 
 def _method(name: str, role: str, figures: Figures, n: int, where: str) -> Method:
-    """Reads one row; a floor or ceiling that names no n ran the model's own `n` episodes."""
+    """Reads one row; a floor or ceiling without an n ran the model's own `n` episodes."""
     ci95 = figures.get("success_final_ci95")
     if not isinstance(ci95, list | tuple) or len(ci95) != 2:
         raise ValueError(f"tasks.{where}.success_final_ci95: got {ci95!r}, want [low, high]")
@@ -154,7 +165,7 @@ def _percent(share: float, n: int) -> str:
 
 
 def _digits(n: int) -> int:
-    """Returns how many decimals of a percentage n episodes can carry."""
+    """Returns how many decimals of a percentage n episodes justify."""
     return 0 if n <= 100 else 1
 
 

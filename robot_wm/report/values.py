@@ -1,4 +1,4 @@
-"""What a report holds. Plain values; how they are drawn is decided elsewhere."""
+"""Values of a report, without how they are drawn."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class MeasureLabel:
     Attributes:
         name: such as `"distance"`.
         unit: of the values, such as `"m"`.
-        enough: from where on it counts as success; None: it decides nothing by itself.
-        rising: whether more is better.
+        enough: threshold of success; None: the measure alone does not decide it.
+        rising: more is better.
     """
 
     name: str = "distance"
@@ -31,11 +31,11 @@ class MeasureLabel:
 
     @classmethod
     def of(cls, name: str, measure: Measure) -> MeasureLabel:
-        """The label of a measure."""
+        """Returns the label of a measure."""
         return cls(name, measure.unit, measure.enough, measure.rising)
 
     def reached(self, value: float) -> bool:
-        """Whether a value is beyond `enough`."""
+        """Returns whether a value is beyond `enough`."""
         return Measure(value, self.unit, self.enough, self.rising).reached
 
     @property
@@ -49,7 +49,7 @@ class MeasureLabel:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Landscape:
-    """The predicted cost over the first action, the other dimensions held still.
+    """The predicted cost over the first action, with the other dimensions held constant.
 
     Attributes:
         title: for people.
@@ -94,9 +94,9 @@ class EpisodeVideo:
 
     Attributes:
         title: for people.
-        frames: what the camera saw at the start and after every step, uint8 `[T, H, W, 3]`.
-        goal: the picture asked for, uint8 `[H, W, 3]`.
-        measured: the task's measure at each frame, `[T]`; None where nobody can measure it.
+        frames: camera pictures at the start and after every step, uint8 `[T, H, W, 3]`.
+        goal: the goal picture, uint8 `[H, W, 3]`.
+        measured: the task's measure at each frame, `[T]`; None: it cannot be measured.
         fps: frames per second to play at.
 
     Raises:
@@ -127,7 +127,7 @@ class EpisodeVideo:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Report:
-    """An evaluation. A section that has no data is left out of the page.
+    """An evaluation; the page leaves out a section that has no data.
 
     Attributes:
         title: for people.
@@ -141,12 +141,11 @@ class Report:
         measure: what the curves and videos show.
         settings: what the numbers depend on: git sha, hashes, planner settings, machine.
         curves: method -> the measure by episode and step, `[n, steps + 1]`.
-        energies: of what the model saw at every look, episode by episode; one that was broken off
-            is shorter.
+        energies: of every observation, by episode; an episode that was broken off is shorter.
         outcomes: how the controller says that each episode ended, `[n]`.
-        episodes: their names in the manifest, `[n]`, for whoever pairs two reports.
+        episodes: seeds in the manifest, `[n]`, for pairing two reports.
         training: rows with `step` and metrics, in order; a row may lack a metric.
-        held_out: what the predictor was given -> latent error at horizon 1, 2, ... H.
+        held_out: latent error at horizon 1, 2, ... H by what the predictor was given.
         landscapes: predicted cost around chosen starts.
         videos: chosen episodes.
 

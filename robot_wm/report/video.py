@@ -1,4 +1,4 @@
-"""An episode as a small mp4: camera and goal side by side, with step and distance above."""
+"""Encodes an episode as a small mp4: camera and goal side by side, step and measure above."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SMPTE_170M, _LIMITED_RANGE = 6, 1
 
 
 def encode_video(video: EpisodeVideo, measure: MeasureLabel | None = None) -> bytes:
-    """Draws and encodes an episode: T frames, then the last one again for `HOLD_S`.
+    """Draws and encodes an episode: T frames, then the last one repeated for `HOLD_S`.
 
     The camera's picture is on the left, the goal on the right. The bar above is as long as the
     measure, relative to the episode's largest, with a tick where it is enough; beyond that it is
@@ -34,7 +34,7 @@ def encode_video(video: EpisodeVideo, measure: MeasureLabel | None = None) -> by
 
     Args:
         video: the episode.
-        measure: what was measured in it, where something was.
+        measure: what `video.measured` holds.
 
     Returns:
         An mp4 file: h264 baseline, yuv420p.
@@ -61,12 +61,12 @@ def encode_video(video: EpisodeVideo, measure: MeasureLabel | None = None) -> by
 
 
 def num_held_frames(fps: float) -> int:
-    """How often the last frame is repeated, at least once."""
+    """Returns how often the last frame is repeated, at least once."""
     return max(1, round(HOLD_S * fps))
 
 
 def _draw(video: EpisodeVideo, measure: MeasureLabel) -> list[ImageArray]:
-    """The composed pictures, uint8 RGB, of even height and width."""
+    """Returns the composed pictures, uint8 RGB, of even height and width."""
     goal = _resize(video.goal)
     goal_x = 2 * MARGIN_PX + _resize(video.frames[0]).width
     right, top = goal_x + goal.width, STATUS_PX + LABEL_PX
@@ -101,7 +101,7 @@ def _draw_bar(
     left: int,
     right: int,
 ) -> None:
-    """The bar between x = `left` and `right`, with its number."""
+    """Draws the bar between x = `left` and `right`, with its number."""
     middle, end = STATUS_PX / 2, max(left, right - 64)
     draw.text((left - 2 * MARGIN_PX, middle), measure.name, _DIM, _small_font(), anchor="rm")
     draw.text((right, middle), show(value, measure.unit), _INK, _font(), anchor="rm")

@@ -1,4 +1,4 @@
-"""A report to disk: the page and its figures, both or neither."""
+"""Writes a report to disk: the page and its figures, both or neither."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robot_wm.report.values import Report
 
 
 def write_report(report: Report, directory: Path) -> Path:
-    """Writes `report.html` and `report.json`; replaces a former report only when all went well.
+    """Writes `report.html` and `report.json`; replaces an older report only if all went well.
 
     Args:
         report: what to write.

@@ -1,4 +1,4 @@
-"""Arms by name: an open table of factories, one file per arm."""
+"""A table of arms by name, to which others can be added; one file per arm."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from robot_wm.robots.jaco import jaco
 from robot_wm.robots.so100 import so100
 from robot_wm.types import UserError
 
-# LeRobot's names of robots, as its datasets have them, to the arm that each is; `robot_wm_sim` is
-# the one of our plugin.
+# The arm of each robot type in LeRobot's datasets; `robot_wm_sim` is that of our plugin.
 LEROBOT_ARMS = {
     "so100_follower": "so100",
     "so101_follower": "so100",
@@ -23,8 +22,12 @@ _ARMS: dict[str, Callable[[], RobotModel]] = {"so100": so100, "jaco": jaco}
 def register_arm(name: str, make: Callable[[], RobotModel]) -> None:
     """Adds an arm to the table.
 
+    Args:
+        name: Name of the arm.
+        make: Makes the arm's model.
+
     Raises:
-        UserError: the name is taken.
+        UserError: another arm has this name.
     """
     if _ARMS.get(name, make) is not make:
         raise UserError(f"arm: {name!r} is taken")
@@ -32,15 +35,21 @@ def register_arm(name: str, make: Callable[[], RobotModel]) -> None:
 
 
 def known_arms() -> tuple[str, ...]:
-    """Names of the table."""
+    """Returns the names of all arms in the table."""
     return tuple(sorted(_ARMS))
 
 
 def find_arm_factory(name: str) -> Callable[[], RobotModel]:
-    """What makes the arm of a name.
+    """Finds the function that makes an arm's model.
+
+    Args:
+        name: Name of the arm.
+
+    Returns:
+        The function.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such arm.
     """
     if name not in _ARMS:
         raise UserError(f"arm: got {name!r}, want one of {', '.join(sorted(_ARMS))}")
@@ -48,10 +57,16 @@ def find_arm_factory(name: str) -> Callable[[], RobotModel]:
 
 
 def make_arm(name: str) -> RobotModel:
-    """The arm of a name.
+    """Makes an arm's model.
+
+    Args:
+        name: Name of the arm.
+
+    Returns:
+        The model.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such arm.
     """
     return find_arm_factory(name)()
 

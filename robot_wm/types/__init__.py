@@ -1,4 +1,4 @@
-"""Values and seams that every room of the house shares. numpy only, no torch.
+"""Values and interfaces that all packages share, with numpy but without torch.
 
 Dimension legend, used in every docstring and tail comment of the project:
 
@@ -26,6 +26,7 @@ from robot_wm.types.settings import (
     Share,
     ShareBelowOne,
     check_fields,
+    plain_settings,
     read_settings,
 )
 from robot_wm.types.values import (
@@ -83,5 +84,6 @@ __all__ = [
     "check_fields",
     "check_image",
     "list_goals",
+    "plain_settings",
     "read_settings",
 ]

@@ -1,4 +1,4 @@
-"""What a robot may do: a named, bounded box of actions."""
+"""ActionSpec: the legal actions of a robot."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class ActionSpec:
     """The legal actions of a robot: a named, bounded box, and within it a trust region.
 
     Attributes:
-        names: one name per dimension, A of them, e.g. `("ee.x", "ee.y", "ee.z", "gripper")`.
-        low: lower bound per dimension, `[A]`, in `units`.
-        high: upper bound per dimension, `[A]`, in `units`, above `low`.
-        units: one unit per dimension, e.g. `("m", "m", "m", "m")`.
-        scale: what counts as a large action per dimension, `[A]`, in `units`: the unit of a
-            search's spread and of the trust region; half of the range where None.
+        names: One name per dimension, A of them, e.g. `("ee.x", "ee.y", "ee.z", "gripper")`.
+        low: Lower bound per dimension, `[A]`, in `units`.
+        high: Upper bound per dimension, `[A]`, in `units`, above `low`.
+        units: One unit per dimension, e.g. `("m", "m", "m", "m")`.
+        scale: Size of a large action per dimension, `[A]`, in `units`: the unit of a search's
+            spread and of the trust region. None for half of the range.
         fixed: name -> the value that this dimension always has; within the bounds.
-        trust_radius: the largest norm of an action's free dimensions, seen from `rest`, over
-            `scale`; None: the bounds alone.
-        trust_norm: of that norm: `"l2"`, a ball, or `"box"`, the largest of the dimensions.
+        trust_radius: The largest norm of the free dimensions of (action - `rest`) / `scale`; None
+            for no trust region.
+        trust_norm: The norm for `trust_radius`: `"l2"`, or `"box"`, the largest of the dimensions.
 
     Raises:
         UserError: lengths differ, a bound is not finite, `low` is not below `high`, or a scale,
-            a fixed value or a radius makes no sense.
+            a fixed value or a radius is invalid.
     """
 
     names: tuple[str, ...]
@@ -94,24 +94,30 @@ class ActionSpec:
 
     @property
     def unit(self) -> FloatArray:
-        """`scale`, or half of the range where there is none, `[A]`."""
+        """`scale`, or half of the range if it is None, `[A]`."""
         return (self.high - self.low) / 2 if self.scale is None else self.scale
 
     @property
     def free(self) -> NDArray[np.bool_]:
-        """Which dimensions may be chosen, `[A]`."""
+        """Whether each dimension may be chosen, `[A]`."""
         return np.array([name not in self.fixed for name in self.names])
 
     @property
     def rest(self) -> FloatArray:
-        """The legal action nearest to none at all, `[A]`: what is done where nothing is."""
+        """The no-op, `[A]`: the legal action nearest to zero."""
         rest = np.clip(np.zeros(self.size), self.low, self.high)
         for name, value in self.fixed.items():
             rest[self.names.index(name)] = value
         return rest
 
     def within(self, other: ActionSpec) -> ActionSpec:
-        """What both allow: the narrower bounds, what either fixes, the trust region of both.
+        """Intersects two sets of legal actions.
+
+        Args:
+            other: The other set, of the same action names.
+
+        Returns:
+            The narrower bounds, the fixed values of both, and the trust region of both.
 
         Raises:
             UserError: the two name different actions, or contradict each other.
@@ -129,7 +135,7 @@ class ActionSpec:
                 )
         scale, radius, norm = self.scale, self.trust_radius, self.trust_norm
         if radius is None and other.trust_radius is not None:
-            # The region keeps its size: it was measured by the other's scale.
+            # The region keeps its size, which is in units of the other's scale.
             radius, norm, scale = other.trust_radius, other.trust_norm, other.unit
         elif radius is None:
             scale = other.scale if scale is None else scale
@@ -153,9 +159,16 @@ class ActionSpec:
         )
 
     def clip(self, action: FloatArray) -> FloatArray:
-        """Returns `action` `[..., A]` moved to a legal one, float64.
+        """Clips actions to legal ones.
 
-        Into the bounds dimension by dimension, then straight toward `rest` into the trust region.
+        Each dimension is clipped to its bounds; then the action is moved straight toward `rest`
+        until it is in the trust region.
+
+        Args:
+            action: `[..., A]`, in `units`.
+
+        Returns:
+            `[..., A]`, float64.
 
         Raises:
             ValueError: wrong size, or not finite (clipping would let NaN through).
@@ -168,10 +181,10 @@ class ActionSpec:
         action = np.where(self.free, np.clip(action, self.low, self.high), self.rest)
         if self.trust_radius is None:
             return action
-        away = (action - self.rest) / self.unit
+        offset = (action - self.rest) / self.unit
         if self.trust_norm == "box":
-            away = np.clip(away, -self.trust_radius, self.trust_radius)
+            offset = np.clip(offset, -self.trust_radius, self.trust_radius)
         else:
-            norm = np.linalg.norm(away, axis=-1, keepdims=True)
-            away = away / np.maximum(1, norm / self.trust_radius)
-        return self.rest + away * self.unit
+            norm = np.linalg.norm(offset, axis=-1, keepdims=True)
+            offset = offset / np.maximum(1, norm / self.trust_radius)
+        return self.rest + offset * self.unit

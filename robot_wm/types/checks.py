@@ -1,4 +1,4 @@
-"""Arrays, and whether a value is what it is meant to be."""
+"""Array types, and checks of counts and images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_counts(low: int = 1, **values: object) -> None:
 
 
 def check_image(image: ImageArray, what: str = "image") -> None:
-    """Raises ValueError unless `image` is uint8 RGB `[height, width, 3]`."""
+    """Raises UserError unless `image` is uint8 RGB `[height, width, 3]`."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
     if shape is None or len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
         raise UserError(f"{what}: got {dtype} {shape}, want uint8 [height, width, 3]")

@@ -1,17 +1,17 @@
-"""What a person can put right, told from what is a fault of the code."""
+"""Errors that a user can correct, which are shown without a traceback."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A setting, a file or a device is not what it should be; the message says what would be.
+    """A setting, a file or a device is wrong; the message says what is needed.
 
-    A command shows it in one line. Any other ValueError is a bug, and keeps its traceback.
+    A command shows it in one line. Any other ValueError is a bug, and is shown with its traceback.
     """
 
 
 class RunError(RuntimeError):
-    """A run ended without what it was for: no plan, a fault, a promise that does not hold.
+    """A run ended without its result: no plan was found, or a fault occurred.
 
     A command shows it in one line.
     """

@@ -1,4 +1,4 @@
-"""The seams of the loop: what stands behind each may be anyone's (robot_wm.contracts)."""
+"""The interfaces of the control loop. Anyone may implement them; robot_wm.contracts tests that."""
 
 from __future__ import annotations
 
@@ -12,42 +12,56 @@ from robot_wm.types.values import Decision, Goal, Judgement, Observation, Verdic
 
 @runtime_checkable
 class Env(Protocol):
-    """A robot and what surrounds it, simulated or real."""
+    """A robot and its surroundings, simulated or real."""
 
     @property
-    def action_spec(self) -> ActionSpec: ...
+    def action_spec(self) -> ActionSpec:
+        """The legal actions."""
+        ...
 
     @property
     def control_dt(self) -> float:
-        """Seconds from one `apply` to the next."""
+        """Time from one `apply` to the next, s."""
         ...
 
     def reset(self, seed: int) -> Observation:
-        """Brings the robot to a start that `seed` alone decides, and looks."""
+        """Brings the robot to a start that depends on `seed` only, and observes."""
         ...
 
-    def observe(self) -> Observation: ...
+    def observe(self) -> Observation:
+        """Observes the robot and its surroundings now."""
+        ...
 
     def apply(self, action: FloatArray) -> FloatArray:
-        """Executes `action` `[A]` for `control_dt`; returns what was really executed, `[A]`."""
+        """Executes `action` `[A]` for `control_dt`; returns the action actually executed, `[A]`."""
         ...
 
     def stop(self) -> None:
-        """Brings the robot to rest and holds it there. Never raises."""
+        """Brings the robot to a standstill and holds it there. Never raises."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Releases the robot, or the simulation."""
+        ...
 
 
 class Controller(Protocol):
-    """Chooses actions toward a goal picture, one look at a time."""
+    """Chooses actions toward a goal picture, one per observation."""
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
         """Begins an episode toward a goal, or several, one after the other."""
         ...
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
-        """Decides what is done next; `applied` is what became of the last action, if any."""
+        """Decides on the next action.
+
+        Args:
+            obs: The current observation.
+            applied: The action actually executed after the last decision `[A]`; None at the first.
+
+        Returns:
+            The decision.
+        """
         ...
 
 
@@ -55,50 +69,71 @@ class Guard(Protocol):
     """Judges every decision before it is executed."""
 
     def check(self, obs: Observation, decision: Decision, applied: FloatArray | None) -> Verdict:
-        """Whether a decision on what is seen may be executed.
+        """Judges whether a decision may be executed.
 
         Args:
-            obs: what was seen.
-            decision: about it.
-            applied: what became of the last decision's action `[A]`; None at the first.
+            obs: The observation that the decision was made on.
+            decision: The decision.
+            applied: The action actually executed after the last decision `[A]`; None at the first.
+
+        Returns:
+            Whether to go on, hold, or end the run.
         """
         ...
 
 
 class Task(Protocol):
-    """A family of episodes on an Env that a true state can judge.
+    """A family of episodes on an Env, judged by the true state.
 
-    The judge is for evaluation alone: no controller is ever handed a Task.
+    The judge is for evaluation only: no controller ever gets a Task.
     """
 
     @property
-    def env(self) -> Env: ...
+    def env(self) -> Env:
+        """The env that the episodes are on."""
+        ...
 
     def episode(self, seed: int) -> Mapping[str, object]:
-        """The episode that `seed` alone decides, as a manifest holds it: JSON, `seed` in it."""
+        """Returns the episode of a seed as a manifest stores it: JSON that contains `seed`."""
         ...
 
     def start(self, episode: Mapping[str, object]) -> Goal | Sequence[Goal]:
-        """Puts the env at the start of a manifest's episode; returns its goal picture, or several
-        that are to be reached one after the other.
+        """Puts the env at the start of a manifest's episode.
+
+        Args:
+            episode: The episode as `episode` returns it.
+
+        Returns:
+            The goal, or several that are to be reached one after the other.
         """
         ...
 
     def judge(self) -> Judgement:
-        """Whether the task is done now, and by what measures."""
+        """Judges the current state: whether the task is done, and by what measures."""
         ...
 
     def simulate(self, actions: FloatArray) -> FloatArray:
-        """`judge().cost` `[N, H]` after each action of `actions` `[N, H, A]` from here; leaves
-        the env as it was.
+        """Simulates candidates from the current state, for the state oracle.
 
-        This is the state oracle's view of the simulator.
+        The env is left as it was.
+
+        Args:
+            actions: `[N, H, A]`, in the env's units.
+
+        Returns:
+            `judge().cost` after each action, `[N, H]`.
         """
         ...
 
     def look_ahead(self, actions: FloatArray) -> list[list[Mapping[str, ImageArray]]]:
-        """What the cameras would see under `actions` `[N, H, A]`; leaves the env as it was.
+        """Renders the futures of candidates from the current state, for the latent oracle.
 
-        This is the latent oracle's view of the simulator: N lists of H pictures by camera name.
+        The env is left as it was.
+
+        Args:
+            actions: `[N, H, A]`, in the env's units.
+
+        Returns:
+            N lists of H pictures by camera name, one after each action.
         """
         ...

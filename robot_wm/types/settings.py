@@ -1,8 +1,8 @@
-"""Settings: values whose kind, range and choices stand on their fields, and are checked by them.
+"""Settings: values whose kind, range and choices are annotated on their fields, and checked.
 
 A settings type is a frozen dataclass or a `Settings` struct. Its annotations are the only place
-that says what a value may be; `check_fields` holds an instance to them, `read_settings` makes one
-of plain values, such as a command line or a file has.
+that defines what a value may be; `check_fields` checks an instance against them, `read_settings`
+makes one from plain values, such as those of a command line or a file.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _BOUNDS = (("< ", "below "), ("<= ", "of at most "), ("> ", "above "), (">= ", "
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings that are checked when they are made, by the constructor too.
+    """Settings that are checked whenever they are made.
 
     Raises:
-        UserError: a value of the wrong kind, or out of range.
+        UserError: a value is of the wrong kind or out of range.
     """
 
     def __post_init__(self) -> None:
@@ -56,14 +56,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def check_fields(settings: Any, name: str = "") -> None:
-    """Holds the fields of a dataclass or a struct to their annotations.
+    """Checks the fields of a dataclass or a struct against their annotations.
 
     Args:
-        settings: an instance.
-        name: of the whole, such as `monitors`, for what is said of a wrong value; empty: none.
+        settings: The instance.
+        name: Name of the whole, such as `monitors`, for error messages; empty: none.
 
     Raises:
-        UserError: a value of the wrong kind, or out of range; names the field.
+        UserError: a value is of the wrong kind or out of range; the message names the field.
     """
     for field, kind in kinds_of(type(settings)).items():
         value = getattr(settings, field)
@@ -84,61 +84,82 @@ def kinds_of(settings_type: type) -> dict[str, Any]:
 
 
 def read_settings(name: str, values: object, kind: Any) -> Any:
-    """Makes settings of plain values, as a command line or a file has them.
+    """Makes settings from plain values, such as those of a command line or a file.
 
     Args:
-        name: of the whole, such as `robot`, for what is said of a wrong one; empty: none.
-        values: a mapping, or the value of a single setting.
-        kind: a type of settings, or a union of them.
+        name: Name of the whole, such as `robot`, for error messages; empty: none.
+        values: A mapping, or the value of a single setting.
+        kind: A settings type, or a union of several.
 
     Returns:
         An instance of `kind`.
 
     Raises:
-        UserError: a value is missing, of the wrong kind, out of range, or not known.
+        UserError: a value is missing, of the wrong kind, out of range, or unknown.
     """
+    refuse_unknown(name, values, kind)
     try:
-        return msgspec.convert(values, kind)
+        return msgspec.convert(values, kind, dec_hook=_read_custom)
     except msgspec.ValidationError as error:
         cause = error.__cause__
-        told, _, where = str(error).partition(" - at `$")
+        message, _, where = str(error).partition(" - at `$")
         where = where.rstrip("`") if name else where.rstrip("`").removeprefix(".")
-        if isinstance(cause, UserError):  # a constructor's own complaint: of fields together
-            field = re.match(r"[\w.\[\]]+: ", told)
-            joint = "." if field and f"{name}{where}" else ""
-            raise UserError(f"{name}{where}{joint}{told}" if joint else told) from error
-        unknown = re.fullmatch(r"Object contains unknown field `(.*)`", told)
-        if unknown:
-            allowed = list(dict.fromkeys(_fields(kind, _keys(where))))
-            raise UserError(_unknown(f"{name}{where}", unknown[1], allowed)) from error
-        missing = re.fullmatch(r"Object missing required field `(.*)`", told)
+        if isinstance(cause, UserError):  # raised by a constructor, about several fields together
+            field = re.match(r"[\w.\[\]]+: ", message)
+            place = f"{name}{where}"
+            joint = "" if not place else "." if field else ": "
+            raise UserError(f"{place}{joint}{message}") from error
+        missing = re.fullmatch(r"Object missing required field `(.*)`", message)
         if missing:
             prefix = f"{name}{where}." if f"{name}{where}" else ""
             raise UserError(f"{prefix}{missing[1]}: must be given") from error
-        if told.startswith("Invalid"):  # a word that is none of a few
-            want = " or ".join(_choices(kind, _keys(where))) or told
-        elif told.startswith("Expected "):
-            want = _plain(told.removeprefix("Expected "))
+        if message.startswith("Invalid"):  # a word that is not among the choices
+            want = " or ".join(_choices(kind, _keys(where))) or message
+        elif message.startswith("Expected "):
+            want = _plain(message.removeprefix("Expected "))
         else:
-            raise UserError(f"{name}{where}: {told}") from error
+            raise UserError(f"{name}{where}: {message}") from error
         raise UserError(f"{name}{where}: got {_at(values, where)!r}, want {want}") from error
 
 
+def plain_settings(settings: object) -> Any:
+    """Returns settings as plain values, from which `read_settings` makes the same settings.
+
+    Args:
+        settings: A dataclass, a struct, or an object with the methods `read` and `plain`.
+
+    Returns:
+        The plain values.
+    """
+    return _lists(msgspec.to_builtins(settings, enc_hook=lambda value: value.plain()))
+
+
+def _lists(value: Any) -> Any:
+    """Turns tuples into lists, as a file has them."""
+    if isinstance(value, dict):
+        return {key: _lists(member) for key, member in value.items()}
+    return [_lists(member) for member in value] if isinstance(value, list | tuple) else value
+
+
+def _read_custom(kind: Any, values: Any) -> Any:
+    return values if isinstance(values, kind) else kind.read(values)
+
+
 def _plain(told: str) -> str:
-    """Says in words what msgspec says that it expected."""
-    wanted = told.partition(", got")[0]
+    """Puts the part of msgspec's message that says what it expected into plain words."""
+    text = told.partition(", got")[0]
     for mark, words in _BOUNDS:
-        wanted = wanted.replace(mark, words)
-    kinds = wanted[1:].partition("`")[0].split(" | ") if wanted.startswith("`") else []
+        text = text.replace(mark, words)
+    kinds = text[1:].partition("`")[0].split(" | ") if text.startswith("`") else []
     if not kinds:
-        return wanted
-    rest = wanted[1:].partition("`")[2]
+        return text
+    rest = text[1:].partition("`")[2]
     words = dict(_WORDS)
     return " or ".join(words.get(f"`{kind}`", kind) for kind in kinds) + rest
 
 
 def _at(values: Any, where: str) -> Any:
-    """Returns what stands at a path such as `.cameras.front[0]`; the whole where there is none."""
+    """Returns the value at a path such as `.cameras.front[0]`; the whole if there is none."""
     for key in _keys(where):
         try:
             values = values[key]
@@ -153,46 +174,89 @@ def _keys(where: str) -> list[str | int]:
 
 
 def _types_at(kind: Any, keys: Sequence[str | int]) -> list[Any]:
-    """The types that a value at a path may have: of a union, each of its members."""
+    """Returns the types that a value at a path may have: for a union, each of its members."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if get_origin(kind) in (Union, UnionType):
-        return [own for member in get_args(kind) for own in _types_at(member, keys)]
+        return [found for member in get_args(kind) for found in _types_at(member, keys)]
     if not keys:
         return [kind]
     key, *rest = keys
     if is_settings(kind):
-        return _types_at(own, rest) if (own := kinds_of(kind).get(str(key))) is not None else []
-    inner = [own for own in get_args(kind) if own is not ...]
+        field = kinds_of(kind).get(str(key))
+        return [] if field is None else _types_at(field, rest)
+    inner = [member for member in get_args(kind) if member is not ...]
     return _types_at(inner[-1], rest) if inner else []
 
 
 def is_settings(kind: Any) -> bool:
-    """Whether a type has fields of its own: a dataclass or a struct."""
+    """Returns whether a type is a dataclass or a struct."""
     return isinstance(kind, type) and (
         dataclasses.is_dataclass(kind) or issubclass(kind, msgspec.Struct)
     )
 
 
 def _choices(kind: Any, keys: Sequence[str | int]) -> list[str]:
-    """The words that a value at a path may be; none where any may."""
-    found: list[str] = []
+    """Returns the words that a value at a path may be; empty if any text is allowed."""
+    words: list[str] = []
     for member in _types_at(kind, keys[:-1]) if keys else []:
-        config = getattr(member, "__struct_config__", None)
-        if config is not None and config.tag is not None and keys[-1] == config.tag_field:
-            found.append(str(config.tag))
+        tag = tag_of(member)
+        if tag and keys[-1] == tag[0]:
+            words.append(tag[1])
     for member in _types_at(kind, keys):
-        found += [str(word) for word in get_args(member)] if get_origin(member) is Literal else []
-    return list(dict.fromkeys(found))
+        words += [str(word) for word in get_args(member)] if get_origin(member) is Literal else []
+    return list(dict.fromkeys(words))
 
 
-def _fields(kind: Any, keys: Sequence[str | int]) -> list[str]:
-    """The fields that a mapping at a path may have."""
-    return [f for member in _types_at(kind, keys) if is_settings(member) for f in kinds_of(member)]
+def refuse_unknown(name: str, values: object, kind: Any) -> None:
+    """Refuses a mapping with a key that the settings do not have.
+
+    msgspec itself ignores keys that a dataclass does not have.
+
+    Args:
+        name: As in `read_settings`.
+        values: A mapping; anything else has no keys.
+        kind: A settings type, or a union of several.
+
+    Raises:
+        UserError: there is such a key, at any depth; the message names it and the most similar key.
+    """
+    if not isinstance(values, dict):
+        return
+    members = [member for member in _types_at(kind, ()) if is_settings(member)]
+    tags = {member: tag for member in members if (tag := tag_of(member))}
+    tagged = [member for member, (field, word) in tags.items() if values.get(field) == word]
+    if tags and not tagged and any(field in values for field, _ in tags.values()):
+        return  # of no kind in the union, which msgspec reports next
+    allowed: dict[str, Any] = {}
+    for member in tagged or members:
+        allowed |= kinds_of(member)
+        if member in tags:
+            allowed.setdefault(tags[member][0], Any)
+    for key, value in values.items():
+        if members and key not in allowed:
+            raise UserError(unknown_key(name, str(key), list(allowed)))
+        if members:
+            refuse_unknown(f"{name}.{key}" if name else str(key), value, allowed[key])
 
 
-def _unknown(where: str, field: str, allowed: Sequence[str]) -> str:
-    """Says that a key is unknown, which is near it, and which there are."""
+def tag_of(kind: Any) -> tuple[str, str] | None:
+    """Returns the field and the word that identify a struct in a union; None if it has none."""
+    config = getattr(kind, "__struct_config__", None)
+    return (config.tag_field, config.tag) if config is not None and config.tag else None
+
+
+def unknown_key(where: str, field: str, allowed: Sequence[str]) -> str:
+    """Writes the error message for an unknown key, with the most similar key and all keys.
+
+    Args:
+        where: Dotted name of the settings that contain the key; empty: none.
+        field: The key.
+        allowed: The keys that exist.
+
+    Returns:
+        The message.
+    """
     key = f"{where}.{field}" if where else field
     near = difflib.get_close_matches(field, allowed, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,4 +1,4 @@
-"""What is handed down and comes back: frozen, and without a word on where it came from."""
+"""Frozen values that pass between env, controller, world model and planner."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ VerdictKind = Literal["go on", "hold", "fault"]
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What the robot sees and feels at one moment.
+    """Pictures and proprioception at one moment.
 
     Attributes:
         images: camera name -> uint8 RGB `[height, width, 3]`.
         proprio: `[Q]` float64, in the robot's units.
-        stamp_s: time.monotonic() at capture, or simulated seconds.
+        stamp_s: time.monotonic() at capture, or the simulated time, s.
     """
 
     images: Mapping[str, ImageArray]
@@ -31,26 +31,31 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class Goal:
-    """A picture of what is wanted: camera name -> uint8 RGB `[height, width, 3]`."""
+    """A goal, given by pictures.
+
+    Attributes:
+        images: camera name -> uint8 RGB `[height, width, 3]`.
+    """
 
     images: Mapping[str, ImageArray]
 
 
-def list_goals(wanted: Goal | Sequence[Goal]) -> list[Goal]:
-    """One goal, or several that are to be reached one after the other, as a list."""
-    return [wanted] if isinstance(wanted, Goal) else list(wanted)
+def list_goals(goals: Goal | Sequence[Goal]) -> list[Goal]:
+    """Returns one goal, or several that are to be reached one after the other, as a list."""
+    return [goals] if isinstance(goals, Goal) else list(goals)
 
 
 @dataclass(frozen=True, eq=False)
 class Futures:
-    """What a world model imagines, as torch.Tensors.
+    """The futures that a world model imagines, as torch.Tensors.
 
     Attributes:
-        latents: after each action `[N, H, P, D]`; of a model with K heads `[N, H, K, P, D]`.
-        reward: predicted after each action `[N, H]`; None of a family that predicts none.
-        value: of being there `[N, H]`; None likewise.
-        continuation: chance that the episode goes on `[N, H]`; None likewise.
-        kept: which candidates these are, indices `[N]`; None: all that were asked for.
+        latents: Latents after each action `[N, H, P, D]`, or `[N, H, K, P, D]` of a model with K
+            heads.
+        reward: Predicted reward after each action `[N, H]`; None if the family predicts none.
+        value: Predicted value of the state after each action `[N, H]`; None likewise.
+        continuation: Predicted chance that the episode goes on `[N, H]`; None likewise.
+        kept: Indices of these candidates `[N]`; None for all candidates.
     """
 
     latents: Any
@@ -61,21 +66,21 @@ class Futures:
 
     @property
     def mean(self) -> Any:
-        """Latents `[N, H, P, D]`: the mean of the heads, where there are several."""
+        """Latents `[N, H, P, D]`: the mean of the heads if there are several."""
         return self.latents.mean(-3) if self.latents.ndim == 5 else self.latents
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A planner's answer.
+    """The result of a planner.
 
     Attributes:
         actions: `[H, A]` in the robot's units, inside the ActionSpec.
-        cost: predicted cost of `actions`, lower is better, finite.
-        elites: the best sequences `[K, H, A]`, best first: seeds of the next search.
-        info: diagnostics, name -> number or list of numbers: `cost_by_iteration` (the least so far,
+        cost: Predicted cost of `actions`; lower is better, finite.
+        elites: The best sequences `[K, H, A]`, best first, which start the next search.
+        info: Diagnostics, name -> number or list of numbers: `cost_by_iteration` (the least so far,
             after every batch of candidates), `num_evaluated`, `num_finite`, `num_gradients`,
-            `elite_costs`. For people and reports; no code decides on it.
+            `elite_costs`. They are for people and reports; no code decides on them.
     """
 
     actions: FloatArray
@@ -86,17 +91,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the way to a goal ended, judged by what is seen alone.
+    """How the pursuit of a goal ended, judged by observations only.
 
     Attributes:
-        kind: `"arrived"`: what is seen is near enough to the goal picture, and comes no nearer;
-            `"stalled"`: it is not, and yet comes no nearer; `"out of time"`: the steps were used
-            up before either.
-        energy: distance of what is seen at the end to the goal picture, as the objective measures
-            it.
-        step_energy: the same distance between a picture of the training data and the next, on
-            average; None where the checkpoint does not know it.
-        goal: number of the goal picture, from 0.
+        kind: `"arrived"`: the observation is near enough to the goal and comes no nearer;
+            `"stalled"`: it is not, but comes no nearer; `"out of time"`: the steps were used up
+            before either.
+        energy: Distance of the last observation to the goal picture, as the objective measures it.
+        step_energy: Mean of the same distance between consecutive pictures of the training data;
+            None if the checkpoint does not contain it.
+        goal: Number of the goal, from 0.
     """
 
     kind: OutcomeKind
@@ -106,42 +110,42 @@ class Outcome:
 
     @property
     def steps_left(self) -> float | None:
-        """The energy in steps of the training data; None where nobody knows what one is worth."""
+        """The energy in steps of the training data; None if `step_energy` is not known."""
         return self.energy / self.step_energy if self.step_energy else None
 
     def __str__(self) -> str:
-        left = f"energy {self.energy:.3f} is left"
+        remaining = f"energy {self.energy:.3f} is left"
         if self.steps_left is not None:
-            left += f", {self.steps_left:.2g} times what a step of the demonstrations changes"
-        said = {
+            remaining += f", {self.steps_left:.2g} times what a step of the demonstrations changes"
+        endings = {
             "arrived": "arrived at the goal",
             "stalled": "stalled: this is as near as it gets",
             "out of time": "out of time before it arrived",
         }
-        return f"{said[self.kind]}; {left}"
+        return f"{endings[self.kind]}; {remaining}"
 
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What a controller does about one look, and why.
+    """A controller's decision on one observation, and its reasons.
 
     Attributes:
-        action: to be executed, `[A]`, in the robot's units.
+        action: The action to execute, `[A]`, in the robot's units.
         kind: `"plan"`: the first action of a new plan; `"continue"`: the next of the last one;
-            `"hold"`: nothing, for no plan is better than that by the margin; `"arrived"`: nothing,
-            the last goal is reached; `"stalled"`: nothing, the last goal comes no nearer;
-            `"out of time"`: nothing, the last goal's time is over; `"act"`: an action that no plan
-            is behind.
-        goal: number of the goal picture that it is after.
-        energy: of what it saw: its distance to the goal picture, in the objective's terms; None
-            of a controller that measures none.
-        plan: behind the action; None where there is none.
-        rest_cost: what doing nothing was predicted to cost, where a plan was made.
-        left: how the way to a goal ended that it left behind at this look.
-        latent: of what it saw, `[P, D]`, a torch.Tensor; None of a controller without a model.
-        predict_one_step: what an action `[A]` leads to from this observation; it need not be the
-            action above. Returns the latent `[P, D]` imagined, the mean of them where there are
-            several, and its energy.
+            `"hold"`: a no-op, because no plan is better than that by the margin; `"arrived"`: a
+            no-op, the last goal is reached; `"stalled"`: a no-op, the last goal comes no nearer;
+            `"out of time"`: a no-op, the last goal's time is over; `"act"`: an action without a
+            plan.
+        goal: Number of the goal that is pursued.
+        energy: Distance of the observation to the goal picture, as the objective measures it; None
+            for a controller that measures none.
+        plan: The plan that the action is from; None without one.
+        rest_cost: Predicted cost of the no-op, if a plan was made.
+        left: How the pursuit of the previous goal ended, if it ended at this observation.
+        latent: Latent of the observation, `[P, D]`, a torch.Tensor; None for a controller without
+            a model.
+        predict_one_step: Predicts the result of any action `[A]` from this observation. Returns
+            the latent `[P, D]`, the mean if there are several, and its energy.
     """
 
     action: FloatArray
@@ -159,44 +163,44 @@ class Decision:
 
     @property
     def planned(self) -> bool:
-        """Whether a plan was made for it and held against doing nothing."""
+        """Whether a plan was made for this decision and compared with the no-op."""
         return self.rest_cost is not None
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What a guard says of a decision.
+    """A guard's judgement of a decision.
 
     Attributes:
-        kind: `"go on"`; `"hold"`: the arm does nothing in this turn; `"fault"`: the run is over.
-        reason: why, in a sentence for people; empty where it goes on.
-        numbers: what was measured, name -> number; for people and records.
+        kind: `"go on"`; `"hold"`: the arm stands still in this step; `"fault"`: the run ends.
+        reason: The reason, in a sentence for people; empty for `"go on"`.
+        numbers: Measured values, name -> number, for people and records.
     """
 
     kind: VerdictKind = "go on"
     reason: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:  # one that nobody knows would be taken for "go on"
+    def __post_init__(self) -> None:  # an unknown kind would be treated as "go on"
         _check_kind("verdict", self.kind, VerdictKind)
 
 
 def _check_kind(what: str, kind: str, allowed: Any) -> None:
-    """Raises ValueError unless a kind is one of a Literal's."""
-    known = [one for group in get_args(allowed) for one in (get_args(group) or (group,))]
-    if kind not in known:
-        raise ValueError(f"{what}: got kind {kind!r}, want one of {', '.join(known)}")
+    """Raises ValueError unless `kind` is a member of the Literal `allowed`."""
+    kinds = get_args(allowed)  # a Literal within a Literal is flattened
+    if kind not in kinds:
+        raise ValueError(f"{what}: got kind {kind!r}, want one of {', '.join(kinds)}")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One thing that a task measures, for people and reports.
+    """A quantity that a task measures, for people and reports.
 
     Attributes:
-        value: what was measured, in `unit`.
-        unit: `"m"`, `"deg"`, `"share"`, `"N"`, ...
-        enough: from where on it counts as reached; None: it decides nothing by itself.
-        rising: whether more is better.
+        value: The measured value, in `unit`.
+        unit: Unit, such as `"m"`, `"deg"`, `"share"` or `"N"`.
+        enough: Threshold from which on the measure counts as reached; None without a threshold.
+        rising: Whether a larger value is better.
     """
 
     value: float
@@ -214,11 +218,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a task says of the true state.
+    """A task's judgement of the true state.
 
     Attributes:
-        success: whether an episode that ended now would be one.
-        measures: name -> measure; the first is what reports draw over time.
+        success: Whether an episode that ended now would be a success.
+        measures: name -> measure; reports plot the first over time.
     """
 
     success: bool
@@ -230,15 +234,15 @@ class Judgement:
 
     @property
     def first(self) -> tuple[str, Measure]:
-        """The measure that reports draw over time, and its name."""
+        """Name and value of the measure that reports plot over time."""
         return next(iter(self.measures.items()))
 
     @property
     def cost(self) -> float:
-        """The first measure, its sign so that lower is better."""
+        """The first measure, with its sign such that lower is better."""
         _, measure = self.first
         return -measure.value if measure.rising else measure.value
 
 
 class PlanningError(RunError):
-    """The planner found nothing it can stand behind; no action comes out."""
+    """The planner found no valid plan, so there is no action."""

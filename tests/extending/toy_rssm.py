@@ -107,7 +107,7 @@ class ToyRSSM(nn.Module):
 
 
 def build(known, fit, settings):
-    torch.manual_seed(fit.seed)
+    torch.manual_seed(known.seed)
     return ToyRSSM(
         known.encoder, known.views(), known.data.proprio_names, known.action_spec(),
         known.data.dt_s, known.step_energy(), **settings,

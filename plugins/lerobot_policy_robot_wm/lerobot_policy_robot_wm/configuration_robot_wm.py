@@ -1,4 +1,4 @@
-"""What `--policy.…` may say. LeRobot finds model and processors beside it by their file names."""
+"""The options `--policy.…`. LeRobot finds model and processors in this package by file name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lerobot.configs.policies import PreTrainedConfig
 @PreTrainedConfig.register_subclass("robot_wm")
 @dataclass
 class RobotWMConfig(PreTrainedConfig):
-    """A checkpoint of robot_wm, and what it is to reach.
+    """A checkpoint of robot_wm, and the goal that it pursues.
 
     Attributes:
-        checkpoint: a directory, or the name of one that ships.
-        goal_image: picture file of what is wanted.
-        overrides: words as `robot-wm deploy` takes them, such as `planner.horizon=2`.
-        fps: calls per second that the policy is made for; the command must call as often. None:
-            as often as the command says that it calls.
+        checkpoint: A directory, or the name of a checkpoint that ships.
+        goal_image: File of the goal picture; None: the overrides name one for each camera.
+        overrides: Words as `robot-wm deploy` takes them, such as `planner.horizon=2`.
+        fps: Calls per second that the policy is made for, which the command must match; None: as
+            many as the command says.
     """
 
     checkpoint: str = "so100_reach"
@@ -28,21 +28,26 @@ class RobotWMConfig(PreTrainedConfig):
 
     @property
     def observation_delta_indices(self) -> None:
+        """None: the policy needs the current observation alone."""
         return None
 
     @property
     def action_delta_indices(self) -> None:
+        """None: the policy is not trained by LeRobot."""
         return None
 
     @property
     def reward_delta_indices(self) -> None:
+        """None: the policy uses no rewards."""
         return None
 
     def get_optimizer_preset(self) -> NoReturn:
+        """Refuses to be trained by LeRobot."""
         raise NotImplementedError("robot_wm plans; its checkpoints come from `robot-wm train`")
 
     def get_scheduler_preset(self) -> None:
+        """Returns None: there is no training."""
         return None
 
     def validate_features(self) -> None:
-        """Nothing: the policy compares the robot with its checkpoint."""
+        """Does nothing: the policy itself compares the robot with its checkpoint."""

@@ -1,10 +1,10 @@
-"""What the policy must know of its caller: which number is which joint, and how often it is called.
+"""What the policy must know of its caller: the names of the joints, and the rate of the calls.
 
-LeRobot hands over vectors without names. `lerobot-record` and `make_policy` say the names and the
-rate beside them, in `dataset_meta`. `lerobot-rollout` (0.6) says them to no policy and to no
-processor of a policy; they stand in the `RolloutContext` that its strategies drive the policy with.
-That is a public class with public fields, but no argument of ours, so it is looked for among the
-variables of those who called. Where it is not found nothing is assumed: the policy refuses.
+LeRobot passes vectors without names. `lerobot-record` and `make_policy` pass the names and the rate
+in `dataset_meta`. `lerobot-rollout` (0.6) passes them to no policy and to no processor of a policy;
+they are in the `RolloutContext` that its strategies drive the policy with. That is a public class
+with public fields, but no argument of ours, so it is searched for in the local variables of the
+callers. If it is not found nothing is assumed: the policy refuses.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Layout:
     """A robot as LeRobot shows it to a policy.
 
     Attributes:
-        state_names: what the numbers of `observation.state` are, in their order.
-        action_names: what the numbers of an action are, in their order.
-        fps: calls per second.
+        state_names: Names of the numbers in `observation.state`, in their order.
+        action_names: Names of the numbers in an action, in their order.
+        fps: Calls per second.
     """
 
     state_names: tuple[str, ...]
@@ -36,21 +36,21 @@ class Layout:
 
 
 def read_layout(features: Mapping[str, Any], fps: float) -> Layout:
-    """The layout that a dataset's features and its rate describe."""
+    """Returns the layout that a dataset's features and its rate describe."""
     names = [tuple((features.get(key) or {}).get("names") or ()) for key in (OBS_STATE, ACTION)]
     return Layout(names[0], names[1], float(fps))
 
 
 def find_rollout(policy: object) -> Layout | None:
-    """The layout of the robot that `lerobot-rollout` drives with this policy.
+    """Finds the layout of the robot that `lerobot-rollout` drives with this policy.
 
     Args:
-        policy: is called, directly or not, by whom it is looked for.
+        policy: The policy, called directly or indirectly by the rollout.
 
     Returns:
-        None where no caller is a rollout of this very policy.
+        The layout; None if no caller is a rollout of this very policy.
     """
-    # Who has not imported it has made no context; a later LeRobot may have another one.
+    # Without an import there is no context; a later LeRobot may have another class.
     context = getattr(sys.modules.get("lerobot.rollout"), "RolloutContext", None)
     if not isinstance(context, type):
         return None
@@ -67,12 +67,12 @@ def check_layout(layout: Layout, joints: tuple[str, ...], fps: float | None) -> 
     """Compares a robot with the joints that are to be driven.
 
     Args:
-        layout: the robot's.
-        joints: names of the joints, in any order.
-        fps: the rate that the policy was told by its user; None: nothing.
+        layout: The layout of the robot.
+        joints: Names of the joints, in any order.
+        fps: The rate that the user gave the policy; None: none.
 
     Raises:
-        ValueError: a joint is missing or there are others, or the rate is too low or another.
+        ValueError: a joint is missing or there are others, or the rate is too low or another one.
     """
     for what, names in (("state", layout.state_names), ("action", layout.action_names)):
         missing = [name for name in joints if name not in names]
@@ -92,7 +92,7 @@ def check_layout(layout: Layout, joints: tuple[str, ...], fps: float | None) -> 
 
 
 def check_rate(fps: float) -> None:
-    """Raises ValueError where a servo would be driven in steps that lie too far apart."""
+    """Raises ValueError if the calls are so rare that a servo would take too large steps."""
     if not fps >= _LEAST_HZ:
         raise ValueError(
             f"fps: got {fps:g}, want at least {_LEAST_HZ}: a servo goes to the next goal as fast "

@@ -1,11 +1,11 @@
 """The planner behind LeRobot's `select_action`: step and hold, in calls instead of seconds.
 
-Every call is at most one tick of a governor, so the joints asked for are as legal as
-`robot-wm deploy`'s: the way to a planned step is spread over as many ticks as the limits want, at
-least the checkpoint's own period; then it stands until a picture shows it standing, looks and plans
-again. An episode's first call compares the robot and what its camera sees with the checkpoint. The
-first calls of all ask the arm to stay where it is while their rate is measured. LeRobot waits for a
-plan, and while it is late the arm holds rather than leaps.
+Every call is at most one tick of a governor, so the commanded joints are as legal as those of
+`robot-wm deploy`: the motion of a planned step takes as many ticks as the limits need, at least the
+checkpoint's own period. Then the arm stands until a picture shows it standing, and the policy
+observes and plans again. The first call of an episode compares the robot and its cameras' pictures
+with the checkpoint. The very first calls hold the arm where it is while their rate is measured.
+LeRobot waits for a plan; while it is late the arm holds rather than leaps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from hardware.arm_server import SETTLE_S
@@ -36,9 +35,9 @@ from lerobot_policy_robot_wm.layout import (
     find_rollout,
     read_layout,
 )
+from lerobot_policy_robot_wm.overrides import settings_of
 from lerobot_policy_robot_wm.pace import Pace
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.cli.config import load_config, plain, planning_settings, robot_settings
 from robot_wm.deployment.control import check_same_arm, make_controller
 from robot_wm.deployment.extensions import import_extensions
 from robot_wm.deployment.joints import learned_joints
@@ -46,21 +45,22 @@ from robot_wm.deployment.novelty import check_views
 from robot_wm.deployment.pictures import goal_name, read_goal
 from robot_wm.deployment.policy_process import check_robot, learned_actions, make_actions
 from robot_wm.deployment.robots import build_robot, find_arm
+from robot_wm.deployment.run import DeploySettings
 from robot_wm.deployment.settings import LeRobotRobot
 from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import JointMap, Limits, RobotModel
-from robot_wm.monitors import Monitors, MonitorSettings, load_reference
+from robot_wm.monitors import Monitors, load_reference
 from robot_wm.precision import pick_device
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
 
 _REST = 1e-6  # rad/s
-_LATEST = 15  # periods that one step may take; then it brakes, and looks
+_LATEST = 15  # periods that one step may take before the arm brakes and observes
 _LEASH_RAD = 0.3
 
 
 @dataclass(frozen=True, eq=False)
 class _Arm:
-    """robot_wm.deployment.control.Controlled, of an arm that somebody else drives."""
+    """The caller's arm, as a robot_wm.deployment.control.Controlled."""
 
     action_spec: ActionSpec
     control_dt: float
@@ -68,14 +68,14 @@ class _Arm:
 
 @dataclass(frozen=True, eq=False)
 class _Drive:
-    """How the arm is driven by whoever calls.
+    """How the arm is driven through the caller.
 
     Attributes:
-        layout: the caller's robot.
-        limits: of one tick, which is one call.
-        period: ticks that a step of the checkpoint takes at least.
-        settle: ticks at rest before a picture shows the arm at rest.
-        pace: tells the ticks.
+        layout: The caller's robot.
+        limits: Limits in one tick, which is one call.
+        period: Least number of ticks of a step of the checkpoint.
+        settle: Ticks at rest before a picture shows the arm at rest.
+        pace: Times the ticks.
     """
 
     layout: Layout
@@ -86,19 +86,23 @@ class _Drive:
 
 
 class RobotWMPolicy(PreTrainedPolicy):
-    """Plans toward the goal picture and asks for joints, in the robot's own units.
+    """Plans toward the goal picture and commands joints, in the robot's own units.
+
+    Attributes:
+        config_class: Class of its config, for LeRobot.
+        name: Name of the policy, for LeRobot.
 
     Args:
-        config: the checkpoint, the goal, and what else is to be different.
-        dataset_meta: LeRobot's, of what is recorded: the robot's features and its rate. None:
-            `lerobot-rollout` drives the policy; the first call finds them there, or refuses.
-        dataset_stats: not needed.
-        clock: seconds, never going back.
+        config: The checkpoint, the goal, and other settings.
+        dataset_meta: LeRobot's description of what is recorded: the robot's features and its rate.
+            None: `lerobot-rollout` drives the policy; the first call finds them there, or refuses.
+        dataset_stats: Not used.
+        clock: Returns seconds that never go back.
 
     Raises:
-        ValueError: a checkpoint for another robot, no goal picture or one that does not fit, a
-            robot without these joints, or a rate that is too low or another than `config.fps`.
-        FileNotFoundError: no such picture.
+        ValueError: the checkpoint is for another robot, there is no goal picture or one that does
+            not fit, the robot lacks these joints, or the rate is too low or not `config.fps`.
+        FileNotFoundError: there is no such picture.
     """
 
     config_class = RobotWMConfig  # type: ignore[assignment] - LeRobot declares None
@@ -131,7 +135,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         info, learned = model.info, learned_joints(saved)
         spec = info.action_spec
         actions_of = learned_actions(saved)
-        own_robot = robot_settings(settings)
+        own_robot = settings.robot
         assert isinstance(own_robot, LeRobotRobot)
         check_same_arm(info, self._robot, own_robot.type)
         check_robot(spec, info.dt, own_robot, self._robot, actions_of, learned)
@@ -139,15 +143,14 @@ class RobotWMPolicy(PreTrainedPolicy):
         self._settle_s = SETTLE_S + own_robot.camera_latency_s
         self._actions = make_actions(self._robot, spec, own_robot, learned)
         arm = _Arm(self._actions.spec, info.dt)
-        self._controller = make_controller(model, arm, planning_settings(settings))
+        self._controller = make_controller(model, arm, settings)
         self._cameras = info.cameras
-        wanted = [plain(value) for value in (settings.goal, *settings.then)]
-        self._pictures = {goal_name(goal): read_goal(goal, info.cameras) for goal in wanted}
-        self._goals = [Goal(images=self._pictures[goal_name(goal)]) for goal in wanted]
-        own: Any = OmegaConf.to_container(settings.monitors)
-        self._allow_novel = bool(own.pop("allow_novel"))
-        normal = load_reference(directory, model.info)
-        self._monitors = Monitors(normal, MonitorSettings(**own), step_energy=None)
+        goals = settings.goals
+        self._pictures = {goal_name(goal): read_goal(goal, info.cameras) for goal in goals}
+        self._goals = [Goal(images=self._pictures[goal_name(goal)]) for goal in goals]
+        self._allow_novel = settings.monitors.allow_novel
+        reference = load_reference(directory, model.info)
+        self._monitors = Monitors(reference, settings.monitors, step_energy=None)
         self._model = model
         self._drive: _Drive | None = None
         if dataset_meta is not None:
@@ -165,20 +168,23 @@ class RobotWMPolicy(PreTrainedPolicy):
         clock: Callable[[], float] = time.monotonic,
         **download: object,
     ) -> RobotWMPolicy:
-        """As LeRobot calls it; the weights are the checkpoint's, there are none beside the config.
+        """Makes the policy as LeRobot calls it; the weights are those of the checkpoint.
 
         Args:
-            pretrained_name_or_path: where the config came from.
-            config: see the class, like what follows.
-            dataset_meta: see the class.
-            dataset_stats: see the class.
-            clock: see the class.
-            download: how LeRobot would get weights, such as `revision`: whatever its own
-                `from_pretrained` takes by name. There is nothing to get.
+            pretrained_name_or_path: Where the config came from.
+            config: As in the class.
+            dataset_meta: As in the class.
+            dataset_stats: As in the class.
+            clock: As in the class.
+            **download: How LeRobot would download weights, such as `revision`: the keywords of its
+                own `from_pretrained`. Ignored, as there is nothing to download.
+
+        Returns:
+            The policy.
 
         Raises:
-            ValueError: see the class.
-            TypeError: a keyword that LeRobot does not know either.
+            ValueError: as for the class.
+            TypeError: a keyword is not one of LeRobot's either.
         """
         known = inspect.signature(PreTrainedPolicy.from_pretrained).parameters
         for name in download:
@@ -187,11 +193,11 @@ class RobotWMPolicy(PreTrainedPolicy):
         return cls(config, dataset_meta=dataset_meta, dataset_stats=dataset_stats, clock=clock)
 
     def supports_rtc(self) -> bool:
-        """No: it looks after every step and has no chunks, so LeRobot refuses `rtc` for it."""
+        """Returns False: it observes after every step, so LeRobot refuses `rtc` for it."""
         return False
 
     def reset(self) -> None:
-        """Begins an episode: from wherever the arm then stands."""
+        """Begins an episode, from wherever the arm stands."""
         with torch.inference_mode(False):
             self._controller.reset(self._goals)
         if self._drive is not None:
@@ -202,18 +208,21 @@ class RobotWMPolicy(PreTrainedPolicy):
         self._ticks = self._rested = 0  # since the last look; of them, the last ones at rest
 
     def select_action(self, batch: dict[str, Tensor]) -> Tensor:
-        """The joints to ask for now `[1, J]`, in the robot's units and the order of its actions.
+        """Returns the joints to command now.
 
         Args:
             batch: `observation.state` `[1, J]` in the robot's units, and
                 `observation.images.CAMERA` `[1, 3, height, width]` in 0 to 1.
 
+        Returns:
+            The joints `[1, J]`, in the robot's units and in the order of its actions.
+
         Raises:
-            ValueError: a robot whose joints are others or are not told; calls that come faster than
-                was told; a picture that is missing, does not fit or, in an episode's first
-                call, is unlike the demonstrations'; numbers that are not finite; or an arm that
-                stands where it may not.
-            PlanningError: no plan that the planner can stand behind.
+            ValueError: the robot's joints are others or unknown; the calls come faster than the
+                stated rate; a picture is missing, does not fit or, in an episode's first call, is
+                unlike the demonstrations'; a number is not finite; or the arm stands where it may
+                not.
+            PlanningError: the planner finds no plan with a finite cost.
         """
         with torch.inference_mode(False):  # LeRobot's; planners may want gradients
             now_s = self._clock()
@@ -231,17 +240,20 @@ class RobotWMPolicy(PreTrainedPolicy):
             if drive.pace.is_known and (self._start is None or stands):
                 self._governor = self._look(drive, self._governor, joints, self._pictures_of(batch))
                 drive.pace.skip_interval()
-            # The tick begins when its command leaves: after a plan LeRobot calls at once again.
+            # The tick begins when its command leaves, as LeRobot calls again right after a plan.
             if self._start is not None and drive.pace.take_tick(self._clock()):
                 self._step(drive, self._governor)
             asked = self._joints.values(self._governor.joints)
             return torch.tensor([[asked[name] for name in drive.layout.action_names]])
 
     def _find_layout(self) -> Layout:
-        """The layout of the robot of whoever calls.
+        """Finds the layout of the caller's robot.
+
+        Returns:
+            The layout.
 
         Raises:
-            ValueError: it cannot be known.
+            ValueError: the layout cannot be found.
         """
         layout = find_rollout(self)
         if layout is None:
@@ -252,10 +264,16 @@ class RobotWMPolicy(PreTrainedPolicy):
         return layout
 
     def _make_drive(self, layout: Layout) -> _Drive:
-        """How the arm of a caller is driven.
+        """Derives from a layout how the arm is driven.
+
+        Args:
+            layout: The caller's robot.
+
+        Returns:
+            The limits and the timing.
 
         Raises:
-            ValueError: the arm has other joints, or the rate is too low or not the one asked for.
+            ValueError: the arm has other joints, or the rate is too low or not `config.fps`.
         """
         check_layout(layout, self._joints.keys, self._fps)
         limits = replace(self._robot.limits, tick_s=1 / layout.fps)
@@ -266,10 +284,13 @@ class RobotWMPolicy(PreTrainedPolicy):
         return _Drive(layout, limits, period, settle, Pace(layout.fps))
 
     def _check_view(self, images: Mapping[str, ImageArray]) -> None:
-        """Compares what is seen and what is wanted with the demonstrations.
+        """Compares the current pictures and the goal pictures with the demonstrations.
+
+        Args:
+            images: The current picture of each camera.
 
         Raises:
-            ValueError: one of them is unlike those.
+            ValueError: a picture is unlike them.
         """
         if self._allow_novel:
             return
@@ -280,19 +301,30 @@ class RobotWMPolicy(PreTrainedPolicy):
             )
 
     def _make_governor(self, drive: _Drive, joints: FloatArray) -> Governor:
-        """A governor of an arm that stands at measured joints `[J]`, rad.
+        """Makes the governor of an arm that stands at measured joints.
+
+        Args:
+            drive: How the arm is driven.
+            joints: The joints `[J]`, rad.
+
+        Returns:
+            The governor.
 
         Raises:
-            ValueError: it may not stand there.
+            ValueError: the arm may not stand there.
         """
-        return Governor(drive.limits, self._robot.chain.corners, drive.limits.seat(joints))
+        return Governor(
+            drive.limits, self._robot.chain.corners, drive.limits.clip_within_tolerance(joints)
+        )
 
     def _step(self, drive: _Drive, governor: Governor) -> None:
-        """One tick toward the target; one that takes too long ends where it is."""
+        """Moves one tick toward the target; a motion that takes too long ends where it is."""
         self._ticks += 1
         late = self._ticks > drive.period * _LATEST
         command = governor.step(None if late else self._target)
-        moves = np.abs(command.speed).max() > _REST  # rounding keeps some on their way for ever
+        moves = (
+            np.abs(command.speed).max() > _REST
+        )  # not 0: rounding keeps some joints moving for ever
         self._rested = 0 if moves else self._rested + 1
 
     def _look(
@@ -302,8 +334,8 @@ class RobotWMPolicy(PreTrainedPolicy):
         joints: FloatArray,
         images: Mapping[str, ImageArray],
     ) -> Governor:
-        """Plans the next step from measured joints `[J]`, rad; who governs the way there."""
-        # A blocked arm must not be pushed ever harder: where it does not follow, it begins anew.
+        """Plans a step from measured joints `[J]`, rad; returns the governor of the motion."""
+        # A blocked arm must not be pushed ever harder: if it lags, begin from the measured joints.
         if not np.abs(governor.joints - joints).max() < _LEASH_RAD:
             governor = self._make_governor(drive, joints)
         begin, start = self._start, governor.joints
@@ -316,10 +348,16 @@ class RobotWMPolicy(PreTrainedPolicy):
         return governor
 
     def _pictures_of(self, batch: Mapping[str, Tensor]) -> dict[str, ImageArray]:
-        """What the checkpoint's cameras see, by their names.
+        """Reads the pictures of the checkpoint's cameras from a batch.
+
+        Args:
+            batch: As in `select_action`.
+
+        Returns:
+            The picture of each camera, uint8 `[height, width, 3]`.
 
         Raises:
-            ValueError: the robot lacks one.
+            ValueError: the robot lacks a camera.
         """
         prefix = f"{OBS_IMAGES}."
         have = [key.removeprefix(prefix) for key in batch if key.startswith(prefix)]
@@ -336,27 +374,36 @@ class RobotWMPolicy(PreTrainedPolicy):
         return images
 
     def get_optim_params(self) -> dict[str, Any]:
+        """Returns no parameters: LeRobot does not train the policy."""
         return {}
 
     def forward(self, batch: dict[str, Tensor]) -> NoReturn:
+        """Refuses to be trained by LeRobot."""
         raise NotImplementedError("robot_wm plans; its checkpoints come from `robot-wm train`")
 
     def predict_action_chunk(self, batch: dict[str, Tensor]) -> NoReturn:
+        """Refuses: there are no action chunks."""
         raise NotImplementedError("robot_wm looks after every step; it has no chunks")
 
 
-def read_settings(config: RobotWMConfig, goal: str) -> DictConfig:
-    """`robot-wm deploy`'s configuration of a LeRobot arm, with what this policy's says.
+def read_settings(config: RobotWMConfig, goal: str) -> DeploySettings:
+    """Reads the settings of `robot-wm deploy` on a LeRobot arm from a policy's config.
+
+    Args:
+        config: The policy's config.
+        goal: File of the goal picture; empty: the overrides name one for each camera.
+
+    Returns:
+        The settings.
 
     Raises:
-        UsageError: an override that it does not take.
-        ValueError: limits wider than the arm's own.
+        UserError: an override is unknown or out of range.
+        ValueError: limits are wider than the arm's own.
     """
-    own = [f"checkpoint={config.checkpoint}", *([f"goal={goal}"] if goal else [])]
-    settings = load_config("deploy", ["robot=lerobot", *own, *config.overrides], typed=False)
-    # A policy's directory may be a stranger's: it names nothing that is imported, and it may narrow
-    # what an arm does, not widen it.
-    robot = robot_settings(settings)
+    settings = settings_of(config.checkpoint, goal, config.overrides)
+    # A policy's directory may come from a stranger: it names nothing that is imported, and it may
+    # only narrow the limits of the arm.
+    robot = settings.robot
     if "." in robot.arm:
         raise ValueError(f"policy.overrides: robot.arm={robot.arm}, want a name of ours")
     widest = find_arm(robot.arm).limits
@@ -373,13 +420,19 @@ def read_settings(config: RobotWMConfig, goal: str) -> DictConfig:
     return settings
 
 
-def read_robot(settings: DictConfig) -> tuple[RobotModel, JointMap]:
-    """The arm, and how LeRobot counts its joints.
+def read_robot(settings: DeploySettings) -> tuple[RobotModel, JointMap]:
+    """Builds the arm and its joint map.
+
+    Args:
+        settings: Settings of the deployment.
+
+    Returns:
+        The arm, and how LeRobot counts its joints.
 
     Raises:
-        ValueError: settings that make no sense, or joints that are not told.
+        ValueError: a setting is out of range, or the joint map is missing.
     """
-    robot = build_robot(robot_settings(settings))
+    robot = build_robot(settings.robot)
     if robot.device is None:
         raise ValueError("policy.overrides: robot.joints: got none, want how the arm counts them")
     return robot, robot.device

@@ -1,4 +1,4 @@
-"""What LeRobot puts around the policy: batches and devices; the model normalises by itself."""
+"""LeRobot's processors around the policy: batches and devices; the model normalises by itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_robot_wm_pre_post_processors(
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]],
     PolicyProcessorPipeline[PolicyAction, PolicyAction],
 ]:
-    """Before and after the policy, as LeRobot looks for it by name."""
+    """Makes the processors before and after the policy; LeRobot finds this function by its name."""
     before = PolicyProcessorPipeline[dict[str, Any], dict[str, Any]](
         steps=[
             RenameObservationsProcessorStep(rename_map={}),

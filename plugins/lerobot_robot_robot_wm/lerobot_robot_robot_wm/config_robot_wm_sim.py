@@ -1,4 +1,4 @@
-"""What `--robot.…` may say. LeRobot finds the robot beside it by its file name."""
+"""The options `--robot.…`. LeRobot finds the robot in this package by its file name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class RobotWMSimConfig(RobotConfig):
     """The SO-100 on its tabletop.
 
     Attributes:
-        seed: of where the arm and the cube stand.
-        image_size: height and width of the camera's picture, pixels.
-        random_appearance: colours, textures, lights, camera and clutter from the seed too.
+        seed: Seed of the scene: where the arm and the cube stand.
+        image_size: Height and width of the camera's picture, pixels.
+        random_appearance: Also draws colours, textures, lights, camera and clutter from the seed.
     """
 
     seed: int = 0

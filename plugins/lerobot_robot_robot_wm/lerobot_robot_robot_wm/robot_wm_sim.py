@@ -1,7 +1,7 @@
-"""The simulated SO-100, driven as an SO-101 is: the same names, degrees and percent.
+"""The simulated SO-100, driven like an SO-101: with the same names, degrees and percent.
 
-Its time is the wall clock's: it moves on whenever it is asked for something, behind the governor
-that drives the real arm, and holds its last goal for ever.
+It runs in real time: whenever it is called it catches up with the wall clock, behind the governor
+that drives the real arm, and it holds its last goal for ever.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ CAMERA = "front"
 class RobotWMSim(Robot):
     """An SO-100 that LeRobot drives by joint goals (lerobot.robots.Robot).
 
+    Attributes:
+        config_class: Class of its config, for LeRobot.
+        name: Name of the robot, for LeRobot.
+
     Args:
-        config: where it stands, and how it looks.
+        config: The scene and how it looks.
 
     Raises:
-        ValueError: a setting that makes no sense.
+        ValueError: a setting is out of range.
     """
 
     config_class = RobotWMSimConfig
@@ -43,7 +47,7 @@ class RobotWMSim(Robot):
         check_counts(0, seed=config.seed)
         super().__init__(config)
         self.config = config
-        self.cameras = {CAMERA: None}  # LeRobot counts them
+        self.cameras = {CAMERA: None}  # LeRobot only counts them
         device = build_robot(SO101).device
         assert device is not None
         self._joints = device
@@ -51,30 +55,34 @@ class RobotWMSim(Robot):
 
     @property
     def observation_features(self) -> dict[str, Any]:
+        """Types of the joints, and shape of the picture, by name."""
         size = self.config.image_size
         return {**self.action_features, CAMERA: (size, size, 3)}
 
     @property
     def action_features(self) -> dict[str, type]:
+        """Types of the joint goals, by name."""
         return dict.fromkeys(self._joints.keys, float)
 
     @property
     def is_connected(self) -> bool:
+        """Whether `connect` was called, and `disconnect` not since."""
         return self._env is not None
 
     @property
     def is_calibrated(self) -> bool:
+        """Always True: the model is exact."""
         return True
 
     def calibrate(self) -> None:
-        """Nothing: the model is the arm."""
+        """Does nothing: the model is exact."""
 
     def configure(self) -> None:
-        """Nothing."""
+        """Does nothing: there is nothing to configure."""
 
     @check_if_already_connected
     def connect(self, calibrate: bool = True) -> None:
-        """Builds the scene and lets its time begin."""
+        """Builds the scene and starts its time."""
         robot = build_robot(SimulatedRobot())
         limits = robot.limits
         env = Tabletop(
@@ -83,7 +91,9 @@ class RobotWMSim(Robot):
             random_appearance=self.config.random_appearance,
         )
         env.reset(self.config.seed)
-        self._governor = Governor(limits, robot.chain.corners, limits.seat(env.joints()))
+        self._governor = Governor(
+            limits, robot.chain.corners, limits.clip_within_tolerance(env.joints())
+        )
         self._tick_s = float(limits.tick_s)
         self._substeps = round(self._tick_s / env.physics.timestep_s)
         self._target: FloatArray | None = None
@@ -91,20 +101,23 @@ class RobotWMSim(Robot):
 
     @check_if_not_connected
     def get_observation(self) -> dict[str, Any]:
-        """Joints by name, in LeRobot's units, and the camera's picture, uint8 `[size, size, 3]`."""
+        """Returns the joints, in LeRobot's units, and the picture `[size, size, 3]`, uint8."""
         env = self._catch_up()
         return {**self._joints.values(env.joints()), **env.observe().images}
 
     @check_if_not_connected
     def send_action(self, action: Mapping[str, Any]) -> dict[str, float]:
-        """Sets the goal of its joints; the governor decides how it gets there, and whether.
+        """Sets the goal of the joints; the governor decides how and whether the arm gets there.
+
+        Args:
+            action: Goal of each joint, in LeRobot's units.
 
         Returns:
-            What its servos were last told, by name.
+            The last command of each servo, in LeRobot's units.
 
         Raises:
-            ValueError: a joint is missing, or a goal is not a finite number; the arm goes on to the
-                last goal.
+            ValueError: a joint is missing, or a goal is not finite; the arm then keeps its last
+                goal.
         """
         missing = [key for key in self.action_features if key not in action]
         if missing:
@@ -117,7 +130,7 @@ class RobotWMSim(Robot):
         return self._joints.values(self._governor.joints)
 
     def _catch_up(self) -> Tabletop:
-        """Moves on to now, tick by tick."""
+        """Simulates tick by tick until now."""
         assert self._env is not None
         now_s, physics = time.monotonic(), self._env.physics
         # A machine that is too slow lets the simulated time fall behind, rather than leap.
@@ -130,6 +143,7 @@ class RobotWMSim(Robot):
 
     @check_if_not_connected
     def disconnect(self) -> None:
+        """Closes the scene."""
         assert self._env is not None
         self._env.close()
         self._env = None

@@ -1,4 +1,4 @@
-"""The family of a frozen encoder with a block-causal, action-conditioned predictor."""
+"""The `latent` family: a frozen encoder with a block-causal, action-conditioned predictor."""
 
 from robot_wm.models.latent.family import LATENT, channel_stats
 from robot_wm.models.latent.model import LatentState, LatentWorldModel

@@ -1,4 +1,4 @@
-"""How such a model is made for a dataset, and what a checkpoint holds of it."""
+"""Makes a LatentWorldModel for a dataset, writes it to a checkpoint's description, and reads it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,31 @@ from robot_wm.preprocess import NormStats
 from robot_wm.types import ActionSpec, UserError
 
 
-def _build(known: TrainingData, config: FitConfig, settings: Mapping[str, Any]) -> LatentWorldModel:
-    """An untrained model for a dataset; `settings` are PredictorConfig's choices.
+def _build(
+    training: TrainingData, config: FitConfig, settings: Mapping[str, Any]
+) -> LatentWorldModel:
+    """Makes an untrained model for a dataset.
+
+    Args:
+        training: The dataset, encoded.
+        config: How the model is fitted.
+        settings: Fields of PredictorConfig.
+
+    Returns:
+        The model.
 
     Raises:
         UserError: actions that proprioception cannot integrate, or settings that do not fit.
     """
-    data, encoder = known.data, known.encoder
-    wanted = {"integrate": "state_delta", "pose": "pose_delta"}.get(config.proprio)
-    if wanted is not None and data.spec.action != wanted:
+    data, encoder = training.data, training.encoder
+    needed_action = {"integrate": "state_delta", "pose": "pose_delta"}.get(config.proprio)
+    if needed_action is not None and data.spec.action != needed_action:
         raise UserError(
             f"proprio: {config.proprio!r} adds actions to the state, but action="
-            f"{data.spec.action!r} are no such changes; want proprio=none or data.action={wanted}"
+            f"{data.spec.action!r} are no such changes; want proprio=none or "
+            f"data.action={needed_action}"
         )
-    views = known.views()
+    views = training.views()
     shape = PredictorConfig(
         token_dim=encoder.dim,
         grid=encoder.grid,
@@ -49,7 +60,7 @@ def _build(known: TrainingData, config: FitConfig, settings: Mapping[str, Any]) 
         views=views,
         dt=data.dt_s,
         state_names=data.proprio_names,
-        action_spec=known.action_spec(),
+        action_spec=training.action_spec(),
         proprio=config.proprio,
         context_frames=config.context_frames,
         features=config.features,
@@ -57,12 +68,12 @@ def _build(known: TrainingData, config: FitConfig, settings: Mapping[str, Any]) 
     )
     model = LatentWorldModel(
         encoder,
-        Predictor(shape, generator=torch.Generator().manual_seed(config.seed)),
+        Predictor(shape, generator=torch.Generator().manual_seed(training.seed)),
         spec,
-        action_stats=known.stats.action_stats,
-        proprio_stats=known.stats.proprio_stats,
+        action_stats=training.stats.action_stats,
+        proprio_stats=training.stats.proprio_stats,
         feature_stats=(
-            channel_stats(known.tokens, known.training)
+            channel_stats(training.tokens, training.training)
             if config.features == "channel_norm"
             else None
         ),
@@ -70,12 +81,12 @@ def _build(known: TrainingData, config: FitConfig, settings: Mapping[str, Any]) 
         rollout_steps=config.rollout_steps,
         rollout_prefix=config.rollout_prefix,
     )
-    model.spec = replace(spec, step_energy=known.step_energy(model.latents))
+    model.spec = replace(spec, step_energy=training.step_energy(model.latents))
     return model
 
 
 def channel_stats(tokens: TokenStore, episodes: Sequence[int]) -> NormStats:
-    """Mean and standard deviation of every channel over the tokens of some episodes."""
+    """Returns the mean and standard deviation of each channel over the tokens of some episodes."""
     dim = tokens.dim
     total, square, count = np.zeros(dim), np.zeros(dim), 0
     for episode in episodes:
@@ -89,7 +100,7 @@ def channel_stats(tokens: TokenStore, episodes: Sequence[int]) -> NormStats:
 
 def _describe(model: LatentWorldModel) -> dict[str, Any]:
     spec = model.spec
-    own: dict[str, Any] = {
+    spec_values: dict[str, Any] = {
         **{f.name: getattr(spec, f.name) for f in fields(spec)},
         "views": [asdict(view) for view in spec.views],
         "action_spec": {
@@ -101,7 +112,7 @@ def _describe(model: LatentWorldModel) -> dict[str, Any]:
         "step_energy": None if spec.step_energy is None else dict(spec.step_energy),
     }
     return {
-        "spec": own,
+        "spec": spec_values,
         "predictor": asdict(model.predictor.config),
         "action_stats": _stats_to_json(model.action_stats),
         "proprio_stats": _stats_to_json(model.proprio_stats),
@@ -120,7 +131,7 @@ def _rebuild(encoder: Encoder, saved: Mapping[str, Any]) -> LatentWorldModel:
         "views": tuple(View(**view) for view in saved["spec"]["views"]),
         "action_spec": ActionSpec(**saved["spec"]["action_spec"]),
     }
-    with torch.random.fork_rng(devices=[]):  # its first weights are not kept
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced, so draw none
         predictor = Predictor(PredictorConfig(**saved["predictor"]))
     stats = {
         name: None if saved[name] is None else NormStats(**saved[name])

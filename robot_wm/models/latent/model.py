@@ -1,4 +1,4 @@
-"""A frozen encoder with a block-causal predictor: look, remember, imagine, learn."""
+"""LatentWorldModel: a frozen encoder with a block-causal predictor."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ from robot_wm.types import (
 
 @dataclass(frozen=True)
 class LatentState:
-    """The last few frames of B episodes: latents `[B, T, P, D]`, proprio `[B, T, Q]`, and the
-    actions between them `[B, T - 1, A]`.
+    """The last few frames of B episodes.
 
-    The cache holds what the predictor made of all but the last: computed once per observation, for
-    all candidates of a plan.
+    Attributes:
+        latents: `[B, T, P, D]`.
+        proprio: `[B, T, Q]`, in the robot's units.
+        actions: The actions between the frames, `[B, T - 1, A]`, in the robot's units.
+        cache: The predictor's keys and values of all frames but the last: computed once per
+            observation, for all candidates of a plan. None if there is one frame only.
     """
 
     latents: Tensor
@@ -49,16 +52,18 @@ class LatentWorldModel(nn.Module):
     """A frozen encoder with a block-causal predictor (V-JEPA 2-AC, arXiv 2506.09985).
 
     Args:
-        encoder: frozen; its tokens, normalised as `spec.features` says, are the latents.
-        predictor: trained on them.
-        spec: what it was trained for.
-        action_stats: of the training actions, `[A]`.
-        proprio_stats: of the training states, `[Q]`.
-        feature_stats: of the encoder's tokens per channel, `[D]`, for `"channel_norm"`.
-        error: `"l1"` or `"l2"`, of every latent error in the loss.
-        rollout_steps: length of the autoregressive rollout in the loss.
-        rollout_prefix: true frames before that rollout: `"first"` begins it at frame 0 as V-JEPA
-            2-AC does, `"random"` anywhere it fits.
+        encoder: The frozen encoder; its tokens, normalised as `spec.features` says, are the
+            latents.
+        predictor: The predictor of latents, which is trained.
+        spec: What the model is trained for.
+        action_stats: Statistics of the training actions, `[A]`.
+        proprio_stats: Statistics of the training states, `[Q]`.
+        feature_stats: Statistics of the encoder's tokens per channel, `[D]`, for
+            `"channel_norm"`.
+        error: Every latent error in the loss is `"l1"` or `"l2"`.
+        rollout_steps: Length of the autoregressive rollout in the loss.
+        rollout_prefix: Where that rollout begins: `"first"` at frame 0 as in V-JEPA 2-AC,
+            `"random"` anywhere that it fits.
 
     Raises:
         UserError: parts that do not fit together.
@@ -89,7 +94,7 @@ class LatentWorldModel(nn.Module):
         if rollout_prefix not in ("first", "random"):
             raise UserError(f"rollout_prefix: got {rollout_prefix!r}, want 'first' or 'random'")
         shape, num_states = predictor.config, len(spec.state_names)
-        fits = {
+        sizes = {
             "views": (len(spec.views), shape.num_views),
             "tokens per picture": (encoder.grid, shape.grid),
             "token size": (encoder.dim, shape.token_dim),
@@ -104,10 +109,10 @@ class LatentWorldModel(nn.Module):
             ),
             "output_norm": (spec.features == "layer_norm", shape.output_norm),
         }
-        for name, (one, other) in fits.items():
+        for name, (one, other) in sizes.items():
             if one != other:
                 raise UserError(f"{name}: got {one} and {other}, want the same")
-        self._frozen = (encoder,)  # not a part that learns, nor one that is saved with those
+        self._frozen = (encoder,)  # in a tuple, so that it is no submodule: not trained, not saved
         self.predictor = predictor
         self.spec = spec
         self.action_stats = action_stats
@@ -119,11 +124,12 @@ class LatentWorldModel(nn.Module):
 
     @property
     def encoder(self) -> Encoder:
-        """Frozen."""
+        """The frozen encoder, whose tokens the model learns from."""
         return self._frozen[0]
 
     @property
     def info(self) -> ModelInfo:
+        """See `WorldModel.info`."""
         spec, shape = self.spec, self.predictor.config
         return ModelInfo(
             views=spec.views,
@@ -141,11 +147,11 @@ class LatentWorldModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its predictor is."""
+        """The device of the predictor."""
         return next(self.predictor.parameters()).device
 
     def to(self, *args: Any, **kwargs: Any) -> LatentWorldModel:
-        """This model, its encoder and predictor moved; see torch.nn.Module.to."""
+        """Moves the predictor and the encoder, and returns this model; see torch.nn.Module.to."""
         super().to(*args, **kwargs)
         if isinstance(self.encoder, nn.Module):
             self.encoder.to(*args, **kwargs)
@@ -157,6 +163,7 @@ class LatentWorldModel(nn.Module):
             block.compile()
 
     def initial(self) -> LatentState | None:
+        """See `WorldModel.initial`."""
         return None
 
     def observe(
@@ -165,12 +172,8 @@ class LatentWorldModel(nn.Module):
         obs: Observation | EncodedFrames,
         applied: FloatArray | Tensor | None,
     ) -> LatentState:
-        """See `WorldModel.observe`; a dataset's frames were found finite when they were encoded.
-
-        Raises:
-            UserError: a picture or vector that does not fit, or a robot's that is not finite.
-        """
-        if isinstance(obs, EncodedFrames):
+        """See `WorldModel.observe`."""
+        if isinstance(obs, EncodedFrames):  # checked for non-finite values when it was encoded
             latents = self.latents(obs.tokens.to(self.device))[:, None]
             proprio = obs.proprio.to(self.device)[:, None]
         else:
@@ -184,31 +187,39 @@ class LatentWorldModel(nn.Module):
         latents = torch.cat((state.latents[:, -keep:], latents), dim=1)
         proprio = torch.cat((state.proprio[:, -keep:], proprio), dim=1)
         actions = torch.cat((state.actions, action), dim=1)[:, -keep:]
-        return LatentState(latents, proprio, actions, self._remember(latents, proprio, actions))
+        cache = self._encode_context(latents, proprio, actions)
+        return LatentState(latents, proprio, actions, cache)
 
     def latent(self, state: LatentState) -> Tensor:
-        """Latents `[B, P, D]` of what was seen last."""
+        """See `WorldModel.latent`."""
         return state.latents[:, -1]
 
     def embed(self, images: Mapping[str, ImageArray]) -> Tensor:
-        """Latent `[P, D]` of the pictures of this model's cameras.
+        """Returns the latent of the pictures of this model's cameras.
+
+        Args:
+            images: uint8 RGB `[height, width, 3]` by camera name; others than this model's are
+                ignored.
+
+        Returns:
+            `[P, D]`.
 
         Raises:
             UserError: a camera is missing, or its picture has another aspect ratio than the
                 training pictures.
         """
-        missing = [v.camera for v in self.spec.views if v.camera not in images]
-        if missing:
-            wanted = ", ".join(view.camera for view in self.spec.views)
-            raise UserError(f"camera: got {', '.join(sorted(images)) or 'none'}, want {wanted}")
-        tokens = torch.cat([self._see(view, images[view.camera]) for view in self.spec.views])
+        cameras = [view.camera for view in self.spec.views]
+        if not {*cameras} <= {*images}:
+            got = ", ".join(sorted(images)) or "none"
+            raise UserError(f"camera: got {got}, want {', '.join(cameras)}")
+        tokens = torch.cat([self._tokens(view, images[view.camera]) for view in self.spec.views])
         if not tokens.isfinite().all():
             raise PlanningError("the encoder returned tokens that are not finite")
         return self.latents(tokens)
 
     @torch.no_grad()
-    def _see(self, view: View, picture: ImageArray) -> Tensor:
-        """Tokens of a picture through one camera."""
+    def _tokens(self, view: View, picture: ImageArray) -> Tensor:
+        """Returns the encoder's tokens of one camera's picture."""
         check_image(picture, f"camera {view.camera!r}")
         height, width = picture.shape[:2]
         if abs(width / height / (view.width / view.height) - 1) > 0.02:
@@ -219,7 +230,7 @@ class LatentWorldModel(nn.Module):
         return encode(self.encoder, picture[None], self.device)[0]
 
     def latents(self, tokens: Tensor) -> Tensor:
-        """The encoder's tokens `[..., P, D]` in the space that this model imagines in."""
+        """Maps the encoder's tokens `[..., P, D]` to the space that this model imagines in."""
         if self.spec.features == "layer_norm":
             return F.layer_norm(tokens, tokens.shape[-1:])
         if self.feature_stats is not None:
@@ -234,11 +245,7 @@ class LatentWorldModel(nn.Module):
         *,
         select: Select | None = None,
     ) -> Futures:
-        """See `WorldModel.rollout`; nothing in it is random.
-
-        Raises:
-            UserError: another action size, or more frames than the predictor takes.
-        """
+        """See `WorldModel.rollout`; nothing here is random."""
         latents, kept = self.predictor.rollout(
             state.cache,
             state.latents[:, -1],
@@ -248,39 +255,51 @@ class LatentWorldModel(nn.Module):
         return Futures(latents, kept=None if select is None else kept)
 
     def rollout_recomputed(self, state: LatentState, actions: Tensor) -> Futures:
-        """What `rollout` must equal: the context repeated per candidate, and all frames computed
-        again for every step.
+        """Computes `rollout` without a cache, as a reference that it must equal.
+
+        The context is repeated per candidate, and all frames are computed again for every step.
+
+        Args:
+            state: The state of 1 episode.
+            actions: `[N, H, A]`, in the robot's units.
+
+        Returns:
+            The futures of all candidates.
 
         Raises:
-            ValueError: a predictor with extrinsics or several heads, which this does not know.
+            UserError: a predictor with extrinsics or several heads, which are not supported here.
         """
         if self.spec.extrinsics or self.predictor.config.num_outputs > 1:
-            raise UserError("checkpoint: the plain way knows no extrinsics and no heads")
+            raise UserError("checkpoint: got extrinsics or several heads, want neither")
         num = len(actions)
-        past = self.action_stats.forward(state.actions).expand(num, -1, -1)
-        ahead, states, _ = self._inputs(state.proprio[:, -1], actions)
+        past_n = self.action_stats.forward(state.actions).expand(num, -1, -1)
+        future_n, states, _ = self._inputs(state.proprio[:, -1], actions)
         if states is not None:
             before = self._states_n(state.proprio[:, :-1])
             assert before is not None
             states = torch.cat((before.expand(num, -1, -1), states), dim=1)
         tokens = state.latents.expand(num, -1, -1, -1)
-        actions_n = torch.cat((past, ahead), dim=1)
+        actions_n = torch.cat((past_n, future_n), dim=1)
         return Futures(rollout_recomputed(self.predictor, tokens, actions_n, states))
 
     def loss(
         self, batch: Batch, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Teacher forcing over all frames, plus an autoregressive rollout of `rollout_steps`.
+        """Returns the error of teacher forcing, plus that of an autoregressive rollout.
 
-        The rollout feeds predictions back, not detached, with true states; its first step is
-        teacher forcing's own, so its error is that of the steps from the second on.
+        The rollout feeds predictions back, not detached, with true states. Its first step is
+        the one that teacher forcing computes, so its error counts the steps from the second on.
 
         Args:
-            batch: windows of more frames than `rollout_steps`.
-            generator: draws the rollout's start where `rollout_prefix` is `"random"`.
+            batch: Windows of more frames than `rollout_steps`.
+            generator: Draws the start of the rollout if `rollout_prefix` is `"random"`.
+
+        Returns:
+            The loss (scalar, with gradient), and the metrics `loss`, `teacher_forcing` and, with
+            more than one rollout step, `rollout`.
 
         Raises:
-            ValueError: a batch of another shape, dtype, or too few frames.
+            ValueError: the batch has another shape or dtype, or too few frames.
             FloatingPointError: an input or the loss is not finite.
         """
         device = self.device
@@ -313,7 +332,7 @@ class LatentWorldModel(nn.Module):
                 now = slice(t, t + 1)
                 frame, cache = self.predictor.extend(
                     cache,
-                    self._combined(frame),
+                    self.predictor.combine(frame),
                     actions_n[:, now],
                     None if states_n is None else states_n[:, now],
                     None if extrinsics_n is None else extrinsics_n[:, now],
@@ -328,8 +347,8 @@ class LatentWorldModel(nn.Module):
         return loss, metrics
 
     @torch.no_grad()
-    def _remember(self, latents: Tensor, proprio: Tensor, past: Tensor) -> KeyValueCache:
-        """What the predictor makes of all but the last frame of a context."""
+    def _encode_context(self, latents: Tensor, proprio: Tensor, past: Tensor) -> KeyValueCache:
+        """Returns the predictor's keys and values of all frames of a context but the last."""
         _, cache = self.predictor.extend(
             None,
             latents[:, :-1],
@@ -342,7 +361,7 @@ class LatentWorldModel(nn.Module):
     def _inputs(
         self, proprio: Tensor, actions: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What the predictor sees beside tokens, from `[N or 1, Q]` under `[N, H, A]`."""
+        """Returns the predictor's inputs besides tokens, from `[N or 1, Q]` and `[N, H, A]`."""
         if actions.ndim != 3 or actions.shape[-1] != self.spec.action_spec.size:
             raise ValueError(
                 f"actions: got {tuple(actions.shape)}, want [N, H, {self.spec.action_spec.size}]"
@@ -360,19 +379,15 @@ class LatentWorldModel(nn.Module):
             self._extrinsics_n(actions),
         )
 
-    def _combined(self, predicted: Tensor) -> Tensor:
-        """`[B, T, P, D]` of predictions, which K heads make `[B, T, K, P, D]`."""
-        return self.predictor.combine(predicted) if predicted.ndim == 5 else predicted
-
     def _distance(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Mean error of predictions `[B, T, P, D]`, or of K heads' `[B, T, K, P, D]`."""
+        """Returns the mean error of predictions `[B, T, P, D]`, or `[B, T, K, P, D]` of K heads."""
         if predicted.ndim > target.ndim:
             target = target[:, :, None]
         difference = predicted - target
         return (difference.abs() if self.error == "l1" else difference.square()).mean()
 
     def _integrate(self, now: Tensor, actions: Tensor) -> Tensor:
-        """Proprio `[N, H, Q]` after each of `actions` `[N, H, A]` from `now` `[N, Q]`."""
+        """Returns proprio `[N, H, Q]` after each of `actions` `[N, H, A]`, from `now` `[N, Q]`."""
         if self.spec.proprio == "integrate":
             return now[:, None] + actions.cumsum(1)
         if self.spec.proprio == "pose":
@@ -383,14 +398,14 @@ class LatentWorldModel(nn.Module):
         return None if self.spec.proprio == "none" else self.proprio_stats.forward(proprio)
 
     def _extrinsics_n(self, like: Tensor) -> Tensor | None:
-        """The camera's pose for every frame of `like` `[B, T, ...]`, or none."""
+        """Repeats the camera's pose for every frame of `like` `[B, T, ...]`; None without one."""
         if not self.spec.extrinsics:
             return None
         pose = torch.tensor(self.spec.extrinsics, device=self.device)
         return pose.expand(*like.shape[:2], -1)
 
     def _vectors(self, value: FloatArray | Tensor, size: int, what: str) -> Tensor:
-        """`[size]` or `[B, size]` to float32 `[B, 1, size]` on the device."""
+        """Converts `[size]` or `[B, size]` to float32 `[B, 1, size]` on the device."""
         if not isinstance(value, Tensor):
             value = np.asarray(value, np.float32)
             if value.shape != (size,) or not np.isfinite(value).all():

@@ -1,0 +1,79 @@
+"""Makes settings from words such as `planner.horizon=2`, which a policy's directory keeps.
+
+A policy's directory may come from a stranger. Its words choose among our parts and set them; they
+name nothing that is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from robot_wm.deployment.old_names import refuse_old_name
+from robot_wm.deployment.parts import Part
+from robot_wm.deployment.run import DeploySettings
+from robot_wm.deployment.settings import SO101
+from robot_wm.objectives import OBJECTIVES
+from robot_wm.planners import PLANNERS
+from robot_wm.types import UserError, plain_settings, read_settings
+
+_TABLES = {"planner": PLANNERS, "objective": OBJECTIVES}
+
+
+def settings_of(checkpoint: str, goal: str, overrides: Sequence[str]) -> DeploySettings:
+    """Makes the settings of a run on a LeRobot arm.
+
+    Args:
+        checkpoint: A directory, or the name of a checkpoint that ships.
+        goal: File of the goal picture; empty: the words name one for each camera.
+        overrides: Words `key=value`, with values as in YAML.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UserError: a word is not a setting, or names a part that is not ours.
+    """
+    values: dict[str, Any] = {"checkpoint": checkpoint, "robot": plain_settings(SO101)}
+    if goal:
+        values["goal"] = goal
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"policy.overrides: got {word!r}, want key=value")
+        refuse_old_name(key, "deploy")
+        _set(values, key.split("."), text if key.startswith("goal.") else _value(text))
+    settings = read_settings("", values, DeploySettings)
+    for name, table in _TABLES.items():
+        part: Part = getattr(settings, name)
+        if part.is_outside:
+            raise UserError(f"policy.overrides: {name}={part.name}, want one of {', '.join(table)}")
+        part.find(table, name, also=("region",) if name == "objective" else ())
+    return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"policy.overrides: got {text!r}, want a value as in YAML") from error
+    if isinstance(value, str):
+        try:
+            return float(value)  # such as 1e-3, which YAML reads as text
+        except ValueError:
+            pass
+    return value
+
+
+def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Sets a nested key; a part that is given by its name alone becomes a mapping."""
+    *parents, last = keys
+    for name in parents:
+        below = values.get(name)
+        if name in _TABLES and not isinstance(below, Mapping):
+            below = {"name": below or getattr(DeploySettings(checkpoint="", goal=""), name).name}
+        values[name] = dict(below) if isinstance(below, Mapping) else {}
+        values = values[name]
+    values[last] = value

@@ -1,0 +1,144 @@
+"""A part is a component that is chosen by name: a planner, an objective, an encoder, a task.
+
+Ours are in tables of their packages. A dotted name is the caller's own, and is imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from robot_wm.deployment.extensions import find_attribute
+from robot_wm.types import UserError
+from robot_wm.types.settings import unknown_key
+
+Table = Mapping[str, Callable[..., Any]]
+
+
+class Part:
+    """The name of a part, and the settings that it is made with. Never changed in place.
+
+    Args:
+        name: Name in the table of its kind, or the dotted name of the caller's own class or
+            function.
+        **settings: Keyword arguments of the class or function.
+    """
+
+    def __init__(self, name: str, /, **settings: Any) -> None:
+        self.name, self.settings = name, settings
+
+    @classmethod
+    def read(cls, values: object) -> Part:
+        """Reads a part from its name, or from a mapping of its name (or `_target_`) and settings.
+
+        Args:
+            values: The name or the mapping.
+
+        Returns:
+            The part.
+
+        Raises:
+            UserError: there is no name.
+        """
+        if isinstance(values, str):
+            return cls(values)
+        if not isinstance(values, Mapping):
+            raise UserError(f"got {values!r}, want a mapping with a name")
+        settings = dict(values)
+        target, name = settings.pop("_target_", None), settings.pop("name", None)
+        if not isinstance(target or name, str):
+            raise UserError(f"got {dict(values)!r}, want a name in it")
+        hidden = [str(key) for key in settings if str(key).startswith("_")]
+        if hidden:
+            raise UserError(f"unknown key {hidden[0]!r}")
+        if (
+            target is not None and name is not None
+        ):  # the caller's own class may have a setting `name`
+            settings["name"] = name
+        return cls(str(target or name), **settings)
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the mapping that `read` takes."""
+        key = "_target_" if self.is_outside else "name"
+        return {key: self.name, **self.settings}
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the part is the caller's own."""
+        return "." in self.name
+
+    def updated(self, **settings: Any) -> Part:
+        """Returns a part in which some settings have another value."""
+        return Part(self.name, **{**self.settings, **settings})
+
+    def find(self, table: Table, what: str, *, also: Collection[str] = ()) -> Callable[..., Any]:
+        """Finds the class or function that makes the part, and checks the settings.
+
+        Args:
+            table: Table of the part's kind.
+            what: Name of the kind, such as `planner`, for error messages.
+            also: Names of further settings that the part may have.
+
+        Returns:
+            The class or function.
+
+        Raises:
+            UserError: there is none of that name, or it does not take a setting.
+        """
+        if self.is_outside:
+            attribute: Any = find_attribute(self.name)
+            return attribute
+        if self.name not in table:
+            raise UserError(f"{what}: got {self.name!r}, want one of {', '.join(table)}")
+        build = table[self.name]
+        allowed = list(part_defaults(build))
+        for key in self.settings:
+            if key not in allowed and key not in also:
+                raise UserError(unknown_key(what, key, allowed))
+        return build
+
+    def make(self, table: Table, what: str, *first: Any, **facts: Any) -> Any:
+        """Makes the component.
+
+        Args:
+            table: As in `find`.
+            what: As in `find`.
+            *first: Positional arguments, before the settings.
+            **facts: Settings that replace those of the part.
+
+        Returns:
+            The component.
+
+        Raises:
+            UserError: there is none of that name, or it does not take its settings.
+        """
+        build = self.find(table, what)
+        try:
+            return build(*first, **{**self.settings, **facts})
+        except TypeError as error:
+            raise UserError(f"{what} {self.name}: {error}") from error
+
+    def get(self, table: Table, what: str, name: str) -> Any:
+        """Returns a setting or its default; None if the part has no such setting."""
+        build = self.find(table, what)
+        return self.settings.get(name, part_defaults(build).get(name))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Part) and self.plain() == other.plain()
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        settings = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        return f"Part({self.name!r}{settings})"
+
+
+def part_defaults(build: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the keyword arguments that a part may be made with, and their defaults."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }

@@ -1,0 +1,76 @@
+"""Settings of how a checkpoint plans: planner, objective and controller."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from robot_wm.deployment.parts import Part
+from robot_wm.imagination import SearchBudget
+from robot_wm.types import Count, Index, NonNegative, Number, Positive, Seed, Settings
+
+
+class ActionLimits(Settings, frozen=True):
+    """Limits of actions, in addition to the bounds of the robot and the training data.
+
+    Attributes:
+        scale: Size of a large action in each dimension, in the robot's units; null: half of its
+            range.
+        fixed: Dimensions that always have the same value, by name.
+        trust_radius: Length of the longest action, in units of the scale; null: no such limit.
+        trust_norm: Norm that measures the length of an action.
+    """
+
+    scale: tuple[Number, ...] | None = None
+    fixed: dict[str, Number] = {}
+    trust_radius: Positive | None = None
+    trust_norm: Literal["l2", "box"] = "l2"
+
+
+class ControllerSettings(Settings, frozen=True):
+    """How plans become actions, and when a goal is reached.
+
+    Energies are in units of the mean change in one step of the training data, which a checkpoint
+    knows if its config.json has `step_energy`.
+
+    Attributes:
+        execute_steps: Actions of a plan that are executed before the next plan.
+        margin: Energy by which a plan must beat doing nothing; null: the same as 0.
+        arrival: A goal is reached once the energy is below this and falls no further; 0 or null:
+            never.
+        arrival_decisions: Number of decisions in a row for which this must hold.
+        progress: Energy by which a decision must come nearer than all before it to count as nearer;
+            null: the same as 0.
+        patience: Number of decisions in a row that come no nearer after which a goal is stalled; 0
+            or null: never.
+        timeout_steps: Largest number of decisions for one goal; null: no limit.
+        limits: Limits of actions.
+        search_budget: Where imagining saves work.
+        compile: Compiles the predictor with torch.compile, for long runs on a GPU.
+    """
+
+    execute_steps: Count = 1
+    margin: NonNegative | None = 0.0
+    arrival: NonNegative | None = 0.1
+    arrival_decisions: Count = 2
+    progress: NonNegative | None = 0.1
+    patience: Index | None = 4
+    timeout_steps: Count | None = None
+    limits: ActionLimits = ActionLimits()
+    search_budget: SearchBudget = SearchBudget()
+    compile: bool = False
+
+
+class PlanningSettings(Settings, frozen=True):
+    """How a checkpoint plans.
+
+    Attributes:
+        planner: The optimiser (robot_wm.planners), or the caller's own.
+        objective: The objective to minimise, made from the goal's latent (robot_wm.objectives).
+        controller: How plans become actions.
+        seed: Seed of everything that is random.
+    """
+
+    planner: Part = Part("quasi_newton")
+    objective: Part = Part("energy")
+    controller: ControllerSettings = ControllerSettings()
+    seed: Seed = 0

@@ -1,0 +1,519 @@
+"""Evaluates a checkpoint on a fixed list of episodes, next to its floors and ceilings."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from robot_wm.checkpoint import find_checkpoint, load_checkpoint
+from robot_wm.controller import GoalSequence
+from robot_wm.deployment.control import (
+    check_cameras,
+    check_same_arm,
+    legal_actions,
+    make_controller,
+    make_objective,
+    make_planner,
+)
+from robot_wm.deployment.parts import Part
+from robot_wm.deployment.planning import PlanningSettings
+from robot_wm.deployment.settings import SimulationSettings
+from robot_wm.deployment.simulation import Simulation, build_simulation
+from robot_wm.evaluation import (
+    Episode,
+    EpisodeLog,
+    EpisodeResult,
+    EpisodeTrace,
+    LatentOracle,
+    RandomController,
+    StateOracle,
+    ZeroController,
+    count_outcomes,
+    evaluate,
+    plan_seconds,
+    summarize,
+)
+from robot_wm.files import output_dir, owning
+from robot_wm.models import TrainableModel, device_of
+from robot_wm.precision import pick_device
+from robot_wm.progress import Progress
+from robot_wm.provenance import git_sha, machine, write_run
+from robot_wm.report import EpisodeVideo, Landscape, MeasureLabel, Report, write_report
+from robot_wm.report.units import show
+from robot_wm.runtime import Recorder, Step
+from robot_wm.types import (
+    Controller,
+    Count,
+    FloatArray,
+    Goal,
+    ImageArray,
+    Index,
+    Measure,
+    Observation,
+    Outcome,
+    plain_settings,
+)
+from robot_wm.version import __version__
+
+log = logging.getLogger(__name__)
+_PART, _DONE = "episodes.part.jsonl", "episodes.jsonl"  # of an unfinished and a finished evaluation
+
+
+class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
+    """What is evaluated, and on which episodes.
+
+    Attributes:
+        checkpoint: A directory, or the name of a checkpoint that ships.
+        env: The arm and the task.
+        out: Directory for the report, and for a row per episode as it ends; null: nothing is
+            written.
+        device: Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        num_episodes: Number of episodes, the first ones of the split.
+        split: `test` (never used for tuning), `dev`, or the seed of another list of episodes.
+        floors: Methods that must be beaten.
+        state_oracle: Also evaluates a ceiling: the planner on the simulator with the true distance.
+        latent_oracle: Also evaluates a ceiling: the planner on the simulator with the distance of
+            rendered latents; slow.
+        num_videos: Number of episodes that are filmed for the report.
+    """
+
+    checkpoint: str
+    env: SimulationSettings = SimulationSettings()
+    out: str | None = None
+    device: str = "auto"
+    num_episodes: Count = 100
+    split: str | int = "test"
+    floors: tuple[Literal["random", "zero"], ...] = ("random", "zero")
+    state_oracle: bool = False
+    latent_oracle: bool = False
+    num_videos: Index = 4
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of an evaluation, and the pictures for its report.
+
+    Attributes:
+        tasks: The figures of each task, as in the report and in the last line of `eval`.
+        name: Name of the task's first measure.
+        curves: That measure for each method, `[episodes, steps + 1]`.
+        energies: Energies of the decisions of each episode.
+        outcomes: How each episode ended, as the controller says.
+        episodes: Seeds of the episodes.
+        measure: The first measure at the end of the first episode, with its unit.
+        landscapes: Energy around the start of some episodes.
+        videos: Videos of some episodes.
+        settings: The settings, in words.
+    """
+
+    tasks: dict[str, Any]
+    name: str
+    curves: dict[str, FloatArray]
+    energies: list[list[float]]
+    outcomes: list[str]
+    episodes: list[int]
+    measure: Measure
+    landscapes: list[Landscape]
+    videos: list[EpisodeVideo]
+    settings: dict[str, str]
+
+    def report(
+        self,
+        title: str,
+        *,
+        training: Sequence[Mapping[str, float]] = (),
+        held_out: Mapping[str, Sequence[float]] | None = None,
+    ) -> Report:
+        """Makes a report of the evaluation, with the figures of the training if there was one.
+
+        Args:
+            title: Title of the page.
+            training: Metrics of each training step.
+            held_out: Errors by horizon (robot_wm.training.held_out_error).
+
+        Returns:
+            The report.
+        """
+        return Report(
+            title=title,
+            settings=self.settings,
+            tasks=self.tasks,
+            curves=self.curves,
+            energies=self.energies,
+            outcomes=self.outcomes,
+            episodes=self.episodes,
+            measure=MeasureLabel.of(self.name, self.measure),
+            landscapes=self.landscapes,
+            videos=self.videos,
+            training=training,
+            held_out=held_out or {},
+        )
+
+
+class StoppedEvaluationError(KeyboardInterrupt):
+    """An evaluation was interrupted; `figures` are those of the episodes that were done."""
+
+    def __init__(self, figures: dict[str, Any]) -> None:
+        """Keeps the figures."""
+        super().__init__()
+        self.figures = figures
+
+
+def evaluate_checkpoint(settings: EvalSettings) -> Evaluation:
+    """Runs the model, its floors and its ceilings on the same episodes.
+
+    If `out` is a directory, every episode is written there as it ends, and the same evaluation
+    resumes after the last one that was written. At the end the report is written there.
+
+    Args:
+        settings: What is evaluated, and on which episodes.
+
+    Returns:
+        The figures, and the pictures for the report.
+
+    Raises:
+        UserError: the checkpoint does not fit the arm, or a setting does not fit the checkpoint.
+        StoppedEvaluationError: Ctrl-C was pressed while the model ran.
+    """
+    out = output_dir(settings.out) if settings.out else None
+    with owning(out) if out else nullcontext():
+        evaluation = _Runs(settings, out).evaluate()
+        if out:
+            page = write_report(evaluation.report(f"robot_wm: {settings.checkpoint}"), out)
+            log.info(f"report: {page}")
+            write_run(out, "eval", settings)
+            (out / _PART).replace(out / _DONE)
+    return evaluation
+
+
+class _Runs:
+    """Runs every method on the episodes of an evaluation.
+
+    Args:
+        settings: Settings of the evaluation.
+        out: Directory where every episode is kept as it ends; None: nowhere.
+    """
+
+    def __init__(self, settings: EvalSettings, out: Path | None) -> None:
+        self._settings = settings
+        self._model, self._saved = load_checkpoint(find_checkpoint(settings.checkpoint))
+        self._model.to(pick_device(settings.device))
+        self._simulation = simulation = build_simulation(settings.env)
+        check_same_arm(self._model.info, simulation.robot)
+        check_cameras(self._model.info, simulation.env.observe().images)
+        self._controller = make_controller(self._model, simulation.env, settings)
+        self._episodes = simulation.episodes(str(settings.split), settings.num_episodes)
+        self._films: list[_Film] = []
+        about = _about(settings, self._saved)
+        self._log = EpisodeLog(None if out is None else out / _PART, about)
+        if len(self._log):
+            log.info(f"going on after {len(self._log)} episodes that are done already")
+
+    def evaluate(self) -> Evaluation:
+        """Runs all methods and sums up their figures."""
+        settings, simulation = self._settings, self._simulation
+        ours, traces = self._model_runs()
+        floors = {name: self._measure(f"{name} floor", name, floor)
+                  for name, floor in self._floors().items()}  # fmt: skip
+        ceilings = {name: self._measure(name.replace("_", " "), name, oracle)
+                    for name, oracle in self._oracles().items()}  # fmt: skip
+        outcomes = [trace.outcome for trace in traces]
+        figures: dict[str, Any] = {
+            **summarize(ours),
+            "outcomes": count_outcomes(ours, outcomes),
+            "floors": {name: summarize(results) for name, results in floors.items()},
+            "plan_s": plan_seconds([seconds for trace in traces for seconds in trace.plan_s]),
+        }
+        if ceilings:
+            figures["ceilings"] = {name: summarize(runs) for name, runs in ceilings.items()}
+        methods = {"model": ours, **floors, **ceilings}
+        curves = {
+            name: np.array([result.curve for result in results])
+            for name, results in methods.items()
+        }
+        films = zip(self._films, ours, strict=False)
+        return Evaluation(
+            tasks={simulation.name: figures},
+            curves=curves,
+            energies=[list(trace.energies) for trace in traces],
+            outcomes=[outcome.kind if outcome else "no plan" for outcome in outcomes],
+            episodes=[result.seed for result in ours],
+            name=ours[0].judged[-1].first[0],
+            measure=ours[0].measure,
+            landscapes=[film.landscape for film in self._films if film.landscape][:2],
+            videos=[film.video(result) for film, result in films if film.ran],
+            settings=_in_table(settings, self._saved),
+        )
+
+    def _floors(self) -> dict[str, Controller]:
+        settings, env = self._settings, self._simulation.env
+        bounds = legal_actions(self._model, env, settings.controller.limits)
+        floors: dict[str, Controller] = {
+            "random": RandomController(bounds, seed=settings.seed),
+            "zero": ZeroController(env.action_spec),
+        }
+        return {name: floors[name] for name in floors if name in settings.floors}
+
+    def _oracles(self) -> dict[str, Controller]:
+        settings, task = self._settings, self._simulation.task
+        oracles: dict[str, Controller] = {}
+        if settings.state_oracle:
+            planner = make_planner(settings.planner)
+            oracles["state_oracle"] = StateOracle(task, planner, seed=settings.seed)
+        if settings.latent_oracle:
+            oracles["latent_oracle"] = LatentOracle(
+                task,
+                self._model,
+                make_planner(settings.planner),
+                make_objective(self._model, settings.objective),
+                legal_actions(self._model, self._simulation.env, settings.controller.limits),
+                seed=settings.seed,
+            )
+        return oracles
+
+    def _model_runs(self) -> tuple[list[EpisodeResult], list[EpisodeTrace]]:
+        """Runs the model on every episode."""
+        results: list[EpisodeResult] = []
+        traces: list[EpisodeTrace] = []
+        try:
+            with Progress("model", "episode") as progress:
+                for index, episode in enumerate(self._episodes):
+                    result, trace = self._model_on(episode, index < self._settings.num_videos)
+                    results.append(result)
+                    traces.append(trace)
+                    progress(len(results), len(self._episodes))
+        except KeyboardInterrupt as error:
+            if not results:
+                raise
+            figures = {self._simulation.name: summarize(results)}
+            raise StoppedEvaluationError(
+                {"stopped_after": len(results), "tasks": figures}
+            ) from error
+        for result in results:
+            if result.error:
+                log.info(f"episode {result.seed}: no plan: {result.error}")
+        return results, traces
+
+    def _model_on(self, episode: Episode, filmed: bool) -> tuple[EpisodeResult, EpisodeTrace]:
+        """Runs the model on an episode, or finds it in the log; an episode to film always runs."""
+        done = None if filmed else self._log.find("model", int(str(episode["seed"])))
+        if done is not None:
+            return done
+        recorders: list[_StepRecorder] = []
+
+        def watch(_: int, goal: Goal) -> Recorder:
+            film = None
+            if filmed:
+                film = _Film(self._model, self._simulation, self._settings.objective, goal,
+                             f"{self._simulation.name}, episode {episode['seed']}")  # fmt: skip
+                self._films.append(film)
+            recorders.append(_StepRecorder(self._controller, film))
+            return recorders[-1]
+
+        result = self._one(self._controller, episode, watch)
+        trace = recorders[0].trace
+        if self._log.find("model", result.seed) is None:
+            self._log.add("model", result, trace)
+        return result, trace
+
+    def _measure(self, shown: str, name: str, method: Controller) -> list[EpisodeResult]:
+        """Runs another method than the model on every episode."""
+        results = []
+        with Progress(shown, "episode") as progress:
+            for episode in self._episodes:
+                done = self._log.find(name, int(str(episode["seed"])))
+                if done is None:
+                    done = self._one(method, episode), EpisodeTrace()
+                    self._log.add(name, *done)
+                results.append(done[0])
+                progress(len(results), len(self._episodes))
+        return results
+
+    def _one(
+        self,
+        method: Controller,
+        episode: Episode,
+        recorder: Callable[[int, Goal], Recorder] | None = None,
+    ) -> EpisodeResult:
+        simulation = self._simulation
+        return evaluate(simulation.task, method, [episode], num_steps=simulation.num_steps,
+                        recorder=recorder)[0]  # fmt: skip
+
+
+def _about(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what must be the same when an evaluation resumes."""
+    unimportant = ("out", "num_episodes", "num_videos", "floors", "device")
+    unimportant += ("state_oracle", "latent_oracle")
+    kept = {key: v for key, v in plain_settings(settings).items() if key not in unimportant}
+    return {**kept, "checkpoint": saved["checkpoint_hash"], "version": __version__}
+
+
+class _StepRecorder:
+    """Records the energy of every decision, the time of every plan, and the outcome.
+
+    Args:
+        controller: Tells the outcome.
+        film: Also records the episode; None: the episode is not filmed.
+    """
+
+    def __init__(self, controller: GoalSequence, film: Recorder | None = None) -> None:
+        self._controller, self._film = controller, film
+        self.energies: list[float] = []
+        self.plan_s: list[float] = []
+        self.outcome: Outcome | None = None  # stays None where no plan was found
+
+    def record(self, step: Step) -> None:
+        """Keeps a step."""
+        decision = step.decision
+        assert decision.energy is not None
+        self.energies.append(decision.energy)
+        if decision.planned:
+            self.plan_s.append(step.plan_s)
+        if self._film:
+            self._film.record(step)
+
+    def finish(self, last: Observation) -> None:
+        """Keeps the outcome, given the last observation."""
+        self.outcome = self._controller.outcome(last)
+        if self._film:
+            self._film.finish(last)
+
+    @property
+    def trace(self) -> EpisodeTrace:
+        """What was recorded."""
+        return EpisodeTrace(tuple(self.energies), tuple(self.plan_s), self.outcome)
+
+
+class _Film:
+    """Records an episode's pictures, and the energy landscape around its start."""
+
+    def __init__(
+        self,
+        model: TrainableModel,
+        simulation: Simulation,
+        objective: Part,
+        goal: Goal,
+        title: str,
+    ) -> None:
+        self._model, self._camera = model, model.info.cameras[0]
+        self._simulation = simulation
+        self._objective = objective
+        self._goal = goal
+        self._title = title
+        self._frames: list[ImageArray] = []
+        self.landscape: Landscape | None = None
+
+    def record(self, step: Step) -> None:
+        """Keeps a step; draws the landscape at the first one."""
+        if not self._frames:
+            self.landscape = self._draw(step)
+        self._frames.append(step.observation.images[self._camera])
+
+    def finish(self, last: Observation) -> None:
+        """Keeps the last observation."""
+        self._frames.append(last.images[self._camera])
+
+    def _draw(self, step: Step, side: int = 25) -> Landscape | None:
+        """Computes the energy after one action (dx, dy) that is at rest in the other dimensions."""
+        goal_pose = getattr(self._simulation.task, "goal_pose", None)
+        spec = self._simulation.env.action_spec
+        if goal_pose is None or spec.size < 2:
+            return None
+        grid = np.linspace(spec.low[:2], spec.high[:2], side)  # [side, 2]
+        actions = np.zeros((side, side, spec.size), np.float32)
+        actions[:, :, 0], actions[:, :, 1] = grid[None, :, 0], grid[:, None, 1]
+        goal = self._model.embed(self._goal.images)
+        objective = make_objective(self._model, self._objective)(goal)
+        candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size)).to(device_of(self._model))
+        with torch.inference_mode():
+            state = self._model.observe(self._model.initial(), step.observation, None)
+            energy = objective(self._model.rollout(state, candidates), candidates)
+        toward = goal_pose[:2] - step.observation.proprio[:2]
+        return Landscape(
+            title=self._title,
+            dx_m=grid[:, 0],
+            dy_m=grid[:, 1],
+            energy=energy.reshape(side, side).cpu().numpy(),
+            toward_goal_m=(float(toward[0]), float(toward[1])),
+            planned_m=(float(step.decision.action[0]), float(step.decision.action[1])),
+        )
+
+    @property
+    def ran(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self._frames)
+
+    def video(self, result: EpisodeResult) -> EpisodeVideo:
+        """Makes the video, with the measure of each frame."""
+        return EpisodeVideo(
+            title=self._title,
+            frames=np.stack(self._frames),
+            goal=self._goal.images[self._camera],
+            measured=np.array(result.curve[: len(self._frames)]),
+            fps=1 / self._simulation.env.control_dt,
+        )
+
+
+def table(evaluation: Evaluation) -> str:
+    """Lays out the success of each method as a table for the terminal."""
+    tasks, unit = evaluation.tasks, evaluation.measure.unit
+    key = f"final_{evaluation.name}_{unit}_median"
+    lines = [f"{'':24}{'final':>8}{'95 % interval':>18}{'any':>8}{'median':>10}"]
+    for task, figures in tasks.items():
+        rows = {task: figures, **figures["floors"], **figures.get("ceilings", {})}
+        for name, row in rows.items():
+            low, high = row["success_final_ci95"]
+            lines.append(
+                f"{name:24}{row['success_final']:8.1%}{f'{low:.1%} to {high:.1%}':>18}"
+                f"{row['success_any']:8.1%}{show(row[key], unit):>10}"
+            )
+        counts = [
+            f"{kind} {count['n']} ({count['success']} within the goal's distance)"
+            for kind, count in figures["outcomes"].items()
+        ]
+        lines.append(f"how the model says they ended: {', '.join(counts)}")
+        seconds = figures["plan_s"]
+        lines.append(
+            f"a plan takes {seconds['median']:.3f} s (median), {seconds['p95']:.3f} s (p95)"
+        )
+    return "\n".join(lines)
+
+
+def _in_table(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, str]:
+    """Lists the settings of an evaluation for its report."""
+    training, encoder = saved.get("training", {}), saved["encoder"]
+    plain = plain_settings(settings)
+    return {
+        "git sha": git_sha() or "not a checkout",
+        "checkpoint": f"{settings.checkpoint} ({saved['checkpoint_hash'][:12]})",
+        "encoder": f"{encoder['name']} ({encoder['fingerprint']['weights'][:12]})",
+        "dataset": str(training.get("data", {}).get("content_hash", "unknown"))[:12],
+        "episodes": f"{settings.num_episodes} of split {settings.split}",
+        "planner": _in_words(plain["planner"]),
+        "objective": _in_words(plain["objective"]),
+        "controller": _in_words(plain["controller"]),
+        "seed": str(settings.seed),
+        "render": os.environ.get("MUJOCO_GL", "unknown"),
+        "machine": f"{machine()}, {settings.device}, encoder in float32",
+    }
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    """Writes settings in one line, without those that are null."""
+    words = []
+    for key, value in settings.items():
+        if key in ("name", "_target_"):
+            words.append(str(value))
+        elif isinstance(value, dict):
+            words += [f"{key}: {inner}"] if (inner := _in_words(value)) else []
+        elif value is not None:
+            words.append(f"{key} {value}")
+    return ", ".join(words)
