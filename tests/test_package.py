@@ -158,3 +158,43 @@ def test_every_place_that_the_glossary_names_is_there():
         except ModuleNotFoundError:
             module, _, attribute = name.rpartition(".")
             assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    """Every place that it names is there, and no module of ours is left out."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("    robot_wm/ "))
+    folder, named = Path(), set()
+    for line in lines[begin:]:
+        if not line.strip():
+            break
+        name = line.split()[0]
+        if line.startswith("      "):
+            named.add(folder / name.rstrip("/"))
+        else:
+            folder = Path(name)
+            named.add(folder)
+    assert [str(path) for path in named if not (ROOT / path).exists()] == []
+    ours = set()
+    for package in ("robot_wm", "sim_envs", "hardware"):
+        for path in (ROOT / package).iterdir():
+            if path.suffix == ".py" or (path / "__init__.py").is_file():
+                ours.add(path.relative_to(ROOT))
+    missing = {str(path) for path in ours - named if not path.name.startswith("__")}
+    assert missing == set()
+
+
+def test_the_places_that_answer_a_newcomer_are_there():
+    """docs/where.md: at least twenty questions, each with the lines that answer it."""
+    page = (ROOT / "docs" / "where.md").read_text()
+    assert page.count("\n| ") - 1 >= 20
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "where.py")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_plugins_use_the_library_and_not_its_commands():
+    for path in (ROOT / "plugins").rglob("*.py"):
+        text = path.read_text()
+        assert "robot_wm.cli" not in text and "omegaconf" not in text, path
