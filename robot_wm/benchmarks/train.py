@@ -193,12 +193,6 @@ def _measure(
     }
 
 
-def shipped_steps_s(num_steps: int, *, batch_size: int = 64, num_frames: int = 6) -> list[float]:
-    """Measures the seconds of each training step of the shipped predictor, in float32."""
-    rows = shipped_training(num_steps + 1, batch_size=batch_size, num_frames=num_frames)
-    return np.diff([row["elapsed_s"] for row in rows]).tolist()
-
-
 def shipped_training(
     num_steps: int, *, batch_size: int = 64, num_frames: int = 6
 ) -> Iterator[Mapping[str, float]]:

@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -235,24 +236,26 @@ def _chosen(members: list[Any], default: Any) -> Any:
 
 
 def describe(kind: Any, name: str = "") -> str:
-    """Describes in words the values that a field may have, with their unit."""
-    bounds = [meta for meta in get_args(kind)[1:] if isinstance(meta, Meta)]
+    """Describes in words the values that a field may have, with the unit that its name ends in."""
+    unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
+    return f"{_describe(kind)}, {unit}" if unit else _describe(kind)
+
+
+def _describe(kind: Any) -> str:
     if get_origin(kind) is Annotated:
-        base = describe(get_args(kind)[0], name)
+        bounds = [meta for meta in get_args(kind)[1:] if isinstance(meta, Meta)]
         limits = [f"{word} {value:g}" for meta in bounds for word, value in _limits(meta)]
-        return " ".join((base, ", ".join(limits))).strip()
+        return " ".join((_describe(get_args(kind)[0]), ", ".join(limits))).strip()
     if get_origin(kind) in (Union, UnionType):
-        return " or ".join(describe(member, name) for member in get_args(kind))
+        return " or ".join(dict.fromkeys(map(_describe, get_args(kind))))
     if get_origin(kind) is Literal:
         return " or ".join(str(word) for word in get_args(kind))
     if get_origin(kind) in (tuple, list):
         inner = [member for member in get_args(kind) if member is not ...]
-        return f"a list of {describe(inner[0], name)}" if inner else "a list"
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
-    if kind in (int, float):
-        return f"{words[kind]}{f' of {unit}' if unit else ''}"
-    return words.get(kind, "null" if kind is type(None) else "a mapping")
+        return f"a list of {_describe(inner[0])}" if inner else "a list"
+    words = {int: "a whole number", float: "a number", bool: "true or false"}
+    words |= {str: "text", Path: "text", type(None): "null"}
+    return words.get(kind, "a mapping")
 
 
 def _limits(meta: Meta) -> Iterator[tuple[str, float]]:
