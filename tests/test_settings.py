@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import shutil
 
 import msgspec
@@ -18,6 +19,8 @@ from robot_wm.cli.fields import settings_of
 from robot_wm.cli.main import COMMANDS, module_of
 from robot_wm.controller import MPC, GoalSequence
 from robot_wm.data import DataSpec
+from robot_wm.deployment.extensions import CONFIG_DIR
+from robot_wm.deployment.parts import Part
 from robot_wm.deployment.settings import SO101, RobotSettings, SimulatedRobot
 from robot_wm.encoders import MiniConfig
 from robot_wm.imagination import SearchBudget
@@ -227,3 +230,78 @@ def test_a_wrong_word_is_one_line_with_the_nearest_right_one(word, told, capsys)
     assert main(["eval", "checkpoint=so100_reach", word]) == 2
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 1 and told in err[0], err
+
+
+FOLDER = {
+    "planner/mine.yaml": "_target_: pathlib.PurePath\nhorizon: 2\n",
+    "planner/typo.yaml": "defaults: [cem]\nnum_elite: 3\n",
+    "env/mine.yaml": "defaults: [so100_reach]\nname: mine\ntask: {_target_: pathlib.PurePath}\n",
+    "env/bad.yaml": "a: [\n",
+    "robot/slow.yaml": "defaults: [lerobot]\nlimits: {tip_speed: 0.02}\n",
+    "robot/typo.yaml": "defaults: [lerobot]\nlimits: {tip_spede: 0.02}\n",
+    "experiment/mine.yaml": (
+        "# @package _global_\ndefaults: [{override /planner: cem}]\n"
+        "num_episodes: 7\nnum_train_steps: 3\nplanner: {num_samples: 50}\n"
+    ),
+    "experiment/old.yaml": "# @package _global_\noptimizer: {num_steps: 7}\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of a caller's own settings."""
+    for name, text in FOLDER.items():
+        path = tmp_path / "it's, mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setenv(CONFIG_DIR, str(tmp_path / "it's, mine"))
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "key", "value"),
+    [
+        ("eval", [*CHECK, "planner=mine"], "planner", Part("pathlib.PurePath", horizon=2)),
+        ("eval", [*CHECK, "planner=mine", "experiment=debug"], "planner.settings", {"horizon": 2}),
+        ("eval", [*CHECK, "env=mine"], "env.task.name", "pathlib.PurePath"),
+        ("deploy", [*DRIVE, "robot=slow"], "robot.limits.tip_speed", 0.02),
+        ("eval", [*CHECK, "experiment=mine"], "planner.name", "cem"),
+        ("eval", [*CHECK, "experiment=mine"], "num_episodes", 7),
+        ("eval", [*CHECK, "env.task={_target_: pathlib.PurePath, a: 1}"], "env.task.settings",
+         {"a": 1}),
+        ("train", [*MADE, "robot=null"], "robot", None),
+        ("train", ["data=x", "out=2024"], "out", "2024"),
+        ("train", ["data=x", "out=[x]"], "out", "[x]"),
+        ("train", [*MADE, "encoder.weights=a, b #1.pt"], "encoder.settings.weights", "a, b #1.pt"),
+        ("plan", ["checkpoint=x", "goal=[1].png"], "goal", "[1].png"),
+        ("plan", ["checkpoint=x", "goal.front=a b.png"], "goal", {"front": "a b.png"}),
+        ("deploy", [*DRIVE, "robot=lerobot", "robot.id=7"], "robot.id", "7"),
+        ("deploy", [*DRIVE, "robot=lerobot", "robot.limits.max_speed=[1e-1,1]"],
+         "robot.limits.max_speed", (0.1, 1.0)),
+    ],
+)  # fmt: skip
+def test_what_is_given_is_what_comes(folder, command, words, key, value):
+    found = load_command(command, words)
+    for name in key.split("."):
+        found = found[name] if isinstance(found, dict) else getattr(found, name)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "told"),
+    [
+        ("eval", [*CHECK, "planner=typo"], "did you mean 'num_elites'"),
+        ("deploy", [*DRIVE, "robot=typo"], "did you mean 'tip_speed'"),
+        ("train", [*MADE, "experiment=old"], "now called train"),
+        ("eval", [*CHECK, "env=bad"], "bad.yaml"),
+        ("eval", [*CHECK, "planner=null"], "planner: got null"),
+        ("train", ["data=x", "out=null"], "out: got None"),
+        ("train", [*MADE, "robot.port=/x"], "robot=lerobot"),
+        ("train", [*MADE, "seed=1,2"], "--multirun"),
+        ("collect", ["out=x", "env.simulator.wrist_camera=off"], "wrist_camera: got 'off'"),
+        ("collect", ["out=x", "env.demonstrator.num_steps=5"], "env.demonstrator.num_steps"),
+        ("plan", [*DRIVE, "goal.front=b"], "one or the other"),
+    ],
+)
+def test_what_cannot_be_is_told(folder, command, words, told):
+    with pytest.raises(UserError, match=re.escape(told)):
+        load_command(command, words)

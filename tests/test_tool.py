@@ -201,7 +201,7 @@ def test_what_is_of_the_tool_already_is_left_alone(tmp_path, recorded, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["data=rendered"], "data.kind: got 'rendered'"),
+        (["data=rendered"], "got 'rendered'"),
         (["robot.action_names=[1,2,3,3]"], "robot.action_names[0]: got 1"),
         (["robot.joints.zero=[{a: 1},0,0,0,0,0]"], "robot.joints.zero[0]: got"),
         (["data.state=action+observation.state"], "or more than one"),

@@ -46,7 +46,6 @@ from robot_wm.types import (
     Observation,
     Plan,
     UserError,
-    check_counts,
     list_goals,
 )
 
@@ -133,8 +132,7 @@ def bench_planners(settings: BenchPlannerSettings) -> dict[str, Any]:
     Raises:
         UserError: the checkpoint is of another family, or a horizon is longer than it imagines.
     """
-    planning_horizon = int(settings.planner.get(PLANNERS, "planner", "horizon"))
-    check_counts(**{"planner.horizon": planning_horizon})
+    planning_horizon = make_planner(settings.planner).horizon
     for name in settings.planners:
         at_budget(name, settings.budgets[0], planning_horizon)
     out = output_dir(settings.out) if settings.out else None
@@ -244,7 +242,7 @@ class Bench:
     ) -> None:
         self._model, self._bounds, self._pairs = model, bounds, pairs
         self._settings, self._planner = settings, settings.planner
-        self._horizon = int(settings.planner.get(PLANNERS, "planner", "horizon"))
+        self._horizon = make_planner(settings.planner).horizon
         self._search_budget = settings.controller.search_budget.on(model.device)
         self._goals = [objective(model.embed(pair.goal)) for pair in pairs]
 

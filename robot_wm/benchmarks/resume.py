@@ -81,7 +81,8 @@ def bench_resume(settings: BenchResumeSettings) -> dict[str, Any]:
         work = Path(folder)
         data = str(work / "data")
         collect(CollectSettings(out=data, num_episodes=6, seed=settings.seed % 80))
-        bench = Bench(work, settings.num_steps, np.random.default_rng(settings.seed))
+        rng = np.random.default_rng(settings.seed)
+        bench = Bench(work, settings.num_steps, settings.seed, rng)
         bench.reference()
         with Progress("kills", "kill") as progress:
             total = sum(kills.values())
@@ -107,6 +108,7 @@ class Bench:
     Attributes:
         work: A folder with the dataset in `data`.
         num_steps: Optimiser steps of the training.
+        seed: Seed of the training.
         rng: Draws the moments of the kills.
         num_kills: Kills so far.
         num_trainings: Trainings that have come to their end so far.
@@ -117,6 +119,7 @@ class Bench:
 
     work: Path
     num_steps: int
+    seed: int
     rng: np.random.Generator
     num_kills: int = 0
     num_trainings: int = 0
@@ -198,6 +201,7 @@ class Bench:
             model=FitConfig(batch_size=8),
             train=TrainConfig(precision="float32", num_steps=self.num_steps),
             save_every_s=0.0,
+            seed=self.seed,
         )
         with open(self.work / "stderr", "wb") as errors:
             return subprocess.Popen(

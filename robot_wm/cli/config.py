@@ -11,8 +11,9 @@ import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -25,7 +26,7 @@ from robot_wm.cli.fields import (
     GROUPS,
     TABLES,
     expand,
-    fields_of,
+    part_kinds,
     part_node,
     part_types,
     types_at,
@@ -35,7 +36,7 @@ from robot_wm.deployment.extensions import config_folder
 from robot_wm.deployment.old_names import refuse_old_name
 from robot_wm.deployment.parts import Part
 from robot_wm.types import UserError, read_settings
-from robot_wm.types.settings import is_settings, refuse_unknown, tag_of
+from robot_wm.types.settings import is_settings, kinds_of, refuse_unknown, tag_of
 
 _PARSER = OverridesParser.create()
 _ROOT = Path(__file__).resolve().parents[1]
@@ -56,8 +57,10 @@ def config_dir() -> Path:
 
 def choices(settings_type: type) -> dict[str, list[str]]:
     """Lists the groups of a command and the choices of each: `{"planner": ["cem", ...], ...}`."""
-    names_by_group = {group: set(nodes()) for group, nodes in _groups(settings_type).items()}
-    names_by_group["experiment"] = set()
+    names_by_group = {"experiment": set[str]()}
+    for group, kind in kinds_of(settings_type).items():
+        if group in _groups(settings_type):
+            names_by_group[group] = set(TABLES[group].names(kind))
     user_folder = config_folder()
     for root in (config_dir(), *([user_folder] if user_folder else [])):
         for group in names_by_group:
@@ -69,7 +72,7 @@ def _groups(settings_type: type) -> dict[str, Callable[[], Mapping[str, Any]]]:
     """Returns, for each field of a command whose value is a choice, a function that makes ours."""
     return {
         name: functools.partial(TABLES[name].choices, name)
-        for name, kind in fields_of(settings_type).items()
+        for name, kind in kinds_of(settings_type).items()
         if name in GROUPS and TABLES[name].fits(kind)
     }
 
@@ -79,7 +82,7 @@ def _register(settings_type: type) -> None:
     store, groups = ConfigStore.instance(), _groups(settings_type)
     for group, nodes in groups.items():
         for name, node in nodes().items():
-            if "seed" in fields_of(settings_type) and "seed" in node:
+            if "seed" in kinds_of(settings_type) and "seed" in node:
                 node = {**node, "seed": "${seed}"}  # one seed decides all that is random
             store.store(group=group, name=name, node=node)
     values = expand(settings_type)
@@ -111,23 +114,31 @@ def load_settings(command: str, settings_type: type, words: Sequence[str]) -> An
         UserError: an unknown key or choice, a value of the wrong kind or out of range, or a key
             that is missing.
     """
-    pairs = [_pair(word) for word in words]
-    pairs = [_expand_short(key, value, settings_type) for key, value in pairs]
+    pairs = [_expand_short(*_pair(word)) for word in words]
     groups = choices(settings_type)
-    chosen = [f"{key}={_choice(key, value, groups)}" for key, value in pairs if key in groups]
+    nulls = [key for key, value in pairs if key in groups and value == "null"]
+    chosen = [
+        f"{key}={_choice(key, value, groups)}"
+        for key, value in pairs
+        if key in groups and key not in nulls
+    ]
+    goals = [key for key, _ in pairs if key == "goal"]
+    if goals and any(key.startswith("goal.") for key, _ in pairs):
+        raise UsageError("goal: got a picture, and pictures by camera; want one or the other")
     try:
-        config = _compose(settings_type, chosen)
-        config = OmegaConf.create(_prune(OmegaConf.to_container(config), settings_type, ""))
-        assert isinstance(config, DictConfig)
-        OmegaConf.set_struct(config, False)
+        config = _compose_for(settings_type, chosen, command)
+        for key in nulls:
+            if type(None) not in types_at(settings_type, key):
+                raise UsageError(f"{key}: got null, want one of {', '.join(groups[key])}")
+            config[key] = None
         # `_target_` first: a part of the caller's own must not inherit the settings of ours.
         ordered = sorted(pairs, key=lambda pair: not pair[0].endswith("._target_"))
         for key, value in ordered:
             if key not in groups:
-                refuse_old_name(key, command)
-                _set(config, key, _value(key, value, settings_type))
+                refuse_old_name(f"{key}={value}", command)
+                _set(config, key, _value(key, value, settings_type), groups)
         values: Any = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeError) as error:
         raise UsageError(" ".join(str(error).split())) from error
     refuse_unknown("", values, settings_type)
     missing = _missing(values)
@@ -137,8 +148,46 @@ def load_settings(command: str, settings_type: type, words: Sequence[str]) -> An
     settings = read_settings("", values, settings_type)
     for path, part in part_types(settings):
         table = TABLES[path.rpartition(".")[2]]
-        part.find(table.table(), path, also=table.more)
+        part.find(table.table(), path, also=table.more, without=table.facts)
     return settings
+
+
+def compose_values(settings_type: type, words: Sequence[str]) -> dict[str, Any]:
+    """Composes the choices among some words.
+
+    Args:
+        settings_type: Type of the settings.
+        words: Words of the form `key=value`; those that choose nothing are passed over.
+
+    Returns:
+        Plain values, `"???"` where one must be given.
+    """
+    groups = choices(settings_type)
+    chosen = [word for word in words if word.partition("=")[2] in groups.get(_key(word), ())]
+    config = _compose(settings_type, chosen)
+    OmegaConf.set_struct(config, False)
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    return {key: values[key] for key in kinds_of(settings_type)}
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0]
+
+
+def _compose_for(settings_type: type, chosen: Sequence[str], command: str) -> DictConfig:
+    """Composes the choices, and of an experiment only what this command has.
+
+    An experiment speaks for every command, so what this one lacks is left out; a choice of a group
+    is held to the types like any word.
+    """
+    config = _compose(settings_type, chosen)
+    plain = [word for word in chosen if not word.startswith("experiment=")]
+    base = OmegaConf.to_container(_compose(settings_type, [*plain, "~experiment"]))
+    pruned = _prune(OmegaConf.to_container(config), base, settings_type, "", command)
+    made = OmegaConf.create(pruned)
+    assert isinstance(made, DictConfig)
+    OmegaConf.set_struct(made, False)
+    return made
 
 
 def _pair(word: str) -> tuple[str, str]:
@@ -149,10 +198,13 @@ def _pair(word: str) -> tuple[str, str]:
     return key.lstrip("+"), value
 
 
-def _expand_short(key: str, value: str, settings_type: type) -> tuple[str, str]:
+def _expand_short(key: str, value: str) -> tuple[str, str]:
     """Expands `data=DIR`, which is short for `data.source=DIR`."""
-    names = choices(settings_type).get("data", [])
-    return ("data.source", value) if key == "data" and value not in names else (key, value)
+    if key != "data" or value in TABLES["data"].table():
+        return key, value
+    if not value:
+        raise UsageError("data: got nothing, want a directory or a hub id")
+    return "data.source", value
 
 
 def _choice(group: str, value: str, groups: Mapping[str, Sequence[str]]) -> str:
@@ -169,7 +221,7 @@ def _choice(group: str, value: str, groups: Mapping[str, Sequence[str]]) -> str:
     Raises:
         UsageError: the group has no choice of that name.
     """
-    if value not in groups[group] and value != "null":
+    if value not in groups[group]:
         raise UsageError(f"{group}: got {value!r}, want one of {', '.join(groups[group])}")
     return value
 
@@ -178,7 +230,11 @@ def _compose(settings_type: type, chosen: Sequence[str]) -> DictConfig:
     """Lets hydra compose the choices."""
     _register(settings_type)
     user_folder = config_folder()
-    more = [] if user_folder is None else [f"hydra.searchpath=[file://{user_folder}]"]
+    more = (
+        []
+        if user_folder is None
+        else ["hydra.searchpath=['file://" + str(user_folder).replace("'", "\\'") + "']"]
+    )
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -201,16 +257,22 @@ def _value(key: str, text: str, settings_type: type) -> Any:
     Raises:
         UsageError: the value can be parsed in neither way.
     """
-    kinds = types_at(settings_type, key)
+    kinds = types_at(settings_type, key) or part_kinds(key)
     scalars = {kind for kind in kinds if kind in _PLAIN}
-    if text == "null" and type(None) in kinds:
+    if text == "null":
         return None
-    if str in scalars and not scalars & {int, float, bool} and text[:1] not in ("[", "{"):
-        return os.path.expanduser(text)
+    if str in scalars and not scalars & {int, float, bool}:
+        lists = any(get_origin(kind) in (list, tuple, Sequence) for kind in kinds)
+        mappings = any(get_origin(kind) is dict or is_settings(kind) for kind in kinds)
+        if not (lists and text[:1] == "[" or mappings and text[:1] == "{"):
+            return os.path.expanduser(text)
     if text.startswith("~"):
         return os.path.expanduser(text)
     try:
-        return _PARSER.parse_override(f"{key.lstrip('~')}={text}").value()
+        override = _PARSER.parse_override(f"{key}={text}")
+        if override.is_sweep_override():
+            raise UsageError(f"{key}: got {text!r}, several values; --multirun takes each in turn")
+        return override.value()
     except HydraException:
         pass
     try:
@@ -230,9 +292,22 @@ def _at_home(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) else value
 
 
-def _set(config: DictConfig, key: str, value: Any) -> None:
-    """Sets a dotted key; a part of the caller's own begins without settings."""
+def _set(config: DictConfig, key: str, value: Any, groups: Mapping[str, Sequence[str]]) -> None:
+    """Sets a dotted key; a part of the caller's own begins without settings.
+
+    Args:
+        config: Is changed.
+        key: The dotted key.
+        value: Its value.
+        groups: The choices of each group.
+
+    Raises:
+        UsageError: the key is of a group of which nothing is chosen.
+    """
     *parents, last = key.split(".")
+    if parents and parents[0] in groups and config.get(parents[0], ...) is None:
+        names = " or ".join(f"{parents[0]}={name}" for name in groups[parents[0]])
+        raise UsageError(f"{key}: no {parents[0]} is chosen; want {names} beside it")
     node: Any = config
     for name in parents:
         below = None if OmegaConf.is_missing(node, name) else node.get(name)
@@ -240,26 +315,50 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
             node[name] = {}
         node = node[name]
     value = _at_home(value)
-    if isinstance(value, dict) and isinstance(node.get(last), DictConfig):
+    mapping = isinstance(value, dict) and isinstance(node.get(last), DictConfig)
+    if mapping and not {"_target_", "name"} & value.keys():
         value = OmegaConf.merge(node[last], value)
     node[last] = value
 
 
-def _prune(values: Any, kind: Any, field: str) -> Any:
-    """Drops the keys that an experiment sets for other commands and other choices."""
-    if not isinstance(values, dict):
-        return values
+def _prune(values: Any, base: Any, kind: Any, path: str, command: str) -> Any:
+    """Drops the keys that an experiment sets for other commands and other choices.
+
+    Args:
+        values: What was composed with the experiment.
+        base: What was composed without.
+        kind: Type of the settings here.
+        path: The dotted name of this place; empty at the top.
+        command: Name of the command.
+
+    Returns:
+        The values without what neither the base nor the type has.
+
+    Raises:
+        UserError: the experiment uses an old name of a key.
+    """
+    if not isinstance(values, dict) or "_target_" in values and values != base:
+        outside = isinstance(base, dict) and isinstance(values, dict) and "_target_" in base
+        return {key: values[key] for key in base} if outside else values
+    field = path.rpartition(".")[2]
     members = types_at(kind, "")
+    kinds: dict[str, Any] = {}
     if Part in members and values.get("name") in TABLES[field].table():
-        allowed = part_node(field, values["name"])
-        return {key: value for key, value in values.items() if key in allowed}
-    for member in members:
-        tag = tag_of(member) or ("", "")
-        if is_settings(member) and (not tag[0] or values.get(tag[0]) == tag[1]):
-            kinds = fields_of(member)
-            known = {key: value for key, value in values.items() if key in kinds or key == tag[0]}
-            return {key: _prune(v, kinds.get(key, Any), key) for key, v in known.items()}
-    return values
+        kinds = dict.fromkeys(part_node(field, values["name"]), Any)
+    for member in filter(is_settings, members):
+        tag = tag_of(member)
+        if tag is None or values.get(tag[0]) == tag[1]:
+            kinds |= kinds_of(member)
+    known = {}
+    for key, value in values.items():
+        below = f"{path}.{key}" if path else str(key)
+        in_base = isinstance(base, dict) and key in base
+        if in_base or key in kinds or not kinds:
+            inner = base[key] if in_base else None
+            known[key] = _prune(value, inner, kinds.get(key, Any), below, command)
+        else:
+            refuse_old_name(below, command)
+    return known
 
 
 def _missing(values: Any, prefix: str = "") -> list[str]:
@@ -275,28 +374,38 @@ def _missing(values: Any, prefix: str = "") -> list[str]:
 
 
 def sweep(words: Sequence[str]) -> list[list[str]]:
-    """Expands words with several values, such as `seed=1,2,3`, to every combination, as hydra does.
+    """Returns every combination of words with several values: `seed=0,1,2` or `seed=range(0,3)`.
 
     Args:
         words: Words of the form `key=value`.
 
     Returns:
-        The words of each run.
+        A list of words for each combination.
 
     Raises:
-        UsageError: a word is not of that form.
+        UsageError: a sweep that hydra's grammar does not take.
     """
     combinations: list[list[str]] = [[]]
     for word in words:
-        key, value = _pair(word)
-        try:
-            override = _PARSER.parse_override(word)
-            values = (
-                [f"{key}={text}" for text in override.sweep_string_iterator()]
-                if override.is_sweep_override()
-                else [word]
-            )
-        except HydraException:
-            values = [f"{key}={value}"]
-        combinations = [[*before, after] for before in combinations for after in values]
+        key, text = _pair(word)
+        if text.startswith(("range(", "choice(", "glob(", "interval(")):
+            try:
+                texts = list(_PARSER.parse_override(f"{key}={text}").sweep_string_iterator())
+            except (HydraException, ValueError) as error:
+                raise UsageError(f"{key}: {' '.join(str(error).split())}") from error
+        else:
+            texts = _apart(text)
+        combinations = [[*before, f"{key}={own}"] for before in combinations for own in texts]
     return combinations
+
+
+def _apart(text: str) -> list[str]:
+    """Splits a text at its commas, but for those in brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts

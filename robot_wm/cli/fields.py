@@ -6,44 +6,28 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
 
 from robot_wm.deployment.extensions import find_attribute
-from robot_wm.deployment.parts import Part, part_defaults
+from robot_wm.deployment.parts import Part, annotations_of, part_defaults
 from robot_wm.types import plain_settings
 from robot_wm.types.settings import is_settings, kinds_of, tag_of
+from robot_wm.types.settings import types_at as settings_types_at
 
 _PLAIN = (str, int, float, bool, type(None))
 _UNITS = {"_s": "s", "_m": "m", "_rad": "rad", "_hz": "Hz", "_ms": "ms", "_mps": "m/s"}
 
 
-def fields_of(settings_type: type) -> dict[str, Any]:
-    """Returns the annotation of every field of a settings type, by name."""
-    return kinds_of(settings_type)
-
-
 def types_at(kind: Any, key: str) -> list[Any]:
     """Lists the types that the value of a dotted key may have; empty if there is no such key."""
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    if get_origin(kind) in (Union, UnionType):
-        return [found for member in get_args(kind) for found in types_at(member, key)]
-    if not key:
-        return [kind]
-    first, _, rest = key.partition(".")
-    if is_settings(kind):
-        below = kinds_of(kind).get(first)
-        return [] if below is None else types_at(below, rest)
-    if get_origin(kind) is dict:
-        return types_at(get_args(kind)[1], rest)
-    return []
+    return settings_types_at(kind, key.split(".") if key else ())
 
 
 def part_types(settings: Any, path: str = "") -> Iterator[tuple[str, Part]]:
@@ -98,7 +82,12 @@ def expand_value(name: str, value: Any) -> Any:
 def part_node(group: str, name: str) -> dict[str, Any]:
     """Returns a part's name and those defaults of its arguments that are plain values."""
     defaults = part_defaults(TABLES[group].table()[name])
-    plain = {key: value for key, value in defaults.items() if isinstance(value, _PLAIN)}
+    facts = TABLES[group].facts
+    plain = {
+        key: value
+        for key, value in defaults.items()
+        if isinstance(value, _PLAIN) and key not in facts
+    }
     return {"name": name, **plain, **dict.fromkeys(TABLES[group].more)}
 
 
@@ -113,12 +102,14 @@ class Table:
             settings.
         more: Further settings, null by default, that a part may have besides the arguments of its
             class, and what each means.
+        facts: Arguments that whoever makes the part decides, and no setting.
     """
 
     kind: str
     module: str
     name: str
     more: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    facts: tuple[str, ...] = ()
 
     def table(self) -> Mapping[str, Any]:
         """Imports the table and returns it."""
@@ -128,6 +119,15 @@ class Table:
     def fits(self, kind: Any) -> bool:
         """Returns whether a field with this annotation is a choice from this table."""
         return any(getattr(member, "__name__", "") == self.kind for member in types_at(kind, ""))
+
+    def names(self, kind: Any) -> list[str]:
+        """Lists the choices that fit a field: `train` takes no rendered clips."""
+        types = types_at(kind, "")
+        return [
+            name
+            for name, value in self.table().items()
+            if self.kind == "Part" or (value if isinstance(value, type) else type(value)) in types
+        ]
 
     def choices(self, group: str) -> dict[str, Any]:
         """Returns the choices by name, as hydra composes them."""
@@ -163,7 +163,7 @@ TABLES = {
     # Parts of an env or of a dataset: set as keys of those, not as groups of a command.
     "simulator": Table("Part", _SIMULATION, "SIMULATORS"),
     "task": Table("Part", _SIMULATION, "TASKS"),
-    "demonstrator": Table("Part", _SIMULATION, "DEMONSTRATORS"),
+    "demonstrator": Table("Part", _SIMULATION, "DEMONSTRATORS", facts=("num_steps",)),
     "play": Table("Part", _SIMULATION, "PLAYERS"),
 }
 GROUPS = ("planner", "objective", "encoder", "predictor", "data", "robot", "env")
@@ -186,15 +186,30 @@ class Setting:
     values: str
 
 
-def settings_of(settings_type: type, prefix: str = "") -> Iterator[Setting]:
-    """Yields every key of a settings type, also those of the arguments of its parts."""
-    meanings, defaults = meanings_of(settings_type), expand(settings_type)
+def settings_of(
+    settings_type: type, prefix: str = "", defaults: Mapping[str, Any] | None = None
+) -> Iterator[Setting]:
+    """Yields every key of a settings type, also those of the arguments of its parts.
+
+    Args:
+        settings_type: The type.
+        prefix: What its keys begin with.
+        defaults: Plain values of its fields; the type's own where None.
+
+    Yields:
+        Setting: A key after the other, a group before what is in it.
+    """
+    meanings = meanings_of(settings_type)
+    defaults = expand(settings_type) if defaults is None else defaults
     for name, kind in kinds_of(settings_type).items():
         key, default = f"{prefix}{name}", defaults[name]
         inside = [member for member in types_at(kind, "") if is_settings(member)]
         if Part in types_at(kind, "") and isinstance(default, dict):
-            yield Setting(key, default["name"], meanings.get(name, ""), _part_names(name))
-            build = TABLES[name].table()[default["name"]]
+            chosen = default.get("name", default.get("_target_"))
+            yield Setting(key, chosen, meanings.get(name, ""), _part_names(name))
+            build = TABLES[name].table().get(str(chosen))
+            if build is None:  # the caller's own
+                continue
             meanings_inside = {**meanings_of(build), **TABLES[name].more}
             kinds = annotations_of(build)
             for argument, value in default.items():
@@ -206,18 +221,19 @@ def settings_of(settings_type: type, prefix: str = "") -> Iterator[Setting]:
             yield Setting(key, None, meanings.get(name, ""), "")
             chosen = _chosen(inside, default)
             if chosen is not None:
-                yield from settings_of(chosen, f"{key}.")
+                yield from settings_of(chosen, f"{key}.", default)
         else:
             yield Setting(key, default, meanings.get(name, ""), describe(kind, name))
 
 
-def annotations_of(build: Any) -> dict[str, Any]:
-    """Returns the annotations of the arguments that a part is made with, by name."""
-    if isinstance(build, functools.partial):
-        build = build.func
-    if is_settings(build):
-        return kinds_of(build)
-    return get_type_hints(build.__init__ if isinstance(build, type) else build, include_extras=True)
+def part_kinds(key: str) -> list[Any]:
+    """Lists the types that a setting of a part of ours may have, by its dotted key."""
+    owner, _, name = key.rpartition(".")
+    table = TABLES.get(owner.rpartition(".")[2])
+    if table is None or table.kind != "Part":
+        return []
+    annotations = (annotations_of(build) for build in table.table().values())
+    return [kind for own in annotations if name in own for kind in types_at(own[name], "")]
 
 
 def _part_names(field: str) -> str:
@@ -250,7 +266,7 @@ def _describe(kind: Any) -> str:
         return " or ".join(dict.fromkeys(map(_describe, get_args(kind))))
     if get_origin(kind) is Literal:
         return " or ".join(str(word) for word in get_args(kind))
-    if get_origin(kind) in (tuple, list):
+    if get_origin(kind) in (tuple, list, Sequence):
         inner = [member for member in get_args(kind) if member is not ...]
         return f"a list of {_describe(inner[0])}" if inner else "a list"
     words = {int: "a whole number", float: "a number", bool: "true or false"}

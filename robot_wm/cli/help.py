@@ -7,13 +7,19 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from robot_wm.cli.config import choices
+from robot_wm.cli.config import choices, compose_values
 from robot_wm.cli.fields import Setting, settings_of
 
 _WIDTH = 96
 
 
-def command_help(name: str, summary: str, settings_type: type, examples: Sequence[str]) -> str:
+def command_help(
+    name: str,
+    summary: str,
+    settings_type: type,
+    examples: Sequence[str],
+    words: Sequence[str] = (),
+) -> str:
     """Writes the help of a command.
 
     Args:
@@ -21,6 +27,7 @@ def command_help(name: str, summary: str, settings_type: type, examples: Sequenc
         summary: What the command does, in one line.
         settings_type: Type of the command's settings.
         examples: Command lines.
+        words: Choices whose keys are listed, such as `planner=cem`.
 
     Returns:
         The text.
@@ -28,10 +35,10 @@ def command_help(name: str, summary: str, settings_type: type, examples: Sequenc
     groups = choices(settings_type)
     lines = [f"robot-wm {name}: {summary}", "", f"usage: robot-wm {name} [key=value ...]", ""]
     lines += ["examples:", *(f"  {example}" for example in examples), ""]
-    lines += ["choices, each with keys of its own:"]
+    lines += ["choices; --help beside one lists its keys:"]
     lines += [f"  {group}={{{','.join(names)}}}" for group, names in groups.items()]
     lines += ["", "keys and defaults:"]
-    for setting in settings_of(settings_type):
+    for setting in settings_of(settings_type, defaults=compose_values(settings_type, words)):
         lines += _entry(setting)
     return "\n".join(lines)
 

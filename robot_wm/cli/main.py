@@ -142,14 +142,15 @@ def _run(name: str, words: list[str]) -> int:
     if "-h" in words or "--help" in words:
         from robot_wm.cli.help import command_help
 
-        print(command_help(name, COMMANDS[name], command.SETTINGS, command.EXAMPLES))
+        print(command_help(name, COMMANDS[name], command.SETTINGS, command.EXAMPLES, words))
         return 0
     shown, words = _take_cfg(words)
     many = [word for word in words if word in ("-m", "--multirun")]
     words = [word for word in words if word not in many]
-    runs = sweep(words) if many else [words]
-    settings = [load_settings(name, command.SETTINGS, _apart(run, i, bool(many)))
-                for i, run in enumerate(runs)]  # fmt: skip
+    runs = [words]
+    if many:
+        runs = [_apart(run, i, command.SETTINGS) for i, run in enumerate(sweep(words))]
+    settings = [load_settings(name, command.SETTINGS, run) for run in runs]
     for run, run_settings in zip(runs, settings, strict=True):
         if many:
             print(f"robot-wm {name} {' '.join(run)}", file=sys.stderr)
@@ -163,16 +164,27 @@ def _run(name: str, words: list[str]) -> int:
     return 0
 
 
-def _apart(words: list[str], number: int, several: bool) -> list[str]:
+def _apart(words: list[str], number: int, settings_type: type) -> list[str]:
     """Gives each of several runs its own output: out=runs becomes runs/0, runs/1, ..."""
-    apart = []
+    from robot_wm.cli.fields import expand
+
+    values = expand(settings_type)
+    places = {key: values[key] for key in ("out", "record") if values.get(key) not in (None, "???")}
+    others = []
     for word in words:
-        key, _, value = word.partition("=")
-        if several and key == "out" and value != "null":
-            stem, suffix = os.path.splitext(value)
-            word = f"out={stem}-{number}{suffix}" if suffix else f"out={value}/{number}"
-        apart.append(word)
-    return apart
+        key, _, value = word.lstrip("+").partition("=")
+        if key in ("out", "record"):
+            places[key] = value
+        else:
+            others.append(word)
+    for key, value in places.items():
+        if value in ("", "null"):
+            others.append(f"{key}={value}")
+            continue
+        stem, suffix = os.path.splitext(value)
+        is_file = suffix in (".safetensors", ".png")
+        others.append(f"{key}={stem}-{number}{suffix}" if is_file else f"{key}={value}/{number}")
+    return others
 
 
 def _take_cfg(words: Sequence[str]) -> tuple[bool, list[str]]:

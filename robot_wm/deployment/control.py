@@ -13,7 +13,7 @@ from torch import Tensor
 from robot_wm.contracts import check_objective, check_planner, hold_to
 from robot_wm.controller import MPC, ActionChunks, GoalSequence, SteerableController
 from robot_wm.deployment.extensions import check_parts
-from robot_wm.deployment.parts import Part
+from robot_wm.deployment.parts import Part, part_defaults
 from robot_wm.deployment.planning import ActionLimits, PlanningSettings
 from robot_wm.kinematics import RobotModel
 from robot_wm.models import ModelInfo, TrainableModel, device_of
@@ -184,7 +184,8 @@ def make_objective(model: TrainableModel, part: Part) -> Callable[[Tensor], Obje
         if settings.get("token_weights") is not None:
             raise UserError("objective: got token_weights and region, want one of them")
         settings["token_weights"] = region_weights(model.info.grid, region)
-    if settings.get("action_unit") is None:
+    takes_unit = "action_unit" in part_defaults(_without_region(part).find(OBJECTIVES, "objective"))
+    if takes_unit and settings.get("action_unit") is None:
         settings["action_unit"] = model.info.action_spec.unit.tolist()
     resolved = Part(part.name, **settings)
 

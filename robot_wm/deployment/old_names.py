@@ -27,13 +27,21 @@ _RENAMED = {
 }
 
 
-def refuse_old_name(key: str, command: str) -> None:
-    """Raises UserError, with the new name, where a key has another name now.
+_GONE = {
+    "controller=mpc": "there is one controller; leave it out",
+}
+
+
+def refuse_old_name(word: str, command: str) -> None:
+    """Raises UserError, with the new name, if a key has another name now.
 
     Args:
-        key: dotted, as it was given.
-        command: that it was given to; only `pretrain` and `train` had some of them.
+        word: A dotted key, or `key=value`.
+        command: Name of the command; only `pretrain` and `train` had some of the keys.
     """
+    key = word.partition("=")[0]
+    if word in _GONE:
+        raise UserError(f"{word}: {_GONE[word]}")
     if command != "train" and key.startswith(("optimizer", "fit")):
         return
     if command != "pretrain" and key.startswith(("pretrain", "data.seed")):

@@ -5,13 +5,15 @@ Ours are in tables of their packages. A dotted name is the caller's own, and is 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from robot_wm.deployment.extensions import find_attribute
-from robot_wm.types import UserError
-from robot_wm.types.settings import unknown_key
+from robot_wm.types import UserError, read_settings
+from robot_wm.types.settings import is_settings, kinds_of, unknown_key
 
 Table = Mapping[str, Callable[..., Any]]
 
@@ -49,14 +51,12 @@ class Part:
         target, name = settings.pop("_target_", None), settings.pop("name", None)
         if not isinstance(target or name, str):
             raise UserError(f"got {dict(values)!r}, want a name in it")
-        hidden = [str(key) for key in settings if str(key).startswith("_")]
+        hidden = [str(key) for key in settings if not str(key).isidentifier()]
+        hidden += [str(key) for key in settings if str(key).startswith("_")]
         if hidden:
             raise UserError(f"unknown key {hidden[0]!r}")
-        if (
-            target is not None and name is not None
-        ):  # the caller's own class may have a setting `name`
-            settings["name"] = name
-        return cls(str(target or name), **settings)
+        # With a class of the caller's own, a name is that of ours which it stands in for.
+        return cls(str(target or name), **{str(key): value for key, value in settings.items()})
 
     def plain(self) -> dict[str, Any]:
         """Returns the mapping that `read` takes."""
@@ -68,17 +68,30 @@ class Part:
         """Whether the part is the caller's own."""
         return "." in self.name
 
-    def updated(self, **settings: Any) -> Part:
-        """Returns a part in which some settings have another value."""
-        return Part(self.name, **{**self.settings, **settings})
+    def resolved(self, table: Table) -> Part:
+        """Returns the same part with every plain default told: equal parts compare equal."""
+        if self.name not in table:
+            return self
+        defaults = part_defaults(table[self.name])
+        plain = {k: v for k, v in defaults.items() if isinstance(v, str | int | float | None)}
+        told = {**plain, **self.settings}
+        return Part(self.name, **{key: v for key, v in told.items() if v is not None})
 
-    def find(self, table: Table, what: str, *, also: Collection[str] = ()) -> Callable[..., Any]:
+    def find(
+        self,
+        table: Table,
+        what: str,
+        *,
+        also: Collection[str] = (),
+        without: Collection[str] = (),
+    ) -> Callable[..., Any]:
         """Finds the class or function that makes the part, and checks the settings.
 
         Args:
             table: Table of the part's kind.
             what: Name of the kind, such as `planner`, for error messages.
             also: Names of further settings that the part may have.
+            without: Names of arguments that are no settings.
 
         Returns:
             The class or function.
@@ -92,10 +105,14 @@ class Part:
         if self.name not in table:
             raise UserError(f"{what}: got {self.name!r}, want one of {', '.join(table)}")
         build = table[self.name]
-        allowed = list(part_defaults(build))
-        for key in self.settings:
-            if key not in allowed and key not in also:
+        allowed = [key for key in (*part_defaults(build), *also) if key not in without]
+        annotations = annotations_of(build)
+        for key, value in self.settings.items():
+            if key not in allowed:
                 raise UserError(unknown_key(what, key, allowed))
+            if key in annotations and is_plain(value):
+                with contextlib.suppress(TypeError, NameError):  # of types that are no settings
+                    read_settings(f"{what}.{key}", value, annotations[key])
         return build
 
     def make(self, table: Table, what: str, *first: Any, **facts: Any) -> Any:
@@ -142,3 +159,22 @@ def part_defaults(build: Callable[..., Any]) -> dict[str, Any]:
         for name, parameter in inspect.signature(build).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
+
+
+def annotations_of(build: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the annotations of the arguments that a part is made with, by name."""
+    if isinstance(build, functools.partial):
+        build = build.func
+    if is_settings(build):
+        return kinds_of(build)  # type: ignore[arg-type]
+    made_by = build.__init__ if isinstance(build, type) else build
+    return get_type_hints(made_by, include_extras=True)
+
+
+def is_plain(value: object) -> bool:
+    """Returns whether a value is such as a command line or a file has."""
+    if isinstance(value, dict):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return isinstance(value, str | int | float | None)

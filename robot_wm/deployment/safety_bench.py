@@ -21,10 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from msgspec import Meta
 
 from hardware.flight import FlightRecorder, replay
 from hardware.governor import Governor
@@ -93,7 +92,7 @@ class BenchSafetySettings(Settings, frozen=True):
     ticks: Count = 300
     stops: Count = 1
     kills: Count = 2
-    jitter_s: Annotated[Positive, Meta(extra={"unit": "s"})] = 5.0
+    jitter_s: Positive = 5.0
     out: str | None = None
     seed: Seed = 0
 

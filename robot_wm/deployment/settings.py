@@ -191,4 +191,4 @@ class SimulationSettings(Settings, frozen=True):
 
 
 # By the names that a command line and a file have for them.
-ENVS = {"so100_reach": SimulationSettings()}
+ENVS = {"so100_reach": SimulationSettings(), "jaco_reach": SimulationSettings(arm="jaco")}

@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from hardware.governor import Governor
 from robot_wm.contracts import check_env, check_task, hold_to, is_ours
 from robot_wm.deployment.extensions import check_parts
@@ -66,6 +68,17 @@ class Simulation:
             DEMONSTRATORS, "env.demonstrator", task=self.task, num_steps=self.num_steps
         )
         return check_parts(expert, part.name, ("reset", "act"))
+
+
+def resolved_simulation(settings: SimulationSettings) -> SimulationSettings:
+    """Returns the same settings with every plain default of the parts told."""
+    demonstrator = settings.demonstrator
+    return msgspec.structs.replace(
+        settings,
+        simulator=settings.simulator.resolved(SIMULATORS),
+        task=settings.task.resolved(TASKS),
+        demonstrator=demonstrator and demonstrator.resolved(DEMONSTRATORS),
+    )
 
 
 def build_simulation(settings: SimulationSettings) -> Simulation:

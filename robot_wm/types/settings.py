@@ -58,8 +58,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def check_fields(settings: Any, name: str = "") -> None:
     """Checks the fields of a dataclass or a struct against their annotations.
 
+    What an annotation can be made of becomes it: a mapping settings, a list a tuple.
+
     Args:
-        settings: The instance.
+        settings: The instance; its fields may be replaced.
         name: Name of the whole, such as `monitors`, for error messages; empty: none.
 
     Raises:
@@ -67,9 +69,13 @@ def check_fields(settings: Any, name: str = "") -> None:
     """
     for field, kind in kinds_of(type(settings)).items():
         value = getattr(settings, field)
-        if isinstance(value, np.generic):
-            value = value.item()
-        read_settings(f"{name}.{field}" if name else field, value, kind)
+        plain = value.item() if isinstance(value, np.generic) else value
+        read = read_settings(f"{name}.{field}" if name else field, plain, kind)
+        if read is not value:  # a mapping for settings, a list for a tuple, numpy's number
+            if isinstance(settings, msgspec.Struct):
+                msgspec.structs.force_setattr(settings, field, read)
+            else:
+                object.__setattr__(settings, field, read)
 
 
 @functools.cache
@@ -131,7 +137,15 @@ def plain_settings(settings: object) -> Any:
     Returns:
         The plain values.
     """
-    return _lists(msgspec.to_builtins(settings, enc_hook=lambda value: value.plain()))
+    return _lists(msgspec.to_builtins(settings, enc_hook=_plain_custom))
+
+
+def _plain_custom(value: Any) -> Any:
+    if hasattr(value, "plain"):
+        return value.plain()
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return str(value)  # a path, a type
 
 
 def _lists(value: Any) -> Any:
@@ -173,20 +187,20 @@ def _keys(where: str) -> list[str | int]:
     return [key or int(index) for key, index in found]
 
 
-def _types_at(kind: Any, keys: Sequence[str | int]) -> list[Any]:
+def types_at(kind: Any, keys: Sequence[str | int]) -> list[Any]:
     """Returns the types that a value at a path may have: for a union, each of its members."""
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if get_origin(kind) in (Union, UnionType):
-        return [found for member in get_args(kind) for found in _types_at(member, keys)]
+        return [found for member in get_args(kind) for found in types_at(member, keys)]
     if not keys:
         return [kind]
     key, *rest = keys
     if is_settings(kind):
         field = kinds_of(kind).get(str(key))
-        return [] if field is None else _types_at(field, rest)
+        return [] if field is None else types_at(field, rest)
     inner = [member for member in get_args(kind) if member is not ...]
-    return _types_at(inner[-1], rest) if inner else []
+    return types_at(inner[-1], rest) if inner else []
 
 
 def is_settings(kind: Any) -> bool:
@@ -199,11 +213,11 @@ def is_settings(kind: Any) -> bool:
 def _choices(kind: Any, keys: Sequence[str | int]) -> list[str]:
     """Returns the words that a value at a path may be; empty if any text is allowed."""
     words: list[str] = []
-    for member in _types_at(kind, keys[:-1]) if keys else []:
+    for member in types_at(kind, keys[:-1]) if keys else []:
         tag = tag_of(member)
         if tag and keys[-1] == tag[0]:
             words.append(tag[1])
-    for member in _types_at(kind, keys):
+    for member in types_at(kind, keys):
         words += [str(word) for word in get_args(member)] if get_origin(member) is Literal else []
     return list(dict.fromkeys(words))
 
@@ -223,7 +237,7 @@ def refuse_unknown(name: str, values: object, kind: Any) -> None:
     """
     if not isinstance(values, dict):
         return
-    members = [member for member in _types_at(kind, ()) if is_settings(member)]
+    members = [member for member in types_at(kind, ()) if is_settings(member)]
     tags = {member: tag for member in members if (tag := tag_of(member))}
     tagged = [member for member, (field, word) in tags.items() if values.get(field) == word]
     if tags and not tagged and any(field in values for field, _ in tags.values()):

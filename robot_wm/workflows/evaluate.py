@@ -26,7 +26,11 @@ from robot_wm.deployment.control import (
 from robot_wm.deployment.parts import Part
 from robot_wm.deployment.planning import PlanningSettings
 from robot_wm.deployment.settings import SimulationSettings
-from robot_wm.deployment.simulation import Simulation, build_simulation
+from robot_wm.deployment.simulation import (
+    Simulation,
+    build_simulation,
+    resolved_simulation,
+)
 from robot_wm.evaluation import (
     Episode,
     EpisodeLog,
@@ -43,6 +47,8 @@ from robot_wm.evaluation import (
 )
 from robot_wm.files import output_dir, owning
 from robot_wm.models import TrainableModel, device_of
+from robot_wm.objectives import OBJECTIVES
+from robot_wm.planners import PLANNERS
 from robot_wm.precision import pick_device
 from robot_wm.progress import Progress
 from robot_wm.provenance import git_sha, machine, write_run
@@ -353,6 +359,10 @@ def _about(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, Any]:
     unimportant = ("out", "num_episodes", "num_videos", "floors", "device")
     unimportant += ("state_oracle", "latent_oracle")
     kept = {key: v for key, v in plain_settings(settings).items() if key not in unimportant}
+    kept["planner"] = settings.planner.resolved(PLANNERS).plain()
+    kept["objective"] = settings.objective.resolved(OBJECTIVES).plain()
+    kept["env"] = plain_settings(resolved_simulation(settings.env))
+    kept["split"] = str(settings.split)
     return {**kept, "checkpoint": saved["checkpoint_hash"], "version": __version__}
 
 

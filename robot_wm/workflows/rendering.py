@@ -20,7 +20,7 @@ from robot_wm.deployment.robots import find_arm
 from robot_wm.deployment.simulation import PLAYERS
 from robot_wm.files import replacing
 from robot_wm.progress import Progress
-from robot_wm.types import Count, FloatArray, ImageArray, Settings, check_counts, plain_settings
+from robot_wm.types import Count, FloatArray, ImageArray, Settings, check_counts
 from robot_wm.workflows.workers import map_in_order
 
 _FORMAT = 1  # part of the key: raise it when the same settings give other pictures
@@ -80,7 +80,7 @@ def render_clips(
         UserError: a number is out of range.
     """
     check_counts(num_frames=num_frames)
-    num_clips, play = settings.num_clips, plain_settings(settings.play)
+    num_clips, play = settings.num_clips, settings.play.resolved(PLAYERS).plain()
     what = {"arm": settings.arm, "play": play, "num_frames": num_frames, "size": size}
     what |= {"seed": seed, "num_clips": num_clips, "format": _FORMAT, "per_task": _PER_TASK}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]

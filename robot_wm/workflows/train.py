@@ -29,7 +29,7 @@ from robot_wm.provenance import FILE as RUN_FILE
 from robot_wm.provenance import describe_run, git_sha, machine, to_yaml
 from robot_wm.signals import leave, stop_on_signal
 from robot_wm.training import TrainConfig, Training, held_out_error, prepare
-from robot_wm.types import NonNegative, Seed, Settings, plain_settings
+from robot_wm.types import NonNegative, Seed, Settings, UserError, plain_settings
 from robot_wm.workflows.data import (
     DatasetSettings,
     encode_data,
@@ -118,6 +118,8 @@ def train(settings: TrainSettings) -> TrainingRun:
 def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     family = find_family(settings.family)
     family_settings = settings.family_settings
+    if family is LATENT and settings.family_settings:
+        raise UserError("family_settings: of another family than latent; want predictor.KEY=VALUE")
     if family is LATENT:
         family_settings = {**asdict(settings.predictor), **family_settings}
     device = pick_device(settings.device)

@@ -6,6 +6,7 @@ name nothing that is imported.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from robot_wm.deployment.settings import SO101
 from robot_wm.objectives import OBJECTIVES
 from robot_wm.planners import PLANNERS
 from robot_wm.types import UserError, plain_settings, read_settings
+from robot_wm.types.settings import types_at
 
 _TABLES = {"planner": PLANNERS, "objective": OBJECTIVES}
 
@@ -39,12 +41,13 @@ def settings_of(checkpoint: str, goal: str, overrides: Sequence[str]) -> DeployS
     values: dict[str, Any] = {"checkpoint": checkpoint, "robot": plain_settings(SO101)}
     if goal:
         values["goal"] = goal
-    for word in overrides:
+    # A choice comes before what is set in it, wherever it stands.
+    for word in sorted(overrides, key=lambda word: word.partition("=")[0] not in _TABLES):
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise UserError(f"policy.overrides: got {word!r}, want key=value")
-        refuse_old_name(key, "deploy")
-        _set(values, key.split("."), text if key.startswith("goal.") else _value(text))
+        refuse_old_name(word, "deploy")
+        _set(values, key.split("."), _value(key, text))
     settings = read_settings("", values, DeploySettings)
     for name, table in _TABLES.items():
         part: Part = getattr(settings, name)
@@ -54,16 +57,28 @@ def settings_of(checkpoint: str, goal: str, overrides: Sequence[str]) -> DeployS
     return settings
 
 
-def _value(text: str) -> Any:
+def _value(key: str, text: str) -> Any:
+    """Reads a value: as it stands where only a text is wanted, else as YAML does."""
+    kinds = types_at(DeploySettings, key.split("."))
+    if text == "null":
+        return None
+    if str in kinds and (text[:1] not in ("[", "{") or set(kinds) <= {str, type(None)}):
+        return text
     try:
-        value = yaml.safe_load(text)
+        return _numbers(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise UserError(f"policy.overrides: got {text!r}, want a value as in YAML") from error
+
+
+def _numbers(value: Any) -> Any:
+    """Reads 1e-3, which YAML takes for text, as a number."""
+    if isinstance(value, dict):
+        return {key: _numbers(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_numbers(member) for member in value]
     if isinstance(value, str):
-        try:
-            return float(value)  # such as 1e-3, which YAML reads as text
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            return float(value)
     return value
 
 
