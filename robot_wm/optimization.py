@@ -190,6 +190,7 @@ class Loop:
             OSError: there is no room, or the file cannot be written.
         """
         note = {"step": self.step, "elapsed_s": self.elapsed_s, "about": about}
+        note["threads"] = torch.get_num_threads()
         tensors = {name: t.detach().cpu().contiguous() for name, t in self._state().items()}
         rows = bytearray(json.dumps(self.rows).encode())  # too many for a file's metadata
         tensors[_ROWS] = torch.frombuffer(rows, dtype=torch.uint8)
@@ -214,7 +215,7 @@ class Loop:
         return state
 
     def resume(self, path: Path, *, about: Mapping[str, object]) -> None:
-        """Continues from what `save` wrote.
+        """Continues from what `save` wrote, with as many threads: sums depend on their number.
 
         Args:
             path: the file.
@@ -245,6 +246,7 @@ class Loop:
                 generator.set_state(state[f"generator.{name}"])
             self.step, self.elapsed_s = int(note["step"]), float(note["elapsed_s"])
             self.rows = [dict(row) for row in json.loads(state[_ROWS].numpy().tobytes())]
+            torch.set_num_threads(int(note.get("threads", torch.get_num_threads())))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"cannot go on from {path}: {error}") from error
 

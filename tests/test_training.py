@@ -52,8 +52,11 @@ def test_a_run_that_was_saved_goes_on_bit_for_bit(how, tmp_path):
     for row in itertools.islice(first.steps(), 4):
         first.loop.rows.append(row)
     first.loop.save(tmp_path / "save", about={"data": "this"})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)  # as a process that is kept to other cores has
     again, second = begin()
     second.loop.resume(tmp_path / "save", about={"data": "this"})
+    assert torch.get_num_threads() == threads
     assert [row["step"] for row in second.loop.rows] == [1, 2, 3, 4]
     rows = list(second.steps())
     assert [row["loss"] for row in rows] == [row["loss"] for row in expected[4:]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -209,6 +210,9 @@ class Bench:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                # This process may be kept to one core while others are busy, and its children with
+                # it; a training that begins with fewer threads comes to other sums.
+                env={**os.environ, "OMP_NUM_THREADS": str(os.cpu_count() or 1)},
             )
 
     def _wait(self, child: subprocess.Popen[bytes], over: Callable[[], bool]) -> bool:
