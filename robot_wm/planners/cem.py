@@ -10,7 +10,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from robot_wm.planners.protocol import Cost
-from robot_wm.planners.search import GaussianSettings, Search, normal
+from robot_wm.planners.search import GaussianSettings, normal
 from robot_wm.types import ActionSpec, Plan, Positive, Share, ShareBelowOne
 
 
@@ -22,9 +22,8 @@ class CEM(GaussianSettings):
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(self, cost, spec, init, generator)
+        search, std = self.begin(cost, spec, init, generator)
         space, mean = search.space, search.mean
-        std = (self.init_std * space.unit).expand_as(mean)
         for _ in range(self.num_iterations):
             search.judge(search.around(mean, std, self.num_samples))
             mean, std = refit(search.actions, self.min_std * space.unit)
@@ -65,9 +64,8 @@ class ICEM(GaussianSettings):
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(self, cost, spec, init, generator)
+        search, std = self.begin(cost, spec, init, generator)
         space, mean = search.space, search.mean
-        std = (self.init_std * space.unit).expand_as(mean)
         carried = [mean]  # candidates that are not drawn
         if init is not None and init.elites is not None and init.elites.shape[1]:
             kept = init.elites[: round(self.kept_share * len(init.elites))]

@@ -117,9 +117,8 @@ class GradientCEM(GaussianSettings):
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
         """See `Planner.plan`."""
-        search = Search(self, cost, spec, init, generator)
+        search, std = self.begin(cost, spec, init, generator)
         space, mean = search.space, search.mean
-        std = (self.init_std * space.unit).expand_as(mean)
         for _ in range(self.num_iterations):
             candidates = search.around(mean, std, self.num_samples)
             costs = search.judge(candidates)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from robot_wm.planners.protocol import Cost
-from robot_wm.planners.search import GaussianSettings, Search
+from robot_wm.planners.search import GaussianSettings
 from robot_wm.types import ActionSpec, Count, Plan, Positive
 
 
@@ -30,10 +30,9 @@ class MPPI(GaussianSettings):
     def plan(
         self, cost: Cost, spec: ActionSpec, *, init: Plan | None, generator: torch.Generator
     ) -> Plan:
-        """See `Planner.plan`."""
-        search = Search(self, cost, spec, init, generator)
+        """See `Planner.plan`; costs weigh the elites that the Gaussian is refitted to."""
+        search, std = self.begin(cost, spec, init, generator)
         space, mean = search.space, search.mean
-        std = (self.init_std * space.unit).expand_as(mean)
         for _ in range(self.num_iterations):
             search.judge(search.around(mean, std, self.num_samples))
             kept = search.costs.isfinite()

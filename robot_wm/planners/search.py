@@ -143,6 +143,13 @@ class GaussianSettings(SearchSettings):
     init_std: Positive = 0.6
     min_std: Positive = 0.05
 
+    def begin(
+        self, cost: Cost, spec: ActionSpec, init: Plan | None, generator: torch.Generator
+    ) -> tuple[Search, Tensor]:
+        """Returns a search, and the first standard deviation `[H, A]` around its mean."""
+        search = Search(self, cost, spec, init, generator)
+        return search, (self.init_std * search.space.unit).expand_as(search.mean)
+
     def with_budget(self: _Gaussian, num_evaluated: int) -> _Gaussian:
         """See `Planner.with_budget`."""
         return replace(self, **spread(num_evaluated, self.num_iterations, self.num_elites))
