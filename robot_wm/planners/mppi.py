@@ -32,7 +32,7 @@ class MPPI(GaussianSettings):
     ) -> Plan:
         """See `Planner.plan`; costs weigh the elites that the Gaussian is refitted to."""
         search, std = self.begin(cost, spec, init, generator)
-        space, mean = search.space, search.mean
+        mean, space = search.mean, search.space
         for _ in range(self.num_iterations):
             search.judge(search.around(mean, std, self.num_samples))
             kept = search.costs.isfinite()
