@@ -436,7 +436,11 @@ def test_train_goes_on_after_a_stop_and_comes_to_the_same_weights(work, capsys, 
     assert process.returncode == 0 and "the same command goes on" in rest
     assert not (tmp_path / "stopped").exists()
     assert "by its seed" in refused(capsys, *words, out, "seed=5")
+    save = tmp_path / "stopped.train.safetensors"
+    saved = save.read_bytes()
     assert run(capsys, *words, out)[0] == 0
+    save.write_bytes(saved)  # as if it had been killed at its very end
+    assert run(capsys, *words, out)[0] == 0 and not save.exists()
     files = [tmp_path / name / "weights.safetensors" for name in ("whole", "stopped")]
     assert files[0].read_bytes() == files[1].read_bytes()
     rows = (tmp_path / "stopped" / "metrics.csv").read_text().splitlines()

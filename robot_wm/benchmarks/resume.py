@@ -163,6 +163,7 @@ class Bench:
                     self.num_kills += 1
                     self._check(out)
                     told()
+                    done = out.is_dir() and not resume_file(out).exists()  # killed after its end
                 else:
                     self._end(child)
                     done = True

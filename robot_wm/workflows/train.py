@@ -110,7 +110,8 @@ def train(settings: TrainSettings) -> TrainingRun:
         SystemExit, KeyboardInterrupt: the run was asked to stop, and is saved.
     """
     out = output_dir(settings.out)
-    check_replaceable(out, overwrite=settings.overwrite)
+    # With a save beside it, the checkpoint is that of a run that was killed at its very end.
+    check_replaceable(out, overwrite=settings.overwrite or resume_file(out).is_file())
     with owning(out, resume_file(out)):
         return _train(settings, out)
 
