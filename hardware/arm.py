@@ -10,7 +10,7 @@ import numpy as np
 
 from hardware.ticks import Reading
 from hardware.wire import FrameSlot
-from robot_wm.types import FloatArray, RunError, UserError
+from robot_wm.types import FloatArray, RunError
 
 
 class ArmError(RunError):
@@ -63,7 +63,7 @@ class Arm(Protocol):
             joints: `[J]`, rad.
 
         Raises:
-            UserError: wrong number of joints, or not finite; nothing is sent.
+            ValueError: wrong number of joints, or not finite; nothing is sent.
             ArmError: no answer.
         """
         ...
@@ -82,6 +82,6 @@ class Arm(Protocol):
 
 
 def check_command(joints: FloatArray, num_joints: int) -> None:
-    """Raises UserError unless `joints` are so many finite angles: the last check of a command."""
+    """Raises ValueError unless `joints` are so many finite angles: the last check of a command."""
     if np.shape(joints) != (num_joints,) or not np.isfinite(joints).all():
-        raise UserError(f"command: got {joints}, want {num_joints} finite angles")
+        raise ValueError(f"command: got {joints}, want {num_joints} finite angles")

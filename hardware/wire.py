@@ -16,7 +16,7 @@ import struct
 import numpy as np
 
 from hardware.messages import Message, Undecodable, decode, encode
-from robot_wm.types import ImageArray, UserError
+from robot_wm.types import ImageArray
 
 MAX_BYTES = 64 * 1024
 
@@ -205,10 +205,10 @@ class FrameSlot:
             stamp_s: when it was taken, time.monotonic().
 
         Raises:
-            UserError: another shape or type.
+            ValueError: another shape or type.
         """
         if image.shape != self.shape or image.dtype != np.uint8:
-            raise UserError(f"image: got {image.dtype} {image.shape}, want uint8 {self.shape}")
+            raise ValueError(f"image: got {image.dtype} {image.shape}, want uint8 {self.shape}")
         self._slot.write(self._STAMP.pack(stamp_s) + image.tobytes())
 
     def read(self) -> tuple[ImageArray, float] | None:

@@ -117,10 +117,10 @@ class GoalEnergy:
             `[...]`.
 
         Raises:
-            UserError: latents of another encoder: P or D differ from the goal's.
+            ValueError: latents of another encoder: P or D differ from the goal's.
         """
         if latents.shape[-2:] != self._goal.shape:
-            raise UserError(
+            raise ValueError(
                 f"latents: got tokens {tuple(latents.shape[-2:])}, the goal has "
                 f"{tuple(self._goal.shape)}"
             )

@@ -332,10 +332,10 @@ def finite_costs(costs: Tensor, num_candidates: int) -> Tensor:
         Costs `[N]`.
 
     Raises:
-        UserError: the cost function returned the wrong shape.
+        ValueError: the cost function returned the wrong shape.
     """
     if tuple(costs.shape) != (num_candidates,):
-        raise UserError(f"cost: got shape {tuple(costs.shape)}, want ({num_candidates},)")
+        raise ValueError(f"cost: got shape {tuple(costs.shape)}, want ({num_candidates},)")
     return torch.where(costs.isfinite(), costs, torch.inf)
 
 
