@@ -528,7 +528,7 @@ def test_the_directory_runs_no_code_and_overwrites_nothing(policy_dir, capsys):
     "word",
     ["robot.arm=os.getcwd", "planner._target_=os.getcwd", "env.task._target_=os.getcwd"],
 )
-def test_a_policy_s_file_names_nothing_that_is_imported(word):
+def test_a_policy_s_file_names_nothing_that_is_imported(site, word):
     from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
     from lerobot_policy_robot_wm.modeling_robot_wm import read_settings
 
@@ -541,7 +541,7 @@ def test_a_policy_s_file_names_nothing_that_is_imported(word):
     ("word", "wide"),
     [("robot.limits.tip_speed=0.05", False), ("robot.limits.tip_speed=0.3", True)],
 )
-def test_a_policy_s_file_never_widens_the_arm_s_own_limits(word, wide):
+def test_a_policy_s_file_never_widens_the_arm_s_own_limits(site, word, wide):
     from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
     from lerobot_policy_robot_wm.modeling_robot_wm import read_settings
 
@@ -553,7 +553,7 @@ def test_a_policy_s_file_never_widens_the_arm_s_own_limits(word, wide):
         assert read_settings(config, "any.png").robot.limits.tip_speed == 0.05
 
 
-def test_a_policy_of_several_cameras_takes_a_goal_picture_of_each():
+def test_a_policy_of_several_cameras_takes_a_goal_picture_of_each(site):
     from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
     from lerobot_policy_robot_wm.modeling_robot_wm import read_settings
 
