@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hardware.arm_server import lower_niceness
-from hardware.lerobot_arm import check_installed, decode_config
+from hardware.lerobot_bus import check_installed, decode_config
 from hardware.messages import (
     CamerasReady,
     Refused,

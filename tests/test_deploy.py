@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from hardware import reasons, ticks
-from hardware.supervisor import Supervisor, SupervisorSettings
+from hardware.supervisor import Supervisor
 from robot_wm.cli.config import load_command
 from robot_wm.cli.console import ask
 from robot_wm.cli.main import main
 from robot_wm.data import DataSpec, align, open_dataset
+from robot_wm.deployment.fault_bench import FaultBench
 from robot_wm.deployment.policy_process import check_robot, make_actions
 from robot_wm.deployment.robots import build_robot
-from robot_wm.deployment.safety_bench import Bench
 from robot_wm.robots import so100
 from robot_wm.types import ActionSpec
 
@@ -253,7 +253,7 @@ def bench(tmp_path):
     """The safety bench on the SO-100, in this process."""
     robot = build_robot(load_command("bench safety", []).robot)
     assert robot.park is not None
-    return Bench(robot.chain, robot.limits, robot.park, tmp_path, 0, SupervisorSettings())
+    return FaultBench(robot.chain, robot.limits, robot.park, tmp_path, 0)
 
 
 def test_the_safety_bench_sees_a_pilot_that_runs_what_it_must_not(bench, monkeypatch):

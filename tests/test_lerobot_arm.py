@@ -14,7 +14,7 @@ from lerobot.motors.feetech import feetech
 import hardware.lerobot_arm
 from hardware.arm import ArmError
 from hardware.contracts import check_arm
-from hardware.lerobot_arm import DeviceLock, open_robot
+from hardware.lerobot_bus import DeviceLock, open_robot
 from hardware.reasons import Kind, Reason
 from robot_wm.kinematics.joints import JointMap
 from robot_wm.robots import so100
@@ -287,7 +287,7 @@ def test_a_robot_that_lacks_a_joint_is_told():
 def test_a_port_has_one_driver(bus):
     lock = DeviceLock(bus.port)
     code = (
-        "import sys; from hardware.lerobot_arm import DeviceLock, ArmError\n"
+        "import sys; from hardware.lerobot_bus import DeviceLock, ArmError\n"
         "try: DeviceLock(sys.argv[1])\n"
         "except ArmError as error: print(error); sys.exit(7)"
     )

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hardware.lerobot_arm import check_installed
+from hardware.lerobot_bus import check_installed
 from hardware.messages import (
     Refused,
     Trouble,

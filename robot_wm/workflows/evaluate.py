@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
-from robot_wm.controller import GoalSequence
 from robot_wm.deployment.control import (
     check_cameras,
     check_same_arm,
@@ -23,11 +21,9 @@ from robot_wm.deployment.control import (
     make_objective,
     make_planner,
 )
-from robot_wm.deployment.parts import Part
 from robot_wm.deployment.planning import PlanningSettings
 from robot_wm.deployment.settings import SimulationSettings
 from robot_wm.deployment.simulation import (
-    Simulation,
     build_simulation,
     resolved_simulation,
 )
@@ -46,7 +42,6 @@ from robot_wm.evaluation import (
     summarize,
 )
 from robot_wm.files import output_dir, owning
-from robot_wm.models import TrainableModel, device_of
 from robot_wm.objectives import OBJECTIVES
 from robot_wm.planners import PLANNERS
 from robot_wm.precision import pick_device
@@ -54,20 +49,18 @@ from robot_wm.progress import Progress
 from robot_wm.provenance import git_sha, machine, write_run
 from robot_wm.report import EpisodeVideo, Landscape, MeasureLabel, Report, write_report
 from robot_wm.report.units import show
-from robot_wm.runtime import Recorder, Step
+from robot_wm.runtime import Recorder
 from robot_wm.types import (
     Controller,
     Count,
     FloatArray,
     Goal,
-    ImageArray,
     Index,
     Measure,
-    Observation,
-    Outcome,
     plain_settings,
 )
 from robot_wm.version import __version__
+from robot_wm.workflows.filming import Film, StepRecorder
 
 log = logging.getLogger(__name__)
 _PART, _DONE = "episodes.part.jsonl", "episodes.jsonl"  # of an unfinished and a finished evaluation
@@ -217,7 +210,7 @@ class _Runs:
         check_cameras(self._model.info, simulation.env.observe().images)
         self._controller = make_controller(self._model, simulation.env, settings)
         self._episodes = simulation.episodes(str(settings.split), settings.num_episodes)
-        self._films: list[_Film] = []
+        self._films: list[Film] = []
         about = _about(settings, self._saved)
         self._log = EpisodeLog(None if out is None else out / _PART, about)
         if len(self._log):
@@ -313,15 +306,15 @@ class _Runs:
         done = None if filmed else self._log.find("model", int(str(episode["seed"])))
         if done is not None:
             return done
-        recorders: list[_StepRecorder] = []
+        recorders: list[StepRecorder] = []
 
         def watch(_: int, goal: Goal) -> Recorder:
             film = None
             if filmed:
-                film = _Film(self._model, self._simulation, self._settings.objective, goal,
+                film = Film(self._model, self._simulation, self._settings.objective, goal,
                              f"{self._simulation.name}, episode {episode['seed']}")  # fmt: skip
                 self._films.append(film)
-            recorders.append(_StepRecorder(self._controller, film))
+            recorders.append(StepRecorder(self._controller, film))
             return recorders[-1]
 
         result = self._one(self._controller, episode, watch)
@@ -364,112 +357,6 @@ def _about(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, Any]:
     kept["env"] = plain_settings(resolved_simulation(settings.env))
     kept["split"] = str(settings.split)
     return {**kept, "checkpoint": saved["checkpoint_hash"], "version": __version__}
-
-
-class _StepRecorder:
-    """Records the energy of every decision, the time of every plan, and the outcome.
-
-    Args:
-        controller: Tells the outcome.
-        film: Also records the episode; None: the episode is not filmed.
-    """
-
-    def __init__(self, controller: GoalSequence, film: Recorder | None = None) -> None:
-        self._controller, self._film = controller, film
-        self.energies: list[float] = []
-        self.plan_s: list[float] = []
-        self.outcome: Outcome | None = None  # stays None where no plan was found
-
-    def record(self, step: Step) -> None:
-        """Keeps a step."""
-        decision = step.decision
-        assert decision.energy is not None
-        self.energies.append(decision.energy)
-        if decision.planned:
-            self.plan_s.append(step.plan_s)
-        if self._film:
-            self._film.record(step)
-
-    def finish(self, last: Observation) -> None:
-        """Keeps the outcome, given the last observation."""
-        self.outcome = self._controller.outcome(last)
-        if self._film:
-            self._film.finish(last)
-
-    @property
-    def trace(self) -> EpisodeTrace:
-        """What was recorded."""
-        return EpisodeTrace(tuple(self.energies), tuple(self.plan_s), self.outcome)
-
-
-class _Film:
-    """Records an episode's pictures, and the energy landscape around its start."""
-
-    def __init__(
-        self,
-        model: TrainableModel,
-        simulation: Simulation,
-        objective: Part,
-        goal: Goal,
-        title: str,
-    ) -> None:
-        self._model, self._camera = model, model.info.cameras[0]
-        self._simulation = simulation
-        self._objective = objective
-        self._goal = goal
-        self._title = title
-        self._frames: list[ImageArray] = []
-        self.landscape: Landscape | None = None
-
-    def record(self, step: Step) -> None:
-        """Keeps a step; draws the landscape at the first one."""
-        if not self._frames:
-            self.landscape = self._draw(step)
-        self._frames.append(step.observation.images[self._camera])
-
-    def finish(self, last: Observation) -> None:
-        """Keeps the last observation."""
-        self._frames.append(last.images[self._camera])
-
-    def _draw(self, step: Step, side: int = 25) -> Landscape | None:
-        """Computes the energy after one action (dx, dy) that is at rest in the other dimensions."""
-        goal_pose = getattr(self._simulation.task, "goal_pose", None)
-        spec = self._simulation.env.action_spec
-        if goal_pose is None or spec.size < 2:
-            return None
-        grid = np.linspace(spec.low[:2], spec.high[:2], side)  # [side, 2]
-        actions = np.zeros((side, side, spec.size), np.float32)
-        actions[:, :, 0], actions[:, :, 1] = grid[None, :, 0], grid[:, None, 1]
-        goal = self._model.embed(self._goal.images)
-        objective = make_objective(self._model, self._objective)(goal)
-        candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size)).to(device_of(self._model))
-        with torch.inference_mode():
-            state = self._model.observe(self._model.initial(), step.observation, None)
-            energy = objective(self._model.rollout(state, candidates), candidates)
-        toward = goal_pose[:2] - step.observation.proprio[:2]
-        return Landscape(
-            title=self._title,
-            dx_m=grid[:, 0],
-            dy_m=grid[:, 1],
-            energy=energy.reshape(side, side).cpu().numpy(),
-            toward_goal_m=(float(toward[0]), float(toward[1])),
-            planned_m=(float(step.decision.action[0]), float(step.decision.action[1])),
-        )
-
-    @property
-    def ran(self) -> bool:
-        """Whether there is anything to show."""
-        return bool(self._frames)
-
-    def video(self, result: EpisodeResult) -> EpisodeVideo:
-        """Makes the video, with the measure of each frame."""
-        return EpisodeVideo(
-            title=self._title,
-            frames=np.stack(self._frames),
-            goal=self._goal.images[self._camera],
-            measured=np.array(result.curve[: len(self._frames)]),
-            fps=1 / self._simulation.env.control_dt,
-        )
 
 
 def table(evaluation: Evaluation) -> str:
