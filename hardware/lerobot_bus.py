@@ -51,8 +51,6 @@ def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02)
             is not calibrated.
         ArmError: it does not answer.
     """
-    if not 0 < reply_s < 1:
-        raise UserError(f"robot.reply_s: got {reply_s}, want more than 0 and less than 1 s")
     for name in ("cameras", "max_relative_target"):
         if settings.get(name):
             raise UserError(

@@ -22,17 +22,19 @@ from robot_wm.planners import Planner, shift
 from robot_wm.types import (
     ActionSpec,
     Controller,
+    Count,
     Decision,
     DecisionKind,
     FloatArray,
     Goal,
+    NonNegative,
     Observation,
     Outcome,
     OutcomeKind,
     Plan,
     PlanningError,
     UserError,
-    check_counts,
+    checked,
 )
 
 
@@ -78,6 +80,7 @@ class MPC:
         UserError: a number out of range, or plans that the model cannot imagine.
     """
 
+    @checked
     def __init__(
         self,
         model: WorldModel,
@@ -87,10 +90,9 @@ class MPC:
         *,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        margin: float = 0.0,
+        margin: NonNegative = 0.0,
         search_budget: SearchBudget = SearchBudget(),  # noqa: B008 - frozen
     ) -> None:
-        _check_energies(margin=margin)
         info = model.info
         if planner.horizon > info.longest_horizon or action_spec.size != info.action_spec.size:
             raise UserError(
@@ -287,8 +289,8 @@ class ActionChunks:
         UserError: less than one action, or more than a plan has.
     """
 
-    def __init__(self, controller: MPC, execute_steps: int) -> None:
-        check_counts(execute_steps=execute_steps)
+    @checked
+    def __init__(self, controller: MPC, execute_steps: Count) -> None:
         if execute_steps > controller.horizon:
             raise UserError(
                 f"execute_steps: got {execute_steps}, want at most the planner's horizon, "
@@ -359,22 +361,18 @@ class GoalSequence:
         UserError: a number out of range.
     """
 
+    @checked
     def __init__(
         self,
         controller: SteerableController,
         *,
-        arrival: float | None = None,
-        arrival_decisions: int = 2,
-        progress: float = 0.0,
-        patience: int | None = 4,
+        arrival: NonNegative | None = None,
+        arrival_decisions: Count = 2,
+        progress: NonNegative = 0.0,
+        patience: Count | None = 4,
         step_energy: float | None = None,
-        timeout_steps: int | None = None,
+        timeout_steps: Count | None = None,
     ) -> None:
-        check_counts(arrival_decisions=arrival_decisions)
-        for name, count in (("timeout_steps", timeout_steps), ("patience", patience)):
-            if count is not None:
-                check_counts(**{name: count})
-        _check_energies(arrival=arrival, progress=progress)
         self._controller = controller
         self._arrival, self._arrival_decisions = arrival, arrival_decisions
         self._least_progress, self._patience = progress, patience
@@ -469,13 +467,6 @@ class GoalSequence:
 
     def _is_near(self, energy: float) -> bool:
         return self._arrival is not None and energy <= self._arrival
-
-
-def _check_energies(**energies: float | None) -> None:
-    """Raises UserError unless every value is an energy: 0 or more, and finite."""
-    for name, energy in energies.items():
-        if energy is not None and not 0 <= energy < math.inf:
-            raise UserError(f"{name}: got {energy}, want an energy of 0 or more")
 
 
 def _finite(energy: Any) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
-from robot_wm.types import Futures, UserError
+from robot_wm.types import Futures, NonNegative, UserError, checked
 
 
 class Objective(Protocol):
@@ -49,37 +49,24 @@ class GoalEnergy:
         UserError: an unknown distance or horizon, or a number out of range.
     """
 
+    @checked
     def __init__(
         self,
         goal: Tensor,
         *,
         distance: Literal["l1", "l2"] = "l2",
         horizon: Literal["last", "mean"] = "last",
-        discount: float = 1.0,
+        discount: Annotated[float, Meta(ge=1e-3, le=1e3)] = 1.0,
         token_weights: Sequence[float] | None = None,
-        action_weight: float = 0.0,
-        smoothness_weight: float = 0.0,
-        disagreement_weight: float = 0.0,
+        action_weight: NonNegative = 0.0,
+        smoothness_weight: NonNegative = 0.0,
+        disagreement_weight: NonNegative = 0.0,
         action_unit: Sequence[float] | None = None,
     ) -> None:
-        if distance not in ("l1", "l2"):
-            raise UserError(f"distance: got {distance!r}, want 'l1' or 'l2'")
-        if horizon not in ("last", "mean"):
-            raise UserError(f"horizon: got {horizon!r}, want 'last' or 'mean'")
         if goal.ndim != 2:
             raise UserError(f"goal: got shape {tuple(goal.shape)}, want [P, D]")
         if not goal.isfinite().all():
             raise UserError("goal: its latent is not finite")
-        if not 1e-3 <= discount <= 1e3:
-            raise UserError(f"discount: got {discount}, want 0.001 to 1000")
-        term_weights = {
-            "action_weight": action_weight,
-            "smoothness_weight": smoothness_weight,
-            "disagreement_weight": disagreement_weight,
-        }
-        for name, weight in term_weights.items():
-            if not 0 <= weight < math.inf:
-                raise UserError(f"{name}: got {weight}, want a number of 0 or more")
         self._goal, self._horizon, self._discount = goal, horizon, discount
         self._distance: Literal["l1", "l2"] = distance
         self._token_weights = goal.new_full((len(goal),), 1 / len(goal))

@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from robot_wm.types import UserError, check_counts
+from robot_wm.types import Count, UserError, checked
 
 DEV_SEED = 8_000_000  # seeds of demonstrations are smaller
 TEST_SEED = 9_000_000
 MANIFESTS = Path(__file__).parent / "manifests"
 
 
+@checked
 def episodes_of(
-    name: str, draw: Callable[[int], Mapping[str, object]], split: str, num_episodes: int
+    name: str, draw: Callable[[int], Mapping[str, object]], split: str, num_episodes: Count
 ) -> list[Mapping[str, object]]:
     """Returns the first episodes of a fixed list.
 
@@ -31,7 +32,6 @@ def episodes_of(
     Raises:
         UserError: an unknown split, or more episodes than it has.
     """
-    check_counts(num_episodes=num_episodes)
     file = MANIFESTS / f"{name}_test_v1.json"
     if split == "test" and file.is_file():
         episodes = json.loads(file.read_text())["episodes"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from robot_wm.kinematics import RobotModel
-from robot_wm.types import FloatArray, ImageArray, UserError
+from robot_wm.types import FloatArray, ImageArray, NonNegative, Share, checked
 from sim_envs.tabletop import Tabletop
 
 _CLEARANCE_M = 0.04  # smaller than in a task: the arm may push the cube
@@ -34,27 +34,18 @@ class Play:
         UserError: a value out of range.
     """
 
+    @checked
     def __init__(
         self,
         robot: RobotModel,
         *,
         image_size: int = 128,
-        own_appearance_share: float = 0.25,
-        new_appearance_share: float = 0.5,
-        wobble_m: float = 0.015,
-        drift_m: float = 0.03,
-        object_share: float = 0.7,
+        own_appearance_share: Share = 0.25,
+        new_appearance_share: Share = 0.5,
+        wobble_m: NonNegative = 0.015,
+        drift_m: NonNegative = 0.03,
+        object_share: Share = 0.7,
     ) -> None:
-        for name, share in (
-            ("own_appearance_share", own_appearance_share),
-            ("new_appearance_share", new_appearance_share),
-            ("object_share", object_share),
-        ):
-            if not 0 <= share <= 1:
-                raise UserError(f"{name}: got {share}, want 0 to 1")
-        for name, metres in (("wobble_m", wobble_m), ("drift_m", drift_m)):
-            if not 0 <= metres < np.inf:
-                raise UserError(f"{name}: got {metres}, want metres of 0 or more")
         self._env = Tabletop(robot, image_size=image_size, random_appearance=True, detail_m=0.003)
         self._own_appearance_share = own_appearance_share
         self._new_appearance_share = new_appearance_share

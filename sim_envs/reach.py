@@ -6,7 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from robot_wm.types import FloatArray, Goal, ImageArray, Judgement, Measure, UserError
+from robot_wm.types import (
+    FloatArray,
+    Goal,
+    ImageArray,
+    Judgement,
+    Measure,
+    Positive,
+    UserError,
+    checked,
+)
 from sim_envs.tabletop import CLEARANCE_M, NUM_DRAWS, Tabletop
 from sim_envs.trying import look_ahead, simulate
 
@@ -21,9 +30,8 @@ class ReachTask:
         success_m: An episode succeeds if it ends nearer than this to its goal, m.
     """
 
-    def __init__(self, env: Tabletop, *, success_m: float = 0.04) -> None:
-        if not 0 < success_m < np.inf:
-            raise UserError(f"success_m: got {success_m}, want metres above 0")
+    @checked
+    def __init__(self, env: Tabletop, *, success_m: Positive = 0.04) -> None:
         self._env = env
         self._success_m = success_m
         self._goal_pose = np.zeros(4)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
-from robot_wm.types import Decision, FloatArray, Goal, Observation, check_counts
+from robot_wm.types import Decision, FloatArray, Goal, NonNegative, Observation, Share, checked
 from sim_envs.reach import ReachTask
 
 
@@ -25,15 +27,15 @@ class ReachDemonstrator:
         detour_share: Share of the episodes that go to a random place first.
     """
 
+    @checked
     def __init__(
         self,
         task: ReachTask,
         *,
-        num_steps: int = 20,
-        noise_m: float = 0.02,
-        detour_share: float = 0.5,
+        num_steps: Annotated[int, Meta(ge=6)] = 20,
+        noise_m: NonNegative = 0.02,
+        detour_share: Share = 0.5,
     ) -> None:
-        check_counts(6, num_steps=num_steps)
         self._task = task
         self._num_steps = num_steps
         self._noise_m = noise_m

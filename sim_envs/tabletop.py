@@ -10,7 +10,7 @@ import numpy as np
 
 from robot_wm.kinematics import RobotModel
 from robot_wm.kinematics.robot import STATE_NAMES
-from robot_wm.types import ActionSpec, FloatArray, Observation, UserError
+from robot_wm.types import ActionSpec, Count, FloatArray, Observation, Positive, UserError, checked
 from sim_envs.appearance import Appearance
 from sim_envs.physics import Physics
 from sim_envs.scene import Block, Camera, Table, compose, scale_of, stand_of, wrist_of
@@ -87,6 +87,7 @@ class Tabletop:
         UserError: the control period is not a multiple of the physics step, or no camera.
     """
 
+    @checked
     def __init__(
         self,
         robot: RobotModel,
@@ -95,17 +96,15 @@ class Tabletop:
         cameras: Sequence[Camera] | None = None,
         wrist_camera: bool = False,
         table: Table | None = None,
-        image_size: int = 128,
-        control_hz: float = 5.0,
-        max_delta_m: float = 0.04,
+        image_size: Count = 128,
+        control_hz: Positive = 5.0,
+        max_delta_m: Positive = 0.04,
         random_appearance: bool = False,
         detail_m: float = 0.0,
     ) -> None:
         default_table, front = stand_of(robot)
         cameras = (front,) if cameras is None else tuple(cameras)
         cameras += (wrist_of(robot),) if wrist_camera else ()
-        if not 0 < control_hz < np.inf:
-            raise UserError(f"control_hz: got {control_hz}, want a rate above zero")
         for camera in cameras:
             offset = np.abs(np.subtract(camera.position, camera.look_at))
             if random_appearance and not camera.on_tool and max(offset[:2]) < _STEEP * offset[2]:

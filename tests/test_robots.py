@@ -234,7 +234,7 @@ def test_arms_come_by_name_or_by_the_function_of_a_caller():
     for name, why in (
         ("so101x", "want one of jaco, so100"),
         ("nowhere.arm", "nowhere"),
-        ("robot_wm.types.check_counts", "want a RobotModel"),
+        ("robot_wm.types.Verdict", "want a RobotModel"),
     ):
         with pytest.raises(ValueError, match=why):
             find_arm(name)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import re
 import shutil
+from typing import Literal
 
 import msgspec
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -31,7 +34,7 @@ from robot_wm.planners import CEM, QuasiNewton
 from robot_wm.predictor import PredictorConfig
 from robot_wm.pretrain import PretrainConfig
 from robot_wm.training import TrainConfig
-from robot_wm.types import UserError, plain_settings, read_settings
+from robot_wm.types import Count, Positive, UserError, checked, plain_settings, read_settings
 from sim_envs.reach import ReachTask
 from sim_envs.tabletop import Tabletop
 
@@ -305,3 +308,24 @@ def test_what_is_given_is_what_comes(folder, command, words, key, value):
 def test_what_cannot_be_is_told(folder, command, words, told):
     with pytest.raises(UserError, match=re.escape(told)):
         load_command(command, words)
+
+
+def test_a_constructor_s_annotations_are_its_checks():
+    @checked
+    def reach(
+        goal: object, *, within_m: Positive = 0.1, kind: Literal["far", "near"] = "near",
+        patience: Count | None = None,
+    ) -> tuple:  # fmt: skip
+        """Returns its arguments."""
+        return within_m, kind, patience
+
+    assert reach(None, within_m=np.float32(0.5), patience=3) == (0.5, "near", 3)
+    assert reach("any", kind="far") == (0.1, "far", None)
+    for name, value in (
+        ("within_m", 0), ("within_m", math.nan), ("within_m", math.inf), ("within_m", "far"),
+        ("within_m", True), ("kind", "middle"), ("patience", 0), ("patience", 1.5),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"{name}: got "):
+            reach(None, **{name: value})
+    with pytest.raises(TypeError):
+        reach(None, within=0.1)

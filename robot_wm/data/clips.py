@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robot_wm.preprocess import ImageSpec, NormStats, prepare_images
-from robot_wm.types import FloatArray, ImageArray, UserError, check_counts
+from robot_wm.types import FloatArray, ImageArray, Several, Share, UserError, checked
 
 _SHIFT_PX = 3
 
@@ -35,6 +35,7 @@ class Clips:
         UserError: a size out of range, no episode that long, or frames and lengths that disagree.
     """
 
+    @checked
     def __init__(
         self,
         frames: ImageArray,
@@ -42,15 +43,12 @@ class Clips:
         actions: Sequence[FloatArray] | None,
         *,
         image: ImageSpec,
-        num_frames: int,
-        batch_size: int,
+        num_frames: Several,
+        batch_size: Several,
         seed: int,
-        augment: float = 0.0,
+        augment: Share = 0.0,
         device: torch.device | str = "cpu",
     ) -> None:
-        check_counts(2, num_frames=num_frames, batch_size=batch_size)
-        if not 0 <= augment <= 1:
-            raise UserError(f"augment: got {augment}, want a share from 0 to 1")
         if len(frames) != sum(lengths):
             raise UserError(f"frames: got {len(frames)}, want {sum(lengths)}")
         counts = [max(0, length - num_frames + 1) for length in lengths]

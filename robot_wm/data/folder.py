@@ -13,7 +13,7 @@ import numpy as np
 from robot_wm.data.tokens import Progress, scale_frames
 from robot_wm.data.video import DecodeError, sample_video
 from robot_wm.files import replacing_all, sha256_file
-from robot_wm.types import ImageArray, UserError
+from robot_wm.types import ImageArray, Positive, UserError, checked
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
 
@@ -61,11 +61,12 @@ def find_videos(folder: Path) -> list[Path]:
     return videos
 
 
+@checked
 def load_video_folder(
     folder: Path,
     size: tuple[int, int],
     *,
-    dt_s: float,
+    dt_s: Positive,
     cache_dir: Path,
     drop_corrupt: bool = False,
     progress: Progress | None = None,
@@ -88,8 +89,6 @@ def load_video_folder(
         FileNotFoundError: no such folder.
         UserError: no video in it, or some do not decode; names all of them.
     """
-    if not 0 < dt_s < np.inf:
-        raise UserError(f"dt_s: got {dt_s}, want seconds above 0")
     paths = find_videos(folder)
     content = [(str(path.relative_to(folder)), sha256_file(path)) for path in paths]
     settings = json.dumps({"files": content, "size": size, "dt_s": dt_s})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robot_wm.data.alignment import AlignedData
 from robot_wm.preprocess import NormStats
-from robot_wm.types import FloatArray, UserError, check_counts
+from robot_wm.types import Count, FloatArray, Several, ShareBelowOne, UserError, checked
 
 
 class EpisodeTokens(Protocol):
@@ -66,8 +66,9 @@ class Batch:
     starts: Tensor
 
 
+@checked
 def split_episodes(
-    num_episodes: int, holdout: float, seed: int
+    num_episodes: int, holdout: ShareBelowOne, seed: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Splits positions 0 to `num_episodes` - 1 into training and held out, by `seed` only.
 
@@ -82,8 +83,6 @@ def split_episodes(
     Raises:
         UserError: the share is out of range, or leaves nothing to train on.
     """
-    if not 0 <= holdout < 1:
-        raise UserError(f"holdout: got {holdout}, want a share in [0, 1)")
     num_held = max(1, round(holdout * num_episodes)) if holdout else 0
     if num_held >= num_episodes:
         raise UserError(f"holdout: got {holdout} of {num_episodes} episodes, want some to train on")
@@ -126,19 +125,18 @@ class WindowSampler:
         UserError: no episode is long enough, or tokens and episodes do not match.
     """
 
+    @checked
     def __init__(
         self,
         data: AlignedData,
         tokens: EpisodeTokens,
         *,
         episodes: Sequence[int],
-        num_frames: int,
-        batch_size: int,
+        num_frames: Several,
+        batch_size: Count,
         seed: int,
         shuffle: bool = True,
     ) -> None:
-        check_counts(2, num_frames=num_frames)
-        check_counts(batch_size=batch_size)
         if len(tokens) != data.num_episodes:
             raise UserError(f"tokens: got {len(tokens)} episodes, want {data.num_episodes}")
         starts = [np.arange(max(0, data.lengths[i] - num_frames + 1)) for i in episodes]

@@ -139,7 +139,7 @@ class LeRobotRobot(_RobotSettings, frozen=True, kw_only=True, tag="lerobot"):
     id: str | None = None
     config: dict[str, Any] = {}
     cameras: dict[str, Any] = {}
-    reply_s: Positive = 0.02
+    reply_s: Annotated[float, Meta(gt=0, lt=1)] = 0.02
     camera_latency_s: Annotated[float, Meta(ge=0, lt=1)] = 0.05
 
 

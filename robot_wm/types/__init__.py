@@ -10,7 +10,7 @@ robot's own units everywhere above a world model; a normalised one is called `ac
 """
 
 from robot_wm.types.actions import ActionSpec
-from robot_wm.types.checks import FloatArray, ImageArray, check_counts, check_image
+from robot_wm.types.checks import FloatArray, ImageArray, check_image
 from robot_wm.types.errors import RunError, UserError
 from robot_wm.types.seams import Controller, Env, Guard, Task
 from robot_wm.types.settings import (
@@ -23,9 +23,11 @@ from robot_wm.types.settings import (
     Precision,
     Seed,
     Settings,
+    Several,
     Share,
     ShareBelowOne,
     check_fields,
+    checked,
     plain_settings,
     read_settings,
 )
@@ -74,14 +76,15 @@ __all__ = [
     "RunError",
     "Seed",
     "Settings",
+    "Several",
     "Share",
     "ShareBelowOne",
     "Task",
     "UserError",
     "Verdict",
     "VerdictKind",
-    "check_counts",
     "check_fields",
+    "checked",
     "check_image",
     "list_goals",
     "plain_settings",

@@ -11,13 +11,6 @@ FloatArray = NDArray[np.floating]
 ImageArray = NDArray[np.uint8]
 
 
-def check_counts(low: int = 1, **values: object) -> None:
-    """Raises UserError unless every value is a whole number of at least `low`."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise UserError(f"{name}: got {value!r}, want a whole number of at least {low}")
-
-
 def check_image(image: ImageArray, what: str = "image") -> None:
     """Raises UserError unless `image` is uint8 RGB `[height, width, 3]`."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)

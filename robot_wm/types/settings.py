@@ -10,10 +10,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 import numpy as np
@@ -21,8 +32,12 @@ from msgspec import Meta
 
 from robot_wm.types.errors import UserError
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
 _FINITE = 1.7e308
 Count = Annotated[int, Meta(ge=1)]
+Several = Annotated[int, Meta(ge=2)]
 Index = Annotated[int, Meta(ge=0)]
 Number = Annotated[float, Meta(ge=-_FINITE, le=_FINITE)]
 Positive = Annotated[float, Meta(gt=0, le=_FINITE)]
@@ -69,13 +84,49 @@ def check_fields(settings: Any, name: str = "") -> None:
     """
     for field, kind in kinds_of(type(settings)).items():
         value = getattr(settings, field)
-        plain = value.item() if isinstance(value, np.generic) else value
-        read = read_settings(f"{name}.{field}" if name else field, plain, kind)
+        read = read_settings(f"{name}.{field}" if name else field, _plain_number(value), kind)
         if read is not value:  # a mapping for settings, a list for a tuple, numpy's number
             if isinstance(settings, msgspec.Struct):
                 msgspec.structs.force_setattr(settings, field, read)
             else:
                 object.__setattr__(settings, field, read)
+
+
+def checked(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Makes a function check its arguments against their annotations, before it runs.
+
+    Only annotations with a range or choices count, such as `Positive` or a `Literal`; all others
+    are what a type checker sees.
+
+    Args:
+        function: A function, or a constructor.
+
+    Returns:
+        The function with the check, which raises UserError and names the argument.
+    """
+    signature = inspect.signature(function)
+    kinds: dict[str, Any] = {}
+
+    @functools.wraps(function)
+    def checking(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        if not kinds:  # annotations may name what the module defines later
+            hints = get_type_hints(function, include_extras=True)
+            kinds.update({name: kind for name, kind in hints.items() if _is_narrow(kind)})
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if name in kinds:
+                read_settings(name, _plain_number(value), kinds[name])
+        return function(*args, **kwargs)
+
+    return checking
+
+
+def _is_narrow(kind: Any) -> bool:
+    """Tells whether an annotation has a range or choices."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(map(_is_narrow, get_args(kind)))
+    if get_origin(kind) is Annotated:
+        return any(isinstance(part, Meta) for part in kind.__metadata__)
+    return get_origin(kind) is Literal
 
 
 @functools.cache
@@ -126,6 +177,11 @@ def read_settings(name: str, values: object, kind: Any) -> Any:
         else:
             raise UserError(f"{name}{where}: {message}") from error
         raise UserError(f"{name}{where}: got {_at(values, where)!r}, want {want}") from error
+
+
+def _plain_number(value: object) -> object:
+    """Returns Python's own number for one of numpy's, and anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def plain_settings(settings: object) -> Any:

@@ -20,7 +20,7 @@ from robot_wm.deployment.robots import find_arm
 from robot_wm.deployment.simulation import PLAYERS
 from robot_wm.files import replacing
 from robot_wm.progress import Progress
-from robot_wm.types import Count, FloatArray, ImageArray, Settings, check_counts
+from robot_wm.types import Count, FloatArray, ImageArray, Settings, checked
 from robot_wm.workflows.workers import map_in_order
 
 _FORMAT = 1  # part of the key: raise it when the same settings give other pictures
@@ -58,8 +58,9 @@ class RenderedClips:
     key: str
 
 
+@checked
 def render_clips(
-    settings: RenderedSettings, num_frames: int, size: tuple[int, int], cache: Path, *, seed: int
+    settings: RenderedSettings, num_frames: Count, size: tuple[int, int], cache: Path, *, seed: int
 ) -> RenderedClips:
     """Renders clips, or finds those that were rendered before.
 
@@ -79,7 +80,6 @@ def render_clips(
     Raises:
         UserError: a number is out of range.
     """
-    check_counts(num_frames=num_frames)
     num_clips, play = settings.num_clips, settings.play.resolved(PLAYERS).plain()
     what = {"arm": settings.arm, "play": play, "num_frames": num_frames, "size": size}
     what |= {"seed": seed, "num_clips": num_clips, "format": _FORMAT, "per_task": _PER_TASK}

@@ -18,7 +18,7 @@ from hardware.governor import Governor
 from lerobot_robot_robot_wm.config_robot_wm_sim import RobotWMSimConfig
 from robot_wm.deployment.robots import build_robot
 from robot_wm.deployment.settings import SO101, SimulatedRobot
-from robot_wm.types import FloatArray, check_counts
+from robot_wm.types import Count, FloatArray, Seed, read_settings
 from sim_envs.tabletop import Tabletop
 
 _LATEST_S = 0.5
@@ -43,8 +43,8 @@ class RobotWMSim(Robot):
     name = "robot_wm_sim"
 
     def __init__(self, config: RobotWMSimConfig) -> None:
-        check_counts(image_size=config.image_size)
-        check_counts(0, seed=config.seed)
+        read_settings("image_size", config.image_size, Count)
+        read_settings("seed", config.seed, Seed)
         super().__init__(config)
         self.config = config
         self.cameras = {CAMERA: None}  # LeRobot only counts them

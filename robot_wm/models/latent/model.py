@@ -19,14 +19,15 @@ from robot_wm.poses import integrate_poses
 from robot_wm.predictor import KeyValueCache, Predictor, rollout_recomputed
 from robot_wm.preprocess import NormStats
 from robot_wm.types import (
+    Count,
     FloatArray,
     Futures,
     ImageArray,
     Observation,
     PlanningError,
     UserError,
-    check_counts,
     check_image,
+    checked,
 )
 
 
@@ -69,6 +70,7 @@ class LatentWorldModel(nn.Module):
         UserError: parts that do not fit together.
     """
 
+    @checked
     def __init__(
         self,
         encoder: Encoder,
@@ -79,20 +81,15 @@ class LatentWorldModel(nn.Module):
         proprio_stats: NormStats,
         feature_stats: NormStats | None = None,
         error: Literal["l1", "l2"] = "l2",
-        rollout_steps: int = 2,
+        rollout_steps: Count = 2,
         rollout_prefix: Literal["first", "random"] = "first",
     ) -> None:
         super().__init__()
-        if error not in ("l1", "l2"):
-            raise UserError(f"error: got {error!r}, want 'l1' or 'l2'")
-        check_counts(rollout_steps=rollout_steps)
         if spec.context_frames > predictor.config.max_frames:
             raise UserError(
                 f"context_frames: got {spec.context_frames}, want at most the predictor's "
                 f"max_frames, {predictor.config.max_frames}"
             )
-        if rollout_prefix not in ("first", "random"):
-            raise UserError(f"rollout_prefix: got {rollout_prefix!r}, want 'first' or 'random'")
         shape, num_states = predictor.config, len(spec.state_names)
         sizes = {
             "views": (len(spec.views), shape.num_views),

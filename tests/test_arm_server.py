@@ -1,4 +1,4 @@
-"""The controller's process: how it stops, for whom, and that nothing else can move the arm."""
+"""The arm server: how it stops, for whom, and that nothing else can move the arm."""
 
 import ctypes
 import dataclasses
