@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -50,6 +51,14 @@ def refused(capsys, *words):
     said = [line for line in err.splitlines() if line.startswith("robot-wm ")]
     assert len(said) == 1 and "Traceback" not in err
     return err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["deploy", "plan", "collect", "eval"])
+def test_a_name_that_is_not_utf8_is_the_user_s_mistake(command, capsys):
+    key = "goal" if command in ("deploy", "plan") else "out"
+    word = os.fsdecode(key.encode() + b"=bild-\xff.png")
+    assert main([command, word]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_fault_of_ours_keeps_its_traceback_and_says_where_to_report_it(capsys, monkeypatch):

@@ -122,8 +122,15 @@ def _command(words: Sequence[str]) -> tuple[str, list[str]]:
         The name and the other words.
 
     Raises:
-        UserError: there is no such command.
+        UserError: there is no such command, or a word is not UTF-8.
     """
+    for word in words:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):  # Python's for other bytes
+            shown = word.encode("utf-8", "replace").decode()
+            raise UserError(
+                f"{shown}: its name is not UTF-8, which neither a dataset nor a message to another "
+                f"process can hold; rename the file"
+            )
     name, *rest = words
     if name == "bench" and rest and not rest[0].startswith("-"):
         name, *rest = f"bench {rest[0]}", *rest[1:]
