@@ -49,14 +49,14 @@ def save_checkpoint(
     """Writes a checkpoint; an older one at `directory` stays until the new one is complete.
 
     Args:
-        model: of a registered family, with an encoder that can be rebuilt.
-        directory: is created, or replaced if it is a checkpoint.
-        training: where the weights come from (dataset, steps, errors): stored, never interpreted.
-        extra: text or bytes of further files by name, such as the metrics of every step.
+        model: A model of a registered family, with an encoder that can be rebuilt.
+        directory: Directory of the checkpoint; it is created, or replaced if it is a checkpoint.
+        training: Where the weights come from (dataset, steps, errors).
+        extra: Text or bytes of further files by name, such as the metrics of every step.
 
     Raises:
         FileExistsError: `directory` holds something else than a checkpoint.
-        TypeError: a model or an encoder that a checkpoint could not rebuild.
+        TypeError: a checkpoint could not rebuild the model or its encoder.
     """
     family = family_of(model)
     directory = directory.resolve()
@@ -85,12 +85,12 @@ def add_to_checkpoint(directory: Path, name: str, content: bytes) -> None:
     """Adds a file to a checkpoint, or replaces it.
 
     Args:
-        directory: of the checkpoint.
-        name: of the file.
-        content: of the file.
+        directory: Directory of the checkpoint.
+        name: Name of the file.
+        content: Content of the file.
 
     Raises:
-        CheckpointError: not a checkpoint.
+        CheckpointError: the directory is not a checkpoint.
     """
     manifest = _read_json(directory, _MANIFEST)
     # The entry is removed first: the checkpoint stays valid if this is interrupted.
@@ -107,14 +107,14 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def check_replaceable(directory: Path, *, overwrite: bool = True) -> None:
-    """Raises FileExistsError unless the directory is missing, empty, or holds only a checkpoint.
+    """Checks that a directory is missing, empty, or holds only a checkpoint.
 
     Args:
-        directory: where a checkpoint is to be saved.
-        overwrite: whether a checkpoint that is there may be replaced.
+        directory: Directory where a checkpoint is to be saved.
+        overwrite: Whether a checkpoint that is there may be replaced.
 
     Raises:
-        FileExistsError: as above.
+        FileExistsError: it holds something else, or a checkpoint that may not be replaced.
     """
     if not directory.exists():
         return
@@ -138,13 +138,13 @@ def find_checkpoint(name: str) -> Path:
     """Finds a checkpoint's directory.
 
     Args:
-        name: a path, or the name of a checkpoint that ships with the library.
+        name: A path, or the name of a checkpoint that ships with the library.
 
     Returns:
         The directory.
 
     Raises:
-        CheckpointError: neither.
+        CheckpointError: it is neither.
     """
     shipped = sorted(path.parent.name for path in WEIGHTS_DIR.glob(f"*/{_MANIFEST}"))
     path = Path(name).expanduser()
@@ -162,15 +162,16 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
     """Rebuilds a model on the CPU.
 
     Args:
-        directory: of the checkpoint.
+        directory: Directory of the checkpoint.
 
     Returns:
         The model, ready to plan, and the whole of config.json (with `checkpoint_hash` added).
 
     Raises:
-        CheckpointError: missing, another format, a changed file, a family that is not registered,
-            or weights that do not fit.
-        FileNotFoundError: the encoder's public weights cannot be fetched (says what to do).
+        CheckpointError: a file is missing or was changed, the format is another one, the family is
+            not registered, or the weights do not fit.
+        FileNotFoundError: the encoder's public weights cannot be fetched; the message says what to
+            do.
     """
     if directory.is_file():
         raise CheckpointError(

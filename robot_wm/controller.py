@@ -66,18 +66,18 @@ class MPC:
     """Plans at every observation, and executes the plan's first action (SteerableController).
 
     Args:
-        model: imagines.
-        planner: searches.
-        make_objective: makes the objective from a goal's latent.
-        action_spec: legal actions.
-        seed: of the planner's randomness. Every episode starts from it anew, so that an episode's
-            outcome does not depend on those before it.
-        device: of the planner's candidates; the model's own.
-        margin: energy by which a plan must beat doing nothing; otherwise nothing is done.
-        search_budget: where imagining saves work; None: nowhere.
+        model: The world model that imagines futures.
+        planner: The planner that searches for the action sequence of the lowest cost.
+        make_objective: A function that makes the objective from a goal's latent.
+        action_spec: The legal actions.
+        seed: Seed of the planner's randomness. Every episode starts from it anew, so that an
+            episode's outcome does not depend on those before it.
+        device: Device of the planner's candidates, which must be the model's.
+        margin: Energy by which a plan must beat doing nothing; otherwise nothing is done.
+        search_budget: Where imagining saves work.
 
     Raises:
-        UserError: a number out of range, or plans that the model cannot imagine.
+        UserError: a number is out of range, or the model cannot imagine the planner's sequences.
     """
 
     @checked
@@ -122,17 +122,17 @@ class MPC:
 
     @property
     def horizon(self) -> int:
-        """Actions of a plan, H."""
+        """Number of actions of a plan, H."""
         return self._planner.horizon
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
         """Begins an episode and computes the latents of its goals, once.
 
         Args:
-            goal: goal, or several; the first is pursued until `aim`.
+            goal: The goal, or several, of which the first is pursued until `aim`.
 
         Raises:
-            UserError: no goal, or a picture that does not fit.
+            UserError: no goal is given, or a picture does not fit the model.
         """
         goals = [goal] if isinstance(goal, Goal) else list(goal)
         if not goals:
@@ -153,15 +153,16 @@ class MPC:
         """Decides on the next action.
 
         Args:
-            obs: what is observed now.
-            applied: the action that was executed since the last observation `[A]`; None: the first.
+            obs: The current observation.
+            applied: The action that was executed since the last observation `[A]`; None at the
+                first.
 
         Returns:
             The decision.
 
         Raises:
-            PlanningError: no plan with a finite cost, or a latent that is not finite.
-            RuntimeError: called before `reset`.
+            PlanningError: no plan has a finite cost, or the energy is not finite.
+            RuntimeError: `reset` was not called, or it failed.
         """
         self.observe(obs, applied)
         return self.decide()
@@ -171,15 +172,16 @@ class MPC:
         """Takes an observation into account.
 
         Args:
-            obs: what is observed now.
-            applied: the action that was executed since the last observation `[A]`; None: the first.
+            obs: The current observation.
+            applied: The action that was executed since the last observation `[A]`; None at the
+                first.
 
         Returns:
             Its energy toward the goal.
 
         Raises:
             PlanningError: the energy is not finite.
-            RuntimeError: called before `reset`.
+            RuntimeError: `reset` was not called, or it failed.
         """
         if not self._objectives:
             raise RuntimeError("act: called before reset(goal)")
@@ -197,10 +199,10 @@ class MPC:
         """Plans from the last observation.
 
         Returns:
-            `"plan"`, or `"hold"` where no plan beats doing nothing.
+            A decision `"plan"`, or `"hold"` where no plan beats doing nothing.
 
         Raises:
-            PlanningError: no plan with a finite cost.
+            PlanningError: no plan has a finite cost.
         """
         plan, rest_cost = self._search()
         better = rest_cost - plan.cost > self._margin
@@ -208,7 +210,7 @@ class MPC:
         return self._decision("plan" if better else "hold", rest_cost)
 
     def go_on(self) -> Decision:
-        """Decides on the next action of the last plan, `"continue"`."""
+        """Decides to execute the next action of the last plan (`"continue"`)."""
         assert self._plan is not None and self._executed + 1 < len(self._plan.actions)
         self._executed += 1
         return self._decision("continue")
@@ -282,11 +284,11 @@ class ActionChunks:
     """Executes several actions of a plan before the next one (SteerableController).
 
     Args:
-        controller: plans.
-        execute_steps: actions executed of each plan.
+        controller: The controller that plans.
+        execute_steps: Number of actions that are executed of each plan.
 
     Raises:
-        UserError: less than one action, or more than a plan has.
+        UserError: it is less than one action, or more than a plan has.
     """
 
     @checked
@@ -328,7 +330,7 @@ class ActionChunks:
         return decision
 
     def held(self) -> None:
-        """Drops the plan, as a guard held the arm."""
+        """Drops the plan, because a guard held the arm."""
         self.rest()
 
     def rest(self) -> Decision:
@@ -345,20 +347,21 @@ class GoalSequence:
     """Goes from goal to goal, and reports how each ended (`robot_wm.types.Controller`).
 
     Args:
-        controller: acts toward one of the goals.
-        arrival: a goal is reached where the energy is no higher than this; None: never.
-        arrival_decisions: observations in a row that must be that near; the energy must also have
-            stopped falling.
-        progress: an observation counts as nearer where its energy is lower by more than this than
+        controller: The controller that acts toward one of the goals.
+        arrival: Largest energy at which a goal counts as reached; None: it never does.
+        arrival_decisions: Number of observations in a row that must be that near; the energy must
+            also have stopped falling.
+        progress: An observation counts as nearer where its energy is lower by more than this than
             that of the last one that counted.
-        patience: observations in a row that come no nearer, after which the goal counts as stalled;
-            None: never. It does not stop at an observation that is further off than most of them:
-            plans that lead to and fro end on the near side.
-        step_energy: mean energy of a step of the training data, for the `Outcome`; None: unknown.
-        timeout_steps: decisions that are spent on one goal at most; None: no limit.
+        patience: Number of observations in a row that come no nearer, after which the goal counts
+            as stalled; None: it never does. The pursuit does not end at an observation that is
+            further off than most of the last ones, as plans may lead to and fro.
+        step_energy: Mean energy of a step of the training data, for the `Outcome`; None: it is not
+            known.
+        timeout_steps: Largest number of decisions that are spent on one goal; None: no limit.
 
     Raises:
-        UserError: a number out of range.
+        UserError: a number is out of range.
     """
 
     @checked
@@ -381,7 +384,7 @@ class GoalSequence:
 
     @property
     def moves_on(self) -> bool:
-        """Whether it ever goes on from one goal to the next."""
+        """Whether the pursuit can ever go on from one goal to the next."""
         ends = (self._arrival, self._patience, self._timeout_steps)
         return any(end is not None for end in ends)
 
@@ -389,10 +392,10 @@ class GoalSequence:
         """Begins an episode toward a goal, or several, one after the other.
 
         Args:
-            goal: goal, or several.
+            goal: The goal, or several.
 
         Raises:
-            UserError: no goal, or a picture that does not fit.
+            UserError: no goal is given, or a picture does not fit the model.
         """
         goals = [goal] if isinstance(goal, Goal) else list(goal)
         self._controller.reset(goals)
@@ -418,7 +421,7 @@ class GoalSequence:
         return replace(decision, left=left)
 
     def held(self) -> None:
-        """Drops the plan, as a guard held the arm; the next observation does not judge progress."""
+        """Drops the plan, because a guard held the arm; the next observation counts for nothing."""
         self._held = True
         self._num_decisions -= 1 if self._over is None else 0
         self._controller.rest()
@@ -426,11 +429,11 @@ class GoalSequence:
     def outcome(self, last: Observation) -> Outcome:
         """Returns how the pursuit of the current goal ended, given the last observation.
 
-        The last observation counts like those before it, except that being near enough once
-        suffices, as none can follow.
+        A goal that has not ended yet is reached if the last observation is near enough, once, as
+        none can follow; otherwise the time is out.
 
         Args:
-            last: the last observation.
+            last: The last observation.
 
         Returns:
             The outcome.
@@ -443,12 +446,12 @@ class GoalSequence:
 
     def _begin_goal(self, goal: int) -> None:
         self._goal, self._num_decisions = goal, 0
-        self._num_near = self._num_no_nearer = 0  # of the last observations, in a row
+        self._num_near = self._num_no_nearer = 0  # the last observations in a row that are so
         self._least = math.inf  # energy of the last observation that came nearer
         self._recent: list[float] = []  # energies of the last `patience` + 1 observations
 
     def _update_progress(self, energy: float) -> OutcomeKind | None:
-        """Counts one more energy; returns how this goal ended, None if it has not."""
+        """Counts one more energy; returns how this goal's pursuit ended, None if it has not."""
         near, first = self._is_near(energy), self._least == math.inf
         nearer = energy < self._least - self._least_progress
         if nearer:  # small steps add up: each is compared with the last one that counted

@@ -47,9 +47,9 @@ class EpisodeResult:
     """Result of one episode.
 
     Attributes:
-        seed: of the episode in its manifest.
-        judged: the task's judgement at the start and after every step.
-        error: why the planner gave up; the arm then stays where it is. None: it did not.
+        seed: Seed of the episode in its manifest.
+        judged: The task's judgements, at the start and after every step.
+        error: Why the planner gave up, after which the arm stays where it is; None: it did not.
     """
 
     seed: int
@@ -82,9 +82,9 @@ class EpisodeTrace:
     """What the controller recorded over an episode.
 
     Attributes:
-        energies: before every action.
-        plan_s: time of every plan.
-        outcome: how the controller says that the episode ended; None: no plan was found, or it does
+        energies: Energy before every action.
+        plan_s: Time that every plan took, s.
+        outcome: How the controller says that the episode ended; None: no plan was found, or it does
             not say.
     """
 
@@ -109,12 +109,12 @@ def _to_plain(value: object) -> object:
 
 
 class EpisodeLog:
-    """Finished episodes, on disk as they end, so that a stopped evaluation can be resumed.
+    """Writes every episode to disk as it ends, so that a stopped evaluation can be resumed.
 
     Args:
-        path: a file of JSON lines, begun anew where it is of another evaluation; None: none is
+        path: A file of JSON lines, begun anew where it is of another evaluation; None: no file is
             written.
-        about: what is evaluated; must be the same on resuming.
+        about: A description of what is evaluated, which must be the same on resuming.
     """
 
     def __init__(self, path: Path | None, about: Mapping[str, object]) -> None:
@@ -185,12 +185,13 @@ def evaluate(
     """Runs every episode of a manifest with one controller.
 
     Args:
-        task: judges; the controller never sees it.
-        controller: is reset for each episode.
-        episodes: of a manifest.
-        num_steps: actions per episode, always all of them: success does not end an episode early.
-        recorder: returns one more recorder, or None, for an episode's index and (last) goal.
-        progress: called with (done, total).
+        task: The task that judges; the controller never sees it.
+        controller: The controller, which is reset for each episode.
+        episodes: Episodes of a manifest.
+        num_steps: Number of actions per episode; success does not end an episode early.
+        recorder: A function that returns one more recorder, or None, for an episode's index and
+            last goal.
+        progress: A function that is called with (done, total) after every episode.
 
     Returns:
         A result per episode.
@@ -218,14 +219,14 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     """Computes the Wilson 95 % score interval of a share (Wilson 1927).
 
     Args:
-        successes: number of them.
-        n: number of episodes.
+        successes: Number of episodes that succeeded.
+        n: Number of episodes.
 
     Returns:
         Lower and upper end.
 
     Raises:
-        ValueError: no episodes, or more successes than episodes.
+        ValueError: there are no episodes, or more successes than episodes.
     """
     from scipy.stats import binomtest  # slow to import
 
@@ -241,15 +242,15 @@ def paired_difference_ci95(
     """Computes the bootstrap 95 % interval of the difference in final success, by episode.
 
     Args:
-        ours: one method's results.
-        theirs: the other's, on the same episodes.
-        seed: of the bootstrap.
+        ours: Results of one method.
+        theirs: Results of the other method, on the same episodes.
+        seed: Seed of the bootstrap.
 
     Returns:
         Lower and upper end.
 
     Raises:
-        ValueError: the two did not run the same episodes, or fewer than two.
+        ValueError: the two did not run the same episodes, or ran fewer than two.
     """
     from scipy.stats import bootstrap  # slow to import
 
@@ -274,7 +275,7 @@ def summarize(results: Sequence[EpisodeResult]) -> dict[str, object]:
     Every measure of the task is there by its name and unit, such as `final_distance_m_median`.
 
     Args:
-        results: one per episode.
+        results: One result per episode.
 
     Returns:
         Figures by name.
@@ -303,8 +304,8 @@ def count_outcomes(
     """Counts how the controller says that the episodes ended, and how many of each succeeded.
 
     Args:
-        results: one per episode.
-        outcomes: the controller's, by episode; None where it found no plan.
+        results: One result per episode.
+        outcomes: One outcome per episode, as the controller says; None where it found no plan.
 
     Returns:
         Number of episodes `n` and of successes `success`, by kind of outcome.
@@ -326,7 +327,7 @@ def plan_seconds(seconds: Sequence[float]) -> dict[str, float]:
 
 
 class RandomController:
-    """The floor: random legal actions, the same for the same goal picture."""
+    """A floor: executes random legal actions, the same ones for the same goal pictures."""
 
     def __init__(self, action_spec: ActionSpec, *, seed: int = 0) -> None:
         self._spec = action_spec
@@ -346,7 +347,7 @@ class RandomController:
 
 
 class ZeroController:
-    """Another floor: does nothing."""
+    """A floor: does nothing."""
 
     def __init__(self, action_spec: ActionSpec) -> None:
         self._action = action_spec.clip(np.zeros(action_spec.size))
@@ -360,7 +361,7 @@ class ZeroController:
 
 
 class StateOracle:
-    """The ceiling: the same planner on the true simulator with the true cost.
+    """A ceiling: plans with the same planner, on the true simulator and with the true cost.
 
     It shows that task, budget and action space are solvable before any model is judged.
     """
@@ -392,18 +393,18 @@ class StateOracle:
 
 
 class LatentOracle(MPC):
-    """Another ceiling: the same planner and latent space, with futures rendered by the simulator.
+    """A ceiling: plans with the same planner and latents, on futures that the simulator renders.
 
     No predictor behind this encoder can do better: a failure here is the encoder's, a failure
     beyond it the predictor's.
 
     Args:
-        task: renders.
-        model: embeds.
-        planner: searches.
-        make_objective: makes the objective from a goal's latent.
-        action_spec: legal actions, the same as the model's.
-        seed: of the planner's randomness.
+        task: The task whose simulator renders the futures.
+        model: The world model, of which only the embedding of pictures is used.
+        planner: The planner that searches for the action sequence of the lowest cost.
+        make_objective: A function that makes the objective from a goal's latent.
+        action_spec: The legal actions, the same as the model's.
+        seed: Seed of the planner's randomness.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The cost that a planner minimises: that of imagined futures, with as little work as possible."""
+"""The cost that a planner minimises: the cost of imagined futures, computed with little work."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SearchBudget:
     Attributes:
         keep_share: Share of the candidates that are kept after each imagined step but the last, by
             the cost of their `continued` futures (successive halving over the horizon); never fewer
-            than a quarter of all. 1: all are kept.
+            than a quarter of all. At 1, all are kept.
         at_least: Least number of candidates that are imagined to the end; an MPC raises it to its
             planner's elites.
         batch_size: Number of candidates that are imagined at once; null: all. It never depends on
@@ -57,7 +57,7 @@ class SearchBudget:
         check_fields(self)
 
     def on(self, device: torch.device | str) -> SearchBudget:
-        """Returns the same budget with the precision that this device multiplies fastest in."""
+        """Returns the same budget with the precision in which a device multiplies fastest."""
         if self.precision != "auto":
             return self
         dtype = choose_precision("auto", torch.device(device))
@@ -76,11 +76,11 @@ class ImaginedCost:
     """Maps action sequences to the costs of what the model imagines under them.
 
     Args:
-        model: imagines.
-        state: that imagining starts from.
-        objective: returns the costs.
-        search_budget: where to save work; None: nowhere.
-        seed: of the model's randomness: the same for every call, so that costs are comparable.
+        model: The world model that imagines futures.
+        state: The state that imagining starts from.
+        objective: The objective that makes the costs of futures.
+        search_budget: Where imagining saves work; None: nowhere.
+        seed: Seed of the model's randomness, the same for every call, so that costs are comparable.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class ImaginedCost:
         """Returns the costs of action sequences; differentiable where `actions` require gradients.
 
         Args:
-            actions: `[N, H, A]`, robot's units.
+            actions: Action sequences `[N, H, A]`, in the robot's units.
 
         Returns:
-            `[N]`.
+            Costs `[N]`.
 
         Raises:
             PlanningError: the model imagined latents that are not finite.
@@ -146,10 +146,10 @@ class ImaginedCost:
         Costs are exact only for candidates that were imagined to the full horizon.
 
         Args:
-            actions: `[n, H, A]`.
+            actions: Action sequences `[n, H, A]`.
 
         Returns:
-            Both.
+            Costs, and numbers of steps.
         """
         search_budget = self._search_budget
         costs = actions.new_zeros(len(actions))
@@ -186,11 +186,11 @@ def continued(futures: Tensor, actions: Tensor) -> Tensor:
     the end.
 
     Args:
-        futures: imagined latents `[n, h, ...]`.
-        actions: `[n, H, A]`.
+        futures: Imagined latents `[n, h, ...]`.
+        actions: Action sequences `[n, H, A]`.
 
     Returns:
-        `[n, H, ...]`.
+        Imagined and extrapolated latents `[n, H, ...]`.
     """
     steps = futures.shape[1]
     spread = actions.std((0, 1), correction=0)  # makes dimensions of different units comparable
@@ -217,11 +217,11 @@ def _rank_pruned(costs: Tensor, num_steps: Tensor) -> Tensor:
     Among the pruned, those pruned later cost less. Candidates imagined furthest keep their costs.
 
     Args:
-        costs: exact and extrapolated `[N]`.
-        num_steps: imagined steps of each candidate `[N]`.
+        costs: Exact and extrapolated costs `[N]`.
+        num_steps: Imagined steps of each candidate `[N]`.
 
     Returns:
-        `[N]`.
+        Costs `[N]`.
     """
     levels = num_steps.unique().flip(0)
     exact = costs[num_steps == levels[0]]
@@ -262,13 +262,13 @@ def ranking_survives(
     must be at least 0.99.
 
     Args:
-        search_budget: to be checked.
-        model: imagines.
-        state: that imagining starts from.
-        objective: returns the costs.
-        spec: legal actions.
-        horizon: H.
-        device: to imagine on.
+        search_budget: The search budget to be checked.
+        model: The world model that imagines futures.
+        state: The state that imagining starts from.
+        objective: The objective that makes the costs of futures.
+        spec: The legal actions.
+        horizon: Number of actions of a candidate, H.
+        device: Device of the candidates.
 
     Returns:
         The search budget, with float32 where bfloat16 would disturb the ranking.
@@ -301,15 +301,15 @@ def elite_agreement(exact: Tensor, quick: Tensor, *, share: float = 0.25) -> flo
     computation of the costs keeps it.
 
     Args:
-        exact: `[N]`; by these, candidates are the best.
-        quick: `[N]`.
-        share: of the candidates that count as best.
+        exact: Exact costs `[N]`, which decide which candidates are the best.
+        quick: Costs `[N]` of the cheaper computation.
+        share: Share of the candidates that count as the best.
 
     Returns:
-        -1 to 1; 0 where all costs are equal.
+        The correlation, -1 to 1; 0 where all costs are equal.
 
     Raises:
-        ValueError: different shapes, or fewer than four among the best.
+        ValueError: the shapes differ, or fewer than four candidates are among the best.
     """
     if exact.shape != quick.shape or exact.ndim != 1:
         raise ValueError(f"costs: got {tuple(exact.shape)} and {tuple(quick.shape)}, want both [N]")

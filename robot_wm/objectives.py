@@ -13,9 +13,9 @@ from robot_wm.types import Futures, NonNegative, UserError, checked
 
 
 class Objective(Protocol):
-    """Is built from the goal's latent, and returns the cost of imagined futures.
+    """Returns the costs of imagined futures; it is made from the goal's latent.
 
-    It takes futures of any length: a planner evaluates the first steps alone to prune candidates.
+    It takes futures of any length.
     """
 
     def __call__(self, futures: Futures, actions: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class GoalEnergy:
             action of the training data in a deployment, 1 otherwise.
 
     Raises:
-        UserError: an unknown distance or horizon, or a number out of range.
+        UserError: the distance or horizon is unknown, or a number is out of range.
     """
 
     @checked
@@ -95,16 +95,16 @@ class GoalEnergy:
         return self._distance
 
     def energy(self, latents: Tensor) -> Tensor:
-        """Returns the distance to the goal of latents.
+        """Returns the distances of latents to the goal.
 
         Args:
-            latents: `[..., P, D]`.
+            latents: Latents `[..., P, D]`.
 
         Returns:
-            `[...]`.
+            Distances `[...]`.
 
         Raises:
-            ValueError: latents of another encoder: P or D differ from the goal's.
+            ValueError: the latents are of another encoder: P or D differ from the goal's.
         """
         if latents.shape[-2:] != self._goal.shape:
             raise ValueError(
@@ -119,14 +119,14 @@ class GoalEnergy:
         """Returns the costs of futures.
 
         Args:
-            futures: of N candidates.
-            actions: theirs, `[N, H, A]`.
+            futures: Futures of N candidates.
+            actions: Actions of the candidates, `[N, H, A]`.
 
         Returns:
-            `[N]`.
+            Costs `[N]`.
 
         Raises:
-            UserError: latents of another encoder.
+            ValueError: the latents are of another encoder.
         """
         latents, heads = futures.mean, futures.latents if futures.latents.ndim == 5 else None
         cost = self._over_time(self.energy(latents[:, -1:] if self._horizon == "last" else latents))
@@ -162,14 +162,15 @@ def region_weights(grid: tuple[int, int, int], region: Sequence[float]) -> list[
     """Returns token weights for a region of the picture: each token's share inside it.
 
     Args:
-        grid: views, rows and columns of the token map; the region is the same in every view.
-        region: top, left, bottom and right edge, as shares of the picture.
+        grid: Numbers of views, rows and columns of the token map; the region is the same in every
+            view.
+        region: Top, left, bottom and right edge, as shares of the picture.
 
     Returns:
         One weight per token, row by row.
 
     Raises:
-        UserError: edges out of order, or tokens without a place in the picture.
+        UserError: the edges are out of order, or the tokens have no place in the picture.
     """
     views, rows, columns = grid
     try:

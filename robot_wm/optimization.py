@@ -27,17 +27,18 @@ _ROWS = "rows"  # tensor that holds JSON as bytes
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How to optimise.
+    """How a run is optimised.
 
     Attributes:
-        num_steps: of a whole run.
-        learning_rate: of a step, from its number (from 0) and the progress of the run in [0, 1].
-        betas: of AdamW.
-        grad_clip: largest gradient norm.
-        dtype: of matrix products; bfloat16 by autocast.
-        ema: decay of an exponential moving average of the weights, which becomes the result of the
+        num_steps: Number of steps of a whole run.
+        learning_rate: A function that returns the learning rate of a step, from its number (from 0)
+            and the progress of the run in [0, 1].
+        betas: Decay rates of AdamW's moments.
+        grad_clip: Largest norm of the gradient.
+        dtype: Data type of matrix products; bfloat16 by autocast.
+        ema: Decay of an exponential moving average of the weights, which becomes the result of the
             run; 0: the last weights are.
-        time_limit_s: training time after which the run ends; None: no limit.
+        time_limit_s: Training time after which the run ends, s; None: no limit.
     """
 
     num_steps: int
@@ -62,7 +63,7 @@ class Stateful(Protocol):
 
 
 class Job(Protocol):
-    """What is trained."""
+    """What a run trains, and by which loss."""
 
     @property
     def modules(self) -> Mapping[str, Stateful]:
@@ -85,7 +86,7 @@ class Job(Protocol):
         not finite, or was computed from such, raises FloatingPointError.
 
         Args:
-            step: number of the step, from 0.
+            step: Number of the step, from 0.
 
         Returns:
             For each part its share of the batch, and a function that returns its loss and metrics.
@@ -93,7 +94,7 @@ class Job(Protocol):
         ...
 
     def end_step(self, progress: float) -> None:
-        """Is called after an optimiser's step, with the progress of the run in [0, 1]."""
+        """Ends an optimiser's step, at a progress of the run in [0, 1]."""
         ...
 
 
@@ -101,13 +102,13 @@ class Loop:
     """A run of training: its state, and its steps to the end.
 
     Attributes:
-        step: steps done.
-        elapsed_s: time spent in them.
-        rows: metrics that the caller keeps; saved with the run.
+        step: Number of steps done.
+        elapsed_s: Time spent in them, s.
+        rows: Metrics that the caller keeps, which are saved with the run.
 
     Args:
-        job: what is trained, in place.
-        config: how.
+        job: What is trained, in place.
+        config: How it is optimised.
     """
 
     step: int
@@ -183,8 +184,8 @@ class Loop:
         """Writes the state of the run, for `resume`.
 
         Args:
-            path: a safetensors file; replaced completely or not at all.
-            about: what the run is of (data, settings); must be the same on resuming.
+            path: A safetensors file, which is replaced completely or not at all.
+            about: A description of the run (data, settings), which must be the same on resuming.
 
         Raises:
             OSError: there is no room, or the file cannot be written.
@@ -218,11 +219,11 @@ class Loop:
         """Continues from what `save` wrote, with as many threads: sums depend on their number.
 
         Args:
-            path: the file.
-            about: what the run is of; must be what was saved.
+            path: The file that `save` wrote.
+            about: A description of the run, which must be the one that was saved.
 
         Raises:
-            ValueError: another run's file, or no such file.
+            ValueError: the file is another run's, is damaged, or does not exist.
         """
         try:
             with safe_open(path, "pt") as file:
@@ -255,14 +256,14 @@ def read_note(metadata: Mapping[str, str] | None) -> dict[str, Any]:
     """Reads a save's record of its run: `step`, `elapsed_s`, `about`.
 
     Args:
-        metadata: of the safetensors file.
+        metadata: Metadata of the safetensors file.
 
     Returns:
         The record.
 
     Raises:
-        KeyError: not a save of a training run.
-        ValueError: not a save of a training run.
+        KeyError: the file is not a save of a training run.
+        ValueError: the file is not a save of a training run.
     """
     note = json.loads((metadata or {})[_NOTE])
     if not isinstance(note, dict) or not isinstance(note.get("about"), dict):
@@ -271,7 +272,7 @@ def read_note(metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def saved_about(path: Path) -> dict[str, Any]:
-    """Returns what a saved run is of; empty where no save can be read."""
+    """Returns the description of a saved run; empty where no save can be read."""
     try:
         with safe_open(path, "pt") as file:
             return read_note(file.metadata())["about"]
@@ -291,12 +292,12 @@ def train_and_save(
     """Trains to the end, saving on the way; resumes an earlier save of the same run.
 
     Args:
-        loop: the run.
-        steps: `loop.steps()`, or an iterator over them.
-        save: path of the save.
-        about: what the run is of.
-        save_every_s: time between saves; 0: after every step.
-        stopped: becomes non-empty when the run is to be saved and left.
+        loop: The run.
+        steps: Iterator `loop.steps()`, or one over its steps.
+        save: Path of the save.
+        about: A description of the run, as in `Loop.save`.
+        save_every_s: Time between saves, s; 0: the run is saved after every step.
+        stopped: A sequence that becomes non-empty when the run is to be saved and left.
 
     Yields:
         Metrics: what `steps` yields.

@@ -1,4 +1,4 @@
-"""Probes: what an encoder's tokens tell linearly, and whether their distances are true distances.
+"""Probes an encoder: what its tokens tell linearly, and whether their distances are true ones.
 
 A ridge regression in closed form, fitted on some episodes and tested on others, shows which
 quantities are in the tokens *linearly*. The rank correlation of latent with true distance shows
@@ -29,15 +29,15 @@ class Probe:
     """Results of a probe, all on held-out episodes.
 
     Attributes:
-        r2: share of the variance that the regression explains, by quantity; of an angle, the mean
+        r2: Share of the variance that the regression explains, by quantity; of an angle, the mean
             over its cosine and sine. Constant quantities are left out.
-        mm: root mean square error of lengths, millimetres, by quantity.
-        deg: root mean square error of angles, degrees, by quantity.
-        rank_correlation: Spearman's, between the distance of two frames in latent space and that of
-            the gripper in space: `all` pairs of an episode, pairs `near`er than 10 cm, and pairs
-            `across` episodes, whose appearance and objects differ, too.
-        num_numbers: length of a frame's tokens.
-        num_frames: of the held-out episodes.
+        mm: Root mean square error of lengths, millimetres, by quantity.
+        deg: Root mean square error of angles, degrees, by quantity.
+        rank_correlation: Spearman's correlation of the distance of two frames in latent space with
+            that of the gripper in space: `all` pairs of an episode, pairs `near`er than 10 cm, and
+            pairs `across` episodes, whose appearance and objects differ, too.
+        num_numbers: Number of numbers in a frame's tokens.
+        num_frames: Number of frames of the held-out episodes.
     """
 
     r2: dict[str, float]
@@ -53,10 +53,10 @@ class ProbeTargets:
     """True quantities of the frames of some episodes.
 
     Attributes:
-        lengths_m: per episode `[T]`, metres, by name.
-        angles_rad: per episode `[T]`, rad, by name.
-        positions_m: gripper position per episode `[T, 3]`.
-        symmetry: rotational symmetry of the object by name of an angle (a cube's yaw: 4).
+        lengths_m: Lengths by name, per episode `[T]`, metres.
+        angles_rad: Angles by name, per episode `[T]`, rad.
+        positions_m: Positions of the gripper, per episode `[T, 3]`, metres.
+        symmetry: Rotational symmetry of the object by name of an angle (a cube's yaw: 4).
     """
 
     lengths_m: dict[str, list[FloatArray]]
@@ -69,14 +69,14 @@ def targets_from_state(states: Sequence[FloatArray], names: Sequence[str]) -> Pr
     """Takes the quantities from a dataset's state by name: `ee.x`, `gripper`, `cube.yaw`, ...
 
     Args:
-        states: per episode `[T, Q]`; lengths in m, angles in rad.
-        names: Q names.
+        states: States per episode `[T, Q]`; lengths in m, angles in rad.
+        names: Names of the Q columns.
 
     Returns:
         The quantities.
 
     Raises:
-        UserError: no gripper position among them.
+        UserError: the gripper's position is not among them.
     """
     columns = {name: [state[:, i] for state in states] for i, name in enumerate(names)}
     missing = [name for name in ("ee.x", "ee.y", "ee.z") if name not in columns]
@@ -101,15 +101,16 @@ def probe(tokens: Sequence[FloatArray], targets: ProbeTargets, held_out: Sequenc
     """Predicts the targets from the tokens.
 
     Args:
-        tokens: per episode `[T, ...]`, flattened to a frame's numbers.
-        targets: of the same frames.
-        held_out: episodes to test on; the regression is fitted on the others.
+        tokens: Tokens per episode `[T, ...]`; those of a frame are flattened.
+        targets: True quantities of the same frames.
+        held_out: Positions of the episodes to test on; the regression is fitted on the others.
 
     Returns:
         The scores.
 
     Raises:
-        UserError: no episode on one of the sides, or tokens and targets disagree.
+        UserError: there are fewer than two episodes to fit or to test on, or tokens and targets are
+            of other numbers of frames.
     """
     flat = [np.asarray(t).reshape(len(t), -1) for t in tokens]
     if [len(t) for t in flat] != [len(p) for p in targets.positions_m]:
@@ -152,7 +153,7 @@ def probe(tokens: Sequence[FloatArray], targets: ProbeTargets, held_out: Sequenc
 
 
 def check_split(num_fitted: int, num_held_out: int) -> None:
-    """Raises UserError unless there are enough episodes to fit a regression and to test it."""
+    """Checks that there are two episodes to fit a regression on, and two to test it (UserError)."""
     if min(num_fitted, num_held_out) < 2:
         raise UserError(
             f"held_out: got {num_held_out} of {num_fitted + num_held_out} episodes, want 2 at "
@@ -168,13 +169,13 @@ def ridge(
     Frames of an episode are alike: cross-validation over frames would choose far too little.
 
     Args:
-        x: `[n, K]`.
-        y: `[n, Q]`.
-        x_new: `[m, K]`.
-        groups: the episode of each row `[n]`; at least two.
+        x: Inputs `[n, K]`.
+        y: Targets `[n, Q]`; each has a strength of its own.
+        x_new: Inputs to predict at `[m, K]`.
+        groups: Episode of each row `[n]`; at least two differ.
 
     Returns:
-        `[m, Q]`. Each y has a strength of its own.
+        Predictions `[m, Q]`.
     """
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     fold = group % min(_FOLDS, group.max() + 1)
@@ -206,12 +207,12 @@ def principal_components(
     """Returns the first principal components of pictures: a linear encoder.
 
     Args:
-        fit: pictures that define the components `[n, K]`.
-        frames: per episode `[T, K]`.
-        num: number of components; at most n and K.
+        fit: Pictures that define the components `[n, K]`.
+        frames: Pictures per episode `[T, K]`.
+        num: Number of components, at most n and K.
 
     Returns:
-        Per episode `[T, num]`.
+        Components per episode `[T, num]`.
     """
     mean = fit.mean(0)
     _, _, rows = np.linalg.svd(fit - mean, full_matrices=False)

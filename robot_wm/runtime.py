@@ -24,7 +24,7 @@ class GuardError(RunError):
     """A guard reported a fault; the arm was stopped.
 
     Args:
-        verdict: the guard's.
+        verdict: The guard's verdict.
     """
 
     def __init__(self, verdict: Verdict) -> None:
@@ -46,11 +46,11 @@ class Step:
     """One cycle of the loop.
 
     Attributes:
-        observation: before acting.
-        decision: the controller's, its action `[A]` included.
-        applied: what was really executed `[A]`.
-        plan_s: seconds that the controller took, encoding included.
-        verdicts: of the guards, in their order.
+        observation: The observation before acting.
+        decision: The controller's decision, its action `[A]` included.
+        applied: The action that was really executed `[A]`.
+        plan_s: Time that the controller took, encoding included, s.
+        verdicts: Verdicts of the guards, in their order.
     """
 
     observation: Observation
@@ -66,14 +66,14 @@ class Step:
 
 
 class Recorder(Protocol):
-    """Is given every step of an episode as it happens, and the last observation."""
+    """Records every step of an episode as it happens, and the last observation."""
 
     def record(self, step: Step) -> None:
-        """Takes a step."""
+        """Records a step."""
         ...
 
     def finish(self, last: Observation) -> None:
-        """Takes the last observation."""
+        """Records the last observation."""
         ...
 
 
@@ -90,14 +90,16 @@ def run_episode(
     """Runs one episode from where the env stands, and stops the env on every way out.
 
     Args:
-        env: stands at its start.
-        controller: is reset to `goal` first.
-        goal: the goal; or several, one after the other, for a controller that takes them.
-        num_steps: actions to execute.
-        guards: checked with every decision before it is executed; where one holds, the env's no-op
-            is executed instead, and a controller that has `held` is told.
-        recorders: given every step; `finish` is called only if the episode runs to its end.
-        realtime: hold each cycle to `env.control_dt` of wall time; a late one is not made up for.
+        env: The env, at the start of the episode.
+        controller: The controller, which is reset to `goal` first.
+        goal: The goal; or several, one after the other, for a controller that takes them.
+        num_steps: Number of actions to execute.
+        guards: Guards that judge every decision before it is executed; where one holds, the env's
+            no-op is executed instead, and a controller that has `held` is told.
+        recorders: Recorders of every step; their `finish` is called only if the episode runs to its
+            end.
+        realtime: Whether each cycle is held to `env.control_dt` of wall time; a late one is not
+            made up for.
 
     Returns:
         The last observation.

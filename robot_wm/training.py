@@ -1,4 +1,4 @@
-"""Trains a world model on frozen tokens: the schedule, the loop, the held-out examination."""
+"""Trains a world model on frozen tokens: the schedule, the steps, the error on held-out windows."""
 
 from __future__ import annotations
 
@@ -130,12 +130,12 @@ class Training:
 
     @property
     def modules(self) -> Mapping[str, Stateful]:
-        """The modules that are saved and averaged."""
+        """The modules that the run changes, by the name that they are saved under."""
         return {"model": self._model}
 
     @property
     def generators(self) -> Mapping[str, torch.Generator]:
-        """None: the randomness of a step depends on the seed and the step alone."""
+        """No generators: the randomness of a step depends on the seed and the step alone."""
         return {}
 
     def groups(self) -> list[dict[str, Any]]:
@@ -199,7 +199,7 @@ def _microbatches(batch: Batch, num_parts: int) -> Iterator[tuple[Batch, float]]
 
 @dataclass(frozen=True, eq=False)
 class Fitting:
-    """A model before its training, and the windows that it is trained and examined on.
+    """A model before its training, and the windows that it is trained and tested on.
 
     Attributes:
         model: The model.
@@ -222,7 +222,7 @@ def prepare(
     *,
     seed: int = 0,
 ) -> Fitting:
-    """Makes the model and the windows, so that a mistake is reported before any work is done.
+    """Makes the model and the windows, and reports a mistake before any work is done.
 
     Args:
         data: The dataset.

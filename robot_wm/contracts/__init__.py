@@ -21,16 +21,16 @@ _OURS = ("robot_wm", "sim_envs", "hardware")
 
 
 def hold_to(check: Callable[[], None], made: object) -> None:
-    """Runs a check on somebody else's implementation, before any work is done with it.
+    """Checks somebody else's implementation, before any work is done with it.
 
     Our own implementations are checked by our tests.
 
     Args:
-        check: a check, ready to run.
-        made: what it is run on, or the function that made it.
+        check: The check, ready to run.
+        made: The implementation that it is run on, or the function that made it.
 
     Raises:
-        UserError: the check failed; says where.
+        UserError: the check failed; the message says where.
     """
     if is_ours(made):
         return

@@ -13,10 +13,10 @@ def check_encoder(make: Callable[[], Encoder]) -> None:
     """Checks an Encoder against what datasets, models and checkpoints expect of it.
 
     Args:
-        make: builds the encoder, the same at every call.
+        make: A function that builds the encoder, the same at every call.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the interface is broken; the message says where.
     """
     import torch
 

@@ -15,14 +15,15 @@ def check_env(
     """Checks an Env against what the loop expects of it; a real arm moves.
 
     Args:
-        make: builds the env; called twice where it is resettable, to check determinism.
-        num_steps: actions to try.
-        resettable: whether `reset` brings the robot to the start that its seed decides; a real arm
-            only observes, and nothing can be tried twice.
-        seed: of the actions.
+        make: A function that builds the env; it is called twice where the env is resettable, to
+            check determinism.
+        num_steps: Number of actions to try.
+        resettable: Whether `reset` brings the robot to the start that its seed decides; that of a
+            real arm only observes, and nothing can be tried twice.
+        seed: Seed of the actions.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the interface is broken; the message says where.
     """
     env = make()
     twin = make() if resettable else None

@@ -20,12 +20,12 @@ def check_world_model(
     """Checks a WorldModel against what training, evaluation, planning and monitors expect of it.
 
     Args:
-        make: builds the model, the same at every call.
-        looks: three or more consecutive observations of its cameras, each with the action that was
+        make: A function that builds the model, the same at every call.
+        looks: Three or more consecutive observations of its cameras, each with the action that was
             executed before it; None with the first.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the interface is broken; the message says where.
     """
     import torch
 

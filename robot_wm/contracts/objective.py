@@ -19,13 +19,13 @@ def check_objective(
     """Checks an Objective against what planner, controller and search budget expect of it.
 
     Args:
-        make: builds the objective for a goal's latent `[P, D]`.
-        num_tokens: P.
-        dim: D.
-        action_size: A.
+        make: A function that makes the objective from a goal's latent `[P, D]`.
+        num_tokens: Number of tokens of a latent, P.
+        dim: Length of a token, D.
+        action_size: Length of an action, A.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the interface is broken; the message says where.
     """
     import torch
 

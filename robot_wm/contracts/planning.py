@@ -31,10 +31,10 @@ def check_planner(make: Callable[[], Planner]) -> None:
     """Checks a Planner against what a controller expects of it.
 
     Args:
-        make: builds the planner; called anew for each check.
+        make: A function that builds the planner; it is called anew for each check.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the interface is broken; the message says where.
     """
     import torch
 
@@ -121,14 +121,14 @@ def check_controller(
     """Checks a Controller against what `run_episode` expects of it.
 
     Args:
-        make: builds the controller; called twice.
-        env: that it acts on.
-        goal: that it can pursue.
-        num_steps: decisions to ask for.
-        seed: of the env's start.
+        make: A function that builds the controller; it is called twice.
+        env: The env that it acts on.
+        goal: A goal that it can pursue.
+        num_steps: Number of decisions to ask for.
+        seed: Seed of the env's start.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the interface is broken; the message says where.
     """
     controller = make()
     first = _decisions(controller, env, goal, num_steps, seed)
@@ -167,13 +167,13 @@ def check_guard(make: Callable[[], Guard], env: Env, controller: Controller, goa
     """Checks a Guard beside a controller that does nothing wrong.
 
     Args:
-        make: builds the guard; called twice.
-        env: the robot.
-        controller: acts on it.
-        goal: that it pursues.
+        make: A function that builds the guard; it is called twice.
+        env: The env that the controller acts on.
+        controller: The controller.
+        goal: The goal that the controller pursues.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the interface is broken; the message says where.
     """
     one = make()
     for guard in (one, one, make()):  # nothing of a run is left for the next one

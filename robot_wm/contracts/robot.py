@@ -14,11 +14,11 @@ def check_robot(make: Callable[[], RobotModel], *, num: int = 40) -> None:
     """Checks a RobotModel against what simulation, governor and actions expect of it.
 
     Args:
-        make: builds the arm.
-        num: positions of its workspace that are tried.
+        make: A function that builds the arm's model.
+        num: Number of positions of its workspace that are tried.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the interface is broken; the message says where.
     """
     from robot_wm.kinematics.mjcf import check_radians, load_mujoco
 

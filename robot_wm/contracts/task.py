@@ -20,13 +20,14 @@ def check_task(
     """Checks a Task against what evaluation and the oracles expect of it.
 
     Args:
-        make: builds the task.
-        seeds: of two episodes.
-        tolerance: by which the cost that `simulate` returns may differ from what `apply` leads to,
-            as a share of the episode's first cost or of what the actions change, whichever is more.
+        make: A function that builds the task.
+        seeds: Seeds of two episodes.
+        tolerance: Largest difference between the cost that `simulate` returns and what `apply`
+            leads to, as a share of the episode's first cost or of what the actions change,
+            whichever is more.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the interface is broken; the message says where.
     """
     task = make()
     env, spec = task.env, task.env.action_spec

@@ -1,7 +1,7 @@
 """Statistics of a model on demonstrations that it was not trained on.
 
-How far their frames are from the nearest training frame, and how large one-step prediction errors
-are on them. They are stored in the checkpoint; deployment compares its own with them.
+They tell how far the frames are from the nearest training frame, and how large one-step prediction
+errors are. They are stored in the checkpoint; deployment compares a run with them.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class ReferenceStatistics:
     """Statistics of a model on demonstrations.
 
     Attributes:
-        bank: features `[N, F]` of training frames.
-        views: the same frames as small pictures `[N, V]`, 0 to 1: an encoder that was trained to
+        bank: Features `[N, F]` of training frames.
+        views: Small pictures `[N, V]` of the same frames, 0 to 1: an encoder that was trained to
             ignore what does not matter may take a black picture for one it knows.
-        novelty: distances of held-out frames to the nearest of the bank, `[M]`, increasing.
-        view_novelty: the same for the small pictures.
-        prediction_errors: one-step prediction errors on held-out episodes, `[K]`, increasing.
+        novelty: Distances of held-out frames to the nearest of the bank, `[M]`, increasing.
+        view_novelty: Distances of the small pictures, likewise.
+        prediction_errors: One-step prediction errors on held-out episodes, `[K]`, increasing.
     """
 
     bank: Tensor
@@ -67,11 +67,13 @@ class ReferenceStatistics:
                 raise UserError(f"{FILE}: {name} ends at {float(getattr(self, name)[-1])}")
 
     def novelty_of(self, latent: Tensor, images: Sequence[ImageArray]) -> float:
-        """Returns how far pictures are from the training frames; 1: as far as any held-out one.
+        """Returns the novelty of pictures: how far they are from the training frames.
+
+        It is 1 for pictures that are as far from them as the farthest held-out frame.
 
         Args:
-            latent: of the pictures `[P, D]`.
-            images: of the model's cameras, in their order, uint8 `[height, width, 3]`.
+            latent: Latent of the pictures `[P, D]`.
+            images: Pictures of the model's cameras, in their order, uint8 `[height, width, 3]`.
 
         Returns:
             The larger of the distances by latent and by small pictures.
@@ -88,7 +90,7 @@ class ReferenceStatistics:
         )
 
     def check(self, info: ModelInfo) -> None:
-        """Raises UserError unless the sizes fit a model."""
+        """Checks that the sizes fit a model; raises UserError if they do not."""
         latent_size = info.num_tokens * info.dim
         sizes = {
             "bank": latent_size if latent_size <= _MAX_FEATURES else 2 * info.dim,
@@ -100,7 +102,7 @@ class ReferenceStatistics:
                 raise UserError(f"{FILE}: {name} of {got} numbers, want {size}")
 
     def p_value(self, error: float) -> float:
-        """Returns the share of predictions, on demonstrations and this one, at least as wrong."""
+        """Returns the share of errors, demonstrations' and this one, that are at least as large."""
         if not math.isfinite(error):
             return 0.0
         at_least = len(self.prediction_errors) - int(
@@ -124,7 +126,7 @@ class ReferenceStatistics:
         """Reads the content of a checkpoint's file.
 
         Args:
-            content: of the file.
+            content: Content of the file.
 
         Returns:
             The statistics.
@@ -160,12 +162,12 @@ def fit_reference(
     """Computes a model's reference statistics from demonstrations.
 
     Args:
-        model: trained.
-        data: the demonstrations.
-        tokens: of their frames.
-        training: positions of the episodes that the model was trained on.
-        held_out: positions of others.
-        num_frames: about so many frames of each.
+        model: The trained model.
+        data: The demonstrations.
+        tokens: Tokens of their frames.
+        training: Positions of the episodes that the model was trained on.
+        held_out: Positions of other episodes.
+        num_frames: Approximate number of frames that are taken of each of the two.
 
     Returns:
         The statistics.
@@ -264,14 +266,14 @@ def load_reference(directory: Path, info: ModelInfo) -> ReferenceStatistics | No
     """Reads the reference statistics of a checkpoint.
 
     Args:
-        directory: of the checkpoint.
-        info: of its model.
+        directory: Directory of the checkpoint.
+        info: What its model says of itself.
 
     Returns:
         The statistics; None: the checkpoint has none.
 
     Raises:
-        UserError: the file is damaged, or another model's.
+        UserError: the file is damaged, or is another model's.
     """
     path = directory / FILE
     if not path.is_file():

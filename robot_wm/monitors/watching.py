@@ -1,4 +1,4 @@
-"""Checks of a run: what differs from what the model knows stops the arm."""
+"""Checks a run, and stops the arm where the model or a camera is wrong."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _STILL_RAD = 0.03  # a joint that moved further than this changes a working came
 
 
 class MonitorError(RunError):
-    """Something differs from what the model knows."""
+    """A check of a run failed; the message says which."""
 
 
 @dataclass(frozen=True)
 class NoveltySettings:
-    """When a picture is unlike those of the training data.
+    """When a picture counts as unlike those of the training data.
 
     Attributes:
         novelty_ratio: A picture is refused if it is more than this many times as far from the
@@ -56,7 +56,7 @@ class MonitorSettings(NoveltySettings):
         prediction_error_p: A prediction error is large if its p-value on the demonstrations is at
             most this.
         large_errors: Number of large prediction errors in a row that stops the arm.
-        progress_plans: Window length of the progress check, plans.
+        progress_plans: Window length of the progress check, decisions.
         progress_share: The arm is stopped if the actual energy drop over the window is below this
             share of the predicted drop.
         progress_steps: Progress is checked only if the predicted drop is at least this many times
@@ -74,9 +74,9 @@ class Monitors:
     """Watches a run; every check raises MonitorError with what is wrong.
 
     Args:
-        normal: reference statistics of the checkpoint; None: only what needs none is checked.
-        settings: thresholds.
-        step_energy: mean energy of a step of the training data; None: progress is not checked.
+        normal: Reference statistics of the checkpoint; None: only what needs none is checked.
+        settings: Thresholds of the checks.
+        step_energy: Mean energy of a step of the training data; None: progress is not checked.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class Monitors:
         """Checks that pictures are like the training data's (`ReferenceStatistics.novelty_of`).
 
         Args:
-            what: name of the pictures, for the message.
-            latent: of the pictures `[P, D]`.
-            images: of the model's cameras, in their order, uint8 `[height, width, 3]`.
+            what: Name of the pictures, for the message.
+            latent: Latent of the pictures `[P, D]`.
+            images: Pictures of the model's cameras, in their order, uint8 `[height, width, 3]`.
 
         Returns:
             Their novelty; None without reference statistics.
@@ -125,11 +125,11 @@ class Monitors:
         """Checks that a camera's picture is neither black nor empty.
 
         Args:
-            name: of the camera.
-            image: uint8 `[height, width, 3]`.
+            name: Name of the camera.
+            image: The picture, uint8 `[height, width, 3]`.
 
         Raises:
-            MonitorError: it is.
+            MonitorError: the picture is black or empty.
         """
         if image.mean() < _DARK or image.std() < _FLAT:
             raise MonitorError(
@@ -141,9 +141,9 @@ class Monitors:
         """Checks that a camera shows something, and something new once the arm has moved.
 
         Args:
-            name: of the camera.
-            image: uint8 `[height, width, 3]`.
-            joints: where the arm stands `[J]`, rad.
+            name: Name of the camera.
+            image: The picture, uint8 `[height, width, 3]`.
+            joints: Joints of the arm `[J]`, rad.
 
         Raises:
             MonitorError: the picture is black, empty, or frozen.
@@ -164,14 +164,14 @@ class Monitors:
         """Checks a prediction's error, once its action was executed.
 
         Args:
-            predicted: latent `[P, D]`.
-            observed: latent `[P, D]`.
+            predicted: The predicted latent `[P, D]`.
+            observed: The latent of the observation `[P, D]`.
 
         Returns:
             The error's p-value; None without reference statistics.
 
         Raises:
-            MonitorError: too many large errors in a row.
+            MonitorError: there were too many large errors in a row.
         """
         if self._normal is None:
             return None
@@ -187,14 +187,14 @@ class Monitors:
         return p_value
 
     def progress(self, promised: float, real: float) -> None:
-        """Checks that energy falls as plans predict.
+        """Checks that energy falls as predicted.
 
         Args:
-            promised: energy drop that the plan's first action was predicted to bring.
-            real: energy drop that it brought.
+            promised: Energy drop that was predicted for the executed action.
+            real: Energy drop that was then observed.
 
         Raises:
-            MonitorError: the actual drop over the last plans is too small.
+            MonitorError: the observed drop over the last decisions is too small.
         """
         num_plans = self._settings.progress_plans
         self._energy_drops = [*self._energy_drops, (promised, real)][-num_plans:]
@@ -214,10 +214,10 @@ class MonitorGuard:
     """Stops a run at what the monitors report (`robot_wm.types.Guard`).
 
     Args:
-        monitors: the checks.
-        cameras: that the controller uses.
-        joints: returns where the arm stood at the last observation `[J]`, rad.
-        moves: whether decisions are executed; if not, their results are not checked.
+        monitors: The checks.
+        cameras: Names of the cameras that the controller uses.
+        joints: A function that returns the arm's joints at the last observation `[J]`, rad.
+        moves: Whether decisions are executed; if not, their results are not checked.
     """
 
     def __init__(
@@ -236,13 +236,14 @@ class MonitorGuard:
         """Checks an observation, and what came of the last decision.
 
         Args:
-            obs: what is observed now.
-            decision: about it.
-            applied: the action that was executed since the last observation `[A]`; None: the first.
+            obs: The current observation.
+            decision: The decision on it.
+            applied: The action that was executed since the last observation `[A]`; None at the
+                first.
 
         Returns:
-            A fault where a check fails; else `p_value`, of the last prediction's error, where it is
-            known.
+            A fault where a check fails; else a verdict with the `p_value` of the last prediction's
+            error, where it is known.
         """
         if applied is None:  # a run begins
             self._monitors.begin()

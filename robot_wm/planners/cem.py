@@ -43,7 +43,7 @@ class ICEM(GaussianSettings):
         noise_beta: The noise's power falls as frequency**-noise_beta; 0 is white.
         decay: Factor by which an iteration has fewer samples than the one before, but never fewer
             than twice the elites.
-        kept_share: Share of the last plan's elites among the first candidates.
+        kept_share: Share of the last plan's elites that are among the first candidates.
         momentum: Share of the old mean and standard deviation in the new ones.
     """
 
@@ -97,12 +97,12 @@ def coloured_noise(size: tuple[int, int, int], beta: float, generator: torch.Gen
     It is white along N and A (Timmer and Koenig 1995).
 
     Args:
-        size: N, H and A.
-        beta: exponent; 0 is white.
-        generator: of the noise.
+        size: Sizes N, H and A.
+        beta: Exponent of the power; 0 is white.
+        generator: Generator of the random numbers.
 
     Returns:
-        `[N, H, A]`.
+        Noise `[N, H, A]`.
     """
     num, horizon, actions = size
     if horizon < 2 or beta == 0 or not num:

@@ -23,12 +23,12 @@ from robot_wm.types import ActionSpec, Count, Plan, Positive, UserError
 
 @dataclass(kw_only=True)
 class GradientDescent(SearchSettings):
-    """Adam on several sequences at once, each step projected to legal actions.
+    """Gradient descent by Adam on several sequences at once, each step projected to legal actions.
 
     Attributes:
-        num_samples: Starts: the warm start, and others drawn around it.
-        num_elites: Best sequences that are kept.
-        num_iterations: Gradient steps.
+        num_samples: Number of starts: the warm start, and others drawn around it.
+        num_elites: Number of the best sequences that are kept.
+        num_iterations: Number of gradient steps.
         step: Adam's learning rate, in units of the spec's scale; it falls to zero as half a cosine.
         init_std: Standard deviation of the starts, in the same units.
     """
@@ -78,12 +78,12 @@ class GradientCEM(GaussianSettings):
     """CEM whose best candidates take gradient steps before the refit (as in arXiv 2112.10751).
 
     Attributes:
-        num_samples: Sequences drawn per iteration, N.
-        num_elites: Best sequences that are kept.
-        num_iterations: Refits of the Gaussian.
+        num_samples: Number of sequences drawn per iteration, N.
+        num_elites: Number of the best sequences that are kept.
+        num_iterations: Number of refits of the Gaussian.
         min_std: Lower bound of the standard deviation, in units of the spec's scale.
-        num_refined: Best sequences of an iteration, which descend.
-        num_steps: Gradient steps of each.
+        num_refined: Number of the best sequences of an iteration, which descend.
+        num_steps: Number of gradient steps of each.
         step: Length of the first step, in units of the spec's scale; steps shrink linearly to zero.
     """
 
@@ -138,7 +138,7 @@ class GradientCEM(GaussianSettings):
 
 @dataclass(kw_only=True)
 class QuasiNewton(SearchSettings):
-    """Random candidates, the best of which descend by projected BFGS.
+    """Random candidates, of which the best descend by projected BFGS.
 
     A latent that is pretrained so that equal motions are equal steps makes the energy nearly
     quadratic in the actions, and a few gradients determine a quadratic. Bounds are kept by
@@ -146,9 +146,9 @@ class QuasiNewton(SearchSettings):
     step that does not descend is not taken, and the next is shorter.
 
     Attributes:
-        num_samples: Sequences drawn, N, the warm start among them.
-        num_elites: Best of these, which descend.
-        num_iterations: Steps of each.
+        num_samples: Number of sequences drawn, N, the warm start among them.
+        num_elites: Number of the best of these, which descend.
+        num_iterations: Number of steps of each.
         step: Largest length of the first step, in units of the spec's scale.
         init_std: Standard deviation of the drawn sequences, in the same units.
     """

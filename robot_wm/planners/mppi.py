@@ -19,9 +19,9 @@ class MPPI(GaussianSettings):
     exp(-(cost - least) / temperature), as in TD-MPC (arXiv 2203.04955).
 
     Attributes:
-        num_elites: Sequences that carry weight.
-        temperature: In units of the standard deviation of the elites' costs, so that it means the
-            same at any scale of the cost.
+        num_elites: Number of sequences that carry weight.
+        temperature: Temperature of the weights, in units of the standard deviation of the elites'
+            costs, so that it means the same at any scale of the cost.
     """
 
     num_elites: Count = 16

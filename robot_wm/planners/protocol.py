@@ -19,14 +19,15 @@ class Planner(Protocol):
 
     @property
     def horizon(self) -> int:
-        """Actions per sequence, H."""
+        """Number of actions per sequence, H."""
         ...
 
     def with_budget(self, num_evaluated: int) -> Planner:
         """Returns the same search, sized so that a plan evaluates about so many sequences.
 
         Args:
-            num_evaluated: sequences per plan; a gradient counts as `search.GRADIENT_COST` more.
+            num_evaluated: Number of sequences per plan; a gradient counts as
+                `search.GRADIENT_COST` more.
 
         Returns:
             A planner of the same kind.
@@ -39,17 +40,18 @@ class Planner(Protocol):
         """Searches for the action sequence of the lowest cost.
 
         Args:
-            cost: maps action sequences `[N, H, A]`, float32, robot's units, to costs `[N]`.
-            spec: legal actions.
-            init: a plan to start from, already shifted to now; its horizon may be shorter.
-            generator: the only source of randomness, on the device to plan on.
+            cost: A function that maps action sequences `[N, H, A]`, float32, in the robot's units,
+                to costs `[N]`.
+            spec: The legal actions.
+            init: The plan to start from, already shifted to now; it may be shorter than H.
+            generator: The only source of randomness, on the device to plan on.
 
         Returns:
             The best sequence, its cost, and diagnostics.
 
         Raises:
-            PlanningError: too few candidates with a finite cost.
-            UserError: the cost has the wrong shape.
+            PlanningError: too few candidates have a finite cost.
+            ValueError: the cost has the wrong shape.
         """
         ...
 

@@ -15,10 +15,10 @@ from robot_wm.types import ActionSpec, Count, Plan
 
 @dataclass(kw_only=True)
 class RandomShooting(SearchSettings):
-    """Uniform candidates within the bounds; the best of them and of the warm start.
+    """Takes the best of candidates drawn uniformly within the bounds, and of the warm start.
 
     Attributes:
-        num_samples: Sequences evaluated, N.
+        num_samples: Number of sequences evaluated, N.
     """
 
     num_samples: Count = 192
@@ -45,10 +45,10 @@ class RandomShooting(SearchSettings):
 
 @dataclass(kw_only=True)
 class PredictiveSampling(GaussianSettings):
-    """Noise on the knots of a spline through the best sequence so far (arXiv 2212.00541).
+    """Draws candidates around the best sequence so far; their noise is a spline (arXiv 2212.00541).
 
     Attributes:
-        num_knots: Knots of the spline; at most as many as actions count.
+        num_knots: Number of the spline's knots; no more than H are used.
         order: Order of the spline: 0 holds each knot's value, 1 interpolates linearly.
     """
 

@@ -32,9 +32,9 @@ class Space:
     """An ActionSpec in torch: which sequences are legal, and how wide a search starts.
 
     Args:
-        spec: legal actions.
-        horizon: H.
-        device: of the candidates.
+        spec: The legal actions.
+        horizon: Number of actions per sequence, H.
+        device: Device of the candidates.
     """
 
     def __init__(self, spec: ActionSpec, horizon: int, device: torch.device) -> None:
@@ -70,9 +70,9 @@ class Space:
         of it, a projected search may end, whatever it scales its steps by (Bertsekas 1982).
 
         Args:
-            actions: legal sequences `[..., A]`.
-            slope: gradient of the cost there, per unit of the spec's scale, `[..., A]`.
-            bounds: include the bounds, beside the trust region.
+            actions: Legal sequences `[..., A]`.
+            slope: Gradient of the cost there, per unit of the spec's scale, `[..., A]`.
+            bounds: Whether the bounds are included, beside the trust region.
 
         Returns:
             Which components are at an active bound `[..., A]`, bool; and the outward normal of the
@@ -107,12 +107,13 @@ class SearchSettings:
     """Settings that every planner has.
 
     Attributes:
-        horizon: Actions per sequence, H.
-        num_samples: Sequences per iteration, N.
-        num_elites: Best sequences that are kept.
+        horizon: Number of actions per sequence, H.
+        num_samples: Number of sequences per iteration, N.
+        num_elites: Number of the best sequences that are kept.
 
     Raises:
-        UserError: a value out of range, more elites than samples, or min_std above init_std.
+        UserError: a value is out of range, `num_elites` is above `num_samples`, or `min_std` above
+            `init_std`.
     """
 
     horizon: Count = 1
@@ -134,7 +135,7 @@ class GaussianSettings(SearchSettings):
     """Settings of a planner that narrows a Gaussian over equal iterations.
 
     Attributes:
-        num_iterations: Updates of the Gaussian.
+        num_iterations: Number of updates of the Gaussian.
         init_std: First standard deviation, in units of the spec's scale.
         min_std: Lower bound of the standard deviation, in the same units.
     """
@@ -158,15 +159,16 @@ class GaussianSettings(SearchSettings):
 class Search:
     """One search: evaluates candidates, keeps the best, counts, and makes the Plan.
 
-    `space` is where it searches; `mean` `[H, A]` its start, the warm start continued by no-ops;
-    `actions` `[K, H, A]` and `costs` `[K]` the best sequences so far, best first.
+    `space` is where it searches. `mean` `[H, A]` is its start, the warm start continued by no-ops.
+    `actions` `[K, H, A]` and `costs` `[K]` are the best sequences so far, best first.
 
     Args:
-        planner: keeps num_elites sequences, and needs as many finite costs in every batch.
-        cost: what is minimised.
-        spec: legal actions.
-        init: the warm start.
-        generator: of the noise, on the device to search on.
+        planner: Settings of the planner; `num_elites` sequences are kept, and as many costs must be
+            finite in every batch.
+        cost: The cost function that is minimised.
+        spec: The legal actions.
+        init: The warm start.
+        generator: Generator of the noise, on the device to search on.
     """
 
     def __init__(
@@ -194,15 +196,15 @@ class Search:
         """Evaluates legal candidates.
 
         Args:
-            candidates: sequences `[N, H, A]`.
-            num_finite: how many costs must be finite; None: as many as elites; at most N.
+            candidates: Sequences `[N, H, A]`.
+            num_finite: Number of costs that must be finite, at most N; None: as many as elites.
 
         Returns:
             Costs `[N]`, +inf where they are not finite.
 
         Raises:
-            PlanningError: fewer finite costs than that.
-            UserError: the cost has the wrong shape.
+            PlanningError: fewer costs than that are finite.
+            ValueError: the cost has the wrong shape.
         """
         costs = finite_costs(self._cost(candidates).detach(), len(candidates))
         self._note(candidates, costs, num_finite)
@@ -217,9 +219,9 @@ class Search:
         differences along every free number of the sequence: up to `H * A` more evaluations.
 
         Args:
-            candidates: sequences `[N, H, A]`.
-            num_finite: as in `judge`.
-            known: the candidates were evaluated before, and are not kept a second time.
+            candidates: Sequences `[N, H, A]`.
+            num_finite: Number of costs that must be finite, as in `judge`.
+            known: Whether the candidates were evaluated before, and are not kept a second time.
 
         Returns:
             Costs `[N]` as `judge`, and gradients `[N, H, A]`, zero where they are not finite.
@@ -289,7 +291,8 @@ class Search:
             The plan.
 
         Raises:
-            PlanningError: no candidate, or not the best one again, has a finite cost.
+            PlanningError: no candidate has a finite cost, or the best one has none when it is
+                evaluated again.
         """
         kept = self.costs.isfinite()
         elites = self.space.spec.clip(self.actions[kept].cpu().numpy())
@@ -325,8 +328,8 @@ def finite_costs(costs: Tensor, num_candidates: int) -> Tensor:
     """Turns non-finite costs into +inf.
 
     Args:
-        costs: of the candidates.
-        num_candidates: N.
+        costs: Costs of the candidates.
+        num_candidates: Number of the candidates, N.
 
     Returns:
         Costs `[N]`.
@@ -345,6 +348,6 @@ def normal(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def spread(num_evaluated: int, num_iterations: int, num_elites: int) -> dict[str, int]:
-    """Returns the sizes of a search of equal iterations with so many evaluations in all."""
+    """Returns `num_samples` and `num_elites` of equal iterations with so many evaluations."""
     samples = max(1, num_evaluated // num_iterations)
     return {"num_samples": samples, "num_elites": min(num_elites, samples)}

@@ -15,14 +15,14 @@ def report_figures(report: Report) -> dict[str, object]:
     """Returns every figure of a report, as plain JSON values; pictures are left out.
 
     Args:
-        report: the report.
+        report: The report.
 
     Returns:
         Figures by name.
 
     Raises:
-        ValueError: a number is not finite; names its key.
-        TypeError: a value that JSON cannot hold; names its key.
+        ValueError: a number is not finite; the message names its key.
+        TypeError: JSON cannot hold a value; the message names its key.
     """
     measure = report.measure
     figures = {

@@ -32,15 +32,15 @@ def render_html(report: Report) -> str:
     """Renders one self-contained HTML page: no external requests, no scripts.
 
     Args:
-        report: what to show.
+        report: The report.
 
     Returns:
         The document.
 
     Raises:
-        UserError: a number is not finite, or a figure is missing; names its key.
+        ValueError: a number is not finite, or a figure is missing; the message names its key.
     """
-    report_figures(report)  # refuses what no plot should have to draw
+    report_figures(report)  # raises where a number is not finite
     tasks = [read_task(name, figures) for name, figures in report.tasks.items()]
     methods = [method.name for task in tasks for method in task.methods]
     colors = plots.assign_colors([*methods, *report.curves])

@@ -90,9 +90,9 @@ def plot_measure(
     """Draws the median of a task's measure by step, with the 10-90 % band of the episodes.
 
     Args:
-        curves: method -> `[n, steps + 1]`.
-        measure: what they are; its `enough` is drawn as a dashed line.
-        colors: method -> `#rrggbb`.
+        curves: The measure by method, `[n, steps + 1]` each.
+        measure: Name and unit of the measure, and its threshold, which is drawn as a dashed line.
+        colors: Colour `#rrggbb` by method.
 
     Returns:
         SVG element.
@@ -134,7 +134,7 @@ def plot_energies(energies: Sequence[Sequence[float]]) -> Markup:
     """Draws energy by observation: the episodes, their median and their 10-90 % band.
 
     Args:
-        energies: of every observation, by episode; lengths may differ.
+        energies: Energy of every observation, by episode; lengths may differ.
 
     Returns:
         SVG element.
@@ -164,8 +164,8 @@ def plot_horizon(errors: Mapping[str, Sequence[float]], colors: Mapping[str, str
     """Draws the latent error by horizon.
 
     Args:
-        errors: error at horizon 1, 2, ... H by what the predictor was given.
-        colors: the same keys -> `#rrggbb`.
+        errors: Errors at horizon 1, 2, ... H, by what the predictor was given.
+        colors: Colour `#rrggbb` by the same keys.
 
     Returns:
         SVG element.
@@ -188,9 +188,9 @@ def plot_training(
     """Draws losses by step: raw thin, smoothed thick, on a log axis where all are positive.
 
     Args:
-        rows: `step` and metrics; a row may lack a metric.
-        metrics: those to draw.
-        colors: metric -> `#rrggbb`.
+        rows: Rows with `step` and metrics; a row may lack a metric.
+        metrics: Names of the metrics to draw.
+        colors: Colour `#rrggbb` by metric.
 
     Returns:
         SVG element.
@@ -230,7 +230,7 @@ def _smooth(values: FloatArray) -> FloatArray:
     The window narrows toward the start, where a loss falls too steeply to be averaged.
 
     Args:
-        values: `[N]`.
+        values: Values `[N]`.
 
     Returns:
         `[N]`.
@@ -246,8 +246,8 @@ def plot_landscape(landscape: Landscape, *, salt: str) -> Markup:
     """Draws the predicted cost over a first action, the goal's direction and the plan.
 
     Args:
-        landscape: what to draw.
-        salt: different for each landscape of a page, so that their SVG ids differ.
+        landscape: The landscape.
+        salt: Text that is different for each landscape of a page, so that their SVG ids differ.
 
     Returns:
         SVG element.
@@ -283,7 +283,7 @@ def plot_pretraining(rows: Sequence[Mapping[str, float]]) -> str:
     """Draws learning curve and collapse statistics of a pretraining run, on white.
 
     Args:
-        rows: what was logged: `step`, `std`, `effective_rank` and the parts of the loss.
+        rows: The logged rows: `step`, `std`, `effective_rank` and the parts of the loss.
 
     Returns:
         An SVG document.
@@ -325,7 +325,7 @@ def plot_planners(rows: Sequence[Mapping[str, Any]]) -> str:
     """Draws regret by number of evaluations and by time, for each planner, on white.
 
     Args:
-        rows: `planner`, `num_evaluated`, `plan_s_median` and `regret_mean`, a share.
+        rows: Rows with `planner`, `num_evaluated`, `plan_s_median` and `regret_mean`, a share.
 
     Returns:
         An SVG document.

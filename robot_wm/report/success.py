@@ -14,16 +14,16 @@ _FINAL = re.compile(r"final_(.+)_([^_]+)_median")
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One row of the table.
+    """One row of the table: a method and its figures.
 
     Attributes:
-        name: of the method.
+        name: Name of the method.
         role: `""`, `"floor"` or `"ceiling"`.
-        n: number of episodes.
-        success_final: share of episodes solved at the end, 0 to 1.
+        n: Number of episodes.
+        success_final: Share of episodes solved at the end, 0 to 1.
         ci95: 95 % interval of that share.
-        success_any: share of episodes solved at any time, 0 to 1; None: not measured.
-        final: median of a measure at the end, with its unit; None: not measured.
+        success_any: Share of episodes solved at any time, 0 to 1; None: it was not measured.
+        final: Median of a measure at the end, with its unit; None: it was not measured.
     """
 
     name: str
@@ -61,12 +61,13 @@ class TaskFigures:
     """What the page shows of one task.
 
     Attributes:
-        name: of the task.
-        methods: the model, then every floor and ceiling.
-        floors: each floor with its share, formatted.
-        measure: name of the measure in the table's last column.
-        plan_time: `median` and `p95` of the seconds per action, formatted; None: not measured.
-        outcomes: how the controller says that its episodes ended, formatted; empty: not recorded.
+        name: Name of the task.
+        methods: The model, then every floor and ceiling.
+        floors: Each floor with its final share of success, formatted.
+        measure: Name of the measure in the table's last column.
+        plan_time: `median` and `p95` of the time of a plan, formatted; None: it was not measured.
+        outcomes: How the controller says that its episodes ended, formatted; empty: it was not
+            recorded.
     """
 
     name: str
@@ -81,14 +82,15 @@ def read_task(task: str, figures: Figures) -> TaskFigures:
     """Reads and checks the figures of a task.
 
     Args:
-        task: its name.
-        figures: of the task, as in `Report.tasks`.
+        task: Name of the task.
+        figures: Figures of the task, as in `Report.tasks`.
 
     Returns:
         The figures, formatted.
 
     Raises:
-        ValueError: a figure is missing, no number, or a share outside 0 to 1; names its key.
+        ValueError: a figure is missing or no number, or a share is outside 0 to 1; the message
+            names its key.
     """
     methods = _methods(figures, task)
     final = _final(figures)

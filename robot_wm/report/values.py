@@ -18,10 +18,10 @@ class MeasureLabel:
     """What a curve shows: the first measure of a task, without its value.
 
     Attributes:
-        name: such as `"distance"`.
-        unit: of the values, such as `"m"`.
-        enough: threshold of success; None: the measure alone does not decide it.
-        rising: more is better.
+        name: Name of the measure, such as `"distance"`.
+        unit: Unit of the values, such as `"m"`.
+        enough: Threshold of success; None: the measure alone does not decide it.
+        rising: Whether a larger value is better.
     """
 
     name: str = "distance"
@@ -52,15 +52,16 @@ class Landscape:
     """The predicted cost over the first action, with the other dimensions held constant.
 
     Attributes:
-        title: for people.
-        dx_m: first action along x, `[K]`, metres, increasing.
-        dy_m: first action along y, `[K]`, metres, increasing.
-        energy: `[K, K]`, row = dy, column = dx; lower is better; no unit.
+        title: Title for people.
+        dx_m: First action along x, `[K]`, metres, increasing.
+        dy_m: First action along y, `[K]`, metres, increasing.
+        energy: Predicted cost `[K, K]`, row = dy, column = dx; lower is better; no unit.
         toward_goal_m: (dx, dy) from the gripper to the true goal, metres; drawn as an arrow.
         planned_m: (dx, dy) of the planner's first action, metres; drawn as a dot.
 
     Raises:
-        ValueError: shapes disagree, fewer than two columns or rows, or an axis does not increase.
+        ValueError: shapes disagree, there are fewer than two columns or rows, or an axis does not
+            increase.
     """
 
     title: str
@@ -93,15 +94,15 @@ class EpisodeVideo:
     """One episode as the camera saw it.
 
     Attributes:
-        title: for people.
-        frames: camera pictures at the start and after every step, uint8 `[T, H, W, 3]`.
-        goal: the goal picture, uint8 `[H, W, 3]`.
-        measured: the task's measure at each frame, `[T]`; None: it cannot be measured.
-        fps: frames per second to play at.
+        title: Title for people.
+        frames: Camera pictures at the start and after every step, uint8 `[T, H, W, 3]`.
+        goal: The goal picture, uint8 `[H, W, 3]`.
+        measured: The task's measure at each frame, `[T]`; None: it cannot be measured.
+        fps: Frames per second to play at.
 
     Raises:
-        ValueError: not such pictures, another number of measurements than frames, or an fps outside
-            0.1 to 240.
+        ValueError: pictures are of another shape or type, there is another number of measurements
+            than of frames, or `fps` is outside 0.1 to 240.
     """
 
     title: str
@@ -130,24 +131,23 @@ class Report:
     """An evaluation; the page leaves out a section that has no data.
 
     Attributes:
-        title: for people.
-        tasks: task -> figures, as `robot-wm eval` prints them: `n`, `success_final`,
-            `success_final_ci95` [low, high], `success_any` (shares, 0 to 1),
-            a median of each measure such as `final_distance_m_median`, `floors` and optionally
-            `ceilings` (method -> the same figures, of which only the first success two are
-            required), `plan_s` {`median`, `p95`} (seconds per action), optionally `outcomes` (how
-            the controller says that an episode ended -> `n`, and `success`: those of them that
-            succeeded).
-        measure: what the curves and videos show.
-        settings: what the numbers depend on: git sha, hashes, planner settings, machine.
-        curves: method -> the measure by episode and step, `[n, steps + 1]`.
-        energies: of every observation, by episode; an episode that was broken off is shorter.
-        outcomes: how the controller says that each episode ended, `[n]`.
-        episodes: seeds in the manifest, `[n]`, for pairing two reports.
-        training: rows with `step` and metrics, in order; a row may lack a metric.
-        held_out: latent error at horizon 1, 2, ... H by what the predictor was given.
-        landscapes: predicted cost around chosen starts.
-        videos: chosen episodes.
+        title: Title for people.
+        tasks: Figures of each task, by its name, as `robot-wm eval` prints them: `n`,
+            `success_final` and `success_final_ci95` [low, high] (shares, 0 to 1); optionally
+            `success_any` (a share), a median of each measure such as `final_distance_m_median`,
+            `floors` and `ceilings` (the same figures by method; `n` is optional), `plan_s`
+            {`median`, `p95`} (seconds per plan), and `outcomes` (by how the controller says that an
+            episode ended: `n`, and `success`, those of them that succeeded).
+        measure: The measure that the curves and videos show.
+        settings: What the numbers depend on: git sha, hashes, planner settings, machine.
+        curves: The measure of each method by episode and step, `[n, steps + 1]`.
+        energies: Energy of every observation, by episode; an episode that was broken off has fewer.
+        outcomes: How the controller says that each episode ended, `[n]`.
+        episodes: Seeds in the manifest, `[n]`, for pairing two reports.
+        training: Rows with `step` and metrics, in order; a row may lack a metric.
+        held_out: Latent error at horizon 1, 2, ... H by what the predictor was given.
+        landscapes: Predicted cost around chosen starts.
+        videos: Videos of chosen episodes.
 
     Raises:
         ValueError: a curve is not `[n, steps + 1]`, or a training row has no step.

@@ -33,8 +33,8 @@ def encode_video(video: EpisodeVideo, measure: MeasureLabel | None = None) -> by
     green.
 
     Args:
-        video: the episode.
-        measure: what `video.measured` holds.
+        video: The episode.
+        measure: Name and unit of what `video.measured` holds; None: a distance in m.
 
     Returns:
         An mp4 file: h264 baseline, yuv420p.

@@ -1,4 +1,4 @@
-"""Writes a report to disk: the page and its figures, both or neither."""
+"""Writes a report to disk: the page and its figures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def write_report(report: Report, directory: Path) -> Path:
     """Writes `report.html` and `report.json`; replaces an older report only if all went well.
 
     Args:
-        report: what to write.
-        directory: made if missing.
+        report: The report.
+        directory: Directory to write to; it is created if missing.
 
     Returns:
         Path of the HTML file.
 
     Raises:
-        UserError: a number is not finite, or a figure is missing; nothing is written.
+        ValueError: a number is not finite, or a figure is missing; nothing is written.
     """
     directory = Path(directory)
     lines = [
