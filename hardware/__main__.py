@@ -74,7 +74,7 @@ def control(task: ArmServerTask) -> int:
             limits = task.limits.within(device_limits.low, device_limits.high)
             supervisor = Supervisor(limits, chain.corners, task.settings, rest=task.park)
             recorder = FlightRecorder(Path(task.record), limits, chain, task.about)
-            stack.callback(recorder.close)
+            stack.callback(_close, recorder)
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the operator is told
             operator.send(Refused(text=clean(error, 4000)))
             watchdog.send(Goodbye())
@@ -97,6 +97,14 @@ def control(task: ArmServerTask) -> int:
         broken = server.broken is not None
         relax.append(supervisor.parked and not task.dry_run and not broken)
         return int(broken)
+
+
+def _close(recorder: FlightRecorder) -> None:
+    """Closes the flight record; where it cannot be completed, says so: the arm has its own end."""
+    try:
+        recorder.close()
+    except OSError as error:
+        print(f"the flight record has no end: {error}", file=sys.stderr, flush=True)
 
 
 def open_arm(task: ArmTask, *, dry_run: bool = False) -> Arm:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hardware.arm import Arm
-from hardware.flight import FlightRecorder
+from hardware.flight import FlightRecorder, RecordError
 from hardware.messages import (
     ArmObservation,
     ArmServerBeat,
@@ -186,11 +186,13 @@ class ArmServer:
         if self.broken is None:
             try:
                 return self._tick(caught, late_s)
+            except RecordError as error:
+                self.broken = said(Kind.RECORD_LOST, error)
             except Exception as error:  # noqa: BLE001 - whatever it is, the arm must come to rest
-                # This tick may have written a command already: braking begins with the next.
                 self.broken = said(Kind.CONTROLLER_BROKE, repr(error))
-                self._ending = self._ending or self.broken
-                return TickResult(self._supervisor.state, self.broken, None, None, False, ())
+            # This tick may have written a command already: braking begins with the next.
+            self._ending = self._ending or self.broken
+            return TickResult(self._supervisor.state, self.broken, None, None, False, ())
         result = self._supervisor.fail(time.monotonic(), self.broken)
         if result.command is not None and not self._dry_run:
             self._undelivered = True

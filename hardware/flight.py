@@ -40,6 +40,10 @@ _DAMAGED = (  # what reading a file that is none of ours can raise
 _MAX_LINE = 1 << 20  # bytes; a longer one is none of ours
 
 
+class RecordError(OSError):
+    """A flight record can no longer be written: the disk is full, or gone."""
+
+
 class FlightRecorder:
     """Writes a flight record.
 
@@ -51,7 +55,7 @@ class FlightRecorder:
 
     Raises:
         FileExistsError: the file exists.
-        OSError: the file cannot be written.
+        RecordError: the file cannot be written.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class FlightRecorder:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self._path = path
         self._num_ticks, self._torn = 0, False  # torn: a line was begun and not finished
         self._line(
             {
@@ -86,6 +91,9 @@ class FlightRecorder:
             result: what it decided.
             late_s: by how much the tick began late.
             undecodable: bytes from other processes that are no message.
+
+        Raises:
+            RecordError: the file cannot be written; its last line may be cut.
         """
         line: dict[str, Any] = {
             "t": now_s,
@@ -112,17 +120,24 @@ class FlightRecorder:
         # Not msgspec's own JSON, which writes what is not finite as null.
         plain = msgspec.to_builtins(values, enc_hook=to_plain)
         text = (json.dumps(plain) + "\n").encode()
-        if self._torn:
-            raise OSError("a line of the flight record was not written whole: it ends there")
+        if self._torn:  # nothing may follow half a line
+            raise RecordError(f"{self._path}: it ended within a line")
         self._torn = True
-        while text:
-            text = text[os.write(self._file, text) :]
+        try:
+            while text:
+                text = text[os.write(self._file, text) :]
+        except OSError as error:
+            raise RecordError(f"{self._path}: {error.strerror}") from error
         self._torn = False
 
     def close(self) -> None:
-        """Writes the end line, which marks the record as complete, and syncs the file to disk."""
+        """Writes the end line, which marks the record as complete, and syncs the file to disk.
+
+        A record that could not be written to its end gets no end line.
+        """
         try:
-            self._line({"end": self._num_ticks})
+            if not self._torn:
+                self._line({"end": self._num_ticks})
             os.fsync(self._file)
         finally:
             os.close(self._file)

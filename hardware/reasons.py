@@ -35,6 +35,7 @@ class Kind(str, Enum):
     # What is wrong with the processes.
     WATCHDOG_GONE = "watchdog_gone"
     CONTROLLER_BROKE = "controller_broke"
+    RECORD_LOST = "record_lost"
     CONTROLLER_GONE = "controller_gone"
     PLANNER_MISSING = "planner_missing"
     PLANNER_GONE = "planner_gone"
@@ -100,6 +101,7 @@ _SENTENCES = {
     Kind.WATCHDOG_GONE: "the watchdog is gone",
     Kind.CONTROLLER_GONE: "the arm server died",
     Kind.CONTROLLER_BROKE: "the arm server broke: {text}",
+    Kind.RECORD_LOST: "the flight record cannot be written: {text}",
     Kind.PLANNER_MISSING: "there is no policy process",
     Kind.PLANNER_GONE: "the policy process died",
     Kind.PLANNER_FAILED: "the policy process failed: {text}",

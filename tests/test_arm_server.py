@@ -1,5 +1,6 @@
 """The arm server: how it stops, for whom, and that nothing else can move the arm."""
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -347,6 +348,34 @@ def test_what_is_written_after_the_controller_broke_is_in_the_record(desk, chain
     assert found.num_mismatches == 0 and not found.cut and "broke" in found.faults[0]
     last = json.loads(path.read_text().splitlines()[-2])
     assert last["command"] == arm.target.tolist() and not np.array_equal(arm.target, there)
+
+
+def test_a_disk_that_fills_brakes_the_arm_and_leaves_a_record(desk, chain, tmp_path):
+    path = tmp_path / "full.jsonl"
+    there = HOME + [0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+    def each(arm):
+        arm.joints = arm.target
+        if arm.num_reads == 60:
+            arm.plan(there)
+        if arm.num_reads == 80:
+            assert arm.supervisor.state is State.RUNNING
+            full = os.open("/dev/full", os.O_WRONLY)
+            os.dup2(full, recorder._file)
+            os.close(full)
+
+    arm = desk(each)
+    recorder = FlightRecorder(path, arm.supervisor._limits, chain)
+    arm.controller._recorder = recorder
+    write, written = arm.write, []
+    arm.write = lambda joints: (write(joints), written.append(joints))
+    assert arm.controller.run().kind is Kind.RECORD_LOST
+    with contextlib.suppress(OSError):  # /dev/full cannot be synced
+        recorder.close()
+    found = replay(path)
+    assert found.cut and found.num_mismatches == 0 and found.num_ticks == 79
+    assert not any(violations(arm.supervisor._limits, chain.corners, np.array(written)).values())
+    assert np.array_equal(written[-1], written[-2]) and not np.array_equal(arm.target, there)
 
 
 @pytest.mark.parametrize("sender", ["planner", "human"])
