@@ -40,7 +40,7 @@ def main(words: list[str]) -> int:
     """Runs the process that the command line names.
 
     Args:
-        words: name of the process and descriptor of its task.
+        words: Name of the process, and descriptor of its task.
 
     Returns:
         The exit code.
@@ -57,10 +57,10 @@ def control(task: ArmServerTask) -> int:
     """Runs the arm server until it is told to end.
 
     Args:
-        task: arm, limits, wires and settings.
+        task: Arm, limits, wires and settings.
 
     Returns:
-        0: it ended in order. 1: it broke. 2: the arm cannot be driven.
+        The exit code: 0 if it ended in order, 1 if it broke, 2 if the arm cannot be driven.
     """
     operator, watchdog, caught = Wire.at(task.human), Wire.at(task.watchdog), []
     policy = Wire.at(task.planner)
@@ -111,8 +111,8 @@ def open_arm(task: ArmTask, *, dry_run: bool = False) -> Arm:
     """Opens the device that a task describes.
 
     Args:
-        task: what to open.
-        dry_run: write nothing to the device.
+        task: Description of the device.
+        dry_run: Whether to write nothing to the device.
 
     Returns:
         The opened device.
@@ -143,10 +143,10 @@ def guard(task: WatchdogTask) -> int:
     """Runs the watchdog until the arm server is gone.
 
     Args:
-        task: the wire to the arm server.
+        task: The wire to the arm server.
 
     Returns:
-        0: the arm server said goodbye. 1: it died.
+        The exit code: 0 if the arm server said goodbye, 1 if it died.
     """
     ignore_interrupts()
     lower_niceness()

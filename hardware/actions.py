@@ -1,4 +1,4 @@
-"""Maps a policy's actions to joint targets and back: an end-effector policy can drive joints."""
+"""Maps a policy's actions to joint targets and back, so that a tool policy can drive joints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from robot_wm.types import ActionSpec, FloatArray, UserError
 
 
 def _within(here: FloatArray, target: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
-    """Clips `target` to `[low, high]`; what is outside already may just not go further out."""
+    """Clips `target` to `[low, high]`; where `here` is outside, it just goes no further out."""
     return np.clip(target, np.minimum(low, here), np.maximum(high, here))
 
 
@@ -22,11 +22,11 @@ class ToolActions:
     as possible; for a target out of reach they find the nearest joints.
 
     Args:
-        robot: the arm.
-        spec: the policy's actions, 4 of them.
-        low: lower bounds of the tool and of the gripper's opening `[4]`, m; None: the workspace's.
-        high: upper bounds `[4]`, m; None: the workspace's.
-        posture: joints `[J]`, rad, that show how the tool is to be tilted; None: the arm's home.
+        robot: The arm.
+        spec: Spec of the policy's actions, which have 4 dimensions.
+        low: Lower bounds of the tool and of the gripper's opening `[4]`, m; None: the workspace's.
+        high: Upper bounds of the same `[4]`, m; None: the workspace's.
+        posture: Joints `[J]`, rad, that show how the tool is to be tilted; None: the arm's home.
     """
 
     def __init__(
@@ -74,11 +74,12 @@ class PoseActions:
     joints approximates rotations that it cannot reach (arXiv 2506.09985).
 
     Args:
-        robot: the arm.
-        spec: the policy's actions, 7 of them.
-        low: lower bounds of the tool `[3]`, m; None: the workspace's.
-        high: upper bounds of the tool `[3]`, m; None: the workspace's.
-        rotation_weight: metres that one radian of error is worth where both cannot be met.
+        robot: The arm.
+        spec: Spec of the policy's actions, which have 7 dimensions.
+        low: Lower bounds of the tool `[3]`, m; None: the workspace's.
+        high: Upper bounds of the tool `[3]`, m; None: the workspace's.
+        rotation_weight: Position error that counts as much as one radian of rotation error where
+            both cannot be met, m/rad.
     """
 
     def __init__(
@@ -135,11 +136,12 @@ class JointActions:
     """Joint displacements: rad, or in a device's own units.
 
     Args:
-        spec: the policy's actions, one per joint.
-        low: lower joint limits `[J]`, rad.
-        high: upper joint limits `[J]`, rad.
-        joints: the device's joint map, if actions and proprioception are in the device's units, as
-            in datasets that LeRobot records; its keys are in the order of the actions.
+        spec: Spec of the policy's actions, which have one dimension per joint.
+        low: Lower joint limits `[J]`, rad.
+        high: Upper joint limits `[J]`, rad.
+        joints: The device's joint map, if actions and proprioception are in the device's units, as
+            in datasets that LeRobot records; its keys are in the order of the actions. None: they
+            are in rad.
     """
 
     def __init__(

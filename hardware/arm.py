@@ -22,9 +22,9 @@ class ArmLimits:
     """The device's own limits.
 
     Attributes:
-        names: of its J joints, in the order of its commands.
-        low: lower joint limits `[J]`, rad.
-        high: upper joint limits `[J]`, rad.
+        names: Names of its J joints, in the order of its commands.
+        low: Lower joint limits `[J]`, rad.
+        high: Upper joint limits `[J]`, rad.
     """
 
     names: tuple[str, ...]
@@ -52,7 +52,7 @@ class Arm(Protocol):
             device.
 
         Raises:
-            ArmError: no answer.
+            ArmError: the device does not answer.
         """
         ...
 
@@ -60,19 +60,19 @@ class Arm(Protocol):
         """Sends a command.
 
         Args:
-            joints: `[J]`, rad.
+            joints: Joints to go to `[J]`, rad.
 
         Raises:
-            ValueError: wrong number of joints, or not finite; nothing is sent.
-            ArmError: no answer.
+            ValueError: the number of joints is wrong, or one is not finite; nothing is sent.
+            ArmError: the device does not answer.
         """
         ...
 
     def hold(self) -> None:
         """Makes the arm stay where it is as far as it can, with torque on; never raises.
 
-        For when a command did not get through completely; otherwise writing the governor's last
-        command does the same.
+        It is needed after a command that did not get through completely; otherwise writing the
+        governor's last command does the same.
         """
         ...
 
@@ -82,6 +82,6 @@ class Arm(Protocol):
 
 
 def check_command(joints: FloatArray, num_joints: int) -> None:
-    """Raises ValueError unless `joints` are so many finite angles: the last check of a command."""
+    """Raises ValueError unless `joints` are `num_joints` finite angles, as a last check."""
     if np.shape(joints) != (num_joints,) or not np.isfinite(joints).all():
         raise ValueError(f"command: got {joints}, want {num_joints} finite angles")

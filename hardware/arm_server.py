@@ -66,11 +66,11 @@ class Wires:
     """Connections of the arm server.
 
     Attributes:
-        planner: to the policy process, which sends heartbeats, observation requests and plans.
-        human: to the operator's process, which sends requests and receives the status.
-        watchdog: to the watchdog, which receives a heartbeat per tick.
-        keys: a terminal's input; once armed, any key, or the terminal's end, stops the run. None:
-            no terminal.
+        planner: Wire to the policy process, which sends heartbeats, observation requests and plans.
+        human: Wire to the operator's process, which sends requests and receives the status.
+        watchdog: Wire to the watchdog, which receives a heartbeat per tick.
+        keys: Descriptor of a terminal's input, where, once armed, any key or the terminal's end
+            stops the run; None: there is no terminal.
     """
 
     planner: Wire
@@ -81,7 +81,7 @@ class Wires:
 
 @contextmanager
 def signals(caught: list[str]) -> Iterator[None]:
-    """Appends the names of SIGINT, SIGTERM and SIGHUP to `caught` instead of dying of them."""
+    """Collects the names of SIGINT, SIGTERM and SIGHUP in `caught` instead of dying of them."""
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     before = {
         name: signal.signal(getattr(signal, name), lambda number, _: caught.append(_name(number)))
@@ -102,16 +102,16 @@ class ArmServer:
     """Runs a supervisor on an arm.
 
     Attributes:
-        broken: the error for which the server braked and ended; None: no error.
+        broken: Error for which the server braked and ended; None: there was none.
 
     Args:
-        arm: read and written once per tick, by nobody else.
-        supervisor: decides what is written.
-        wires: to the other processes.
-        tick_s: period of the loop.
-        recorder: records every tick.
-        dry_run: do everything but write to the arm.
-        park: move to the park pose once the policy is done.
+        arm: The arm, which is read and written once per tick, by nobody else.
+        supervisor: The supervisor, which decides what is written.
+        wires: Wires to the other processes.
+        tick_s: Period of the loop, s.
+        recorder: Recorder of every tick; None: nothing is recorded.
+        dry_run: Whether to do everything but write to the arm.
+        park: Whether to move to the park pose once the policy is done.
     """
 
     broken: Reason | None
@@ -151,10 +151,10 @@ class ArmServer:
         The arm is left holding where it is, with torque on.
 
         Args:
-            caught: names of signals that have already come.
+            caught: Names of signals that have already come; further ones are added.
 
         Returns:
-            Why it ended.
+            The reason why it ended.
         """
         caught = [] if caught is None else caught
         with signals(caught):

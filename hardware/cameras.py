@@ -38,10 +38,10 @@ def show(task: CamerasTask) -> int:
     """Copies camera pictures to shared memory until the parent process is gone.
 
     Args:
-        task: cameras, shared memory and wire.
+        task: Cameras, shared memory and wire.
 
     Returns:
-        The exit code: 2 where a camera does not open.
+        The exit code: 2 if a camera does not open.
     """
     ignore_interrupts()
     lower_niceness()  # a picture that waits for a core would be stamped too late
@@ -98,8 +98,8 @@ def open_camera(name: str, settings: Mapping[str, Any]) -> Any:
     """Opens a LeRobot camera.
 
     Args:
-        name: of the camera, for error messages.
-        settings: its type and config, as LeRobot decodes them.
+        name: Name of the camera, for error messages.
+        settings: Type and config of the camera, as LeRobot decodes them.
 
     Returns:
         The connected camera.

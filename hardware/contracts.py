@@ -26,12 +26,12 @@ def check_arm(make: Callable[[], Arm], *, step_rad: float = 0.05, within_s: floa
     a real arm, keep a hand on the power switch.
 
     Args:
-        make: opens the device, which stands, with room around it.
-        step_rad: by how much every joint moves, and back.
-        within_s: how long the device may take to arrive.
+        make: Function that opens the device, which stands still, with room around it.
+        step_rad: Angle by which every joint moves, and back, rad.
+        within_s: Longest time that the device may take to arrive, s.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the device breaks the interface; the message names how.
     """
     arm = make()
     try:
@@ -116,12 +116,12 @@ def check_actions(
     """Checks a map from actions to joint targets against what `RemoteArm` expects of it.
 
     Args:
-        make: builds it.
-        postures: joints `[N, J]`, rad, around which actions are possible.
-        followed: the action's dimensions that the arm can follow; None: all.
+        make: Function that builds the map.
+        postures: Joints `[N, J]`, rad, around which actions are possible.
+        followed: Dimensions of the action that the arm can follow; None: all.
 
     Raises:
-        AssertionError: names what is broken.
+        AssertionError: the map breaks the interface; the message names how.
     """
     actions, postures = make(), np.asarray(postures, np.float64)
     spec = actions.spec

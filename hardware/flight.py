@@ -33,11 +33,11 @@ from robot_wm.types import UserError
 
 FORMAT = 2
 _FORMAT_WITH_SENTENCES = 1  # the format before, in which reasons were sentences
-_DAMAGED = (  # what reading a file that is none of ours can raise
+_DAMAGED = (  # what reading a file that is no flight record can raise
     *(ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError),
 )
-_MAX_LINE = 1 << 20  # bytes; a longer one is none of ours
+_MAX_LINE = 1 << 20  # bytes; no flight record has a longer line
 
 
 class RecordError(OSError):
@@ -48,10 +48,10 @@ class FlightRecorder:
     """Writes a flight record.
 
     Args:
-        path: a file that must not exist.
-        limits: of the governor.
-        chain: of the arm.
-        about: further facts about the run, for people.
+        path: Path of the file, which must not exist.
+        limits: Limits of the governor.
+        chain: Kinematics of the arm.
+        about: Further facts about the run, for people.
 
     Raises:
         FileExistsError: the file exists.
@@ -86,11 +86,11 @@ class FlightRecorder:
         """Writes a tick.
 
         Args:
-            now_s: time of the tick, on the run's clock.
-            reading: what the supervisor was given.
-            result: what it decided.
-            late_s: by how much the tick began late.
-            undecodable: bytes from other processes that are no message.
+            now_s: Time of the tick, s, on the run's clock.
+            reading: The reading that the supervisor was given.
+            result: The supervisor's decision.
+            late_s: Time by which the tick began late, s.
+            undecodable: Bytes from other processes that are no message for the arm server.
 
         Raises:
             RecordError: the file cannot be written; its last line may be cut.
@@ -148,12 +148,12 @@ class Replay:
     """Result of replaying a flight record.
 
     Attributes:
-        num_ticks: ticks in the record.
-        num_commands: commands that were written to the arm.
-        num_mismatches: commands that are not, bit for bit, what the governor returns now.
-        largest_rad: the largest difference.
-        faults: reasons of the faults, in order.
-        cut: the record has no end line: its process died, or its end was lost.
+        num_ticks: Number of ticks in the record.
+        num_commands: Number of commands in the record.
+        num_mismatches: Number of commands that are not, bit for bit, what the governor returns now.
+        largest_rad: Largest difference of a joint in those commands, rad.
+        faults: Reasons of the faults, in order.
+        cut: Whether the record has no end line: its process died, or its end was lost.
     """
 
     num_ticks: int
@@ -168,13 +168,13 @@ def replay(path: Path) -> Replay:
     """Runs the governor again on a record's targets and compares its commands with those recorded.
 
     Args:
-        path: of the flight record.
+        path: Path of the flight record.
 
     Returns:
         Counts, and the largest difference.
 
     Raises:
-        UserError: not a flight record, or a damaged one.
+        UserError: the file is not a flight record, or is damaged.
         OSError: the file cannot be read.
     """
     lines, cut = _lines(path)

@@ -25,10 +25,10 @@ class Command:
     """What may be written to the arm.
 
     Attributes:
-        joints: `[J]`, rad.
-        speed: by which the joints got there, `[J]`, rad/s.
-        blend: share of the target speed in it, the rest being braking; 0: it brakes.
-        refused: the target was not finite, of the wrong length, or too far away.
+        joints: Joints to go to `[J]`, rad.
+        speed: Speed at which the command moves there `[J]`, rad/s.
+        blend: Share of the target speed in that speed, the remainder being braking; 0: it brakes.
+        refused: Whether the target was not finite, of the wrong length, or too far away.
     """
 
     joints: FloatArray
@@ -38,7 +38,7 @@ class Command:
 
 
 def _numbers(values: object, size: int) -> bool:
-    """Returns whether `values` are `size` numbers: no text, no None, nothing ragged."""
+    """Returns whether `values` are `size` numbers, and not text, None or ragged."""
     try:
         array = np.asarray(values)
     except ValueError:
@@ -50,9 +50,9 @@ class Governor:
     """Turns any joint target into a command whose braking path is already known to be legal.
 
     Args:
-        limits: what is legal.
-        corners: maps joints `[N, J]`, rad, to the corners of all bodies `[N, P, 3]`, m.
-        joints: where the arm stands, at rest, `[J]`, rad.
+        limits: The limits that every command keeps.
+        corners: Function from joints `[N, J]`, rad, to the corners of all bodies `[N, P, 3]`, m.
+        joints: Joints where the arm stands, at rest, `[J]`, rad.
 
     Raises:
         NotLegalError: the arm stands where it may not.
@@ -77,7 +77,7 @@ class Governor:
         return self._joints.copy()
 
     def step(self, target: FloatArray | Sequence[float] | None) -> Command:
-        """Returns this tick's command toward `target` `[J]`, rad; None, or nonsense, brakes."""
+        """Returns this tick's command toward `target` `[J]`, rad; None or an invalid one brakes."""
         limits, brake = self._limits, self._brake(self._speed)
         away = self._away(target)
         if away is None:
@@ -94,7 +94,7 @@ class Governor:
         return self._commit(brake, 0.0, refused=False)
 
     def problem(self, joints: FloatArray) -> Reason | None:
-        """Returns why the arm may not stand at `joints` `[J]`, rad; None where it may."""
+        """Returns why the arm may not stand at `joints` `[J]`, rad; None if it may."""
         limits = self._limits
         if not _numbers(joints, len(limits.low)) or not np.isfinite(joints).all():
             return Reason(Kind.NOT_ANGLES, {"want": len(limits.low)})
@@ -105,7 +105,7 @@ class Governor:
         return None if self._inside(self._corners(joints[None])) else Reason(Kind.BOX_LEFT)
 
     def _away(self, target: FloatArray | Sequence[float] | None) -> FloatArray | None:
-        """Returns target minus last command `[J]`; None where it is not to be followed."""
+        """Returns target minus last command `[J]`, rad; None if it is not to be followed."""
         if not _numbers(target, len(self._joints)):
             return None
         away = np.asarray(target, np.float64) - self._joints

@@ -40,12 +40,12 @@ class LeRobotArm:
     """A connected LeRobot robot (`hardware.arm.Arm`).
 
     Args:
-        robot: connected, without cameras.
-        joints: maps its joints to the model's.
-        low: lower limits of the model's joints `[J]`, rad.
-        high: upper limits of the model's joints `[J]`, rad.
-        frames: shared memory of each camera's newest picture, by camera.
-        lock: of its port; released when the arm is closed.
+        robot: The connected robot, without cameras.
+        joints: Joint map from the robot's joints to the model's.
+        low: Lower limits of the model's joints `[J]`, rad.
+        high: Upper limits of the model's joints `[J]`, rad.
+        frames: Shared memory of each camera's newest picture, by camera; None: no cameras.
+        lock: Lock of the robot's port, which closing the arm releases; None: there is none.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class LeRobotArm:
         self._try(lambda: self._robot.send_action(dict(values)))
 
     def hold(self) -> None:
-        """Sets each motor's goal to where the motor is; one that fails does not keep the others."""
+        """Sets each motor's target to where it is; a motor that fails does not stop the others."""
         try:
             values = self._try(self._robot.get_observation)
             self._robot.send_action({key: values[key] for key in self._joints.keys})
@@ -127,7 +127,7 @@ class LeRobotArm:
         A driver whose config has no switch for torque at disconnect does as it always does.
 
         Args:
-            relax: turn torque off.
+            relax: Whether to turn torque off.
         """
         config = getattr(self._robot, "config", None)
         if hasattr(config, "disable_torque_on_disconnect"):
@@ -156,7 +156,7 @@ class LeRobotArm:
         Reads and writes do not report servo errors.
 
         Returns:
-            The first error among the motors' last answers; None: no motor reports one.
+            The first error among the motors' last answers; None if no motor reports one.
         """
         bus = getattr(self._robot, "bus", None)
         handler, port = getattr(bus, "packet_handler", None), getattr(bus, "port_handler", None)
@@ -187,21 +187,21 @@ def connect(
 
     Args:
         kind: LeRobot's name of the robot type.
-        settings: its config, as LeRobot decodes it.
-        joints: maps its joints to the model's.
-        low: lower limits of the model's joints `[J]`, rad; a narrower calibrated range counts.
-        high: upper limits of the model's joints `[J]`, rad; a narrower calibrated range counts.
-        frames: shared memory of each camera's newest picture, by camera.
-        reply_s: after so long a servo's reply counts as lost; LeRobot's own 50 ms and more are half
-            the age that a reading may have.
-        dry_run: write nothing: torque stays as it is.
+        settings: The robot's config, as LeRobot decodes it.
+        joints: Joint map from the robot's joints to the model's.
+        low: Lower limits of the model's joints `[J]`, rad; a narrower calibrated range counts.
+        high: Upper limits of the model's joints `[J]`, rad; a narrower calibrated range counts.
+        frames: Shared memory of each camera's newest picture, by camera.
+        reply_s: Time after which a servo's reply counts as lost, s; LeRobot's own 50 ms and more
+            are half the age that a reading may have.
+        dry_run: Whether to write nothing; torque then stays as it is.
 
     Returns:
         The arm, holding where it stands unless `dry_run`.
 
     Raises:
-        UserError: as `open_robot`; or a joint that it does not have, or wrong units.
-        ArmError: it does not answer, or another process drives it.
+        UserError: `open_robot` raises it, the robot lacks a joint, or the units are wrong.
+        ArmError: the robot does not answer, or another process drives it.
     """
     port = settings.get("port")
     with contextlib.ExitStack() as stack:  # closes port and lock where the arm cannot be driven
@@ -241,16 +241,16 @@ def _check_units(bus: Any, joints: JointMap, spans: FloatArray) -> None:
 
 
 def _calibrated_ends(robot: Any, joints: JointMap) -> list[dict[str, float]]:
-    """Returns both ends of every joint's calibrated range, in the device's values.
+    """Returns both ends of every joint's calibrated range, in the device's units.
 
     A joint without calibration gets -1e9 and 1e9, so that its limits are the model's.
 
     Args:
-        robot: connected.
-        joints: maps its joints to the model's.
+        robot: The connected robot.
+        joints: Joint map from the robot's joints to the model's.
 
     Returns:
-        The lower ends in rad, then the upper ones, by key.
+        The values at one end of every range, then those at the other, by key.
     """
     ends = []
     bus: Any = getattr(robot, "bus", None)

@@ -40,8 +40,8 @@ def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02)
 
     Args:
         kind: LeRobot's name of the robot type.
-        settings: its config, as LeRobot decodes it.
-        reply_s: after so long a servo's reply counts as lost.
+        settings: The robot's config, as LeRobot decodes it.
+        reply_s: Time after which a servo's reply counts as lost, s.
 
     Returns:
         The connected robot.
@@ -49,7 +49,7 @@ def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02)
     Raises:
         UserError: LeRobot is not installed, there is no such type, a setting is wrong, or the robot
             is not calibrated.
-        ArmError: it does not answer.
+        ArmError: the robot does not answer.
     """
     for name in ("cameras", "max_relative_target"):
         if settings.get(name):
@@ -111,16 +111,16 @@ def _connect(bus: Any) -> None:
 
 
 def enable_torque(robot: Any) -> None:
-    """Turns torque on with every goal where its motor stands; an arm that holds never lets go.
+    """Turns torque on with every joint target where its motor stands, and never off in between.
 
     LeRobot's `configure` turns torque off and on again: harmless for a limp arm, but one that holds
     would fall and spring back.
 
     Args:
-        robot: connected.
+        robot: The connected robot.
 
     Raises:
-        ArmError: it does not answer.
+        ArmError: the robot does not answer.
     """
     bus = robot.bus
     try:
@@ -142,7 +142,7 @@ def enable_torque(robot: Any) -> None:
 
 
 def _set_goals_to_present(bus: Any) -> None:
-    """Sets each servo's goal to its present position; an old goal may be far away."""
+    """Sets each servo's target to its present position, as an old target may be far away."""
     present = bus.sync_read("Present_Position", normalize=False)
     bus.sync_write("Goal_Position", present, normalize=False, num_retry=TRIES)
 
@@ -159,9 +159,9 @@ def decode_config(registry: Any, kind: str | None, settings: Mapping[str, Any], 
 
     Args:
         registry: LeRobot's base class of such configs, such as RobotConfig.
-        kind: name of the type.
-        settings: fields of the config.
-        what: path of the settings, for error messages.
+        kind: Name of the type; None: it is missing.
+        settings: Fields of the config.
+        what: Dotted name of the settings, for error messages.
 
     Returns:
         The config.
@@ -232,14 +232,14 @@ def _shorten_timeout(robot: Any, reply_s: float) -> None:
 
 
 class DeviceLock:
-    """Exclusive use of a port, until the lock is closed or its process dies.
+    """Reserves a port for this process until the lock is closed or the process dies.
 
     Args:
-        port: a path, such as /dev/ttyACM0.
+        port: Path of the port, such as /dev/ttyACM0.
 
     Raises:
         UserError: there is no such device.
-        ArmError: another process drives it.
+        ArmError: another process drives the device.
     """
 
     def __init__(self, port: str) -> None:

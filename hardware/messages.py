@@ -27,14 +27,14 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Heartbeat(SentMessage, frozen=True):
-    """The policy process lives."""
+    """The policy process is alive."""
 
 
 class ObservationRequest(SentMessage, frozen=True):
     """The policy asks for an observation of the arm at rest.
 
     Attributes:
-        number: of the request; the answer repeats it.
+        number: Number of the request, which the answer repeats.
     """
 
     number: int
@@ -44,7 +44,7 @@ class PlanProposal(SentMessage, frozen=True):
     """A plan to be followed.
 
     Attributes:
-        plan: the plan.
+        plan: The plan.
     """
 
     plan: JointPlan
@@ -54,25 +54,25 @@ class PolicyFailed(SentMessage, frozen=True):
     """The policy process gives up.
 
     Attributes:
-        text: the error's message.
+        text: Message of the error.
     """
 
     text: str
 
 
 class PolicyDone(SentMessage, frozen=True):
-    """The run is over."""
+    """The policy has finished the run."""
 
 
 class ArmObservation(SentMessage, frozen=True):
     """Where the arm stands, once it is at rest.
 
     Attributes:
-        number: of the request.
-        epoch: of the arming.
-        joints: measured `[J]`, rad.
-        commanded: the last command `[J]`, rad.
-        observed_s: when the oldest of pictures and joints was taken, time.monotonic().
+        number: Number of the request.
+        epoch: Number of the arming, which grows each time the arm is armed.
+        joints: Measured joints `[J]`, rad.
+        commanded: The last command `[J]`, rad.
+        observed_s: Time when the oldest of pictures and joints was taken, s, time.monotonic().
     """
 
     number: int
@@ -86,7 +86,7 @@ class ArmStopped(SentMessage, frozen=True):
     """The arm takes no more plans.
 
     Attributes:
-        reason: why.
+        reason: Reason why it takes none.
     """
 
     reason: Reason
@@ -99,17 +99,17 @@ class Request(SentMessage, frozen=True):
     """The operator asks to arm, stop, park or reset.
 
     Attributes:
-        event: which of these.
+        event: Event that is asked for.
     """
 
     event: Event
 
 
 class End(SentMessage, frozen=True):
-    """The run is to end: brake, and hold.
+    """The run is to end: the arm brakes, and holds.
 
     Attributes:
-        reason: why.
+        reason: Reason why it is to end.
     """
 
     reason: Reason
@@ -119,8 +119,8 @@ class ArmServerReady(SentMessage, frozen=True):
     """The arm is connected.
 
     Attributes:
-        low: lower joint limits, the narrower of device and settings, `[J]`, rad.
-        high: upper joint limits, the narrower of device and settings, `[J]`, rad.
+        low: Lower joint limits, the narrower of device and settings, `[J]`, rad.
+        high: Upper joint limits, the narrower of device and settings, `[J]`, rad.
     """
 
     low: FloatArray
@@ -131,7 +131,7 @@ class Refused(SentMessage, frozen=True):
     """A process cannot do what it was started for.
 
     Attributes:
-        text: why, as shown to the operator.
+        text: Reason, as it is shown to the operator.
     """
 
     text: str
@@ -141,14 +141,14 @@ class Status(SentMessage, frozen=True):
     """State of the arm server.
 
     Attributes:
-        joints: as last read `[J]`, rad; empty where they could not be read.
-        state: of the arm.
-        reason: of a fault; None: no fault.
-        notes: what happened in the last tick.
-        plan_age_s: time since the last plan came; None: none has come.
+        joints: Joints as last read `[J]`, rad; empty if they could not be read.
+        state: State of the arm.
+        reason: Reason of a fault; None: there is no fault.
+        notes: Notes on what happened in the last tick.
+        plan_age_s: Time since the last plan came, s; None: none has come.
         late_ms_p99: 99th percentile of how late ticks began, ms.
-        num_ticks: so far.
-        ended: why the arm server has ended; None: it has not.
+        num_ticks: Number of ticks so far.
+        ended: Reason why the arm server has ended; None: it has not.
     """
 
     joints: FloatArray
@@ -168,7 +168,7 @@ class ArmServerBeat(SentMessage, frozen=True):
     """The arm server has finished a tick.
 
     Attributes:
-        armed: the arm is driven, so that the watchdog must report silence.
+        armed: Whether the arm is driven, so that the watchdog must report silence.
     """
 
     armed: bool
@@ -189,8 +189,8 @@ class PolicyReady(SentMessage, frozen=True):
     """The model is loaded.
 
     Attributes:
-        what: one line on checkpoint, goals and devices.
-        notes: what the operator should know before the arm moves.
+        what: One line that names the checkpoint and the number of goals.
+        notes: Sentences that the operator should read before the arm moves.
     """
 
     what: str
@@ -201,10 +201,10 @@ class DecisionTaken(SentMessage, frozen=True):
     """The policy has decided on an action.
 
     Attributes:
-        kind: of the decision (`robot_wm.types.Decision.kind`).
-        energy: of the observation before it; None: not measured.
-        plan_s: planning time, s.
-        p_value: of the prediction error before it; None: not known.
+        kind: Kind of the decision (`robot_wm.types.Decision.kind`).
+        energy: Energy of the observation before the decision; None: it was not measured.
+        plan_s: Planning time, s.
+        p_value: P-value of the prediction error before the decision; None: it is not known.
     """
 
     kind: str
@@ -217,8 +217,8 @@ class RunEnded(SentMessage, frozen=True):
     """The policy has seen the last picture.
 
     Attributes:
-        energy: of the last observation; None: not measured.
-        outcomes: in the order of the goals.
+        energy: Energy of the last observation; None: it was not measured.
+        outcomes: Outcomes in the order of the goals.
     """
 
     energy: float | None
@@ -233,10 +233,10 @@ class CamerasReady(SentMessage, frozen=True):
 
 
 class Trouble(SentMessage, frozen=True):
-    """A problem that may pass.
+    """A device has a problem that may pass.
 
     Attributes:
-        text: the driver's message.
+        text: Message of the driver.
     """
 
     text: str
@@ -271,7 +271,7 @@ class Undecodable:
     """Bytes that are no message.
 
     Attributes:
-        content: the bytes.
+        content: The bytes.
     """
 
     content: bytes
@@ -288,14 +288,14 @@ def from_plain(kind: Any, value: object) -> FloatArray:
     """Turns lists into an array of numbers.
 
     Args:
-        kind: type of the field.
-        value: what was decoded.
+        kind: Type of the field.
+        value: The decoded value.
 
     Returns:
         A float64 array.
 
     Raises:
-        ValueError: not numbers, or ragged.
+        ValueError: the value is ragged, or not numbers.
     """
     if get_origin(kind) is not np.ndarray:
         raise NotImplementedError(f"got {kind}, want an array")

@@ -12,19 +12,20 @@ MAX_WAYPOINTS = 16  # all are checked within one tick
 
 
 class JointPlan(msgspec.Struct, frozen=True, eq=False, forbid_unknown_fields=True):
-    """Joint targets, one after the other, and the observation they were made from.
+    """Joint targets, one after the other, and the observation that they were planned from.
 
     Attributes:
-        epoch: of the arming that the plan was made for.
-        seq: number that grows from plan to plan.
-        observed_s: when the oldest picture behind the plan was taken, time.monotonic().
-        begun_s: when planning began.
-        start: where the arm stood then `[J]`, rad.
-        waypoints: joint targets `[H, J]`, rad.
-        valid_until_s: when the plan expires.
+        epoch: Number of the arming that the plan was made for.
+        seq: Number of the plan, which grows from plan to plan.
+        observed_s: Time when the oldest of the plan's pictures and joints was taken, s,
+            time.monotonic().
+        begun_s: Time when planning began, s, time.monotonic().
+        start: Joints where the arm stood then `[J]`, rad.
+        waypoints: Joint targets `[H, J]`, rad.
+        valid_until_s: Time when the plan expires, s, time.monotonic().
 
     Raises:
-        ValueError: not numbers, not finite, or of the wrong shape.
+        ValueError: a value is not a number, not finite, or of the wrong shape.
     """
 
     epoch: int
@@ -74,8 +75,8 @@ class Motion:
     """Follows the joint targets of a plan, each until the command has arrived there.
 
     Args:
-        waypoints: `[H, J]`, rad.
-        deadline_s: when the motion ends, arrived or not.
+        waypoints: Joint targets `[H, J]`, rad.
+        deadline_s: Time when the motion ends, arrived or not, s.
     """
 
     def __init__(self, waypoints: FloatArray, deadline_s: float) -> None:
@@ -90,11 +91,11 @@ class Motion:
         """Returns the joint target to move to now.
 
         Args:
-            commanded: the last command `[J]`, rad.
-            now_s: on the clock of the deadline.
+            commanded: The last command `[J]`, rad.
+            now_s: Time on the clock of the deadline, s.
 
         Returns:
-            `[J]`, rad; None where all are reached, or the deadline has passed.
+            The joint target `[J]`, rad; None if all are reached or the deadline has passed.
         """
         if now_s > self._deadline_s:
             return None

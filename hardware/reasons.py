@@ -155,12 +155,12 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     """Why something happened; `str` returns the sentence for people.
 
     Attributes:
-        kind: what happened.
-        numbers: values in the sentence by name, such as `age_ms`.
-        cause: what led to it; None: nothing else.
+        kind: Kind of what happened.
+        numbers: Values in the sentence by name, such as `age_ms`.
+        cause: Reason that led to it; None: there is no other.
 
     Raises:
-        ValueError: not the numbers of this kind.
+        ValueError: the numbers are not those of this kind.
     """
 
     kind: Kind
@@ -194,7 +194,7 @@ class NotLegalError(UserError):
     """The arm stands, or is to stand, where it may not.
 
     Args:
-        reason: why it may not.
+        reason: Reason why it may not.
     """
 
     def __init__(self, reason: Reason) -> None:

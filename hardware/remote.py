@@ -28,7 +28,7 @@ HEARTBEAT_S = 0.03
 
 
 class ArmStoppedError(RunError):
-    """The arm server has stopped the arm, for the operator or a fault, or does not show it."""
+    """The arm server has stopped the arm or is gone, or a camera has shown nothing."""
 
 
 class Actions(Protocol):
@@ -56,12 +56,12 @@ class RemoteArm:
     """An arm in another process (`robot_wm.types.Env`).
 
     Args:
-        wire: to the arm server.
-        frames: shared memory of each camera's newest picture, by camera.
-        actions: how actions move joints.
-        control_dt: seconds that one action stands for.
-        timeout_s: longest wait for an answer; the arm server faults sooner.
-        step_s: longest time that one action may take.
+        wire: Wire to the arm server.
+        frames: Shared memory of each camera's newest picture, by camera.
+        actions: Map from actions to joint targets.
+        control_dt: Time that one action stands for, s.
+        timeout_s: Longest wait for an answer, s; the arm server faults sooner.
+        step_s: Longest time that one action may take, s.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class RemoteArm:
 
         Raises:
             ArmStoppedError: the operator or a fault has stopped the arm.
-            TimeoutError: no answer in time.
+            TimeoutError: no answer came in time.
         """
         self._observed = observed = self._request()
         images = {}
@@ -119,15 +119,15 @@ class RemoteArm:
         """Sends one action as a plan, and waits until the arm is at rest again.
 
         Args:
-            action: `[A]`, in the policy's units.
+            action: The action `[A]`, in the policy's units.
 
         Returns:
-            What the commanded pose has really moved by, `[A]`.
+            The action `[A]` by which the commanded pose has really moved.
 
         Raises:
-            UserError: wrong size or not finite; nothing is sent.
+            UserError: the action has a wrong size or is not finite; nothing is sent.
             ArmStoppedError: the operator or a fault has stopped the arm.
-            TimeoutError: no answer in time.
+            TimeoutError: no answer came in time.
         """
         action = self.action_spec.clip(action)
         observed = self._observed or self._request()

@@ -22,8 +22,8 @@ class JointTargets:
     """The joint targets of a simulated arm, in shared memory.
 
     Args:
-        num_joints: J.
-        descriptor: of the memory, if another process made it.
+        num_joints: Number of joints, J.
+        descriptor: Descriptor of the memory, if another process made it; None: it is made here.
     """
 
     def __init__(self, num_joints: int, descriptor: int | None = None) -> None:
@@ -42,12 +42,12 @@ class JointTargets:
         self._slot.write(np.asarray(joints, np.float64).tobytes())
 
     def read(self) -> FloatArray | None:
-        """Returns the last joint targets `[J]`, rad; None before the first."""
+        """Returns the last joint targets `[J]`, rad; None before the first are set."""
         value = self._slot.read()
         return None if value is None else np.frombuffer(value, np.float64)
 
     def count(self) -> int:
-        """Returns how many times targets were set so far."""
+        """Returns the number of times that targets were set so far."""
         return self._slot.count()
 
 
@@ -55,8 +55,8 @@ class Measured:
     """The measured joints of a simulated arm, in shared memory.
 
     Args:
-        num_joints: J.
-        descriptor: of the memory, if another process made it.
+        num_joints: Number of joints, J.
+        descriptor: Descriptor of the memory, if another process made it; None: it is made here.
     """
 
     _STAMP = struct.Struct("<d")
@@ -73,11 +73,11 @@ class Measured:
         self._slot.close()
 
     def write(self, joints: FloatArray, stamp_s: float) -> None:
-        """Sets the measured joints `[J]`, rad, and their stamp."""
+        """Sets the measured joints `[J]`, rad, and their stamp, s, time.monotonic()."""
         self._slot.write(self._STAMP.pack(stamp_s) + np.asarray(joints, np.float64).tobytes())
 
     def read(self) -> tuple[FloatArray, float] | None:
-        """Returns joints `[J]`, rad, and their stamp; None before the first."""
+        """Returns the joints `[J]`, rad, and their stamp, s; None before the first are set."""
         value = self._slot.read()
         if value is None:
             return None
@@ -88,10 +88,10 @@ class SimulatedArm:
     """The arm server's side of a simulated arm (`hardware.arm.Arm`).
 
     Args:
-        limits: of the arm.
-        targets: shared memory that the simulation reads.
-        measured: shared memory that the simulation writes.
-        frames: shared memory of each camera's newest picture, by camera.
+        limits: Limits of the arm.
+        targets: Shared memory that the simulation reads.
+        measured: Shared memory that the simulation writes.
+        frames: Shared memory of each camera's newest picture, by camera.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ def wait_for_life(measured: Measured, *, timeout_s: float) -> None:
     """Waits until the simulation has written its first joints.
 
     Args:
-        measured: what the simulation writes.
-        timeout_s: longest wait.
+        measured: Shared memory that the simulation writes.
+        timeout_s: Longest wait, s.
 
     Raises:
         ArmError: nothing came in time.

@@ -41,14 +41,14 @@ def spawn(
     stdin: int | None = subprocess.DEVNULL,
     stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Runs `python -m MODULE... DESCRIPTOR`.
+    """Starts a process, `python -m MODULE... DESCRIPTOR`.
 
     Args:
-        module: name of the module, and arguments before the descriptor.
-        task: what the process is to do.
-        shared: what the task names by descriptor, and so stays open in the child.
-        stdin: as in subprocess.Popen.
-        stderr: as in subprocess.Popen.
+        module: Name of the module, and arguments before the descriptor.
+        task: The task that the process is handed.
+        shared: Objects that the task names by descriptor, which stay open in the child.
+        stdin: Standard input, as in subprocess.Popen.
+        stderr: Standard error, as in subprocess.Popen.
 
     Returns:
         The process.
@@ -68,11 +68,11 @@ def spawn(
 
 
 def read_task(descriptor: int, kind: type[AnyTask]) -> AnyTask:
-    """Reads what this process was started with.
+    """Reads the task that this process was started with.
 
     Args:
-        descriptor: last argument of its command line.
-        kind: type of the task.
+        descriptor: Descriptor of the task, the last argument of the command line.
+        kind: Type of the task.
 
     Returns:
         The task.

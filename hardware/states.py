@@ -63,7 +63,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 
 class StateMachine:
-    """The current state; an event that the table does not have for it is a fault."""
+    """Keeps the current state; an event that the table does not have for it is a fault."""
 
     def __init__(self) -> None:
         self._state = State.IDLE
@@ -76,15 +76,15 @@ class StateMachine:
 
     @property
     def reason(self) -> Reason | None:
-        """Reason of the first fault since the last reset; None where there is no fault."""
+        """Reason of the first fault since the last reset; None if there is no fault."""
         return self._reason
 
     def on(self, event: Event, reason: Reason | None = None) -> State:
         """Goes to the next state.
 
         Args:
-            event: what happened.
-            reason: of a fault; None: that the event does not belong in this state.
+            event: The event that happened.
+            reason: Reason of a fault; None: the event does not belong in this state.
 
         Returns:
             The new state.

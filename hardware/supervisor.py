@@ -27,27 +27,33 @@ class SupervisorSettings(Settings, frozen=True, kw_only=True):
     """When the arm is held, and when a problem is a fault.
 
     Attributes:
-        max_tick_s: Fault if a tick comes later than this after the one before.
-        max_reading_age_s: Fault if the joints were read longer ago than this.
-        max_frame_age_s: A plan is refused if its picture was older than this when planning began.
-        max_frame_gap_s: The arm is held if a camera shows no new picture for this long.
-        max_silence_s: The arm is held if the policy process is silent for this long while the arm
-            moves.
-        wait_warn_s: The operator is told if no plan comes for this long.
-        wait_fault_s: Fault if no plan comes for this long.
-        max_plan_s: Longest time that a plan may take.
-        max_thought_s: A plan is refused if its picture is older than this when the plan comes.
-        start_error_rad: A plan is refused if it starts further than this from where the arm stands.
-        tracking_error_rad: Fault if measured and commanded angle of a joint differ by more than
-            this for `tracking_s`.
-        tracking_s: Time for `tracking_error_rad` and `stuck_rad`.
-        stuck_rad: A joint is checked for being stuck if its command moves this far within
-            `tracking_s`.
-        stuck_share: Fault if such a joint moves by less than this share of what its command does.
-        max_refused: Fault if this many plans in a row are refused.
-        parking_s: Fault if moving to the park pose takes longer.
-        steady_ticks: Readings in a row that must agree before the arm counts as standing.
-        steady_rad: Largest difference of readings that agree.
+        max_tick_s: Longest time between two ticks, s; a longer one is a fault.
+        max_reading_age_s: Largest age of the measured joints, s; older ones are a fault.
+        max_frame_age_s: Largest age of a plan's picture when planning begins, s; a plan from an
+            older one is refused.
+        max_frame_gap_s: Longest time without a new picture of a camera, s; after that the arm is
+            held.
+        max_silence_s: Longest silence of the policy process while the arm moves, s; after that the
+            arm is held.
+        wait_warn_s: Time without a plan after which the operator is told, s.
+        wait_fault_s: Time without a plan after which there is a fault, s.
+        max_plan_s: Longest time for which a plan may be valid, s; a plan valid for longer is
+            refused.
+        max_thought_s: Largest age of a plan's picture when the plan comes, s; a plan from an older
+            one is refused.
+        start_error_rad: Largest distance of a plan's start from where the arm stands, rad; a plan
+            that starts further away is refused.
+        tracking_error_rad: Largest difference of a joint's measured and commanded angle, rad; a
+            larger one for `tracking_s` is a fault.
+        tracking_s: Time over which a joint is compared with its command, s.
+        stuck_rad: Distance that a command must move within `tracking_s` for its joint to be checked
+            for being stuck, rad.
+        stuck_share: Smallest share of its command's distance that such a joint must move; less is a
+            fault.
+        max_refused: Number of refused plans in a row that is a fault.
+        parking_s: Longest time to the park pose, s; a longer one is a fault.
+        steady_ticks: Number of readings in a row that must agree before the arm counts as standing.
+        steady_rad: Largest difference of a joint in readings that agree, rad.
     """
 
     max_tick_s: Positive = 0.1
@@ -74,13 +80,13 @@ class Supervisor:
     """Decides alone what the arm does.
 
     Args:
-        limits: of the governor.
-        corners: maps joints `[N, J]`, rad, to the corners of all bodies `[N, P, 3]`, m.
-        settings: when to hold and when to fault.
-        rest: the park pose `[J]`, rad; None: the arm does not park.
+        limits: Limits of the governor.
+        corners: Function from joints `[N, J]`, rad, to the corners of all bodies `[N, P, 3]`, m.
+        settings: Settings of when to hold and when to fault; None: the defaults.
+        rest: The park pose `[J]`, rad; None: the arm does not park.
 
     Raises:
-        UserError: a park pose where the arm may not stand.
+        UserError: the arm may not stand in the park pose.
     """
 
     def __init__(
@@ -119,12 +125,12 @@ class Supervisor:
 
     @property
     def reason(self) -> Reason | None:
-        """Reason of the fault; None where there is none."""
+        """Reason of the fault; None if there is none."""
         return self._machine.reason
 
     @property
     def epoch(self) -> int:
-        """Number of the arming; a plan of an earlier one is refused."""
+        """Number of the arming; a plan for an earlier one is refused."""
         return self._epoch
 
     def tick(
@@ -139,11 +145,11 @@ class Supervisor:
         """Decides one tick.
 
         Args:
-            now_s: on the clock of all stamps.
-            reading: of the arm.
-            planner: whether the policy process lives.
-            events: the operator's requests, and faults found outside.
-            plans: that have come since the last tick; the newest counts.
+            now_s: Time on the clock of all stamps, s.
+            reading: Reading of the arm.
+            planner: State of the policy process.
+            events: The operator's requests, and faults that were found outside, with reasons.
+            plans: Plans that have come since the last tick; the newest counts.
 
         Returns:
             The state, what to write, and what happened.
@@ -183,7 +189,7 @@ class Supervisor:
         return TickResult(self.state, self.reason, target, joints, self._at_rest, notes, self._seed)
 
     def _wrong(self, now_s: float, reading: Reading) -> Reason | None:
-        """Returns what is wrong with the arm, its link or the clock; None: nothing."""
+        """Returns what is wrong with the arm, its connection or the clock; None if nothing is."""
         settings = self._settings
         late = now_s - self._last_s
         if reading.fault:
@@ -193,7 +199,7 @@ class Supervisor:
         return self._unread(now_s, reading) or self._behind(now_s, reading)
 
     def _unread(self, now_s: float, reading: Reading) -> Reason | None:
-        """Returns why it is not known where the arm stands; None where it is."""
+        """Returns why it is not known where the arm stands; None if it is known."""
         age = now_s - reading.stamp_s
         if np.shape(reading.joints) != self._limits.low.shape:
             numbers = {"got": np.size(reading.joints), "want": len(self._limits.low)}
@@ -205,7 +211,7 @@ class Supervisor:
         return None
 
     def _behind(self, now_s: float, reading: Reading) -> Reason | None:
-        """Returns which joint does not follow its command; None where all do."""
+        """Returns which joint does not follow its command; None if all do."""
         if self._governor is None or self.state in (State.IDLE, State.FAULTED):
             self._behind_s = math.nan
             self._followed.clear()
@@ -225,7 +231,7 @@ class Supervisor:
         return Reason(Kind.JOINT_BEHIND, numbers)
 
     def _stuck(self, reading: Reading) -> Reason | None:
-        """Returns which joint stands while its command moves, sooner than `_behind`; None: none."""
+        """Returns which joint stands while its command moves, before `_behind` does, or None."""
         assert self._governor is not None
         if reading.stamp_s <= self._followed_s:
             return None  # no new reading: it cannot show motion
@@ -243,11 +249,11 @@ class Supervisor:
         return Reason(Kind.JOINT_STUCK, {"joint": joint, **numbers})
 
     def fail(self, now_s: float, why: Reason) -> TickResult:
-        """Runs a tick in which nothing is known: a fault, and braking.
+        """Runs a tick in which nothing is known of the arm: it faults and brakes.
 
         Args:
-            now_s: on the clock of all stamps.
-            why: reason of the fault.
+            now_s: Time on the clock of all stamps, s.
+            why: Reason of the fault.
 
         Returns:
             The state, and what to write.
@@ -276,7 +282,7 @@ class Supervisor:
         It does so once: an arm that sinks under a load is not followed down.
 
         Args:
-            reading: of the arm.
+            reading: Reading of the arm.
         """
         governor = self._governor
         if governor is None or not self._steady():
@@ -329,7 +335,7 @@ class Supervisor:
             self.parked = event is Event.PARKED
 
     def _consider(self, plan: JointPlan, now_s: float, reading: Reading) -> None:
-        """Takes a plan, or notes why not."""
+        """Takes a plan, or notes why it is refused."""
         if self.state not in (State.ARMED, State.RUNNING, State.HOLDING):
             not_ready = Reason(Kind.NOT_READY, {"state": self.state.value})
             self._notes.append(Note(NoteKind.PLAN_REFUSED, not_ready))
@@ -350,7 +356,7 @@ class Supervisor:
         self._notes.append(Note(NoteKind.PLAN_TAKEN, taken))
 
     def _misfit(self, plan: JointPlan, now_s: float, reading: Reading) -> Reason | None:
-        """Returns why a plan may not be followed now; None where it may."""
+        """Returns why a plan may not be followed now; None if it may."""
         settings = self._settings
         assert self._governor is not None  # armed
         if plan.epoch != self._epoch:
@@ -384,7 +390,7 @@ class Supervisor:
         return None
 
     def _blind(self, now_s: float, reading: Reading) -> Reason | None:
-        """Returns which camera shows nothing new; None where all do."""
+        """Returns which camera shows nothing new; None if every camera shows something new."""
         for camera, stamp_s in reading.frames_s.items():
             if not now_s - stamp_s <= self._settings.max_frame_gap_s:
                 numbers = {"camera": camera, "age_s": now_s - stamp_s}
@@ -399,7 +405,7 @@ class Supervisor:
         self._told_blind = blind is not None
 
     def _target(self, now_s: float, reading: Reading, planner: PolicyLife) -> FloatArray | None:
-        """Returns where to go in this tick `[J]`, rad; None: brake, and hold."""
+        """Returns the joint target of this tick `[J]`, rad; None to brake and hold."""
         settings, state = self._settings, self.state
         if state in (State.ARMED, State.RUNNING, State.HOLDING) and not planner.alive:
             self._on(Event.FAULT, now_s, Reason(Kind.PLANNER_GONE))

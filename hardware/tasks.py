@@ -22,12 +22,12 @@ class LinkData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A `Link` as it is sent and recorded.
 
     Attributes:
-        parent: index of the link it hangs on; -1: the base.
-        joint: index of the joint that moves it; -1: none.
-        T_parent: pose in the parent `[4, 4]`, m.
-        axis: of the joint `[3]`.
-        pivot: a point on the axis `[3]`, m.
-        corners: of its bodies `[P, 3]`, m.
+        parent: Number of the parent link; -1 for the base frame.
+        joint: Number of the joint; -1 if the link is fixed to its parent.
+        T_parent: Pose in the parent's frame at joint angle 0, `[4, 4]`, m.
+        axis: Axis of the joint in the link's frame, `[3]`, of unit length.
+        pivot: A point on that axis in the link's frame, `[3]`, m.
+        corners: Corners that enclose the link's bodies, in its frame, `[P, 3]`, m.
     """
 
     parent: int
@@ -42,11 +42,11 @@ class ChainData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A `Chain` as it is sent and recorded.
 
     Attributes:
-        links: from the base outwards.
-        joint_names: J of them.
-        joint_range: lower and upper limits `[J, 2]`, rad.
-        tool_link: index of the link that holds the tool.
-        tool: point of the tool in that link `[3]`, m.
+        links: The links, parents before their children.
+        joint_names: Names of the joints, J of them.
+        joint_range: Smallest and largest angle of each joint, `[J, 2]`, rad.
+        tool_link: Number of the link that carries the tool.
+        tool: The tool's point in that link's frame, `[3]`, m.
     """
 
     links: Annotated[tuple[LinkData, ...], msgspec.Meta(max_length=_MAX_LINKS)]
@@ -57,7 +57,7 @@ class ChainData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @classmethod
     def of(cls, chain: Chain) -> ChainData:
-        """Returns what is sent of a chain."""
+        """Makes the message that stands for a chain."""
         names = LinkData.__struct_fields__
         return cls(
             links=tuple(
@@ -76,7 +76,7 @@ class ChainData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             The chain.
 
         Raises:
-            ValueError: more corners than an arm has, or links that make no chain.
+            ValueError: there are more corners than an arm has, or the links make no chain.
         """
         num_corners = sum(len(link.corners) for link in self.links)
         if num_corners > _MAX_CORNERS:
@@ -105,12 +105,12 @@ class SimulatedArmTask(SentMessage, frozen=True):
     """How the arm server opens an arm that another process simulates.
 
     Attributes:
-        names: of the joints.
-        low: lower joint limits `[J]`, rad.
-        high: upper joint limits `[J]`, rad.
-        joint_targets: descriptor of the memory that the simulation reads.
-        measured: descriptor of the memory that the simulation writes.
-        frames: shared memory of each camera's pictures, by camera.
+        names: Names of the joints, J of them.
+        low: Lower joint limits `[J]`, rad.
+        high: Upper joint limits `[J]`, rad.
+        joint_targets: Descriptor of the memory that the simulation reads.
+        measured: Descriptor of the memory that the simulation writes.
+        frames: Shared memory of each camera's pictures, by camera.
     """
 
     names: tuple[str, ...]
@@ -125,16 +125,16 @@ class LeRobotArmTask(SentMessage, frozen=True):
     """How the arm server opens a LeRobot robot.
 
     Attributes:
-        robot_type: LeRobot's name of it.
-        config: its config, as LeRobot decodes it.
-        names: of the joints.
-        keys: of the joints in its observations.
-        zero: what it reads where a joint is at 0 rad `[J]`, its units.
-        rad_per_unit: scale of its units `[J]`, rad.
-        reply_s: longest wait for a servo's reply.
-        low: lower joint limits `[J]`, rad.
-        high: upper joint limits `[J]`, rad.
-        frames: shared memory of each camera's pictures, by camera.
+        robot_type: LeRobot's name of the robot type.
+        config: The robot's config, as LeRobot decodes it.
+        names: Names of the joints in the model, J of them.
+        keys: Names of the joints in the robot's observations.
+        zero: Reading of each joint at 0 rad, `[J]`, in the robot's units.
+        rad_per_unit: Radians per unit of the robot, `[J]`.
+        reply_s: Longest wait for a servo's reply, s.
+        low: Lower joint limits `[J]`, rad.
+        high: Upper joint limits `[J]`, rad.
+        frames: Shared memory of each camera's pictures, by camera.
     """
 
     robot_type: str
@@ -156,19 +156,19 @@ class ArmServerTask(SentMessage, frozen=True):
     """What the arm server is started with.
 
     Attributes:
-        chain: of the arm.
-        limits: of the governor, which the device's own narrow further.
-        settings: of the supervisor.
-        park: park pose `[J]`, rad; None: there is none.
-        arm: how the arm is opened.
-        planner: descriptor of the wire to the policy process.
-        human: descriptor of the wire to the operator's process.
-        watchdog: descriptor of the wire to the watchdog.
-        record: path of the flight record.
-        about: further facts about the run, for people.
-        keys: its input is a terminal, at which any key stops the run.
-        dry_run: nothing is written to the arm.
-        parks: the arm goes to the park pose once the policy is done.
+        chain: Kinematics of the arm.
+        limits: Limits of the governor, which the device's own limits narrow further.
+        settings: Settings of the supervisor.
+        park: The park pose `[J]`, rad; None: there is none.
+        arm: Description of how the arm is opened.
+        planner: Descriptor of the wire to the policy process.
+        human: Descriptor of the wire to the operator's process.
+        watchdog: Descriptor of the wire to the watchdog.
+        record: Path of the flight record.
+        about: Further facts about the run, for people.
+        keys: Whether its input is a terminal, at which any key stops the run.
+        dry_run: Whether nothing is written to the arm.
+        parks: Whether the arm goes to the park pose once the policy is done.
     """
 
     chain: ChainData
@@ -190,7 +190,7 @@ class WatchdogTask(SentMessage, frozen=True):
     """What the watchdog is started with.
 
     Attributes:
-        wire: descriptor of the wire to the arm server.
+        wire: Descriptor of the wire to the arm server.
     """
 
     wire: int
@@ -200,10 +200,10 @@ class CamerasTask(SentMessage, frozen=True):
     """What the process of LeRobot's cameras is started with.
 
     Attributes:
-        cameras: type and config by name, as LeRobot decodes them.
-        latency_s: from exposure to the driver's stamp.
-        frames: shared memory of each camera's pictures, by camera.
-        wire: descriptor of the wire to the operator's process.
+        cameras: Type and config of each camera by name, as LeRobot decodes them.
+        latency_s: Time from the exposure to the driver's stamp, s.
+        frames: Shared memory of each camera's pictures, by camera.
+        wire: Descriptor of the wire to the operator's process.
     """
 
     cameras: dict[str, dict[str, Any]]
@@ -216,11 +216,12 @@ class SimulatorTask(SentMessage, frozen=True):
     """What the simulated arm's process is started with.
 
     Attributes:
-        robot: its settings (`robot_wm.deployment.settings.SimulatedRobot`), as plain values.
-        joint_targets: descriptor of the memory that the arm server writes.
-        measured: descriptor of the memory that the arm server reads.
-        frames: shared memory of each camera's pictures, by camera.
-        wire: descriptor of the wire to the operator's process.
+        robot: Settings of the robot (`robot_wm.deployment.settings.SimulatedRobot`), as plain
+            values.
+        joint_targets: Descriptor of the memory that the arm server writes.
+        measured: Descriptor of the memory that the arm server reads.
+        frames: Shared memory of each camera's pictures, by camera.
+        wire: Descriptor of the wire to the operator's process.
     """
 
     robot: dict[str, Any]
@@ -234,12 +235,12 @@ class PolicyTask(SentMessage, frozen=True):
     """What the policy process is started with.
 
     Attributes:
-        settings: of the run (`robot_wm.deployment.run.DeploySettings`), as plain values.
-        low: lower joint limits of the arm server `[J]`, rad.
-        high: upper joint limits of the arm server `[J]`, rad.
-        frames: shared memory of each camera's pictures, by camera.
-        wire: descriptor of the wire to the arm server.
-        human: descriptor of the wire to the operator's process.
+        settings: Settings of the run (`robot_wm.deployment.run.DeploySettings`), as plain values.
+        low: Lower joint limits of the arm server `[J]`, rad.
+        high: Upper joint limits of the arm server `[J]`, rad.
+        frames: Shared memory of each camera's pictures, by camera.
+        wire: Descriptor of the wire to the arm server.
+        human: Descriptor of the wire to the operator's process.
     """
 
     settings: dict[str, Any]
@@ -254,10 +255,10 @@ class RandomPolicyTask(SentMessage, frozen=True):
     """What a policy process without a model is started with (`robot_wm.deployment.rig`).
 
     Attributes:
-        wire: descriptor of the wire to the arm server.
-        chain: of the arm.
-        limits: of the governor.
-        seed: of the random moves.
+        wire: Descriptor of the wire to the arm server.
+        chain: Kinematics of the arm.
+        limits: Limits of the governor.
+        seed: Seed of the random moves.
     """
 
     wire: int
@@ -270,13 +271,13 @@ def decode_task(content: bytes, kind: type[AnyTask]) -> AnyTask:
     """Decodes what a process is started with.
 
     Args:
-        content: the bytes.
-        kind: type of the task.
+        content: The encoded task.
+        kind: Type of the task.
 
     Returns:
         The task.
 
     Raises:
-        msgspec.MsgspecError: another task, or none.
+        msgspec.MsgspecError: the bytes are another task, or none.
     """
     return msgspec.msgpack.decode(content, type=kind, dec_hook=from_plain)

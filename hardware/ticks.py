@@ -18,10 +18,10 @@ class Reading:
     """What is known of the arm at a tick.
 
     Attributes:
-        joints: measured `[J]`, rad.
-        stamp_s: when they were measured, time.monotonic().
-        frames_s: when each camera's newest picture was taken, by camera.
-        fault: what is wrong with the arm, as device or server report it; None: nothing.
+        joints: Measured joints `[J]`, rad.
+        stamp_s: Time when they were measured, s, time.monotonic().
+        frames_s: Time when each camera's newest picture was taken, s, by camera.
+        fault: Reason of a fault that the device or the arm server reports; None: there is none.
     """
 
     joints: FloatArray
@@ -35,8 +35,8 @@ class PolicyLife:
     """What is known of the policy process.
 
     Attributes:
-        alive: it has not closed its wire.
-        heard_s: when it last sent anything.
+        alive: Whether its end of the wire is still open.
+        heard_s: Time when it last sent anything, s, time.monotonic().
     """
 
     alive: bool
@@ -68,10 +68,10 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
     """What happened in a tick; `str` returns the sentence for people.
 
     Attributes:
-        kind: what it reports.
-        reason: why.
-        before: state before a transition; None: no transition.
-        after: state after a transition; None: no transition.
+        kind: Kind of what it reports.
+        reason: Reason of what it reports.
+        before: State before a transition; None: the note reports no transition.
+        after: State after a transition; None: the note reports no transition.
     """
 
     kind: NoteKind
@@ -87,16 +87,16 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_field
 
 @dataclass(frozen=True, eq=False)
 class TickResult:
-    """What a tick decides.
+    """What the supervisor decides in a tick.
 
     Attributes:
-        state: now.
-        reason: of a fault; None: no fault.
-        target: what the governor was asked for `[J]`, rad; None: to brake.
-        command: what is to be written `[J]`, rad; None: nothing, as the arm was never armed.
-        at_rest: the command does not move.
-        notes: what happened, for the record and for people.
-        seed: where a new governor began in this tick `[J]`, rad; None: none began.
+        state: State of the arm after the tick.
+        reason: Reason of a fault; None: there is no fault.
+        target: Joint target that the governor was asked for `[J]`, rad; None: it was to brake.
+        command: Joints to write `[J]`, rad; None: nothing is written, as the arm was never armed.
+        at_rest: Whether the command stands still.
+        notes: Notes on what happened, for the record and for people.
+        seed: Joints from which a new governor began in this tick `[J]`, rad; None: none began.
     """
 
     state: State

@@ -18,9 +18,9 @@ def violations(
     """Counts the commands that broke a limit.
 
     Args:
-        limits: what is legal.
-        corners: maps joints `[N, J]`, rad, to the corners of all bodies `[N, P, 3]`, m.
-        commands: where the arm began, at rest, and every command after that, `[T, J]`, rad.
+        limits: The limits that the commands should keep.
+        corners: Function from joints `[N, J]`, rad, to the corners of all bodies `[N, P, 3]`, m.
+        commands: Joints where the arm began, at rest, and every command after that, `[T, J]`, rad.
 
     Returns:
         Number of bad commands under `finite`, `joints`, `speed`, `acceleration`, `box`,

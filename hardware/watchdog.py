@@ -20,8 +20,8 @@ def watch(wire: Wire, alarm: Callable[[str], None]) -> bool:
     """Watches until the arm server says goodbye, or is gone.
 
     Args:
-        wire: carries a heartbeat of the arm server per tick.
-        alarm: tells the operator; may raise.
+        wire: The wire on which the arm server sends a heartbeat per tick.
+        alarm: Function that tells the operator a text; it may raise.
 
     Returns:
         Whether the arm server said goodbye.

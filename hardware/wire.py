@@ -25,7 +25,7 @@ class Wire:
     """One end of a connection that keeps messages whole.
 
     Args:
-        end: of a SOCK_SEQPACKET pair.
+        end: One end of a SOCK_SEQPACKET pair.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -52,10 +52,10 @@ class Wire:
         """Sends a message without waiting.
 
         Args:
-            message: what to send.
+            message: The message.
 
         Returns:
-            False where the other end is gone or does not read, or the message is too long.
+            False if the other end is gone or does not read, or the message is too long.
         """
         content = encode(message)
         if len(content) > MAX_BYTES:
@@ -70,10 +70,10 @@ class Wire:
         """Waits until something comes or the other end is gone.
 
         Args:
-            timeout_s: longest wait; None: no limit.
+            timeout_s: Longest wait, s; None: no limit.
 
         Returns:
-            False where nothing came in time.
+            False if nothing came in time.
         """
         poll = select.poll()  # not select(), which takes no descriptor above 1023
         poll.register(self._end, select.POLLIN)
@@ -117,8 +117,8 @@ class Slot:
     increments the counter. A reader that was overtaken while it copied reads again.
 
     Args:
-        num_bytes: of the value.
-        descriptor: of the memory, if another process made it.
+        num_bytes: Size of the value, bytes.
+        descriptor: Descriptor of the memory, if another process made it; None: it is made here.
     """
 
     _HEAD = 8
@@ -141,7 +141,7 @@ class Slot:
         return self._descriptor
 
     def count(self) -> int:
-        """Returns how many values were written so far."""
+        """Returns the number of values that were written so far."""
         return self._count[0]
 
     def write(self, value: bytes) -> None:
@@ -156,10 +156,10 @@ class Slot:
         """Reads the newest value.
 
         Args:
-            num_bytes: how many of its first bytes; None: all.
+            num_bytes: Number of its first bytes to read; None: all.
 
         Returns:
-            The bytes; None where none was written yet.
+            The bytes; None if no value was written yet.
         """
         num_bytes = self._num_bytes if num_bytes is None else num_bytes
         while True:
@@ -182,9 +182,9 @@ class FrameSlot:
     """A camera's newest picture and its stamp, in shared memory.
 
     Args:
-        height: of the picture, pixels.
-        width: of the picture, pixels.
-        descriptor: of the memory, if another process made it.
+        height: Height of the picture, pixels.
+        width: Width of the picture, pixels.
+        descriptor: Descriptor of the memory, if another process made it; None: it is made here.
     """
 
     _STAMP = struct.Struct("<d")
@@ -201,18 +201,18 @@ class FrameSlot:
         """Writes a picture.
 
         Args:
-            image: `[height, width, 3]`, uint8.
-            stamp_s: when it was taken, time.monotonic().
+            image: The picture `[height, width, 3]`, uint8 RGB.
+            stamp_s: Time when it was taken, s, time.monotonic().
 
         Raises:
-            ValueError: another shape or type.
+            ValueError: the picture has another shape or type.
         """
         if image.shape != self.shape or image.dtype != np.uint8:
             raise ValueError(f"image: got {image.dtype} {image.shape}, want uint8 {self.shape}")
         self._slot.write(self._STAMP.pack(stamp_s) + image.tobytes())
 
     def read(self) -> tuple[ImageArray, float] | None:
-        """Returns the newest picture and its stamp; None where there is none yet."""
+        """Returns the newest picture and its stamp, s; None if there is none yet."""
         value = self._slot.read()
         if value is None:
             return None
@@ -221,7 +221,7 @@ class FrameSlot:
         return image, stamp_s
 
     def stamp_s(self) -> float:
-        """Returns when the newest picture was taken; -inf where there is none yet."""
+        """Returns when the newest picture was taken, s; -inf if there is none yet."""
         value = self._slot.read(self._STAMP.size)
         return -math.inf if value is None else self._STAMP.unpack(value)[0]
 

@@ -40,12 +40,12 @@ class Controlled(Protocol):
 def make_controller(
     model: TrainableModel, env: Controlled, settings: PlanningSettings
 ) -> GoalSequence:
-    """Makes the model's MPC for a robot, and the pursuit of goals around it.
+    """Makes the controller of a robot: the model's MPC, and the pursuit of goals around it.
 
     Args:
         model: The model that imagines.
         env: The robot.
-        settings: How the checkpoint plans.
+        settings: Settings of how the checkpoint plans.
 
     Returns:
         The controller.

@@ -12,22 +12,22 @@ from robot_wm.types import ActionSpec, Observation, UserError
 
 
 class DeploymentDataset:
-    """Writes one run as one episode (`robot_wm.runtime.Recorder`); enter it around the run.
+    """Writes a run as one episode of a dataset (`robot_wm.runtime.Recorder`); enter it first.
 
-    A run that was cut short is kept as far as it came, if it has at least two pictures.
+    A run that was cut short is kept as far as it came, if it has at least two frames.
 
     Args:
-        root: directory to make; may exist if empty.
-        dt: seconds that an action stands for.
-        robot_type: the dataset's name of the robot.
-        cameras: height and width, pixels, by name.
-        state_names: of the proprioception.
-        actions: spec of what is executed.
-        task: the dataset's name of the episode.
+        root: Directory to make; it may exist if it is empty.
+        dt: Time that an action stands for, s.
+        robot_type: Type of the robot, as the dataset names it.
+        cameras: Height and width of each camera's pictures, pixels, by camera.
+        state_names: Names of the numbers in the proprioception.
+        actions: Spec of the actions that are executed.
+        task: Description of the task in the dataset.
 
     Raises:
         FileExistsError: `root` is not empty.
-        UserError: a setting that the format cannot hold.
+        UserError: the format cannot hold a setting, such as the control rate.
     """
 
     def __init__(

@@ -43,15 +43,15 @@ _MAX_PIXELS = 4096
 
 
 class Device:
-    """An arm and its cameras.
+    """An arm and its cameras; enter it to start its processes.
 
     Attributes:
-        frames: shared memory of each camera's newest picture, by camera.
-        children: the device's processes by name, in the order of their end.
+        frames: Shared memory of each camera's newest picture, by camera.
+        children: The device's processes by name, in the order in which they are ended.
 
     Args:
-        sizes: height and width of the pictures, pixels, by camera.
-        say: shows a line to the operator.
+        sizes: Height and width of the pictures, pixels, by camera.
+        say: Function that shows a line to the operator.
     """
 
     frames: dict[str, FrameSlot]
@@ -76,7 +76,7 @@ class Device:
         raise NotImplementedError
 
     def shared(self) -> Sequence[Shared]:
-        """Returns what the arm server shares with the device."""
+        """Returns the shared memory that the arm server uses together with the device."""
         return list(self.frames.values())
 
     def _start(self) -> None:
@@ -91,7 +91,7 @@ class Device:
         """Waits until every camera has shown a picture.
 
         Raises:
-            UserError: a camera does not open, or shows nothing.
+            UserError: a camera does not open or shows nothing, or a process has ended.
         """
         until_s = time.monotonic() + _FIRST_PICTURE_S
         while True:
@@ -120,7 +120,7 @@ class Device:
                 self._say(f"  {message.text}")
 
     def tell(self) -> list[str]:
-        """Returns what the device's processes have reported since, and which have ended."""
+        """Returns what the device's processes have reported since, and which of them have ended."""
         lines = [message.text for message in self._wire.receive() if isinstance(message, Trouble)]
         for name, child in self.children.items():
             if child.poll() is not None and name not in self._ended:
@@ -244,9 +244,9 @@ def open_device(settings: RobotSettings, robot: RobotModel, say: Callable[[str],
     """Makes the device of a robot's settings; enter it to start its processes.
 
     Args:
-        settings: of the robot.
-        robot: what `build_robot` made of them.
-        say: shows a line to the operator while the processes start.
+        settings: Settings of the robot.
+        robot: The arm that `build_robot` made from them.
+        say: Function that shows a line to the operator while the processes start.
 
     Returns:
         The device.

@@ -1,4 +1,4 @@
-"""Extensions of the caller: modules that register things, and folders of settings.
+"""Loads the caller's extensions: modules that register parts, and folders of settings.
 
 Both are named on the command line, or in the environment of a command, so that the processes that
 it starts have them, too. No file that is loaded can name any.
@@ -22,13 +22,13 @@ def take_options(words: Sequence[str]) -> list[str]:
     """Takes `--import MODULE[,MODULE]` and `--config-dir DIR` out of a command line.
 
     Args:
-        words: of the command line.
+        words: Words of the command line.
 
     Returns:
         The other words.
 
     Raises:
-        UserError: an option without its value, or no such folder.
+        UserError: an option lacks its value, or there is no such folder.
     """
     others, remaining = [], list(words)
     while remaining:
@@ -64,13 +64,13 @@ def import_extensions() -> None:
 
 
 def find_attribute(name: str) -> object:
-    """Imports what a dotted name of the caller stands for.
+    """Imports the module, or the attribute of a module, that a dotted name stands for.
 
     Args:
-        name: of a module, or of something in one.
+        name: Dotted name of a module, or of an attribute of one.
 
     Returns:
-        The module, or what is in it.
+        The module or the attribute.
 
     Raises:
         UserError: there is no such thing, or importing it fails.
@@ -92,9 +92,9 @@ def check_parts(made: Any, target: str, parts: Sequence[str]) -> Any:
     """Checks that an object of the caller's code has some attributes.
 
     Args:
-        made: the object.
-        target: name of what made it.
-        parts: names of the attributes.
+        made: The object.
+        target: Name of the class or function that made it.
+        parts: Names of the attributes.
 
     Returns:
         The object.

@@ -60,7 +60,7 @@ class _Planned:
 
 @dataclass(frozen=True)
 class FaultBench:
-    """Tests what decides about one arm, without the arm's processes.
+    """Tests the supervisor, the governor and the planners of one arm, without its processes.
 
     Attributes:
         chain: Kinematics of the arm.
@@ -77,7 +77,7 @@ class FaultBench:
     seed: int
 
     def faults(self, num_sequences: int, num_ticks: int) -> dict[str, Any]:
-        """Judges the commands of a supervisor under random faults, plans and messages.
+        """Checks the commands of a supervisor under random faults, plans and messages.
 
         Args:
             num_sequences: Number of sequences.
@@ -226,7 +226,7 @@ class FaultBench:
         return {"governor_ms_median": median_ms, "governor_ms_p99": p99_ms}
 
     def refusals(self) -> dict[str, Any]:
-        """Tests every reason not to arm, and every plan that may not run, one by one."""
+        """Tests one by one that the arm is not armed and no plan runs where it must not be."""
         missed = [name for name, armed in self._arming() if armed]
         supervisor, now_s = self._armed()
         good = JointPlan(supervisor.epoch, 1, now_s, now_s, self.rest, self.rest[None] + 0.05,

@@ -22,15 +22,15 @@ def tool_view(robot: RobotSettings, action: str) -> StateView:
     """Returns the conversion from a robot's joints to its tool, named by `robot.action_names`.
 
     Args:
-        robot: its settings.
-        action: of the data (`DataSpec`).
+        robot: Settings of the robot.
+        action: Kind of the data's actions (`DataSpec.action`).
 
     Returns:
         The conversion, the same as in `deploy`.
 
     Raises:
-        UserError: a robot whose datasets have no joints, names that are not 4 or 7, or another
-            action than steps of these.
+        UserError: the robot's datasets have no joints, there are not 4 or 7 names, or the actions
+            are not displacements of these.
     """
     if not isinstance(robot, LeRobotRobot):
         raise UserError(f"robot: {robot.name} has no joints of its own; want one such as lerobot")
@@ -46,11 +46,11 @@ class LearnedJoints:
     """The joints from which a policy of the tool was trained.
 
     Attributes:
-        arm: name of their arm.
-        joints: how they became angles.
-        posture: a typical frame's joints `[J]`, rad, that show how the tool was held.
-        low: lower bounds of the tool in the data `[4]` or `[7]`, as the policy's state has it.
-        high: upper bounds of the tool in the data `[4]` or `[7]`.
+        arm: Name of their arm.
+        joints: Joint map by which they became angles.
+        posture: Joints of a typical frame `[J]`, rad, which show how the tool was held.
+        low: Lower bounds of the tool in the data `[4]` or `[7]`, as in the policy's state.
+        high: Upper bounds of the tool in the data `[4]` or `[7]`, likewise.
     """
 
     arm: str
@@ -64,13 +64,13 @@ def learned_joints(saved: Mapping[str, Any]) -> LearnedJoints | None:
     """Reads the joints that a checkpoint was trained from.
 
     Args:
-        saved: its config.json.
+        saved: Content of the checkpoint's config.json.
 
     Returns:
-        The joints; None: it was trained on the tool itself.
+        The joints; None if it was trained on the tool itself.
 
     Raises:
-        UserError: config.json is wrong.
+        UserError: the joints in config.json are invalid.
     """
     record = (saved["training"].get("data") or {}).get("joints")
     if record is None:
@@ -91,15 +91,15 @@ def view_of(robot: RobotModel, names: tuple[str, ...]) -> StateView:
     """Returns the conversion from a device's joints to the tool of its arm.
 
     Args:
-        robot: the arm, with its device's units.
-        names: 4: the tool's x, y, z and the gripper's opening, m; 7: its pose, and the gripper 0 to
-            1.
+        robot: The arm, with the joint map of its device.
+        names: Names of the tool's numbers: 4 for its x, y, z and the gripper's opening, m; 7 for
+            its pose, m and rad, and the gripper from 0 (open) to 1 (closed).
 
     Returns:
         The conversion.
 
     Raises:
-        UserError: any other number of names.
+        UserError: there is another number of names, or two are the same.
     """
     size = len(names)
     if size not in (4, 7) or len(set(names)) != size:
@@ -132,16 +132,16 @@ def joint_record(data: AlignedData, robot: RobotSettings) -> dict[str, Any]:
     """Returns what a checkpoint stores of the joints that it was trained from.
 
     Args:
-        data: as converted to the tool.
-        robot: settings of the robot.
+        data: The data, converted to the tool.
+        robot: Settings of the robot.
 
     Returns:
-        `arm`, its name; `keys`, `zero` and `rad_per_unit`, of `robot.joints`; `low` and `high`,
-        bounds of the tool in the data; `posture`: joints, rad, of the frame nearest the median of
-        all, which show how the tool was held.
+        `arm`, its name; `keys`, `zero` and `rad_per_unit`, those of `robot.joints`; `low` and
+        `high`, bounds of the tool in the data; `posture`, the joints, rad, of the frame nearest the
+        median of all, which show how the tool was held.
 
     Raises:
-        UserError: the dataset has no joints, but the tool itself.
+        UserError: the dataset records the tool itself and no joints.
     """
     arm = build_robot(robot)
     joints = arm.device
@@ -167,7 +167,7 @@ def joint_record(data: AlignedData, robot: RobotSettings) -> dict[str, Any]:
 
 
 def oddities(data: AlignedData, robot: LeRobotRobot) -> list[str]:
-    """Returns warnings, in words, that a dataset may not be of this arm and its units."""
+    """Returns a warning for each sign that a dataset is not of this arm or not in its units."""
     warnings = []
     kind = str(data.dataset.robot_type or robot.type)
     if kind != robot.type and not kind.startswith(("so100", "so101", "so_")):

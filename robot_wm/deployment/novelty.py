@@ -20,14 +20,14 @@ def refuse_novel(
     """Checks the pictures with `check_views`, and refuses what it finds unless that is allowed.
 
     Args:
-        monitors: the checks.
-        model: whose cameras matter.
-        images: current pictures by camera.
-        goals: goal pictures by camera, by name.
-        allow: return the problems instead of raising.
+        monitors: Monitors that check a picture.
+        model: The model whose cameras matter.
+        images: Current picture of each camera.
+        goals: Pictures of each goal by the goal's name, and then by camera.
+        allow: Whether to return the problems instead of raising.
 
     Returns:
-        The problems, in words.
+        A sentence for each problem.
 
     Raises:
         UserError: there are problems, and they are not allowed.
@@ -47,13 +47,13 @@ def check_views(
     """Checks the pictures with the monitors.
 
     Args:
-        monitors: the checks.
-        model: whose cameras matter.
-        images: current pictures by camera.
-        goals: goal pictures by camera, by name.
+        monitors: Monitors that check a picture.
+        model: The model whose cameras matter.
+        images: Current picture of each camera.
+        goals: Pictures of each goal by the goal's name, and then by camera.
 
     Returns:
-        The problems, in words; empty: none.
+        A sentence for each problem.
     """
     cameras = model.info.cameras
     problems = []
@@ -84,7 +84,7 @@ def _check_novelty(
 def _find_swapped(
     monitors: Monitors, model: WorldModel, camera: str, images: Mapping[str, ImageArray]
 ) -> list[str]:
-    """Returns, in words, which other camera sees what this one should."""
+    """Returns a sentence for each other camera that shows what this one should show."""
     swapped = []
     for other, view in images.items():
         if other == camera or view.shape != images[camera].shape:

@@ -55,7 +55,7 @@ class Part:
         hidden += [str(key) for key in settings if str(key).startswith("_")]
         if hidden:
             raise UserError(f"unknown key {hidden[0]!r}")
-        # With a class of the caller's own, a name is that of ours which it stands in for.
+        # Beside a class of the caller's own, a name says which of ours it replaces.
         return cls(str(target or name), **{str(key): value for key, value in settings.items()})
 
     def plain(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Part:
         return "." in self.name
 
     def resolved(self, table: Table) -> Part:
-        """Returns the same part with every plain default told: equal parts compare equal."""
+        """Returns the same part with every plain default filled in: equal parts compare equal."""
         if self.name not in table:
             return self
         defaults = part_defaults(table[self.name])
@@ -172,7 +172,7 @@ def annotations_of(build: Callable[..., Any]) -> dict[str, Any]:
 
 
 def is_plain(value: object) -> bool:
-    """Returns whether a value is such as a command line or a file has."""
+    """Returns whether a command line or a file can hold a value."""
     if isinstance(value, dict):
         return all(map(is_plain, value.values()))
     if isinstance(value, list):

@@ -122,7 +122,7 @@ def fresh_picture(slot: FrameSlot) -> ImageArray:
     """Waits for the first picture that is taken from now on.
 
     Args:
-        slot: Where the camera's pictures arrive.
+        slot: Shared memory where the camera's pictures arrive.
 
     Returns:
         The picture `[height, width, 3]`, uint8 RGB.

@@ -17,7 +17,7 @@ class ActionLimits(Settings, frozen=True):
             range.
         fixed: Dimensions that always have the same value, by name.
         trust_radius: Length of the longest action, in units of the scale; null: no such limit.
-        trust_norm: Norm that measures the length of an action.
+        trust_norm: Norm by which the length of an action is measured.
     """
 
     scale: tuple[Number, ...] | None = None
@@ -38,13 +38,11 @@ class ControllerSettings(Settings, frozen=True):
         arrival: A goal is reached once the energy is below this and falls no further; 0 or null:
             never.
         arrival_decisions: Number of decisions in a row for which this must hold.
-        progress: Energy by which a decision must come nearer than all before it to count as nearer;
-            null: the same as 0.
-        patience: Number of decisions in a row that come no nearer after which a goal is stalled; 0
-            or null: never.
+        progress: Energy by which a decision must come nearer than all before to count; null: 0.
+        patience: Decisions in a row without progress that stall a goal; 0 or null: never.
         timeout_steps: Largest number of decisions for one goal; null: no limit.
         limits: Limits of actions.
-        search_budget: Where imagining saves work.
+        search_budget: Limits of imagining: pruning, batch size and precision.
         compile: Compiles the predictor with torch.compile, for long runs on a GPU.
     """
 
@@ -66,7 +64,7 @@ class PlanningSettings(Settings, frozen=True):
     Attributes:
         planner: The optimiser (robot_wm.planners), or the caller's own.
         objective: The objective to minimise, made from the goal's latent (robot_wm.objectives).
-        controller: How plans become actions.
+        controller: Settings of the controller, which turns plans into actions.
         seed: Seed of everything that is random.
     """
 

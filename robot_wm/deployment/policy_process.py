@@ -83,7 +83,7 @@ def main(words: list[str]) -> int:
     """Plans until the run is over.
 
     Args:
-        words: descriptor of the task.
+        words: Descriptor of the task.
 
     Returns:
         The exit code.
@@ -140,13 +140,13 @@ class Run:
     """The parts of a deployment.
 
     Attributes:
-        env: the arm.
-        controller: acts on it.
-        guard: checks what happens.
-        goals: in order.
-        notes: what the operator should know before the arm moves.
-        dataset: records the run; None: it is not recorded.
-        view: shows the run; None: it is not shown.
+        env: The arm.
+        controller: Controller that acts on the arm.
+        guard: Guard that judges every step.
+        goals: Goals in their order.
+        notes: Sentences that the operator should read before the arm moves.
+        dataset: Dataset that records the run; None: it is not recorded.
+        view: Viewer that shows the run; None: it is not shown.
     """
 
     env: RemoteArm
@@ -162,16 +162,16 @@ def prepare(task: PolicyTask, settings: DeploySettings, wire: Wire) -> Run:
     """Builds and checks all that is needed before an arm may move.
 
     Args:
-        task: joint limits and shared memory.
-        settings: of the run.
-        wire: to the arm server.
+        task: Joint limits and shared memory.
+        settings: Settings of the run.
+        wire: Wire to the arm server.
 
     Returns:
         The parts of the run.
 
     Raises:
-        UserError: a checkpoint for another robot, or a picture that does not fit or is too novel.
-        OSError: a file that cannot be read or written.
+        UserError: the checkpoint is for another robot, or a picture does not fit or is too novel.
+        OSError: a file cannot be read or written.
     """
     directory = find_checkpoint(settings.checkpoint)
     model, saved = load_checkpoint(directory)
@@ -240,21 +240,22 @@ def make_actions(
     """Chooses how a policy's actions move a robot's joints.
 
     Actions with the names of the device's joints are joint displacements in its units, as in the
-    datasets that LeRobot records on it. Otherwise 4 are displacements of the tool, 7 of its pose,
-    and one per joint, in rad by `robot.action_units`, of the joints.
+    datasets that LeRobot records on it. Actions of one number per joint are joint displacements in
+    rad, if `robot.action_units` are rad. Otherwise 4 numbers displace the tool, and 7 its pose.
 
     Args:
-        robot: the arm.
-        spec: of the policy's actions.
-        settings: of the robot.
-        learned: the joints that the policy was trained from: the tool then stays where it was in
-            the data, and is held as there; None: it stays in the arm's workspace, held as at home.
+        robot: The arm.
+        spec: Spec of the policy's actions.
+        settings: Settings of the robot.
+        learned: Joints that the policy was trained from: the tool then stays where it was in the
+            data, and is held as there; None: it stays in the arm's workspace, held as at home.
 
     Returns:
         The map from actions to joints.
 
     Raises:
-        UserError: any other number, or joints whose units are not known.
+        UserError: the actions have another size, their units are not known, or the limits' box
+            leaves no room.
     """
     low, high = robot.workspace_low.copy(), robot.workspace_high.copy()
     if learned is not None:
@@ -283,7 +284,7 @@ def make_actions(
 
 
 def learned_actions(saved: Mapping[str, Any]) -> str | None:
-    """Returns `data.action` of a checkpoint's config.json; None: it is not recorded."""
+    """Returns `data.action` of a checkpoint's config.json; None if it is not recorded."""
     return (saved["training"].get("data") or {}).get("action")
 
 
@@ -295,18 +296,19 @@ def check_robot(
     actions: str | None,
     learned: LearnedJoints | None = None,
 ) -> None:
-    """Raises UserError unless a policy's actions are those of the robot, or of its own joints.
+    """Checks that a policy's actions are those of the robot, or of its device's joints.
 
     Args:
-        spec: of the policy's actions.
-        dt: seconds that an action stands for.
-        settings: of the robot.
-        robot: the arm.
-        actions: kind of the actions (`learned_actions`).
-        learned: the joints that the policy was trained from; None: none.
+        spec: Spec of the policy's actions.
+        dt: Time that an action stands for, s.
+        settings: Settings of the robot.
+        robot: The arm.
+        actions: Kind of the actions (`learned_actions`); None: it is not recorded.
+        learned: Joints that the policy was trained from; None: it was not trained from joints.
 
     Raises:
-        UserError: as above.
+        UserError: names, units, kind or rate of the actions are others, or the policy was trained
+            from joints of another arm or another joint map.
     """
     device_units = _of_device(spec, robot)
     if device_units and actions != "state_delta":

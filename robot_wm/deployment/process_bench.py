@@ -30,7 +30,7 @@ from robot_wm.types import (
 
 log = logging.getLogger(__name__)
 
-_TRIES = 3  # attempts to get the arm of a rehearsal moving
+_TRIES = 3  # attempts to get the arm of a rig moving
 _WATCHED_S = 0.8  # how long motion is looked for after a stop
 
 
@@ -45,7 +45,7 @@ class ProcessBench:
         work: A folder for flight records.
         seed: Seed of everything that is random.
         settings: Settings of the supervisor.
-        num_begun_anew: Rehearsals that had to begin again so far.
+        num_begun_anew: Number of rigs that had to be started again so far.
     """
 
     chain: Chain
@@ -65,10 +65,10 @@ class ProcessBench:
 
     @contextlib.contextmanager
     def _moving(self, name: str, *, into_s: float = 0.1, **words: Any) -> Iterator[Rig]:
-        """Runs a rehearsal whose arm is moving.
+        """Starts a rig and yields it once its arm moves.
 
         Its servos are a thread of this process. If the machine does not run the thread for longer
-        than a reading may be old, the arm faults, as it should, and the rehearsal begins again.
+        than a reading may be old, the arm faults, as it should, and another rig is started.
         """
         for left in reversed(range(_TRIES)):
             with self._rehearse(name, **words) as run:
@@ -120,7 +120,7 @@ class ProcessBench:
         return {"stop_s_max": max(longest.values()), "stop_s": longest}
 
     def kills(self, num: int) -> dict[str, Any]:
-        """Counts the ticks for which the arm moves on after a process was killed."""
+        """Counts the ticks for which the arm moves on after a process is killed."""
         worst = {}
         for name in ("controller", "planner", "watchdog"):
             worst[name] = 0

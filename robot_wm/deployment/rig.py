@@ -1,4 +1,4 @@
-"""A hardware-in-the-loop rig: real arm server and watchdog on simulated servos.
+"""A hardware-in-the-loop rig: the real arm server and watchdog on simulated servos.
 
 The servos live in this process and follow their last joint target, as an SO-101's do; a policy
 process without a model asks for random moves. `bench safety` and the tests kill, stop and unplug
@@ -62,14 +62,14 @@ class Rig:
     """The processes of a run, with a policy process that needs no model.
 
     Args:
-        chain: of the arm.
-        limits: of the governor.
-        start: where the servos stand `[J]`, rad.
-        record: path of the flight record.
-        settings: of the supervisor.
-        moves: start a policy process that asks for random moves once the arm is armed.
-        keys: stands for the terminal's input; None: there is none.
-        seed: of the random moves.
+        chain: Kinematics of the arm.
+        limits: Limits of the governor.
+        start: Joints where the servos stand `[J]`, rad.
+        record: Path of the flight record.
+        settings: Settings of the supervisor; None: the defaults.
+        moves: Whether to start a policy process that asks for random moves once the arm is armed.
+        keys: Descriptor that stands for a terminal's input; None: there is no terminal.
+        seed: Seed of the random moves.
     """
 
     def __init__(
@@ -186,14 +186,14 @@ class Rig:
         """Waits for a state of the arm.
 
         Args:
-            state: to wait for.
-            timeout_s: longest wait.
+            state: State to wait for.
+            timeout_s: Longest wait, s.
 
         Returns:
             The first status in that state.
 
         Raises:
-            TimeoutError: none came; shows the last statuses.
+            TimeoutError: no such status came; the message has the last ones.
         """
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
@@ -221,8 +221,8 @@ class Rig:
         """Waits until the arm moves.
 
         Args:
-            timeout_s: longest wait.
-            into_s: time to wait further once it moves.
+            timeout_s: Longest wait, s.
+            into_s: Time to wait further once it moves, s.
 
         Raises:
             TimeoutError: nothing moves.
@@ -245,7 +245,7 @@ class Rig:
         return float(np.abs(last - first).max() / max(last_s - first_s, _SERVO_S))
 
     def rest_s(self, since_s: float, timeout_s: float = 3.0) -> float:
-        """Returns seconds from `since_s` until the arm stood still for the rest of `timeout_s`."""
+        """Returns the time from `since_s` to the last motion in the `timeout_s` after it, s."""
         time.sleep(max(0.0, since_s + timeout_s - time.monotonic()))
         moved = since_s
         trace = [item for item in self.trace if item[0] >= since_s - 0.01]
@@ -255,11 +255,11 @@ class Rig:
         return moved - since_s
 
     def num_joint_targets(self) -> int:
-        """Returns how many joint targets the servos were given so far."""
+        """Returns the number of joint targets that the servos were given so far."""
         return self.joint_targets.count()
 
     def kill(self, name: str) -> float:
-        """Kills a process with SIGKILL; returns when."""
+        """Kills a process with SIGKILL; returns the time when, s, time.monotonic()."""
         self.children[name].send_signal(signal.SIGKILL)
         now_s = time.monotonic()
         self.children[name].wait()
@@ -289,7 +289,7 @@ def plan_at_random(words: list[str]) -> int:
     """Runs a policy process without a model: far random moves until it is stopped.
 
     Args:
-        words: descriptor of the task.
+        words: Descriptor of the task.
 
     Returns:
         The exit code.
@@ -329,7 +329,7 @@ def plan_at_random(words: list[str]) -> int:
 def legal_pose(
     chain: Chain, limits: Limits, rng: np.random.Generator, joints: FloatArray
 ) -> FloatArray:
-    """Returns a pose `[J]`, rad, where the arm may stand, not too near to `joints`."""
+    """Draws a pose `[J]`, rad, where the arm may stand, away from `joints`, or returns `joints`."""
     for _ in range(200):
         pose = np.clip(joints + rng.uniform(-0.9, 0.9, len(joints)), limits.low, limits.high)
         corners = chain.corners(pose[None])
@@ -340,7 +340,7 @@ def legal_pose(
 
 
 def heard(content: bytes) -> tuple[list[JointPlan], list[tuple[Event, Reason]]]:
-    """Returns what the arm server makes of bytes from its policy process: a plan, or a fault."""
+    """Decodes bytes of a policy process as the arm server does: to a plan, or to a fault."""
     message = decode(content)
     if isinstance(message, PlanProposal):
         return [message.plan], []
@@ -349,7 +349,7 @@ def heard(content: bytes) -> tuple[list[JointPlan], list[tuple[Event, Reason]]]:
 
 
 def illegal_plans(good: JointPlan, limits: Limits) -> list[bytes]:
-    """Returns encoded plans that must be refused, made from a legal one."""
+    """Makes encoded plans that must be refused from a legal plan."""
     plain = {name: getattr(good, name) for name in JointPlan.__struct_fields__}
     size, now_s = len(good.start), good.begun_s
     far = limits.high + 0.1

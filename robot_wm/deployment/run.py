@@ -22,11 +22,11 @@ class DeploySettings(PlanningSettings, frozen=True, kw_only=True):
         then: Further goals, one after the other.
         mode: `dry-run` does everything but write to the robot; `run` moves the arm.
         robot: The robot to drive.
-        monitors: When a run is no longer normal.
+        monitors: Thresholds at which a deviation from the reference statistics stops the arm.
         confirm: Asks the operator before the arm may move.
         num_steps: Largest number of actions for one goal.
         device: Device of the model: `auto`, `cpu`, `cuda`, `cuda:1`, ...
-        park: At the end, moves slowly to the robot's rest pose and switches torque off.
+        park: At the end, moves slowly to the robot's park pose and switches torque off.
         out: Directory for the flight record and the result.
         record: Directory for the run as a LeRobot dataset, to train on; null: it is not recorded.
         task: Description of the task in that dataset.

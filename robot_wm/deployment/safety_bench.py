@@ -56,7 +56,7 @@ def bench_safety(settings: BenchSafetySettings) -> tuple[dict[str, Any], list[st
     """Tests every promise, and logs the figures.
 
     Args:
-        settings: How often each promise is tested.
+        settings: Settings of the bench.
 
     Returns:
         The figures, in plain values, and a text for each promise that is broken.

@@ -54,12 +54,12 @@ class Result:
     """Result of a run.
 
     Attributes:
-        energies: of the observations before each decision, and at the end.
-        decisions: kinds of the decisions.
-        outcomes: in the order of the goals; empty after a dry run.
-        late_ms_p99: largest 99th percentile of how late ticks began, ms.
-        fault: why the arm faulted; None: it did not.
-        ended: why the run is over.
+        energies: Energies of the observations before each decision, and of the last observation.
+        decisions: Kinds of the decisions, and `end` for the last observation.
+        outcomes: Outcomes in the order of the goals; empty after a dry run.
+        late_ms_p99: Largest 99th percentile of how late ticks began, ms.
+        fault: Reason why the arm faulted; None: it did not.
+        ended: Reason why the run is over.
     """
 
     energies: list[float | None] = field(default_factory=list)
@@ -84,14 +84,14 @@ class Result:
 
 
 class Operator(Protocol):
-    """Is told how a run goes."""
+    """Shows the operator how a run goes."""
 
     def say(self, text: str) -> None:
         """Shows a line that stays."""
         ...
 
     def note(self, *, energy: str = "", fault: str = "") -> None:
-        """Sets what is shown from now on."""
+        """Sets what is shown from now on; an empty text changes nothing."""
         ...
 
     def show(self, status: Status) -> None:
@@ -104,12 +104,12 @@ class Session:
     """The processes of a run beside the device's own: watchdog, arm server and policy process.
 
     Attributes:
-        settings: of the run.
-        about: further facts about the run, for people; kept in the flight record.
-        device: what is driven.
-        robot: its arm.
-        record: path of the flight record.
-        operator: is told how the run goes.
+        settings: Settings of the run.
+        about: Further facts about the run, for people, which the flight record keeps.
+        device: Device that is driven.
+        robot: Arm of the device.
+        record: Path of the flight record.
+        operator: Display that shows the operator how the run goes.
     """
 
     settings: DeploySettings
@@ -162,8 +162,8 @@ class Session:
             What the operator should know.
 
         Raises:
-            UserError: a process refuses, and why.
-            DeployError: a process ended.
+            UserError: a process refuses; the message says why.
+            DeployError: a process ended, or was not ready in time.
         """
         ready = self._wait(self._arm_server, "arm", ArmServerReady)
         joints = self._wait(self._arm_server, "arm", Status).joints
@@ -212,14 +212,14 @@ class Session:
         raise DeployError(f"the {name} was not ready within {_START_S:.0f} s")
 
     def _ended(self) -> str:
-        """Returns which process has ended that should not have; empty: none."""
+        """Returns which process has ended that should not have; empty if none has."""
         for name, child in (self._children | self.device.children).items():
             if child.poll() is not None and name != "watchdog":  # it ends with the arm server
                 return f"the {name} ended with exit code {child.returncode}"
         return ""
 
     def run(self) -> Result:
-        """Arms the arm, reports the run, and ends it.
+        """Arms the arm and reports the run until it is over.
 
         Returns:
             The result.
@@ -265,7 +265,7 @@ class Session:
         return result
 
     def _follow_arming(self, status: Status, until_s: float, operator: Operator) -> Reason | None:
-        """Shows the notes; returns why the arm cannot be armed, None where it may be yet."""
+        """Shows the notes; returns why the arm cannot be armed, None if it still may be."""
         refused = None
         for note in status.notes:
             operator.say(f"  {note}")

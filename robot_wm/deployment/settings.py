@@ -26,8 +26,8 @@ class LimitSettings(Settings, frozen=True, kw_only=True):
         max_acceleration: Largest acceleration of every joint, braking too, rad/s^2; null: the arm's
             own.
         tip_speed: Largest speed of the fastest corner of the arm, m/s; null: the arm's own.
-        box_low: Lower corner of the box that every corner of every body stays in, m, base frame;
-            null: the arm's own.
+        box_low: Lower corner of the box that all bodies stay in, m, base frame; null: the arm's
+            own.
         box_high: Upper corner of that box, m, base frame; null: the arm's own.
         max_jump: Largest distance of a joint target from the last command, rad; null: the arm's
             own.
@@ -62,7 +62,7 @@ class JointSettings(Settings, frozen=True, kw_only=True):
 
 
 class _RobotSettings(Settings, frozen=True, kw_only=True, tag_field="kind"):
-    """Settings of every robot.
+    """Settings that every robot has.
 
     Attributes:
         name: Name of the choice.
@@ -71,7 +71,7 @@ class _RobotSettings(Settings, frozen=True, kw_only=True, tag_field="kind"):
         action_units: Units that a checkpoint's actions must have.
         control_hz: Actions per second.
         limits: Limits of the governor, where they differ from the arm's own.
-        settings: When the arm is held, and when a problem is a fault.
+        settings: Thresholds at which the arm is held or a problem is a fault.
         rest: Joints where the arm parks and may go limp, rad; `home`: the arm's home; null: it does
             not park.
         posture: Joints that show how the gripper is tilted, rad; null: those of the arm's home.
@@ -119,7 +119,7 @@ class LeRobotRobot(_RobotSettings, frozen=True, kw_only=True, tag="lerobot"):
     Attributes:
         name: Name of the choice.
         arm: A name of the table of arms, or `package.function`, which returns a RobotModel.
-        joints: How the device's joints become angles.
+        joints: Joint map from the device's joints to angles of the model.
         limits: Limits of the governor, where they differ from the arm's own; slow, for a first run.
         type: LeRobot's type of the robot.
         port: Serial port, such as /dev/ttyACM0; null: the robot has none.

@@ -71,7 +71,7 @@ class Simulation:
 
 
 def resolved_simulation(settings: SimulationSettings) -> SimulationSettings:
-    """Returns the same settings with every plain default of the parts told."""
+    """Returns the same settings with every plain default of the parts filled in."""
     demonstrator = settings.demonstrator
     return msgspec.structs.replace(
         settings,
@@ -158,7 +158,7 @@ class GovernedTicks:
         return self._governor.step(target).joints
 
     def copy(self) -> GovernedTicks:
-        """Copies the governor, for trying actions."""
+        """Copies the governor, so that actions can be tried on the copy."""
         return GovernedTicks(
             copy.copy(self._governor)
         )  # shallow: the governor changes no array in place

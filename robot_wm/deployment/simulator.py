@@ -30,7 +30,7 @@ def main(words: list[str]) -> int:
     """Simulates until the parent process is gone.
 
     Args:
-        words: descriptor of the task.
+        words: Descriptor of the task.
 
     Returns:
         The exit code.
@@ -68,12 +68,12 @@ def live(
     """Simulates in step with the clock until the wire's other end is gone.
 
     Args:
-        env: the simulation.
-        targets: shared memory that is read.
-        measured: shared memory that is written.
-        frames: shared memory of the pictures, by camera.
-        wire: to the parent process.
-        camera_hz: pictures per second.
+        env: The simulation.
+        targets: Shared memory of the joint targets, which is read.
+        measured: Shared memory of the measured joints, which is written.
+        frames: Shared memory of each camera's pictures, by camera, which is written.
+        wire: Wire to the parent process.
+        camera_hz: Pictures per second of each camera, Hz.
     """
     physics = env.physics
     begin_s, simulated_s, picture_s = time.monotonic(), 0.0, 0.0

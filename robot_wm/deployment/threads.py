@@ -9,12 +9,11 @@ when torch loads, before anyone knows how busy the machine will be.
 So a thread watches this process, and does two things while it has to wait for cores:
 
 - It makes the threads sleep where they wait. libgomp spins only briefly where it manages more
-threads
-  than there are cores (its `gomp_throttled_spin_count_var`): an idle team of sleeping threads is
-  kept beside those that compute.
+  threads than there are cores (its `gomp_throttled_spin_count_var`): an idle team of sleeping
+  threads is kept beside those that compute.
 - It keeps the threads on as many cores as the other processes leave. Threads that wait for each
-other
-  make no progress while only one of them has a core; where they share one, one always computes.
+  other make no progress while only one of them has a core; where they share one, one always
+  computes.
 
 Results do not change: as many threads compute as before. docs/log.md has the figures,
 scripts/measure_busy.py measures them.
@@ -47,10 +46,10 @@ def share_cores(environ: Mapping[str, str] = os.environ) -> LoadWatcher | None:
     """Starts to watch whether this process has to wait for cores, and acts on it.
 
     Args:
-        environ: may hold the user's own choice of how threads wait; then nothing is done.
+        environ: Environment, in which the user may choose how threads wait; then nothing is done.
 
     Returns:
-        The watching thread; None where nothing is done, as on systems that do not count waiting.
+        The watching thread; None if nothing is done, as on systems that do not count waiting.
     """
     if any(name in environ for name in _USER_SETTINGS):
         return None
@@ -70,14 +69,14 @@ def share_cores(environ: Mapping[str, str] = os.environ) -> LoadWatcher | None:
 
 @dataclass(frozen=True)
 class CpuCounts:
-    """The system's counts so far.
+    """Times that the system has counted so far.
 
     Attributes:
-        time_s: when they were read.
-        waited_s: time for which this process's threads could have computed and had no core. Threads
-            with a name of their own do not count: Mesa's, which render in software, are as many as
-            there are cores, and wait for each other on a quiet machine, too.
-        others_s: time that other processes have computed on this process's cores.
+        time_s: Time when they were read, s, time.monotonic().
+        waited_s: Time for which this process's threads could have computed and had no core, s.
+            Threads with a name of their own do not count: Mesa's, which render in software, are as
+            many as there are cores, and wait for each other on a quiet machine, too.
+        others_s: Time that other processes have computed on this process's cores, s.
     """
 
     time_s: float
@@ -89,16 +88,16 @@ class CpuCounter:
     """Reads the system's counts with few calls, as each costs the others a moment.
 
     Args:
-        cores: those that this process may use.
+        cores: Numbers of the cores that this process may use.
     """
 
     def __init__(self, cores: Collection[int]) -> None:
         self._cores = cores
-        self._files: dict[str, int] = {}  # of a thread's waits; -1: it does not count
+        self._files: dict[str, int] = {}  # schedstat file of each thread; -1: it does not count
         self._stat = -1
 
     def read(self) -> CpuCounts | None:
-        """Reads the counts; None where the system has none."""
+        """Reads the counts; returns None if the system has none."""
         try:
             if self._stat < 0:
                 self._stat = os.open("/proc/stat", os.O_RDONLY)
@@ -151,8 +150,8 @@ class LoadWatcher(threading.Thread):
     """Checks four times a second whether the machine is busy; ends with the process, or by `stop`.
 
     Args:
-        idle_team: exists while the machine is busy.
-        cores: fewer are used while the machine is busy.
+        idle_team: Team of threads that exists while the machine is busy.
+        cores: Cores of this process, of which fewer are used while the machine is busy.
     """
 
     def __init__(self, idle_team: IdleTeam, cores: Cores) -> None:
@@ -161,7 +160,7 @@ class LoadWatcher(threading.Thread):
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Ends the thread and restores the state before it began."""
+        """Ends the thread and restores the idle team and the cores to what they were before."""
         self._stopped.set()
         self.join()
 
@@ -199,7 +198,7 @@ class Cores:
     """The cores that this process computes on: all that it may, or fewer where others compute, too.
 
     Attributes:
-        all: the cores that it may use, from the start.
+        all: Numbers of the cores that it may use, from the start.
     """
 
     all: frozenset[int]
@@ -210,14 +209,14 @@ class Cores:
 
     @property
     def are_fewer(self) -> bool:
-        """Whether some are left to other processes."""
+        """Whether some cores are left to other processes."""
         return self._kept != self.all
 
     def leave(self, num_others: float) -> None:
         """Leaves as many cores to other processes as they use, and takes back what they do not.
 
         Args:
-            num_others: how many cores they use.
+            num_others: Number of cores that they use.
         """
         if not Path("/proc/thread-self/children").exists():
             return  # children that inherit fewer cores could not be found
@@ -249,7 +248,7 @@ def _tasks(pid: int) -> list[int]:
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    """Yields the processes that a process has started, and those that they have."""
+    """Yields the processes that a process has started, and those that these have started."""
     for task in _tasks(pid):
         with contextlib.suppress(OSError):
             for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
@@ -258,7 +257,7 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _cores_of(task: int) -> set[int]:
-    """Returns the cores that a thread may use; none where the system does not tell."""
+    """Returns the cores that a thread may use; empty if the system does not tell."""
     with contextlib.suppress(OSError, AttributeError):
         return os.sched_getaffinity(task)
     return set()

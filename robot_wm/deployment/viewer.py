@@ -20,11 +20,11 @@ class RerunView:
     """Shows a run while it happens (`robot_wm.runtime.Recorder`).
 
     Args:
-        where: `"rerun"` opens the viewer; a path that ends in `.rrd` gets the recording.
-        controller: whose run is shown.
-        camera: the main one.
-        goals: pictures, in the order of the goals.
-        action_names: of what is executed, A names.
+        where: The word `rerun` to open the viewer, or a path that ends in `.rrd` for the recording.
+        controller: The controller whose run is shown.
+        camera: Name of the camera that is shown beside the goal.
+        goals: Goal pictures, in the order of the goals.
+        action_names: Names of an action's A numbers.
 
     Raises:
         UserError: the viewer does not start.
@@ -83,7 +83,7 @@ class RerunView:
 
 
 def _layout(camera: str) -> rrb.Blueprint:
-    """Returns the layout: pictures above; below, energy, prediction error and time."""
+    """Returns the layout: pictures above; below, energy, p-value, action and planning time."""
     return rrb.Blueprint(
         rrb.Vertical(
             rrb.Horizontal(

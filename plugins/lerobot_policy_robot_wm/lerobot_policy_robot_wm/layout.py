@@ -1,4 +1,4 @@
-"""What the policy must know of its caller: the names of the joints, and the rate of the calls.
+"""Finds what the policy must know of its caller: the joints' names, and the rate of the calls.
 
 LeRobot passes vectors without names. `lerobot-record` and `make_policy` pass the names and the rate
 in `dataset_meta`. `lerobot-rollout` (0.6) passes them to no policy and to no processor of a policy;

@@ -1,4 +1,4 @@
-"""The planner behind LeRobot's `select_action`: step and hold, in calls instead of seconds.
+"""The policy behind LeRobot's `select_action`: it plans a step, moves and holds, call by call.
 
 Every call is at most one tick of a governor, so the commanded joints are as legal as those of
 `robot-wm deploy`: the motion of a planned step takes as many ticks as the limits need, at least the
@@ -60,7 +60,7 @@ _LEASH_RAD = 0.3
 
 @dataclass(frozen=True, eq=False)
 class _Arm:
-    """The caller's arm, as a robot_wm.deployment.control.Controlled."""
+    """The caller's arm (robot_wm.deployment.control.Controlled)."""
 
     action_spec: ActionSpec
     control_dt: float
@@ -72,7 +72,7 @@ class _Drive:
 
     Attributes:
         layout: The caller's robot.
-        limits: Limits in one tick, which is one call.
+        limits: Limits of the governor, with one call as one tick.
         period: Least number of ticks of a step of the checkpoint.
         settle: Ticks at rest before a picture shows the arm at rest.
         pace: Times the ticks.
@@ -95,9 +95,9 @@ class RobotWMPolicy(PreTrainedPolicy):
     Args:
         config: The checkpoint, the goal, and other settings.
         dataset_meta: LeRobot's description of what is recorded: the robot's features and its rate.
-            None: `lerobot-rollout` drives the policy; the first call finds them there, or refuses.
+            None: `lerobot-rollout` drives the policy; the first call finds them there or refuses.
         dataset_stats: Not used.
-        clock: Returns seconds that never go back.
+        clock: Function that returns a time that never goes back, s.
 
     Raises:
         ValueError: the checkpoint is for another robot, there is no goal picture or one that does
@@ -171,19 +171,19 @@ class RobotWMPolicy(PreTrainedPolicy):
         """Makes the policy as LeRobot calls it; the weights are those of the checkpoint.
 
         Args:
-            pretrained_name_or_path: Where the config came from.
+            pretrained_name_or_path: Name or path that the config came from; it is not used.
             config: As in the class.
             dataset_meta: As in the class.
             dataset_stats: As in the class.
             clock: As in the class.
-            **download: How LeRobot would download weights, such as `revision`: the keywords of its
-                own `from_pretrained`. Ignored, as there is nothing to download.
+            **download: Keywords of LeRobot's own `from_pretrained`, such as `revision`. They are
+                ignored, as there is nothing to download.
 
         Returns:
             The policy.
 
         Raises:
-            ValueError: as for the class.
+            ValueError: the class raises it.
             TypeError: a keyword is not one of LeRobot's either.
         """
         known = inspect.signature(PreTrainedPolicy.from_pretrained).parameters
@@ -203,9 +203,9 @@ class RobotWMPolicy(PreTrainedPolicy):
         if self._drive is not None:
             self._drive.pace.skip_interval()
         self._governor: Governor | None = None
-        self._start: FloatArray | None = None  # commanded joints at the last look
+        self._start: FloatArray | None = None  # commanded joints at the last observation
         self._target: FloatArray = np.zeros(0)
-        self._ticks = self._rested = 0  # since the last look; of them, the last ones at rest
+        self._ticks = self._rested = 0  # since then; of them, the last ones at rest
 
     def select_action(self, batch: dict[str, Tensor]) -> Tensor:
         """Returns the joints to command now.
@@ -290,7 +290,7 @@ class RobotWMPolicy(PreTrainedPolicy):
             images: The current picture of each camera.
 
         Raises:
-            ValueError: a picture is unlike them.
+            ValueError: a picture is unlike the demonstrations'.
         """
         if self._allow_novel:
             return
@@ -304,7 +304,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         """Makes the governor of an arm that stands at measured joints.
 
         Args:
-            drive: How the arm is driven.
+            drive: Limits and timing of the motion.
             joints: The joints `[J]`, rad.
 
         Returns:
@@ -334,7 +334,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         joints: FloatArray,
         images: Mapping[str, ImageArray],
     ) -> Governor:
-        """Plans a step from measured joints `[J]`, rad; returns the governor of the motion."""
+        """Observes and plans a step from measured joints `[J]`, rad; returns its governor."""
         # A blocked arm must not be pushed ever harder: if it lags, begin from the measured joints.
         if not np.abs(governor.joints - joints).max() < _LEASH_RAD:
             governor = self._make_governor(drive, joints)
@@ -382,7 +382,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         raise NotImplementedError("robot_wm plans; its checkpoints come from `robot-wm train`")
 
     def predict_action_chunk(self, batch: dict[str, Tensor]) -> NoReturn:
-        """Refuses: there are no action chunks."""
+        """Refuses, as there are no action chunks."""
         raise NotImplementedError("robot_wm looks after every step; it has no chunks")
 
 
@@ -398,7 +398,7 @@ def read_settings(config: RobotWMConfig, goal: str) -> DeploySettings:
 
     Raises:
         UserError: an override is unknown or out of range.
-        ValueError: limits are wider than the arm's own.
+        ValueError: the limits are wider than the arm's own.
     """
     settings = settings_of(config.checkpoint, goal, config.overrides)
     # A policy's directory may come from a stranger: it names nothing that is imported, and it may

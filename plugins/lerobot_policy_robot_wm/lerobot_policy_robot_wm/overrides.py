@@ -83,7 +83,7 @@ def _numbers(value: Any) -> Any:
 
 
 def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    """Sets a nested key; a part that is given by its name alone becomes a mapping."""
+    """Sets a nested key; a part that is given by its name alone becomes a mapping first."""
     *parents, last = keys
     for name in parents:
         below = values.get(name)

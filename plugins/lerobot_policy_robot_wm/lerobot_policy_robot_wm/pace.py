@@ -6,7 +6,7 @@ import math
 from statistics import median
 
 _NUM_INTERVALS = 8
-_FASTER = 1.2  # times the stated rate: refused, as ticks would be shorter than the limits assume
+_FASTER = 1.2  # times the stated rate is refused: ticks would be shorter than the limits assume
 _EARLY = 0.5  # of a period that one call may come early: the loop's reading time varies
 
 
@@ -34,7 +34,7 @@ class Pace:
 
     @property
     def is_known(self) -> bool:
-        """Whether enough calls were timed, and come no faster than the stated rate."""
+        """Whether enough calls were timed; they come no faster than the stated rate."""
         return len(self._intervals_s) >= _NUM_INTERVALS
 
     def skip_interval(self) -> None:

@@ -1,7 +1,7 @@
 """The simulated SO-100, driven like an SO-101: with the same names, degrees and percent.
 
 It runs in real time: whenever it is called it catches up with the wall clock, behind the governor
-that drives the real arm, and it holds its last goal for ever.
+that drives the real arm, and it holds its last joint target for ever.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CAMERA = "front"
 
 
 class RobotWMSim(Robot):
-    """An SO-100 that LeRobot drives by joint goals (lerobot.robots.Robot).
+    """An SO-100 that LeRobot drives by joint targets (lerobot.robots.Robot).
 
     Attributes:
         config_class: Class of its config, for LeRobot.
         name: Name of the robot, for LeRobot.
 
     Args:
-        config: The scene and how it looks.
+        config: Config of the scene and its appearance.
 
     Raises:
         ValueError: a setting is out of range.
@@ -55,13 +55,13 @@ class RobotWMSim(Robot):
 
     @property
     def observation_features(self) -> dict[str, Any]:
-        """Types of the joints, and shape of the picture, by name."""
+        """Type of each joint, and shape of the picture, by name."""
         size = self.config.image_size
         return {**self.action_features, CAMERA: (size, size, 3)}
 
     @property
     def action_features(self) -> dict[str, type]:
-        """Types of the joint goals, by name."""
+        """Type of each joint target, by name."""
         return dict.fromkeys(self._joints.keys, float)
 
     @property
@@ -107,17 +107,17 @@ class RobotWMSim(Robot):
 
     @check_if_not_connected
     def send_action(self, action: Mapping[str, Any]) -> dict[str, float]:
-        """Sets the goal of the joints; the governor decides how and whether the arm gets there.
+        """Sets the joint target; the governor decides how and whether the arm gets there.
 
         Args:
-            action: Goal of each joint, in LeRobot's units.
+            action: Target of each joint by name, in LeRobot's units.
 
         Returns:
             The last command of each servo, in LeRobot's units.
 
         Raises:
-            ValueError: a joint is missing, or a goal is not finite; the arm then keeps its last
-                goal.
+            ValueError: a joint is missing, or a target is not finite; the arm then keeps its last
+                target.
         """
         missing = [key for key in self.action_features if key not in action]
         if missing:
