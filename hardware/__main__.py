@@ -1,4 +1,4 @@
-"""Runs a device-side process: `python -m hardware controller|watchdog|cameras DESCRIPTOR`.
+"""Runs a device-side process: `python -m hardware arm_server|watchdog|cameras DESCRIPTOR`.
 
 Each process reads its task from the descriptor that its parent hands over (`hardware.spawn`).
 """
@@ -46,7 +46,7 @@ def main(words: list[str]) -> int:
         The exit code.
     """
     name, descriptor = words[0], int(words[1])
-    if name == "controller":
+    if name == "arm_server":
         return control(read_task(descriptor, ArmServerTask))
     if name == "watchdog":
         return guard(read_task(descriptor, WatchdogTask))
@@ -62,8 +62,8 @@ def control(task: ArmServerTask) -> int:
     Returns:
         The exit code: 0 if it ended in order, 1 if it broke, 2 if the arm cannot be driven.
     """
-    operator, watchdog, caught = Wire.at(task.human), Wire.at(task.watchdog), []
-    policy = Wire.at(task.planner)
+    operator, watchdog, caught = Wire.at(task.operator), Wire.at(task.watchdog), []
+    policy = Wire.at(task.policy)
     with signals(caught), contextlib.ExitStack() as stack:
         try:
             chain = task.chain.chain()
@@ -72,7 +72,7 @@ def control(task: ArmServerTask) -> int:
             stack.callback(lambda: arm.close(relax=any(relax)))
             device_limits = arm.limits()
             limits = task.limits.within(device_limits.low, device_limits.high)
-            supervisor = Supervisor(limits, chain.corners, task.settings, rest=task.park)
+            supervisor = Supervisor(limits, chain.corners, task.settings, park_pose=task.park)
             recorder = FlightRecorder(Path(task.record), limits, chain, task.about)
             stack.callback(_close, recorder)
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the operator is told

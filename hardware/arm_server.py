@@ -43,7 +43,7 @@ from hardware.messages import (
     encode,
 )
 from hardware.plans import JointPlan
-from hardware.reasons import Kind, Reason, said
+from hardware.reasons import Kind, Reason, quoted
 from hardware.states import Event, State
 from hardware.supervisor import Supervisor
 from hardware.ticks import PolicyLife, Reading, TickResult
@@ -66,15 +66,15 @@ class Wires:
     """Connections of the arm server.
 
     Attributes:
-        planner: Wire to the policy process, which sends heartbeats, observation requests and plans.
-        human: Wire to the operator's process, which sends requests and receives the status.
+        policy: Wire to the policy process, which sends heartbeats, observation requests and plans.
+        operator: Wire to the operator's process, which sends requests and receives the status.
         watchdog: Wire to the watchdog, which receives a heartbeat per tick.
         keys: Descriptor of a terminal's input, where, once armed, any key or the terminal's end
             stops the run; None: there is no terminal.
     """
 
-    planner: Wire
-    human: Wire
+    policy: Wire
+    operator: Wire
     watchdog: Wire
     keys: int | None = None
 
@@ -177,7 +177,7 @@ class ArmServer:
             if self._undelivered and not self._dry_run:
                 self._arm.hold()
             assert ending is not None
-            self._wires.human.send(self._status(result, ended=ending))
+            self._wires.operator.send(self._status(result, ended=ending))
             self._wires.watchdog.send(Goodbye())
         return ending
 
@@ -187,9 +187,9 @@ class ArmServer:
             try:
                 return self._tick(caught, late_s)
             except RecordError as error:
-                self.broken = said(Kind.RECORD_LOST, error)
+                self.broken = quoted(Kind.RECORD_LOST, error)
             except Exception as error:  # noqa: BLE001 - whatever it is, the arm must come to rest
-                self.broken = said(Kind.CONTROLLER_BROKE, repr(error))
+                self.broken = quoted(Kind.ARM_SERVER_BROKE, repr(error))
             # This tick may have written a command already: braking begins with the next.
             self._ending = self._ending or self.broken
             return TickResult(self._supervisor.state, self.broken, None, None, False, ())
@@ -206,7 +206,7 @@ class ArmServer:
                 self._recorder.write(now_s, unread, result, late_s=late_s)
         with contextlib.suppress(Exception):
             self._beat(result)
-            self._wires.human.send(self._status(result))
+            self._wires.operator.send(self._status(result))
         return result
 
     def _tick(self, caught: list[str], late_s: float) -> TickResult:
@@ -217,7 +217,7 @@ class ArmServer:
         self._undecodable = []
         events, plans = self._hear(caught)
         now_s = time.monotonic()  # now: all that was read and heard is older
-        life = PolicyLife(not self._wires.planner.closed, self._heard_s)
+        life = PolicyLife(not self._wires.policy.closed, self._heard_s)
         result = self._supervisor.tick(now_s, reading, life, events=events, plans=plans)
         if result.command is not None and not self._dry_run:
             self._undelivered = True
@@ -225,7 +225,7 @@ class ArmServer:
                 self._arm.write(result.command)
                 self._undelivered = False
             except Exception as error:  # noqa: BLE001 - whatever a driver raises is a fault
-                self._fault = said(Kind.COMMAND_NOT_TAKEN, error)
+                self._fault = quoted(Kind.COMMAND_NOT_TAKEN, error)
         self._written = result.command
         if self._recorder is not None:
             undecodable = self._undecodable
@@ -234,7 +234,7 @@ class ArmServer:
         self._answer(now_s, reading, result)
         self._beat(result)
         if result.notes or self._num_ticks % STATUS_EVERY == 0:
-            self._wires.human.send(self._status(result))
+            self._wires.operator.send(self._status(result))
         return result
 
     def _beat(self, result: TickResult) -> None:
@@ -244,7 +244,7 @@ class ArmServer:
         try:
             reading = self._arm.read()
         except Exception as error:  # noqa: BLE001 - whatever a driver raises is a fault
-            no_answer = said(Kind.NO_ANSWER, error)
+            no_answer = quoted(Kind.NO_ANSWER, error)
             return Reading(np.zeros(0), time.monotonic(), fault=no_answer)
         self._wires.watchdog.receive()  # sends nothing, but shows when it is gone
         if self._wires.watchdog.closed:
@@ -269,11 +269,11 @@ class ArmServer:
         """Returns the events that the other processes ask for, and the plans that have come."""
         events: list[tuple[Event, Reason]] = []
         plans: list[JointPlan] = []
-        for message in self._wires.planner.receive():
+        for message in self._wires.policy.receive():
             self._heard_s = time.monotonic()
             if self._ending is None:
                 self._hear_policy(message, events, plans)
-        for message in self._wires.human.receive():
+        for message in self._wires.operator.receive():
             if isinstance(message, Request) and message.event in _HUMAN:
                 if message.event is Event.STOP or self._ending is None:
                     events.append((message.event, Reason(Kind.ASKED_FOR)))
@@ -281,7 +281,7 @@ class ArmServer:
                 self._end(events, message.reason)
             else:
                 self._distrust("operator's process", message, events)
-        if self._wires.human.closed:
+        if self._wires.operator.closed:
             self._end(events, Reason(Kind.HUMAN_GONE))
         while caught:  # one by one: a signal that comes meanwhile is not lost
             self._end(events, Reason(Kind.SIGNAL, {"name": caught.pop(0)}))
@@ -301,7 +301,7 @@ class ArmServer:
         elif isinstance(message, ObservationRequest):
             self._request = message
         elif isinstance(message, PolicyFailed):
-            events.append((Event.FAULT, said(Kind.PLANNER_FAILED, message.text)))
+            events.append((Event.FAULT, quoted(Kind.POLICY_FAILED, message.text)))
         elif isinstance(message, PolicyDone):
             self._ending = Reason(Kind.DONE)
             events.append((Event.STOP, self._ending))
@@ -339,7 +339,7 @@ class ArmServer:
         if request is None:
             return
         if stopped is not None:
-            self._wires.planner.send(ArmStopped(reason=stopped))
+            self._wires.policy.send(ArmStopped(reason=stopped))
             self._request = None
             return
         if result.state not in (State.ARMED, State.HOLDING) or not result.at_rest:
@@ -347,7 +347,7 @@ class ArmServer:
         observed_s = min([reading.stamp_s, *reading.frames_s.values()])
         if now_s < self._moved_s + SETTLE_S or observed_s < self._moved_s + SETTLE_S:
             return
-        self._wires.planner.send(
+        self._wires.policy.send(
             ArmObservation(
                 number=request.number,
                 epoch=self._supervisor.epoch,

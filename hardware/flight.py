@@ -186,7 +186,7 @@ def replay(path: Path) -> Replay:
         chain = msgspec.convert(header["chain"], ChainData, dec_hook=from_plain).chain()
         governor: Governor | None = None
         ticks = commands = mismatches = 0
-        moving = whole = False
+        moving = whole = faulted = False
         largest, faults = 0.0, []
         for line in lines:
             if whole:
@@ -201,8 +201,9 @@ def replay(path: Path) -> Replay:
                 reason = line["reason"]
                 if header["format"] == FORMAT:
                     reason = str(msgspec.convert(reason, Reason))
-                if faults[-1:] != [reason]:
+                if not faulted or faults[-1] != reason:  # one fault lasts for many ticks
                     faults.append(str(reason))
+            faulted = line["state"] == "faulted"
             if "seed" in line:
                 seat = limits.clip_within_tolerance(np.array(line["joints"], np.float64))
                 if line["seed"] != seat.tolist() or moving:
@@ -223,6 +224,8 @@ def replay(path: Path) -> Replay:
                 largest = max(largest, float(np.abs(again - command).max()))
     except StopIteration:
         raise UserError(f"{path}: empty, not a flight record") from None
+    except UserError as error:
+        raise UserError(f"{path}: not a flight record, or damaged: {error}") from error
     except _DAMAGED as error:
         raise UserError(f"{path}: not a flight record, or damaged: {error!r:.120}") from error
     return Replay(ticks, commands, mismatches, largest, tuple(faults), bool(cut) or not whole)

@@ -34,13 +34,13 @@ class Kind(str, Enum):
     CAMERA_STALE = "camera_stale"
     # What is wrong with the processes.
     WATCHDOG_GONE = "watchdog_gone"
-    CONTROLLER_BROKE = "controller_broke"
+    ARM_SERVER_BROKE = "controller_broke"
     RECORD_LOST = "record_lost"
-    CONTROLLER_GONE = "controller_gone"
-    PLANNER_MISSING = "planner_missing"
-    PLANNER_GONE = "planner_gone"
-    PLANNER_FAILED = "planner_failed"
-    PLANNER_SILENT = "planner_silent"
+    ARM_SERVER_GONE = "controller_gone"
+    POLICY_MISSING = "planner_missing"
+    POLICY_GONE = "planner_gone"
+    POLICY_FAILED = "planner_failed"
+    POLICY_SILENT = "planner_silent"
     UNDECODABLE = "undecodable"
     FOREIGN_EVENT = "foreign_event"
     WRONG_EVENT = "wrong_event"
@@ -99,13 +99,13 @@ _SENTENCES = {
     Kind.COMPUTER_SLEPT: "the computer slept for {slept_s:.0f} s",
     Kind.CAMERA_STALE: "camera {camera} shows nothing new for {age_s:.2f} s",
     Kind.WATCHDOG_GONE: "the watchdog is gone",
-    Kind.CONTROLLER_GONE: "the arm server died",
-    Kind.CONTROLLER_BROKE: "the arm server broke: {text}",
+    Kind.ARM_SERVER_GONE: "the arm server died",
+    Kind.ARM_SERVER_BROKE: "the arm server broke: {text}",
     Kind.RECORD_LOST: "the flight record cannot be written: {text}",
-    Kind.PLANNER_MISSING: "there is no policy process",
-    Kind.PLANNER_GONE: "the policy process died",
-    Kind.PLANNER_FAILED: "the policy process failed: {text}",
-    Kind.PLANNER_SILENT: "the policy process is silent for {silent_s:.2f} s",
+    Kind.POLICY_MISSING: "there is no policy process",
+    Kind.POLICY_GONE: "the policy process died",
+    Kind.POLICY_FAILED: "the policy process failed: {text}",
+    Kind.POLICY_SILENT: "the policy process is silent for {silent_s:.2f} s",
     Kind.UNDECODABLE: "the {sender} sent {num_bytes} bytes that are no message for the arm server",
     Kind.FOREIGN_EVENT: "another process sent the event {event}, which is the supervisor's alone",
     Kind.WRONG_EVENT: "{event} while {state}",
@@ -179,7 +179,7 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         return sentence if self.cause is None else f"{sentence}: {self.cause}"
 
 
-def said(kind: Kind, text: object) -> Reason:
+def quoted(kind: Kind, text: object) -> Reason:
     """Returns a reason that quotes a driver's or a library's own message."""
     return Reason(kind, {"text": clean(text, _LONGEST_TEXT)})
 

@@ -18,7 +18,7 @@ from hardware.reasons import Kind, Reason
 from hardware.states import Event, State, StateMachine
 from hardware.ticks import Note, NoteKind, PolicyLife, Reading, TickResult
 from robot_wm.kinematics.limits import Limits
-from robot_wm.types import Count, FloatArray, Positive, Settings
+from robot_wm.types import Count, FloatArray, Positive, Settings, Share
 
 _STEP_SHARE = 0.9  # of the governor's longest jump, that a step of a plan or of parking may take
 
@@ -69,7 +69,7 @@ class SupervisorSettings(Settings, frozen=True, kw_only=True):
     tracking_error_rad: Positive = 0.15
     tracking_s: Positive = 0.3
     stuck_rad: Positive = 0.05
-    stuck_share: Positive = 0.2
+    stuck_share: Share = 0.2
     max_refused: Count = 3
     parking_s: Positive = 30.0
     steady_ticks: Count = 10
@@ -83,7 +83,7 @@ class Supervisor:
         limits: Limits of the governor.
         corners: Function from joints `[N, J]`, rad, to the corners of all bodies `[N, P, 3]`, m.
         settings: Settings of when to hold and when to fault; None: the defaults.
-        rest: The park pose `[J]`, rad; None: the arm does not park.
+        park_pose: The joints where the arm parks `[J]`, rad; None: the arm does not park.
 
     Raises:
         UserError: the arm may not stand in the park pose.
@@ -95,13 +95,13 @@ class Supervisor:
         corners: Callable[[FloatArray], FloatArray],
         settings: SupervisorSettings | None = None,
         *,
-        rest: FloatArray | None = None,
+        park_pose: FloatArray | None = None,
     ) -> None:
-        self._limits, self._corners, self._park_pose = limits, corners, rest
+        self._limits, self._corners, self._park_pose = limits, corners, park_pose
         corners(limits.low[None])  # the first call prepares what later ticks use
         self._settings = settings or SupervisorSettings()
-        if rest is not None:
-            Governor(limits, corners, rest)  # raises where the arm may not stand
+        if park_pose is not None:
+            Governor(limits, corners, park_pose)  # raises where the arm may not stand
         self._machine = StateMachine()
         self._governor: Governor | None = None
         self._motion: Motion | None = None
@@ -137,7 +137,7 @@ class Supervisor:
         self,
         now_s: float,
         reading: Reading,
-        planner: PolicyLife,
+        policy: PolicyLife,
         *,
         events: Sequence[tuple[Event, Reason]] = (),
         plans: Sequence[JointPlan] = (),
@@ -147,7 +147,7 @@ class Supervisor:
         Args:
             now_s: Time on the clock of all stamps, s.
             reading: Reading of the arm.
-            planner: State of the policy process.
+            policy: State of the policy process.
             events: The operator's requests, and faults that were found outside, with reasons.
             plans: Plans that have come since the last tick; the newest counts.
 
@@ -164,7 +164,7 @@ class Supervisor:
             if event in (Event.PLAN, Event.WAIT, Event.PARKED):
                 self._on(Event.FAULT, now_s, Reason(Kind.FOREIGN_EVENT, {"event": event.value}))
             elif event is Event.ARM and self.state is State.IDLE:
-                self._arm(now_s, reading, planner, wrong)
+                self._arm(now_s, reading, policy, wrong)
             elif event is Event.PARK and self._park_pose is None:
                 self._notes.append(Note(NoteKind.NOT_PARKED, Reason(Kind.NO_PARK_POSE)))
             elif event is Event.RESET and wrong:
@@ -175,7 +175,7 @@ class Supervisor:
             self._consider(plan, now_s, reading)
         if self.state in (State.IDLE, State.FAULTED) and self._at_rest and not self._relaxed:
             self._relax(reading)
-        target = self._target(now_s, reading, planner)
+        target = self._target(now_s, reading, policy)
         self._last_s = now_s
         if self._governor is None:
             return TickResult(self.state, self.reason, None, None, True, tuple(self._notes))
@@ -297,11 +297,11 @@ class Supervisor:
             self._notes.append(Note(NoteKind.RESEATED, moved))
 
     def _arm(
-        self, now_s: float, reading: Reading, planner: PolicyLife, wrong: Reason | None
+        self, now_s: float, reading: Reading, policy: PolicyLife, wrong: Reason | None
     ) -> None:
         wrong = wrong or self._blind(now_s, reading)
-        if not wrong and not planner.alive:
-            wrong = Reason(Kind.PLANNER_MISSING)
+        if not wrong and not policy.alive:
+            wrong = Reason(Kind.POLICY_MISSING)
         if not wrong and not (self._at_rest and self._steady()):
             wrong = Reason(Kind.NOT_AT_REST)
         if not wrong:
@@ -404,11 +404,11 @@ class Supervisor:
             self._notes.append(Note(NoteKind.WAITING, blind))
         self._told_blind = blind is not None
 
-    def _target(self, now_s: float, reading: Reading, planner: PolicyLife) -> FloatArray | None:
+    def _target(self, now_s: float, reading: Reading, policy: PolicyLife) -> FloatArray | None:
         """Returns the joint target of this tick `[J]`, rad; None to brake and hold."""
         settings, state = self._settings, self.state
-        if state in (State.ARMED, State.RUNNING, State.HOLDING) and not planner.alive:
-            self._on(Event.FAULT, now_s, Reason(Kind.PLANNER_GONE))
+        if state in (State.ARMED, State.RUNNING, State.HOLDING) and not policy.alive:
+            self._on(Event.FAULT, now_s, Reason(Kind.POLICY_GONE))
             return None
         waited_s = now_s - self._since_s
         if state in (State.ARMED, State.HOLDING):
@@ -437,10 +437,10 @@ class Supervisor:
             return governor.joints + np.clip(self._park_pose - governor.joints, -step, step)
         if state is not State.RUNNING:
             return None
-        silence = now_s - planner.heard_s
+        silence = now_s - policy.heard_s
         why = self._blind(now_s, reading)
         if not why and not silence <= settings.max_silence_s:
-            why = Reason(Kind.PLANNER_SILENT, {"silent_s": silence})
+            why = Reason(Kind.POLICY_SILENT, {"silent_s": silence})
         assert self._motion is not None
         target = None if why else self._motion.target(governor.joints, now_s)
         if target is None:

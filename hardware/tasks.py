@@ -161,8 +161,8 @@ class ArmServerTask(SentMessage, frozen=True):
         settings: Settings of the supervisor.
         park: The park pose `[J]`, rad; None: there is none.
         arm: Description of how the arm is opened.
-        planner: Descriptor of the wire to the policy process.
-        human: Descriptor of the wire to the operator's process.
+        policy: Descriptor of the wire to the policy process.
+        operator: Descriptor of the wire to the operator's process.
         watchdog: Descriptor of the wire to the watchdog.
         record: Path of the flight record.
         about: Further facts about the run, for people.
@@ -176,8 +176,8 @@ class ArmServerTask(SentMessage, frozen=True):
     settings: SupervisorSettings
     park: FloatArray | None
     arm: ArmTask
-    planner: int
-    human: int
+    policy: int
+    operator: int
     watchdog: int
     record: str
     about: dict[str, str]
@@ -240,7 +240,7 @@ class PolicyTask(SentMessage, frozen=True):
         high: Upper joint limits of the arm server `[J]`, rad.
         frames: Shared memory of each camera's pictures, by camera.
         wire: Descriptor of the wire to the arm server.
-        human: Descriptor of the wire to the operator's process.
+        operator: Descriptor of the wire to the operator's process.
     """
 
     settings: dict[str, Any]
@@ -248,7 +248,7 @@ class PolicyTask(SentMessage, frozen=True):
     high: FloatArray
     frames: dict[str, Place]
     wire: int
-    human: int
+    operator: int
 
 
 class RandomPolicyTask(SentMessage, frozen=True):

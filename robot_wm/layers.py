@@ -44,9 +44,10 @@ class Attention(nn.Module):
         """Attends to `x` itself and to everything in `past`.
 
         Args:
-            x: `[B, L, width]`.
-            mask: bool `[L, L]`, true where a row may attend to a column; None for full attention.
-            rotary: cos and sin `[L, head size]` that rotate queries and keys; see `rotate`.
+            x: Tokens `[B, L, width]`.
+            mask: Mask, bool `[L, L]`, true where a row may attend to a column; None for full
+                attention.
+            rotary: Cosines and sines `[L, head size]` that rotate queries and keys; see `rotate`.
             past: Keys and values of earlier tokens, of a batch of B or of 1 that all share.
 
         Returns:
@@ -76,9 +77,9 @@ def _attend_in_parts(q: Tensor, parts: Sequence[KeyValue], mask: Tensor | None) 
     """Computes softmax attention over several tensors of keys without copying them into one.
 
     Args:
-        q: `[B, heads, L, head size]`.
+        q: Queries `[B, heads, L, head size]`.
         parts: Keys and values, each of a batch of B or 1.
-        mask: bool `[L, L]` over the last part.
+        mask: Mask over the last part, bool `[L, L]`; None for full attention.
 
     Returns:
         `[B, heads, L, head size]`.
@@ -151,11 +152,12 @@ class Block(nn.Module):
         """Applies attention and the MLP.
 
         Args:
-            x: `[B, L, width]`.
+            x: Tokens `[B, L, width]`.
             mask: See `Attention.forward`.
             rotary: See `Attention.forward`.
             past: See `Attention.forward`.
-            condition: `[B, T, width]`, each for L / T tokens in a row; for a modulated block.
+            condition: Conditions `[B, T, width]` of a modulated block, each for L / T tokens in a
+                row.
 
         Returns:
             `[B, L, width]`, and the keys and values of `x`.
@@ -179,9 +181,9 @@ def modulate(x: Tensor, factor: Tensor, shift: Tensor | None = None) -> Tensor:
     """Scales and shifts tokens, frame by frame.
 
     Args:
-        x: `[B, L, width]`.
-        factor: `[B, T, width]`, each for L / T tokens in a row.
-        shift: `[B, T, width]`, likewise; None for none.
+        x: Tokens `[B, L, width]`.
+        factor: Factors `[B, T, width]`, each for L / T tokens in a row.
+        shift: Summands `[B, T, width]`, likewise; None for none.
 
     Returns:
         `[B, L, width]`.

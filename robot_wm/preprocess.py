@@ -52,7 +52,7 @@ def prepare_images(images: ImageArray | Tensor, spec: ImageSpec) -> Tensor:
     The crop is centred, and the largest one that has the encoder's aspect ratio.
 
     Args:
-        images: uint8 RGB `[..., height, width, 3]`, one size for all.
+        images: Pictures of one size, uint8 RGB `[..., height, width, 3]`.
         spec: Size and preparation of the encoder's pictures.
 
     Returns:
@@ -86,8 +86,9 @@ class NormStats:
     """Mean and standard deviation of a vector, with which it is normalised.
 
     Attributes:
-        mean: `[K]` float32.
-        std: `[K]` float32, above zero; 1 for dimensions that never vary.
+        mean: Mean per dimension, `[K]` float32.
+        std: Standard deviation per dimension, `[K]` float32, above zero; 1 for dimensions that
+            never vary.
     """
 
     mean: FloatArray

@@ -22,8 +22,8 @@ def episodes_of(
     Args:
         name: Name of the arm and the task, such as `"so100_reach"`.
         draw: Makes the episode of a seed.
-        split: `"test"` (never used for tuning; from a file in `manifests` if there is one for the
-            task), `"dev"`, or a number, the first seed of another list.
+        split: Name of the list: `"test"` (never used for tuning; from a file in `manifests` if
+            there is one for the task), `"dev"`, or a number, the first seed of another list.
         num_episodes: Number of episodes.
 
     Returns:

@@ -24,7 +24,7 @@ class Physics:
 
     Args:
         xml: MJCF text.
-        assets: file name -> bytes, for the meshes that the XML names.
+        assets: Content of each mesh file that the XML names, by file name.
 
     Raises:
         ValueError: MuJoCo refuses the XML.

@@ -75,7 +75,7 @@ class Block:
     Attributes:
         name: Name of the box's body.
         half_size: Half of its size along its own x, y and z, m.
-        position: x and y in a new scene, m, base frame.
+        position: Position in a new scene, x and y, m, base frame.
         rgba: Colour, each in [0, 1].
         mass_kg: Mass, kg.
     """
@@ -92,7 +92,7 @@ class Table:
     """A square table, with its top at z = 0.
 
     Attributes:
-        center: x and y of the center, m, base frame.
+        center: Position of the center, x and y, m, base frame.
         half_size: Half of an edge, m.
     """
 

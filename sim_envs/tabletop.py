@@ -282,8 +282,8 @@ class Tabletop:
         """Places the arm at rest at a pose, and lets a control period pass.
 
         Args:
-            pose: `[4]`: ee x, y, z and gripper opening, m.
-            objects: name -> pose `[3]`; objects that are not named keep their pose.
+            pose: Pose of the tool, x, y, z, and opening of the gripper, `[4]`, m.
+            objects: Poses `[3]` by name; objects that are not named keep their pose.
 
         Raises:
             UserError: the arm cannot reach the pose, or an object is unknown.
@@ -316,7 +316,7 @@ class Tabletop:
 
         Args:
             name: Name of the object.
-            pose: x and y in m and yaw in rad, `[3]`, base frame.
+            pose: Pose of the object, x and y in m and yaw in rad, `[3]`, base frame.
 
         Raises:
             UserError: no object of that name.
@@ -386,7 +386,7 @@ class Tabletop:
         """Moves the commanded pose by an action for one control period.
 
         Args:
-            action: `[4]`, m.
+            action: Change of the commanded pose, `[4]`, m.
 
         Returns:
             `[4]`, m: the actual change of the commanded pose, which the bounds of the action, of

@@ -30,7 +30,7 @@ from hardware.messages import (
     encode,
 )
 from hardware.plans import JointPlan
-from hardware.reasons import Kind, Reason, said
+from hardware.reasons import Kind, Reason, quoted
 from hardware.remote import RemoteArm
 from hardware.simulated import JointTargets, Measured, SimulatedArm, wait_for_life
 from hardware.states import Event, State
@@ -45,7 +45,7 @@ from robot_wm.robots import so100
 from robot_wm.types import ActionSpec
 
 HOME = np.array([0.0, -2.0, 1.7, 1.2, 0.0, 0.3])
-OVERLOAD = said(Kind.DEVICE, "overload")
+OVERLOAD = quoted(Kind.DEVICE, "overload")
 NOTHING_ENDED_IT = End(reason=Reason(Kind.HUMAN_GONE))
 
 
@@ -87,7 +87,7 @@ def test_a_remote_arm_keeps_the_contract_of_an_env(rehearsal):
         frames = {"front": run.frames}
 
         def make():
-            return RemoteArm(run.planner, frames, ToolActions(so100(), spec), control_dt=0.2)
+            return RemoteArm(run.policy, frames, ToolActions(so100(), spec), control_dt=0.2)
 
         check_env(make, resettable=False)
     check_record(run)
@@ -157,8 +157,8 @@ def test_a_signal_stops_it_and_it_leaves(rehearsal, name):
         run.arm()
         run.wait_moving()
         begin_s = time.monotonic()
-        run.children["controller"].send_signal(getattr(signal, name))
-        assert run.children["controller"].wait(5.0) == 0
+        run.children["arm server"].send_signal(getattr(signal, name))
+        assert run.children["arm server"].wait(5.0) == 0
         assert run.rest_s(begin_s, 2.0) < 1.0
         assert run.children["watchdog"].wait(5.0) == 0  # it said goodbye
     check_record(run)
@@ -174,31 +174,31 @@ def test_a_key_and_the_terminal_s_end_stop_it(rehearsal, tmp_path):
             run.wait_moving()
             begin_s = time.monotonic()
             press(writing)
-            assert run.children["controller"].wait(5.0) == 0
+            assert run.children["arm server"].wait(5.0) == 0
             assert run.rest_s(begin_s, 2.0) < 1.0
         os.close(reading)
 
 
-def test_a_planner_that_dies_is_a_fault(rehearsal):
+def test_a_policy_process_that_dies_is_a_fault(rehearsal):
     with rehearsal() as run:
         run.arm()
         run.wait_moving()
-        begin_s = run.kill("planner")
+        begin_s = run.kill("policy process")
         assert run.rest_s(begin_s, 2.0) < 1.0
-        assert run.wait(State.FAULTED).reason == Reason(Kind.PLANNER_GONE)
-        run.human.send(Request(event=Event.RESET))
+        assert run.wait(State.FAULTED).reason == Reason(Kind.POLICY_GONE)
+        run.operator.send(Request(event=Event.RESET))
         run.wait(State.IDLE)
-    assert str(Reason(Kind.PLANNER_GONE)) in check_record(run).faults
+    assert str(Reason(Kind.POLICY_GONE)) in check_record(run).faults
 
 
-def test_a_planner_that_hangs_is_held_and_goes_on(rehearsal):
+def test_a_policy_process_that_hangs_is_held_and_goes_on(rehearsal):
     with rehearsal() as run:
         run.arm()
         run.wait_moving()
-        run.children["planner"].send_signal(signal.SIGSTOP)
+        run.children["policy process"].send_signal(signal.SIGSTOP)
         assert run.rest_s(time.monotonic(), 2.0) < 1.0
         run.wait(State.HOLDING)
-        run.children["planner"].send_signal(signal.SIGCONT)
+        run.children["policy process"].send_signal(signal.SIGCONT)
         run.wait_moving()
     check_record(run)
 
@@ -221,12 +221,12 @@ class Desk:
 
     def __init__(self, chain, limits, **words):
         self.joints, self.target, self.num_reads, self.fault = HOME, HOME, 0, None
-        self.supervisor = Supervisor(limits, chain.corners, rest=HOME + 0.1)
-        self.human, human = Wire.pair()
-        self.planner, planner = Wire.pair()
+        self.supervisor = Supervisor(limits, chain.corners, park_pose=HOME + 0.1)
+        self.operator, operator = Wire.pair()
+        self.policy, policy = Wire.pair()
         self._watchdog, watchdog = Wire.pair()
-        wires = Wires(planner, human, watchdog)
-        self.controller = ArmServer(self, self.supervisor, wires, **{"tick_s": 0.002, **words})
+        wires = Wires(policy, operator, watchdog)
+        self.server = ArmServer(self, self.supervisor, wires, **{"tick_s": 0.002, **words})
 
     def read(self):
         self.num_reads += 1
@@ -236,9 +236,9 @@ class Desk:
     def each(self):
         """Arms it in tick 30."""
         if self.num_reads == 30:
-            self.human.send(Request(event=Event.ARM))
+            self.operator.send(Request(event=Event.ARM))
         if self.num_reads > 2000:
-            self.human.send(NOTHING_ENDED_IT)
+            self.operator.send(NOTHING_ENDED_IT)
 
     def write(self, joints):
         self.target = joints
@@ -247,12 +247,12 @@ class Desk:
         pass
 
     def plan(self, joints):
-        """Has the planner send a way there."""
+        """Has the policy send a way there."""
         now_s = time.monotonic()
         plan = JointPlan(
             self.supervisor.epoch, 0, now_s, now_s, self.joints, joints[None], now_s + 5
         )
-        self.planner.send(PlanProposal(plan=plan))
+        self.policy.send(PlanProposal(plan=plan))
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_no_signal_is_lost_whenever_it_comes(desk):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     arm = desk(lambda _: None, Busy)
-    assert arm.controller.run() == Reason(Kind.SIGNAL, {"name": "SIGTERM"})
+    assert arm.server.run() == Reason(Kind.SIGNAL, {"name": "SIGTERM"})
 
 
 def test_it_does_not_leave_an_arm_pushing_at_what_blocked_it(desk):
@@ -290,11 +290,11 @@ def test_it_does_not_leave_an_arm_pushing_at_what_blocked_it(desk):
     def each(arm):
         arm.fault = OVERLOAD if arm.num_reads == 40 else None
         if arm.num_reads == 40:
-            arm.human.send(End(reason=Reason(Kind.FAULT)))
+            arm.operator.send(End(reason=Reason(Kind.FAULT)))
             arm.joints = pushed
 
     arm = desk(each)
-    assert arm.controller.run().kind is Kind.FAULT and arm.supervisor.reason == OVERLOAD
+    assert arm.server.run().kind is Kind.FAULT and arm.supervisor.reason == OVERLOAD
     np.testing.assert_allclose(arm.target, pushed, atol=1e-6)
 
 
@@ -306,28 +306,28 @@ def test_a_computer_that_slept_is_a_fault(desk, monkeypatch):
         if arm.num_reads == 40:
             monkeypatch.setattr(hardware.arm_server, "asleep_s", lambda: asleep_s() + 3600)
         if arm.num_reads == 45:
-            arm.human.send(End(reason=Reason(Kind.ASKED_FOR)))
+            arm.operator.send(End(reason=Reason(Kind.ASKED_FOR)))
 
     arm = desk(each)
-    arm.controller.run()
+    arm.server.run()
     assert arm.supervisor.reason.kind is Kind.COMPUTER_SLEPT
     assert arm.supervisor.reason.numbers["slept_s"] == pytest.approx(3600, abs=1)
 
 
-def test_a_stop_in_the_tick_in_which_the_planner_is_done_is_not_lost(desk):
+def test_a_stop_in_the_tick_in_which_the_policy_process_is_done_is_not_lost(desk):
     def each(arm):
         arm.joints = arm.target
         if arm.num_reads == 40:
-            arm.planner.send(PolicyDone())
+            arm.policy.send(PolicyDone())
             os.kill(os.getpid(), signal.SIGTERM)
 
     arm = desk(each, park=True)
-    assert arm.controller.run().kind is Kind.DONE
+    assert arm.server.run().kind is Kind.DONE
     assert not arm.supervisor.parked  # and its torque stays
     np.testing.assert_allclose(arm.target, HOME, atol=0.02)
 
 
-def test_what_is_written_after_the_controller_broke_is_in_the_record(desk, chain, tmp_path):
+def test_what_is_written_after_the_arm_server_broke_is_in_the_record(desk, chain, tmp_path):
     path = tmp_path / "broken.jsonl"
     there = HOME + [0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
 
@@ -337,12 +337,12 @@ def test_what_is_written_after_the_controller_broke_is_in_the_record(desk, chain
             arm.plan(there)
         if arm.num_reads == 80:
             assert arm.supervisor.state is State.RUNNING
-            arm.controller._hear = None
+            arm.server._hear = None
 
     arm = desk(each)
     recorder = FlightRecorder(path, arm.supervisor._limits, chain)
-    arm.controller._recorder = recorder
-    assert arm.controller.run().kind is Kind.CONTROLLER_BROKE
+    arm.server._recorder = recorder
+    assert arm.server.run().kind is Kind.ARM_SERVER_BROKE
     recorder.close()
     found = replay(path)
     assert found.num_mismatches == 0 and not found.cut and "broke" in found.faults[0]
@@ -366,10 +366,10 @@ def test_a_disk_that_fills_brakes_the_arm_and_leaves_a_record(desk, chain, tmp_p
 
     arm = desk(each)
     recorder = FlightRecorder(path, arm.supervisor._limits, chain)
-    arm.controller._recorder = recorder
+    arm.server._recorder = recorder
     write, written = arm.write, []
     arm.write = lambda joints: (write(joints), written.append(joints))
-    assert arm.controller.run().kind is Kind.RECORD_LOST
+    assert arm.server.run().kind is Kind.RECORD_LOST
     with contextlib.suppress(OSError):  # /dev/full cannot be synced
         recorder.close()
     found = replay(path)
@@ -378,7 +378,7 @@ def test_a_disk_that_fills_brakes_the_arm_and_leaves_a_record(desk, chain, tmp_p
     assert np.array_equal(written[-1], written[-2]) and not np.array_equal(arm.target, there)
 
 
-@pytest.mark.parametrize("sender", ["planner", "human"])
+@pytest.mark.parametrize("sender", ["policy", "operator"])
 @pytest.mark.parametrize(
     "content", [b"\xc1 no message", encode(ArmObservation(number=0, epoch=0, joints=HOME,
                                                           commanded=HOME, observed_s=0.0))]
@@ -396,12 +396,12 @@ def test_what_does_not_decode_brakes_the_arm_and_is_in_the_record(
             assert arm.supervisor.state is State.RUNNING
             os.write(getattr(arm, sender).fileno(), content)
         if arm.num_reads == 200:
-            arm.human.send(End(reason=Reason(Kind.FAULT)))
+            arm.operator.send(End(reason=Reason(Kind.FAULT)))
 
     arm = desk(each)
     recorder = FlightRecorder(path, arm.supervisor._limits, chain)
-    arm.controller._recorder = recorder
-    arm.controller.run()
+    arm.server._recorder = recorder
+    arm.server.run()
     recorder.close()
     assert arm.supervisor.reason.kind is Kind.UNDECODABLE
     assert arm.supervisor.reason.numbers["num_bytes"] == len(content)
@@ -412,19 +412,19 @@ def test_what_does_not_decode_brakes_the_arm_and_is_in_the_record(
     assert replay(path).num_mismatches == 0
 
 
-def test_a_planner_that_asks_is_told_why_the_arm_has_stopped(desk):
+def test_a_policy_process_that_asks_is_told_why_the_arm_has_stopped(desk):
     told = []
 
     def each(arm):
         arm.joints = arm.target
         if arm.num_reads == 60:
             arm.fault = OVERLOAD
-            arm.planner.send(ObservationRequest(number=5))
-        told.extend(arm.planner.receive())
+            arm.policy.send(ObservationRequest(number=5))
+        told.extend(arm.policy.receive())
         if told:
-            arm.human.send(End(reason=Reason(Kind.FAULT)))
+            arm.operator.send(End(reason=Reason(Kind.FAULT)))
 
-    desk(each).controller.run()
+    desk(each).server.run()
     assert [message.reason for message in told] == [OVERLOAD]
 
 
@@ -437,14 +437,14 @@ def test_a_late_tick_is_not_made_up_for(desk):
             if len(written) == 5:
                 time.sleep(0.09)
             if len(written) == 10:
-                self.human.send(End(reason=Reason(Kind.ASKED_FOR)))
+                self.operator.send(End(reason=Reason(Kind.ASKED_FOR)))
 
     arm = desk(lambda _: None, Slow, tick_s=0.02)
-    arm.controller.run()
+    arm.server.run()
     assert written[5] - written[4] > 0.08 and written[6] - written[5] > 0.018
 
 
-@pytest.mark.parametrize("name", ["controller", "watchdog", "planner"])
+@pytest.mark.parametrize("name", ["arm server", "watchdog", "policy process"])
 def test_who_is_killed_moves_nothing_more(rehearsal, name):
     with rehearsal() as run:
         run.arm()
@@ -452,7 +452,7 @@ def test_who_is_killed_moves_nothing_more(rehearsal, name):
         run.kill(name)
         before = run.joint_targets.read()
         time.sleep(0.5)
-        if name == "controller":
+        if name == "arm server":
             np.testing.assert_array_equal(run.joint_targets.read(), before)
             np.testing.assert_allclose(run.joints, before, atol=1e-6)
             assert run.children["watchdog"].wait(2.0) == 1
@@ -475,10 +475,10 @@ def test_an_arm_that_is_unplugged_or_blocked_is_a_fault(rehearsal, tmp_path):
             assert run.wait(State.FAULTED).reason.kind in kinds
 
 
-def test_the_controller_has_no_torch_and_no_simulator(rehearsal):
+def test_the_arm_server_has_no_torch_and_no_simulator(rehearsal):
     with rehearsal() as run:
         run.arm()
-        maps = open(f"/proc/{run.children['controller'].pid}/maps").read()
+        maps = open(f"/proc/{run.children['arm server'].pid}/maps").read()
         assert "torch" not in maps and "mujoco" not in maps and "numpy" in maps
 
 
@@ -487,9 +487,9 @@ def test_nothing_moves_before_it_is_armed_or_after_it_is_stopped(rehearsal):
         run.wait(State.IDLE)
         time.sleep(0.3)
         assert run.joint_targets.read() is None
-        run.human.send(Request(event=Event.ARM))
+        run.operator.send(Request(event=Event.ARM))
         run.wait_moving()
-        run.human.send(Request(event=Event.STOP))
+        run.operator.send(Request(event=Event.STOP))
         run.wait(State.IDLE)
         time.sleep(0.3)
         before = run.joint_targets.read()
@@ -518,7 +518,7 @@ def test_who_may_not_go_first_goes_on_without():
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
-def test_the_controller_is_let_in_at_once(rehearsal):
+def test_the_arm_server_is_let_in_at_once(rehearsal):
     """With short turns, not at the end of somebody else's."""
     release = tuple(int(part) for part in platform.release().split(".")[:2])
     if platform.machine() != "x86_64" or release < (6, 12):
@@ -526,6 +526,6 @@ def test_the_controller_is_let_in_at_once(rehearsal):
     with rehearsal() as run:
         run.wait(State.IDLE)
         seen = ctypes.create_string_buffer(48)
-        pid = run.children["controller"].pid
+        pid = run.children["arm server"].pid
         assert ctypes.CDLL(None).syscall(315, pid, seen, 48, 0) == 0  # sched_getattr
         assert struct.unpack("IIQiIQQQ", seen.raw)[5] == 100_000

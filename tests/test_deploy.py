@@ -173,7 +173,7 @@ def test_at_a_terminal_it_asks_shows_how_it_goes_and_any_key_stops_it(tmp_path):
     ("words", "told"),
     [
         (["mode=fast"], "mode: got 'fast'"),
-        (["park=true", "robot=lerobot"], "park: robot.rest is not given"),
+        (["park=true", "robot=lerobot"], "park: robot.park_pose is not given"),
         (["view=film.mp4"], "view: got 'film.mp4'"),
         (["record=run"], "a dry run moves nothing"),
         (["robot.kind=toy"], "robot.kind: got 'toy'"),

@@ -15,7 +15,7 @@ from governor_checks import TICK_S, limits
 
 from hardware.flight import FlightRecorder, RecordError, replay
 from hardware.plans import JointPlan
-from hardware.reasons import Kind, Reason, said
+from hardware.reasons import Kind, Reason, quoted
 from hardware.states import Event
 from hardware.supervisor import Supervisor
 from hardware.ticks import PolicyLife, Reading
@@ -23,7 +23,7 @@ from robot_wm.kinematics import Chain, Link
 
 UP = np.array([0.0, 0.0, 1.0])
 ASKED = Reason(Kind.ASKED_FOR)
-OVERLOAD = said(Kind.DEVICE, "overload")
+OVERLOAD = quoted(Kind.DEVICE, "overload")
 
 
 def at(x):
@@ -47,7 +47,7 @@ def fly(path, seed=0, num=400):
     """A run with plans, nonsense, stops and faults, recorded."""
     rng = np.random.default_rng(seed)
     own, chain = limits(tip_speed=0.5), arm()
-    supervisor = Supervisor(own, chain.corners, rest=np.zeros(2))
+    supervisor = Supervisor(own, chain.corners, park_pose=np.zeros(2))
     recorder = FlightRecorder(path, own, chain, {"seed": seed})
     now_s, joints, life = 5.0, np.array([0.3, 0.2]), None
     for i in range(num):

@@ -27,7 +27,7 @@ from hardware.messages import (
     to_plain,
 )
 from hardware.plans import MAX_WAYPOINTS, JointPlan
-from hardware.reasons import Kind, Reason, said
+from hardware.reasons import Kind, Reason, quoted
 from hardware.states import Event, State
 from hardware.tasks import (
     ChainData,
@@ -142,12 +142,12 @@ def test_every_kind_has_a_sentence_that_its_numbers_fit():
 
 
 def test_what_a_driver_says_is_cut_short_and_never_empty():
-    assert len(str(said(Kind.DEVICE, "x" * 10_000))) < 1000
-    assert str(said(Kind.DEVICE, TimeoutError()))
+    assert len(str(quoted(Kind.DEVICE, "x" * 10_000))) < 1000
+    assert str(quoted(Kind.DEVICE, TimeoutError()))
 
 
 def test_what_a_driver_says_can_be_sent_whatever_is_in_it():
-    odd = said(Kind.DEVICE, b"/dev/\xff".decode(errors="surrogateescape"))
+    odd = quoted(Kind.DEVICE, b"/dev/\xff".decode(errors="surrogateescape"))
     assert decode(encode(End(reason=odd))) == End(reason=odd)
 
 

@@ -250,10 +250,10 @@ def test_an_arm_is_built_from_its_settings():
     assert so100().limits.tip_speed == 0.25
     sim = build_robot(load_command("deploy", ["checkpoint=x", "goal=y"]).robot)
     np.testing.assert_array_equal(sim.park, sim.home)
-    words = ["checkpoint=x", "goal=y", "robot.rest=[0,-1.9,1.7,1.2,0,0.3]"]
+    words = ["checkpoint=x", "goal=y", "robot.park_pose=[0,-1.9,1.7,1.2,0,0.3]"]
     assert build_robot(load_command("deploy", words).robot).park[1] == -1.9
     for rest in ("[0,1]", "somewhere", "[0,-9,1.7,1.2,0,0.3]"):
-        words = ["checkpoint=x", "goal=y", f"robot.rest={rest}"]
+        words = ["checkpoint=x", "goal=y", f"robot.park_pose={rest}"]
         with pytest.raises(ValueError, match="park|rest"):
             build_robot(load_command("deploy", words).robot)
 

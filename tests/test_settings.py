@@ -114,7 +114,7 @@ def test_what_is_wrong_with_a_setting_is_told_by_its_name():
     for word, told in (
         ("robot.image_size=4", "robot.image_size: got 4"),
         ("robot.kind=toy", "robot.kind: got 'toy', want simulated or lerobot"),
-        ("robot.rest=somewhere", "robot.rest: got 'somewhere', want home"),
+        ("robot.park_pose=somewhere", "robot.park_pose: got 'somewhere', want home"),
         ("mode=fast", "mode: got 'fast', want dry-run or run"),
         ("monitors.prediction_error_p=-1", "monitors.prediction_error_p: got -1"),
         ("controller.limits.trust_norm=l3", "controller.limits.trust_norm: got 'l3'"),
@@ -140,7 +140,7 @@ def test_a_device_that_is_not_told_whole_is_no_so101():
 def test_settings_come_as_they_were_sent():
     for robot in (
         SimulatedRobot(seed=3),
-        msgspec.structs.replace(SO101, port="/dev/x", rest=(0.0, 1.0)),
+        msgspec.structs.replace(SO101, port="/dev/x", park_pose=(0.0, 1.0)),
     ):
         assert read_settings("robot", plain_settings(robot), RobotSettings) == robot
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from hardware.reasons import Kind, Reason, said
+from hardware.reasons import Kind, Reason, quoted
 from hardware.states import Event, State, StateMachine
 
 # rows: state; columns: arm stop park reset plan wait fault parked
@@ -40,9 +40,9 @@ def test_every_pair(state, event):
 
 def test_a_fault_stays_with_its_first_reason():
     machine = machine_in("running")
-    silent = said(Kind.NO_ANSWER, "the bus is silent")
+    silent = quoted(Kind.NO_ANSWER, "the bus is silent")
     machine.on(Event.FAULT, silent)
-    machine.on(Event.FAULT, said(Kind.DEVICE, "and another"))
+    machine.on(Event.FAULT, quoted(Kind.DEVICE, "and another"))
     for event in Event:
         if event is not Event.RESET:
             assert machine.on(event) is State.FAULTED

@@ -8,7 +8,7 @@ import pytest
 from governor_checks import TICK_S, corners, limits
 
 from hardware.plans import JointPlan, Motion
-from hardware.reasons import Kind, Reason, said
+from hardware.reasons import Kind, Reason, quoted
 from hardware.states import Event, State
 from hardware.supervisor import Supervisor, SupervisorSettings
 from hardware.ticks import NoteKind, PolicyLife, Reading
@@ -16,7 +16,7 @@ from hardware.verify import violations
 
 FAR = [1.0, 0.8]
 ASKED = Reason(Kind.ASKED_FOR)
-OVERLOAD = said(Kind.DEVICE, "motor 3: overload")
+OVERLOAD = quoted(Kind.DEVICE, "motor 3: overload")
 
 
 class Desk:
@@ -25,22 +25,22 @@ class Desk:
     def __init__(self, settings=None, *, rest=(0.1, 0.1), own=None):
         self.limits = own or limits()
         self.supervisor = Supervisor(
-            self.limits, corners, settings, rest=None if rest is None else np.array(rest)
+            self.limits, corners, settings, park_pose=None if rest is None else np.array(rest)
         )
         self.now_s, self.joints, self.written, self.notes = 100.0, np.zeros(2), [], []
         self.seq, self.parts = 0, []
-        self.reading, self.planner, self.frame_s = {}, {}, None
+        self.reading, self.policy, self.frame_s = {}, {}, None
 
     def tick(self, *events, plans=(), num=1, every=TICK_S):
         for _ in range(num):
             self.now_s += every
             frame_s = self.now_s if self.frame_s is None else self.frame_s
             reading = {"joints": self.joints, "stamp_s": self.now_s, "frames_s": {"front": frame_s}}
-            planner = {"alive": True, "heard_s": self.now_s}
+            policy = {"alive": True, "heard_s": self.now_s}
             result = self.supervisor.tick(
                 self.now_s,
                 Reading(**{**reading, **self.reading}),
-                PolicyLife(**{**planner, **self.planner}),
+                PolicyLife(**{**policy, **self.policy}),
                 events=[(event, ASKED) for event in events],
                 plans=plans,
             )
@@ -123,24 +123,24 @@ def test_the_first_command_is_where_the_arm_stands():
 
 
 @pytest.mark.parametrize(
-    ("reading", "planner", "kind"),
+    ("reading", "policy", "kind"),
     [
         ({"fault": OVERLOAD}, {}, Kind.DEVICE),
         ({"joints": np.array([np.nan, 0])}, {}, Kind.JOINTS_NOT_FINITE),
         ({"joints": np.zeros(3)}, {}, Kind.WRONG_NUM_JOINTS),
         ({"stamp_s": 0.0}, {}, Kind.STALE_JOINTS),
         ({"stamp_s": math.nan}, {}, Kind.STALE_JOINTS),
-        ({}, {"alive": False}, Kind.PLANNER_GONE),
+        ({}, {"alive": False}, Kind.POLICY_GONE),
     ],
 )
-def test_what_is_wrong_is_a_fault_that_stays(reading, planner, kind):
+def test_what_is_wrong_is_a_fault_that_stays(reading, policy, kind):
     desk = Desk().running()
-    desk.reading, desk.planner = reading, planner
+    desk.reading, desk.policy = reading, policy
     result = desk.tick()
     assert result.state is State.FAULTED and result.reason.kind is kind
     desk.tick(num=15)
     assert desk.stands()  # 0.3 s later
-    desk.reading, desk.planner = {}, {}
+    desk.reading, desk.policy = {}, {}
     result = desk.tick(plans=[desk.plan()], num=50)
     assert result.state is State.FAULTED and desk.stands()
     assert desk.told(Kind.NOT_READY, NoteKind.PLAN_REFUSED)
@@ -214,20 +214,20 @@ def test_a_joint_that_does_not_follow_is_a_fault_within_half_a_second():
 
 
 @pytest.mark.parametrize(
-    ("planner", "frame_s", "kind"),
+    ("policy", "frame_s", "kind"),
     [
-        ({"heard_s": 100.0}, None, Kind.PLANNER_SILENT),
+        ({"heard_s": 100.0}, None, Kind.POLICY_SILENT),
         ({}, 100.0, Kind.CAMERA_STALE),
     ],
 )
-def test_a_silence_holds_the_arm_until_the_next_plan(planner, frame_s, kind):
+def test_a_silence_holds_the_arm_until_the_next_plan(policy, frame_s, kind):
     desk = Desk().running()
-    desk.planner, desk.frame_s = planner, frame_s
+    desk.policy, desk.frame_s = policy, frame_s
     result = desk.tick()
     assert result.state is State.HOLDING
     desk.tick(num=14)
     assert desk.stands() and desk.told(kind)
-    desk.planner, desk.frame_s = {}, None
+    desk.policy, desk.frame_s = {}, None
     assert desk.tick(num=20).state is State.HOLDING and desk.stands()
     assert desk.tick(plans=[desk.plan()]).state is State.RUNNING
 
@@ -311,7 +311,7 @@ def test_waiting_warns_and_then_faults():
     [
         (lambda desk: setattr(desk, "joints", np.array([1.6, 0.0])), Kind.JOINT_OUTSIDE),
         (lambda desk: setattr(desk, "frame_s", 90.0), Kind.CAMERA_STALE),
-        (lambda desk: setattr(desk, "planner", {"alive": False}), Kind.PLANNER_MISSING),
+        (lambda desk: setattr(desk, "policy", {"alive": False}), Kind.POLICY_MISSING),
     ],
 )
 def test_it_is_not_armed_without_reason(prepare, kind):
@@ -457,7 +457,7 @@ def test_a_second_plan_waits_until_the_arm_stands():
 
 def test_when_all_fails_it_brakes():
     desk = Desk().running(num=20)
-    broken = said(Kind.CONTROLLER_BROKE, "a bug")
+    broken = quoted(Kind.ARM_SERVER_BROKE, "a bug")
     results = [desk.supervisor.fail(desk.now_s, broken) for _ in range(20)]
     assert results[-1].state is State.FAULTED and results[-1].reason == broken
     assert results[-1].at_rest and results[-1].seed is None
@@ -482,7 +482,7 @@ def test_random_faults_break_no_limit():
             waypoints = rng.uniform(-3, 3, (rng.integers(1, 4), 2))
             plans = [desk.plan(waypoints=waypoints)] if rng.random() < 0.3 else []
             desk.reading = faults[rng.integers(len(faults))] if rng.random() < 0.02 else {}
-            desk.planner = {"alive": False} if rng.random() < 0.02 else {}
+            desk.policy = {"alive": False} if rng.random() < 0.02 else {}
             desk.tick(*events, plans=plans,
                       every=TICK_S if rng.random() < 0.97 else 0.3)  # fmt: skip
         for part in desk.parts:

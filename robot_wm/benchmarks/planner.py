@@ -63,7 +63,7 @@ class BenchPlannerSettings(PlanningSettings, frozen=True):
         predictor: Shape of the predictor with random weights that the plain way is timed on.
         out: A directory for planners.json and planners.svg; null: nothing is written.
         num_pairs: Number of pairs of start and goal, from the manifest's split.
-        split: `test`, `dev`, or the seed of another list of episodes.
+        split: List of the episodes: `test`, `dev`, or the seed of another list.
         budgets: Numbers of evaluated samples; a gradient counts as two more.
         planners: Names of the planners to compare.
         long: How many times the default's samples the search may use that regret is measured

@@ -26,7 +26,7 @@ def completion_script(shell: str) -> str:
     """Returns the script that a shell evaluates to get completion.
 
     Args:
-        shell: `"bash"` or `"zsh"`.
+        shell: Name of the shell, `"bash"` or `"zsh"`.
 
     Returns:
         The script.

@@ -42,12 +42,12 @@ class DataSpec:
             `+`. If None, the only camera, or the most likely fixed camera.
         state: Key or short name, or several joined by `+`. If None, `observation.state`, or its
             parts.
-        action: `state_delta`: the motion of the robot, state[t+1] - state[t] of the sampled
-            frames; angles that wrap around are subtracted as angles.
-            `pose_delta`: the same for states that are poses (x y z, roll pitch yaw, gripper: see
-            robot_wm.poses), whose rotations cannot be subtracted as numbers.
-            `recorded`: the dataset's own `action`, the command to the robot, in a unit that the
-            dataset does not state; only if `dt_s` is the dataset's own period.
+        action: What an action is. `state_delta`: the motion of the robot, state[t+1] - state[t] of
+            the sampled frames; angles that wrap around are subtracted as angles. `pose_delta`: the
+            same for states that are poses (see robot_wm.poses: x y z, roll pitch yaw, gripper),
+            whose rotations cannot be subtracted as numbers; `recorded`, only if `dt_s` is the
+            dataset's own period: its own `action`, the command to the robot, in a unit that it does
+            not state.
         dt_s: Time step of the model, s; a multiple of the dataset's period within 2 %.
 
     Raises:
@@ -113,8 +113,8 @@ class AlignedData:
         indices: Sampled rows of each episode, `[T]` int64.
         timestamps_s: Time since the episode's start, `[T]` float64 for each episode.
         proprio: Proprioception, `[T, Q]` float32 for each episode, in the robot's units.
-        actions: `[T-1, A]` float32 for each episode, in the robot's units; action t leads to frame
-            t+1.
+        actions: Actions, `[T-1, A]` float32 for each episode, in the robot's units; action t leads
+            to frame t+1.
         proprio_names: Names of the proprioception's dimensions, Q of them.
         action_names: Names of the action's dimensions, A of them.
         dropped: Damaged episodes that were left out.

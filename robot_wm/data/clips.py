@@ -19,9 +19,9 @@ class Clips:
     """Random clips of consecutive frames. `batch(step)` depends only on its argument.
 
     Args:
-        frames: uint8 RGB `[sum of lengths, height, width, 3]`, episode by episode.
+        frames: Pictures, uint8 RGB `[sum of lengths, height, width, 3]`, episode by episode.
         lengths: Frames per episode.
-        actions: `[T - 1, A]` per episode, in the robot's units; None for pictures only.
+        actions: Actions `[T - 1, A]` of each episode, in the robot's units; None for pictures only.
         image: How the pictures are prepared.
         num_frames: Frames per clip, T, at least 2.
         batch_size: Clips per batch, B, at least 2.

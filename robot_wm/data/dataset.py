@@ -32,7 +32,7 @@ class Feature:
     """One entry of info.json's features.
 
     Attributes:
-        dtype: `video`, `image`, `float32`, ...
+        dtype: Data type: `video`, `image`, `float32` and others.
         shape: Shape of one frame's value.
         names: One name per number of a vector, or empty if the dataset gives none.
     """
@@ -51,7 +51,7 @@ class Episode:
         file: The parquet file that contains the episode.
         task: The task in words, empty if the dataset gives none.
         timestamps_s: Time since the episode's start, `[T]` float64.
-        columns: key -> `[T, n]` (or `[T]`) values as stored.
+        columns: Values as stored, `[T, n]` or `[T]`, by key.
     """
 
     index: int
@@ -75,7 +75,7 @@ class Dataset:
         robot_type: The robot's type, from info.json; empty if it gives none.
         num_episodes: Number of episodes.
         num_frames: Number of frames over all episodes.
-        features: key -> Feature.
+        features: The features, by key.
     """
 
     source: str

@@ -23,8 +23,8 @@ class FolderFrames:
     """The frames of a folder's videos.
 
     Attributes:
-        frames: uint8 RGB `[sum of lengths, height, width, 3]`, video by video, a read-only memory
-            map.
+        frames: Pictures, uint8 RGB `[sum of lengths, height, width, 3]`, video by video, a
+            read-only memory map.
         lengths: Frames per video.
         corrupt: File and reason for each video that was left out.
         key: Hash of everything that the frames depend on.

@@ -27,7 +27,7 @@ def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageAr
 
     Args:
         path: The video file.
-        times_s: `[n]`, increasing, on the video's clock.
+        times_s: Requested times `[n]`, s, increasing, on the video's clock.
         tolerance_s: The largest difference of a frame's presentation time from the requested one.
 
     Returns:
@@ -80,7 +80,7 @@ def sample_video(path: Path, dt_s: float) -> Iterator[ImageArray]:
 
     Args:
         path: The video file.
-        dt_s: Time step; each picture is the first one shown at or after its time.
+        dt_s: Time step, s; each picture is the first one shown at or after its time.
 
     Yields:
         ImageArray: uint8 RGB `[height, width, 3]`.

@@ -33,8 +33,8 @@ class DataStats:
     Attributes:
         proprio_stats: Mean and standard deviation of the proprioception, `[Q]`.
         action_stats: Mean and standard deviation of the actions, `[A]`.
-        action_q01: 1 % quantile per action dimension, `[A]` float32.
-        action_q99: 99 % quantile per action dimension, `[A]` float32.
+        action_q01: Quantile of 1 % per action dimension, `[A]` float32.
+        action_q99: Quantile of 99 % per action dimension, `[A]` float32.
         action_min: Smallest value per action dimension, `[A]` float32.
         action_max: Largest value per action dimension, `[A]` float32.
     """
@@ -52,11 +52,12 @@ class Batch:
     """B windows of T consecutive sampled frames.
 
     Attributes:
-        tokens: `[B, T, P, D]` float32.
-        proprio: `[B, T, Q]` float32, in the robot's units.
-        actions: `[B, T-1, A]` float32, in the robot's units; action t leads from frame t to t+1.
-        episodes: `[B]` int64, the dataset's episode numbers, to name a window in an error.
-        starts: `[B]` int64, the first sampled frame of the window within its episode.
+        tokens: Tokens of every frame, `[B, T, P, D]` float32.
+        proprio: Proprioception at every frame, `[B, T, Q]` float32, in the robot's units.
+        actions: Actions, `[B, T-1, A]` float32, in the robot's units; action t leads from frame t
+            to t+1.
+        episodes: The dataset's episode numbers, `[B]` int64, to name a window in an error.
+        starts: The first sampled frame of each window within its episode, `[B]` int64.
     """
 
     tokens: Tensor

@@ -113,10 +113,12 @@ class DatasetWriter:
         root: Directory to create; it may exist if it is empty.
         fps: Frames per second, a whole number as LeRobot's format requires.
         robot_type: Name of the robot, e.g. `"so100"`.
-        cameras: name -> (height, width) in pixels, both even (h264 halves the colour planes).
+        cameras: Height and width of each camera's pictures by name, pixels, both even (h264 halves
+            the colour planes).
         state_names: Names of the proprioception's dimensions, Q of them.
         action_names: Names of the action's dimensions, A of them.
-        extra: Further float32 columns, key -> names, e.g. `observation.environment_state`.
+        extra: Names of the numbers of further float32 columns by key, e.g.
+            `observation.environment_state`.
 
     Raises:
         FileExistsError: `root` is not empty, or another process writes to it.
@@ -177,10 +179,10 @@ class DatasetWriter:
         """Adds one frame to the episode: an observation and the action taken after it.
 
         Args:
-            images: camera name -> uint8 RGB `[height, width, 3]`, for each declared camera.
+            images: Picture of each declared camera by name, uint8 RGB `[height, width, 3]`.
             state: Proprioception `[Q]`, in the robot's units.
-            action: `[A]`, in the robot's units.
-            extra: key -> `[n]`, for each declared extra column.
+            action: Action `[A]`, in the robot's units.
+            extra: Values `[n]` of each declared extra column, by key.
 
         Raises:
             ValueError: another camera, column or shape than declared, or a value that is not

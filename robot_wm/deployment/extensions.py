@@ -81,8 +81,8 @@ def find_attribute(name: str) -> object:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if not module or not (error.name or "").startswith(name.split(".")[0]):
-                raise
+            if not module or not f"{name}.".startswith(f"{error.name}."):
+                raise  # it is something that the module itself imports
             return getattr(importlib.import_module(module), attribute)
     except Exception as error:
         raise UserError(f"{name}: {type(error).__name__}: {error}") from error

@@ -20,7 +20,7 @@ from hardware.flight import FlightRecorder, replay
 from hardware.governor import Governor
 from hardware.messages import PlanProposal, encode
 from hardware.plans import JointPlan
-from hardware.reasons import Kind, Reason, said
+from hardware.reasons import Kind, Reason, quoted
 from hardware.states import Event, State
 from hardware.supervisor import Supervisor, SupervisorSettings
 from hardware.ticks import NoteKind, PolicyLife, Reading
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 _REPLAYED = 20  # one of so many sequences is recorded and replayed
 _STANDS = SupervisorSettings().steady_ticks
 _ASKED = Reason(Kind.ASKED_FOR)
-_OVERLOAD = said(Kind.DEVICE, "overload")
+_OVERLOAD = quoted(Kind.DEVICE, "overload")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +65,14 @@ class FaultBench:
     Attributes:
         chain: Kinematics of the arm.
         limits: Limits of the governor.
-        rest: The park pose `[J]`, rad.
+        park_pose: The park pose `[J]`, rad.
         work: A folder for flight records.
         seed: Seed of everything that is random.
     """
 
     chain: Chain
     limits: Limits
-    rest: FloatArray
+    park_pose: FloatArray
     work: Path
     seed: int
 
@@ -99,8 +99,8 @@ class FaultBench:
 
     def _sequence(self, number: int, num_ticks: int, found: dict[str, int]) -> None:
         rng = np.random.default_rng((self.seed, number))
-        supervisor = Supervisor(self.limits, self.chain.corners, rest=self.rest)
-        tick_s, now_s, joints = float(self.limits.tick_s), 10.0, self.rest.copy()
+        supervisor = self._supervisor()
+        tick_s, now_s, joints = float(self.limits.tick_s), 10.0, self.park_pose.copy()
         path = self.work / f"{number}.jsonl"
         record = FlightRecorder(path, self.limits, self.chain) if number % _REPLAYED == 0 else None
         written: list[list[FloatArray]] = []
@@ -212,13 +212,14 @@ class FaultBench:
 
     def governor(self, num: int = 2000) -> dict[str, Any]:
         """Measures the time of a governor's step that is pushed against every limit."""
-        rng, took_s, wish = np.random.default_rng(self.seed), [], self.rest
-        governor = Governor(self.limits, self.chain.corners, self.rest)
+        rng, took_s, wish = np.random.default_rng(self.seed), [], self.park_pose
+        governor = Governor(self.limits, self.chain.corners, self.park_pose)
+        reach = 0.6 * float(self.limits.max_jump)
         for tick in range(num):
             if tick % 25 == 0:
                 wish = rng.uniform(self.limits.low, self.limits.high)
             begin_s = time.perf_counter()
-            near = governor.joints + np.clip(wish - governor.joints, -0.9, 0.9)
+            near = governor.joints + np.clip(wish - governor.joints, -reach, reach)
             governor.step(near)
             took_s.append(time.perf_counter() - begin_s)
         median_ms, p99_ms = (1000 * float(np.quantile(took_s, q)) for q in (0.5, 0.99))
@@ -229,12 +230,12 @@ class FaultBench:
         """Tests one by one that the arm is not armed and no plan runs where it must not be."""
         missed = [name for name, armed in self._arming() if armed]
         supervisor, now_s = self._armed()
-        good = JointPlan(supervisor.epoch, 1, now_s, now_s, self.rest, self.rest[None] + 0.05,
-                         now_s + 2.0)  # fmt: skip
+        start = self.park_pose
+        good = JointPlan(supervisor.epoch, 1, now_s, now_s, start, start[None] + 0.05, now_s + 2.0)
         for number, content in enumerate(illegal_plans(good, self.limits)):
             supervisor, now_s = self._armed()
             plans, nonsense = heard(content)
-            reading = Reading(self.rest, now_s + 0.01, {"front": now_s})
+            reading = Reading(self.park_pose, now_s + 0.01, {"front": now_s})
             life = PolicyLife(True, now_s)
             result = supervisor.tick(now_s + 0.01, reading, life, events=nonsense, plans=plans)
             if result.state is State.RUNNING:
@@ -242,11 +243,17 @@ class FaultBench:
         log.info(f"arming and plans: {len(missed)} refusals missed {missed or ''}")
         return {"refusals_missed": len(missed)}
 
+    def _supervisor(self) -> Supervisor:
+        return Supervisor(self.limits, self.chain.corners, park_pose=self.park_pose)
+
     def _armed(self) -> tuple[Supervisor, float]:
-        supervisor, now_s = Supervisor(self.limits, self.chain.corners, rest=self.rest), 10.0
+        supervisor, now_s = (
+            Supervisor(self.limits, self.chain.corners, park_pose=self.park_pose),
+            10.0,
+        )
         for tick in range(_STANDS + 1):
             now_s += float(self.limits.tick_s)
-            reading = Reading(self.rest, now_s, {"front": now_s})
+            reading = Reading(self.park_pose, now_s, {"front": now_s})
             events = [(Event.ARM, _ASKED)] if tick == _STANDS else []
             supervisor.tick(now_s, reading, PolicyLife(True, now_s), events=events)
         assert supervisor.state is State.ARMED
@@ -261,7 +268,7 @@ class FaultBench:
         Raises:
             UserError: the box contains the arm in every pose.
         """
-        probe = Governor(self.limits, self.chain.corners, self.rest)
+        probe = Governor(self.limits, self.chain.corners, self.park_pose)
         rng = np.random.default_rng(self.seed)
         for _ in range(10_000):
             joints = rng.uniform(self.limits.low, self.limits.high)
@@ -271,27 +278,30 @@ class FaultBench:
 
     def _arming(self) -> Iterator[tuple[str, bool]]:
         """Yields each condition in which the arm must not be armed, and whether it was."""
-        rest, outside = self.rest, self.rest.copy()
+        park_pose, outside = self.park_pose, self.park_pose.copy()
         outside[1] = self.limits.high[1] + 0.05
         low = self._boxed_out()
         cases: dict[str, Callable[[float], Reading]] = {
             "joint outside its limits": lambda now_s: Reading(outside, now_s, {"front": now_s}),
             "corner outside the box": lambda now_s: Reading(low, now_s, {"front": now_s}),
-            "joint not finite": lambda now_s: Reading(rest * np.nan, now_s, {"front": now_s}),
-            "joints missing": lambda now_s: Reading(rest[:5], now_s, {"front": now_s}),
-            "joints stale": lambda now_s: Reading(rest, now_s - 1.0, {"front": now_s}),
-            "camera stale": lambda now_s: Reading(rest, now_s, {"front": now_s - 1.0}),
-            "camera never": lambda now_s: Reading(rest, now_s, {"front": -math.inf}),
-            "device fault": lambda now_s: Reading(rest, now_s, {"front": now_s}, _OVERLOAD),
-            "arm swings": lambda now_s: Reading(rest + now_s % 0.1, now_s, {"front": now_s}),
-            "no planner": lambda now_s: Reading(rest, now_s, {"front": now_s}),
+            "joint not finite": lambda now_s: Reading(park_pose * np.nan, now_s, {"front": now_s}),
+            "joints missing": lambda now_s: Reading(park_pose[:-1], now_s, {"front": now_s}),
+            "joints stale": lambda now_s: Reading(park_pose, now_s - 1.0, {"front": now_s}),
+            "camera stale": lambda now_s: Reading(park_pose, now_s, {"front": now_s - 1.0}),
+            "camera never": lambda now_s: Reading(park_pose, now_s, {"front": -math.inf}),
+            "device fault": lambda now_s: Reading(park_pose, now_s, {"front": now_s}, _OVERLOAD),
+            "arm swings": lambda now_s: Reading(park_pose + now_s % 0.1, now_s, {"front": now_s}),
+            "no policy process": lambda now_s: Reading(park_pose, now_s, {"front": now_s}),
         }
         for name, read in cases.items():
-            supervisor, now_s = Supervisor(self.limits, self.chain.corners, rest=rest), 10.0
+            supervisor, now_s = (
+                Supervisor(self.limits, self.chain.corners, park_pose=park_pose),
+                10.0,
+            )
             for tick in range(_STANDS + 1):
                 now_s += float(self.limits.tick_s)
                 events = [(Event.ARM, _ASKED)] if tick == _STANDS else []
-                life = PolicyLife(name != "no planner", now_s)
+                life = PolicyLife(name != "no policy process", now_s)
                 result = supervisor.tick(now_s, read(now_s), life, events=events)
                 if result.state is State.ARMED or result.command is not None:
                     yield name, True

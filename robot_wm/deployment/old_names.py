@@ -16,6 +16,7 @@ _RENAMED = {
     "controller.arrival_looks": "controller.arrival_decisions",
     "env.robot": "env.simulator",
     "env.robot.random_look": "env.simulator.random_appearance",
+    "robot.rest": "robot.park_pose",
     "robot.random_look": "robot.random_appearance",
     "data.play.own_look_share": "data.play.own_appearance_share",
     "data.play.new_look_share": "data.play.new_appearance_share",

@@ -93,7 +93,7 @@ def main(words: list[str]) -> int:
     share_cores()
     import_extensions()
     task = read_task(int(words[0]), PolicyTask)
-    operator, wire = Wire.at(task.human), Wire.at(task.wire)
+    operator, wire = Wire.at(task.operator), Wire.at(task.wire)
     try:
         settings = read_settings("", task.settings, DeploySettings)
         run = prepare(task, settings, wire)

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class ProcessBench:
     Attributes:
         chain: Kinematics of the arm.
         limits: Limits of the governor.
-        rest: The park pose `[J]`, rad.
+        park_pose: The park pose `[J]`, rad.
         work: A folder for flight records.
         seed: Seed of everything that is random.
         settings: Settings of the supervisor.
@@ -50,18 +50,18 @@ class ProcessBench:
 
     chain: Chain
     limits: Limits
-    rest: FloatArray
+    park_pose: FloatArray
     work: Path
     seed: int
     settings: SupervisorSettings
     num_begun_anew: int = 0
     _num_moves: int = 0
 
-    def _rehearse(self, name: str, **words: Any) -> Rig:
+    def _rig(self, name: str, **words: Any) -> Rig:
         path = self.work / f"{name}-{time.monotonic_ns()}.jsonl"
         self._num_moves += 1  # another seed for each run
         words = {"settings": self.settings, "seed": self.seed + self._num_moves, **words}
-        return Rig(self.chain, self.limits, self.rest, path, **words)
+        return Rig(self.chain, self.limits, self.park_pose, path, **words)
 
     @contextlib.contextmanager
     def _moving(self, name: str, *, into_s: float = 0.1, **words: Any) -> Iterator[Rig]:
@@ -71,7 +71,7 @@ class ProcessBench:
         than a reading may be old, the arm faults, as it should, and another rig is started.
         """
         for left in reversed(range(_TRIES)):
-            with self._rehearse(name, **words) as run:
+            with self._rig(name, **words) as run:
                 try:
                     run.arm()
                     run.wait_moving(into_s=into_s)
@@ -86,35 +86,39 @@ class ProcessBench:
 
     def stops(self, num: int) -> dict[str, Any]:
         """Measures the longest time from each kind of stop until the arm rests."""
-        kinds: dict[str, Callable[[Rig], object]] = {
-            "SIGINT": lambda run: run.children["controller"].send_signal(signal.SIGINT),
-            "SIGTERM": lambda run: run.children["controller"].send_signal(signal.SIGTERM),
-            "SIGHUP": lambda run: run.children["controller"].send_signal(signal.SIGHUP),
-            "planner hangs": lambda run: run.children["planner"].send_signal(signal.SIGSTOP),
-            "watchdog dies": lambda run: run.children["watchdog"].send_signal(signal.SIGKILL),
-            "planner dies": lambda run: run.children["planner"].send_signal(signal.SIGKILL),
-            "picture is stale": lambda run: setattr(run, "frozen", True),
+        signals = {
+            "SIGINT": ("arm server", signal.SIGINT),
+            "SIGTERM": ("arm server", signal.SIGTERM),
+            "SIGHUP": ("arm server", signal.SIGHUP),
+            "policy process hangs": ("policy process", signal.SIGSTOP),
+            "watchdog dies": ("watchdog", signal.SIGKILL),
+            "policy process dies": ("policy process", signal.SIGKILL),
         }
+        kinds = [*signals, "picture is stale", "key"]
         longest: dict[str, float] = {}
         rng = np.random.default_rng(self.seed)
         with Progress("stops", "stop") as progress:
-            total = num * (len(kinds) + 1)
-            for i, name in itertools.product(range(num), [*kinds, "key"]):
+            num_done, total = 0, num * len(kinds)
+            for _, name in itertools.product(range(num), kinds):
                 reading, writing = os.pipe()
                 words = {"keys": reading} if name == "key" else {}
                 with self._moving("stop", into_s=rng.uniform(0.05, 0.4), **words) as run:
                     begin_s = time.monotonic()
-                    if name == "key":
+                    if name in signals:
+                        child, number = signals[name]
+                        run.children[child].send_signal(number)
+                    elif name == "key":
                         os.write(writing, b" ")
                     else:
-                        kinds[name](run)
+                        run.frozen = True
                     took_s = run.rest_s(begin_s, _WATCHED_S)
                     longest[name] = max(longest.get(name, 0.0), took_s)
-                    if "planner" in run.children:
-                        run.children["planner"].send_signal(signal.SIGCONT)
+                    if "policy process" in run.children:
+                        run.children["policy process"].send_signal(signal.SIGCONT)
                 os.close(reading)
                 os.close(writing)
-                progress(i * (len(kinds) + 1) + len(longest), total)
+                num_done += 1
+                progress(num_done, total)
         for name, took_s in longest.items():
             log.info(f"{name:20}{1000 * took_s:6.0f} ms to rest, the longest of {num}")
         return {"stop_s_max": max(longest.values()), "stop_s": longest}
@@ -122,7 +126,7 @@ class ProcessBench:
     def kills(self, num: int) -> dict[str, Any]:
         """Counts the ticks for which the arm moves on after a process is killed."""
         worst = {}
-        for name in ("controller", "planner", "watchdog"):
+        for name in ("arm server", "policy process", "watchdog"):
             worst[name] = 0
             for _ in range(num):
                 with self._moving("kill") as run:
@@ -130,7 +134,7 @@ class ProcessBench:
                     killed_s = run.kill(name)
                     time.sleep(0.3)
                     on = run.num_joint_targets() - before
-                if name != "controller":  # the arm server still brakes: count its running ticks
+                if name != "arm server":  # the arm server still brakes: count its running ticks
                     on = sum(
                         line["t"] > killed_s and line["state"] == "running"
                         for line in _ticks(run.record)
@@ -146,7 +150,7 @@ class ProcessBench:
         for process in busy:
             process.start()
         try:
-            with self._rehearse("jitter") as run:
+            with self._rig("jitter") as run:
                 run.arm()
                 time.sleep(seconds)
             late_s = [line["late"] for line in _ticks(run.record)][25:]

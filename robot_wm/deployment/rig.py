@@ -101,8 +101,8 @@ class Rig:
         self.frames = FrameSlot(_SIZE, _SIZE)
         self._servos = threading.Thread(target=self._live, daemon=True)
         self._servos.start()
-        self.human, human = Wire.pair()
-        planner, to_planner = Wire.pair()
+        self.operator, operator = Wire.pair()
+        policy, to_policy = Wire.pair()
         beats, to_watchdog = Wire.pair()
         self.children["watchdog"] = spawn(
             ["hardware", "watchdog"],
@@ -118,16 +118,16 @@ class Rig:
             measured=self._measured.fileno(),
             frames={_CAMERA: (_SIZE, _SIZE, self.frames.fileno())},
         )
-        self.children["controller"] = spawn(
-            ["hardware", "controller"],
+        self.children["arm server"] = spawn(
+            ["hardware", "arm_server"],
             ArmServerTask(
                 chain=ChainData.of(self.chain),
                 limits=self.limits,
                 settings=self._settings,
                 park=None,
                 arm=arm,
-                planner=to_planner.fileno(),
-                human=human.fileno(),
+                policy=to_policy.fileno(),
+                operator=operator.fileno(),
                 watchdog=beats.fileno(),
                 record=str(self.record),
                 about={},
@@ -135,20 +135,20 @@ class Rig:
                 dry_run=False,
                 parks=False,
             ),
-            [to_planner, human, beats, self.joint_targets, self._measured, self.frames],
+            [to_policy, operator, beats, self.joint_targets, self._measured, self.frames],
             stdin=subprocess.DEVNULL if self._keys is None else self._keys,
         )
         if self._moves:
             task = RandomPolicyTask(
-                wire=planner.fileno(),
+                wire=policy.fileno(),
                 chain=ChainData.of(self.chain),
                 limits=self.limits,
                 seed=self._seed,
             )
-            self.children["planner"] = spawn(["robot_wm.deployment.rig"], task, [planner])
-            planner.close()
-        self.planner = planner
-        for wire in (human, to_planner, beats, to_watchdog):
+            self.children["policy process"] = spawn(["robot_wm.deployment.rig"], task, [policy])
+            policy.close()
+        self.policy = policy
+        for wire in (operator, to_policy, beats, to_watchdog):
             wire.close()
         return self
 
@@ -178,7 +178,7 @@ class Rig:
 
     def listen(self) -> list[Status]:
         """Returns the statuses that the arm server has sent since the last call."""
-        new = [message for message in self.human.receive() if isinstance(message, Status)]
+        new = [message for message in self.operator.receive() if isinstance(message, Status)]
         self.statuses += new
         return new
 
@@ -206,14 +206,14 @@ class Rig:
     def arm(self) -> None:
         """Waits for the arm server, then arms the arm."""
         self.wait(State.IDLE)
-        self.human.send(Request(event=Event.ARM))
+        self.operator.send(Request(event=Event.ARM))
         until_s = time.monotonic() + 15.0
         while time.monotonic() < until_s:
             for message in self.listen():
                 if message.state is State.ARMED:
                     return
                 if any(note.kind is NoteKind.NOT_ARMED for note in message.notes):
-                    self.human.send(Request(event=Event.ARM))  # it may not be seen to stand yet
+                    self.operator.send(Request(event=Event.ARM))  # it may not be seen to stand yet
             time.sleep(0.002)
         raise TimeoutError(f"not armed: {self.statuses[-3:]}")
 
@@ -271,8 +271,8 @@ class Rig:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.human.send(End(reason=Reason(Kind.HUMAN_ENDS)))
-        self.human.close()
+        self.operator.send(End(reason=Reason(Kind.HUMAN_ENDS)))
+        self.operator.close()
         for child in self.children.values():
             try:
                 child.wait(5.0)
@@ -281,7 +281,7 @@ class Rig:
                 child.wait()
         self._end.set()
         self._servos.join()
-        for item in (self.joint_targets, self._measured, self.frames, self.human, self.planner):
+        for item in (self.joint_targets, self._measured, self.frames, self.operator, self.policy):
             item.close()
 
 

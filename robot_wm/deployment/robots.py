@@ -29,7 +29,7 @@ def build_robot(settings: RobotSettings) -> RobotModel:
         UserError: there is no such arm, or a limit or a pose does not fit it.
     """
     robot = build_arm(settings.arm, settings.limits)
-    park, home = (_pose(value, robot) for value in (settings.rest, settings.posture))
+    park, home = (_pose(value, robot) for value in (settings.park_pose, settings.posture))
     device = robot.device
     if isinstance(settings, LeRobotRobot):
         joints = settings.joints

@@ -8,6 +8,7 @@ from typing import Literal
 
 from robot_wm.deployment.pictures import goal_files, read_picture
 from robot_wm.deployment.planning import PlanningSettings
+from robot_wm.deployment.robots import build_robot
 from robot_wm.deployment.settings import RobotSettings, SimulatedRobot
 from robot_wm.monitors import MonitorSettings
 from robot_wm.types import Count, UserError
@@ -69,8 +70,8 @@ def check_deployment(settings: DeploySettings) -> None:
         UserError: settings contradict each other, or a goal is not a picture.
         FileNotFoundError: there is no such goal picture.
     """
-    if settings.park and settings.robot.rest is None:
-        raise UserError("park: robot.rest is not given: the joints where it may go limp")
+    if settings.park and build_robot(settings.robot).park is None:
+        raise UserError("park: robot.park_pose is not given: the joints where it may go limp")
     if settings.view is not None:
         _check_view(settings.view)
     if settings.record is not None and not settings.moves:

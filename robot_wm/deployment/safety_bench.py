@@ -69,7 +69,7 @@ def bench_safety(settings: BenchSafetySettings) -> tuple[dict[str, Any], list[st
     out = None if settings.out is None else output_dir(settings.out)
     robot = build_robot(settings.robot)
     if robot.park is None:
-        raise UserError("robot.rest: the bench begins and ends there, and it is not given")
+        raise UserError("robot.park_pose: the bench begins and ends there, and it is not given")
     work = Path(tempfile.mkdtemp(prefix="robot_wm_safety_"))
     try:
         arm = robot.chain, robot.limits, robot.park, work, settings.seed

@@ -67,7 +67,7 @@ class Result:
     outcomes: list[Outcome] = field(default_factory=list)
     late_ms_p99: float = 0.0
     fault: Reason | None = None
-    ended: Reason = Reason(Kind.CONTROLLER_GONE)
+    ended: Reason = Reason(Kind.ARM_SERVER_GONE)
 
     def figures(self) -> dict[str, Any]:
         """Returns the figures for the last line of JSON."""
@@ -132,15 +132,15 @@ class Session:
             ["hardware", "watchdog"], WatchdogTask(wire=to_watchdog.fileno()), [to_watchdog]
         )
         self._children["arm server"] = spawn(
-            ["hardware", "controller"],
+            ["hardware", "arm_server"],
             ArmServerTask(
                 chain=ChainData.of(robot.chain),
                 limits=robot.limits,
                 settings=settings.robot.settings,
                 park=robot.park,
                 arm=arm,
-                planner=server_policy_end.fileno(),
-                human=arm_server_end.fileno(),
+                policy=server_policy_end.fileno(),
+                operator=arm_server_end.fileno(),
                 watchdog=beats.fileno(),
                 record=str(self.record),
                 about=dict(self.about),
@@ -185,7 +185,7 @@ class Session:
                 high=ready.high,
                 frames=self.device.places(),
                 wire=self._policy_arm_end.fileno(),
-                human=self._policy_end.fileno(),
+                operator=self._policy_end.fileno(),
             ),
             [self._policy_arm_end, self._policy_end, *self.device.frames.values()],
         )
@@ -258,7 +258,8 @@ class Session:
                     result.ended, over = status.ended, True
                     operator.say("")
             if self._arm_server.closed and not over:
-                result.fault, over = Reason(Kind.CONTROLLER_GONE), True
+                gone = Reason(Kind.ARM_SERVER_GONE)
+                result.fault, over = result.fault or gone, True
         self._hear_policy(result, operator)  # its last message may have come just now
         if not_armed is not None:
             raise UserError(f"not armed: {not_armed}")

@@ -72,8 +72,8 @@ class _RobotSettings(Settings, frozen=True, kw_only=True, tag_field="kind"):
         control_hz: Actions per second.
         limits: Limits of the governor, where they differ from the arm's own.
         settings: Thresholds at which the arm is held or a problem is a fault.
-        rest: Joints where the arm parks and may go limp, rad; `home`: the arm's home; null: it does
-            not park.
+        park_pose: Joints where the arm parks and may go limp, rad; `home`: the arm's home; null:
+            the arm's own park pose, if it has one.
         posture: Joints that show how the gripper is tilted, rad; null: those of the arm's home.
     """
 
@@ -84,7 +84,7 @@ class _RobotSettings(Settings, frozen=True, kw_only=True, tag_field="kind"):
     control_hz: Positive = 5.0
     limits: LimitSettings = LimitSettings()
     settings: SupervisorSettings = SupervisorSettings()
-    rest: tuple[float, ...] | Literal["home"] | None = None
+    park_pose: tuple[float, ...] | Literal["home"] | None = None
     posture: tuple[float, ...] | Literal["home"] | None = None
 
 
@@ -94,8 +94,8 @@ class SimulatedRobot(_RobotSettings, frozen=True, kw_only=True, tag="simulated")
     Attributes:
         name: Name of the choice.
         arm: A name of the table of arms, or `package.function`, which returns a RobotModel.
-        rest: Joints where the arm parks and may go limp, rad; `home`: the arm's home; null: it does
-            not park.
+        park_pose: Joints where the arm parks and may go limp, rad; `home`: the arm's home; null:
+            the arm's own park pose, if it has one.
         seed: Seed of the scene: where the arm and the cube stand.
         image_size: Height and width of the cameras' pictures, pixels.
         random_appearance: Draws light, colours and the camera's pose at random.
@@ -105,7 +105,7 @@ class SimulatedRobot(_RobotSettings, frozen=True, kw_only=True, tag="simulated")
 
     name: str = "sim"
     arm: str = "so100"
-    rest: tuple[float, ...] | Literal["home"] | None = "home"
+    park_pose: tuple[float, ...] | Literal["home"] | None = "home"
     seed: Seed = 0
     image_size: Pixels = 128
     random_appearance: bool = False

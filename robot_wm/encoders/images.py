@@ -21,7 +21,8 @@ class TimmBackbone(nn.Module):
         architecture: Name of the architecture in timm.
         image_size: Height and width of the pictures, pixels.
         num_blocks: Number of blocks to keep, from the first; None for all.
-        weights: timm's state dict, with a position table of any size; None for random weights.
+        weights: The state dict in timm's layout, with a position table of any size; None for random
+            weights.
 
     Raises:
         UserError: weights of another architecture, or a size that the patches do not divide.

@@ -148,8 +148,8 @@ class MiniEncoder(nn.Module):
         Args:
             first: The first frame of each tubelet, `[n, 3, height, width]`.
             second: The second frame of each tubelet, `[n, 3, height, width]`.
-            hidden: bool `[n, patches]`, true for patches that are set to zero first, so that the
-                convolutions pass nothing of them to others.
+            hidden: Mask of patches, bool `[n, patches]`, true for those that are set to zero first,
+                so that the convolutions pass nothing of them to others.
 
         Returns:
             `[n, patches, width]`.

@@ -24,8 +24,8 @@ class Fingerprint:
     """The identity of an encoder, so that a predictor is never run with another than its own.
 
     Attributes:
-        weights: sha256 of every weight.
-        preprocessing: sha256 of how pictures are prepared and tokens pooled.
+        weights: The sha256 of all weights.
+        preprocessing: The sha256 of how pictures are prepared and tokens pooled.
         probe: Some token values of a fixed picture, which also depend on the installed libraries.
     """
 
@@ -83,7 +83,7 @@ class Encoder(Protocol):
         """Encodes frames.
 
         Args:
-            frames: `[B, T, 3, height, width]`, prepared as `image` says, on the encoder's device.
+            frames: Pictures `[B, T, 3, height, width]` as `image` says, on the encoder's device.
 
         Returns:
             Tokens `[B, T, P, D]`.
@@ -99,7 +99,7 @@ def encode(encoder: Encoder, pictures: ImageArray, device: torch.device | str = 
 
     Args:
         encoder: The frozen encoder.
-        pictures: uint8 RGB `[N, height, width, 3]` of any size.
+        pictures: Pictures of any size, uint8 RGB `[N, height, width, 3]`.
         device: Device of the encoder.
 
     Returns:

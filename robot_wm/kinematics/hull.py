@@ -18,7 +18,7 @@ def enclose(points: FloatArray, outside_m: float = _OUTSIDE_M) -> FloatArray:
     the fastest point of a rigid hull are among its corners.
 
     Args:
-        points: `[N, 3]`, m.
+        points: Positions of the points, `[N, 3]`, m.
         outside_m: The largest distance by which a corner may be outside a side of the points' hull.
 
     Returns:

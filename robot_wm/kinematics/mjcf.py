@@ -114,7 +114,7 @@ def load_chain(
 
     Args:
         xml: MJCF text.
-        assets: file name -> bytes, for the meshes that the MJCF names.
+        assets: Content of each mesh file that the MJCF names, by file name.
         joints: Names of the arm's hinges, in the order of commands.
         tool: Name of the tool's site.
 

@@ -55,7 +55,7 @@ class RobotModel:
         name: Name of the arm, such as `"so100"`.
         xml: MJCF of the arm only, with one position actuator per joint, of the joint's name; the
             base is at the origin and the arm reaches along +x.
-        assets: file name -> bytes, for the meshes that the MJCF names.
+        assets: Content of each mesh file that the MJCF names, by file name.
         chain: The arm's links; J joints, in the order of commands.
         tool: Name of the tool's site.
         gripper: The joints that open and shut.

@@ -26,9 +26,9 @@ class FitConfig:
         num_frames: Frames per training window.
         batch_size: Windows per step.
         context_frames: Frames that the model remembers while planning.
-        proprio: What the predictor gets of proprioception: `integrate`: actions are changes of the
-            state, and a rollout adds them up; `pose`: state and actions are poses (robot_wm.poses);
-            `none`: nothing.
+        proprio: What the predictor gets of proprioception. `integrate`: the state, to which a
+            rollout adds the actions, which are its changes; `pose`: the same where state and
+            actions are poses (robot_wm.poses); `none`: nothing.
         features: The latent space: `raw`: the encoder's tokens; `layer_norm`: each token normalised
             over its channels; `channel_norm`: each channel normalised by its statistics over the
             training frames.

@@ -60,7 +60,7 @@ class ModelInfo:
         longest_horizon: The most actions that a rollout takes.
         context_frames: Frames that the model should observe before it imagines, if there are that
             many.
-        grid: (V, rows, columns) of a latent's P tokens.
+        grid: Number of views, and rows and columns of each, of a latent's P tokens.
         dim: Numbers per token, D.
         predicts: What its futures carry besides latents: any of "reward", "value", "continuation".
         error: How latents are compared: mean absolute ("l1") or squared ("l2") difference.
@@ -189,7 +189,8 @@ class WorldModel(Protocol):
 
         Args:
             state: The state of 1 episode, or of N.
-            actions: `[N, H, A]` in the robot's units, float32, on the model's device.
+            actions: Action sequences `[N, H, A]`, in the robot's units, float32, on the model's
+                device.
             generator: A torch.Generator, the only source of randomness; torch's default one if
                 None. All candidates share what is drawn, so that equal actions lead to equal
                 futures and costs can be compared.

@@ -68,8 +68,8 @@ class ActionObjective(nn.Module):
 
         Args:
             encoder: The encoder in training.
-            frames: `[B, T, 3, height, width]`, prepared.
-            actions: `[B, T - 1, A]`, scaled but not centred, so that they add up.
+            frames: Prepared pictures `[B, T, 3, height, width]`.
+            actions: Actions `[B, T - 1, A]`, scaled but not centred, so that they add up.
             generator: Draws SIGReg's directions, on the frames' device.
 
         Returns:

@@ -20,7 +20,7 @@ def sigreg(embeddings: Tensor, *, num_directions: int, generator: torch.Generato
     function and exp(-t²/2), weighted by exp(-t²/2), integrated over t from -3 to 3, times n.
 
     Args:
-        embeddings: `[n, S]`.
+        embeddings: Embeddings `[n, S]`.
         num_directions: Number of random directions.
         generator: Draws the directions, on the embeddings' device.
 
@@ -42,7 +42,7 @@ def vicreg(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """Computes VICReg's variance and covariance terms (arXiv 2105.04906).
 
     Args:
-        embeddings: `[n, S]`.
+        embeddings: Embeddings `[n, S]`.
 
     Returns:
         The mean shortfall of the standard deviations below 1, and the sum of the squared

@@ -46,8 +46,8 @@ class PretrainConfig:
             any two frames from the change of the embedding. It makes equal motions equal steps in
             latent space.
         motion_share: Share of the final tokens' variance along the directions that this read-out
-            uses: after training, the tokens are scaled so that their distances reflect motions. 0
-            for no scaling.
+            uses; the tokens are scaled to it after training, so that their distances reflect
+            motions. 0 for no scaling.
         hidden: Width of acjepa's predictor, which is not kept after pretraining.
         mask_share: Share of the patches that are hidden and predicted.
         num_masks: Masks per sample; the teacher's features are computed once for all of them.

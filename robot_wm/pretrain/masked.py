@@ -55,7 +55,7 @@ class MaskedObjective(nn.Module):
 
         Args:
             encoder: The student.
-            frames: `[B, T, 3, height, width]`, prepared.
+            frames: Prepared pictures `[B, T, 3, height, width]`.
             rng: Draws the masks and which samples are single frames.
 
         Returns:

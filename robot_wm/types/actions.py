@@ -24,7 +24,7 @@ class ActionSpec:
         units: One unit per dimension, e.g. `("m", "m", "m", "m")`.
         scale: Size of a large action per dimension, `[A]`, in `units`: the unit of a search's
             spread and of the trust region. None for half of the range.
-        fixed: name -> the value that this dimension always has; within the bounds.
+        fixed: Values within the bounds, by name, of the dimensions that always have the same value.
         trust_radius: The largest norm of the free dimensions of (action - `rest`) / `scale`; None
             for no trust region.
         trust_norm: The norm for `trust_radius`: `"l2"`, or `"box"`, the largest of the dimensions.
@@ -165,7 +165,7 @@ class ActionSpec:
         until it is in the trust region.
 
         Args:
-            action: `[..., A]`, in `units`.
+            action: Actions `[..., A]`, in `units`.
 
         Returns:
             `[..., A]`, float64.

@@ -118,7 +118,7 @@ class Task(Protocol):
         The env is left as it was.
 
         Args:
-            actions: `[N, H, A]`, in the env's units.
+            actions: Action sequences `[N, H, A]`, in the env's units.
 
         Returns:
             `judge().cost` after each action, `[N, H]`.
@@ -131,7 +131,7 @@ class Task(Protocol):
         The env is left as it was.
 
         Args:
-            actions: `[N, H, A]`, in the env's units.
+            actions: Action sequences `[N, H, A]`, in the env's units.
 
         Returns:
             N lists of H pictures by camera name, one after each action.

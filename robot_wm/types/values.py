@@ -19,9 +19,9 @@ class Observation:
     """Pictures and proprioception at one moment.
 
     Attributes:
-        images: camera name -> uint8 RGB `[height, width, 3]`.
-        proprio: `[Q]` float64, in the robot's units.
-        stamp_s: time.monotonic() at capture, or the simulated time, s.
+        images: Pictures by camera name, uint8 RGB `[height, width, 3]`.
+        proprio: Proprioception, `[Q]` float64, in the robot's units.
+        stamp_s: Time at capture by time.monotonic(), or the simulated time, s.
     """
 
     images: Mapping[str, ImageArray]
@@ -34,7 +34,7 @@ class Goal:
     """A goal, given by pictures.
 
     Attributes:
-        images: camera name -> uint8 RGB `[height, width, 3]`.
+        images: Pictures by camera name, uint8 RGB `[height, width, 3]`.
     """
 
     images: Mapping[str, ImageArray]
@@ -75,11 +75,11 @@ class Plan:
     """The result of a planner.
 
     Attributes:
-        actions: `[H, A]` in the robot's units, inside the ActionSpec.
+        actions: Actions `[H, A]`, in the robot's units, inside the ActionSpec.
         cost: Predicted cost of `actions`; lower is better, finite.
         elites: The best sequences `[K, H, A]`, best first, which start the next search.
-        info: Diagnostics, name -> number or list of numbers: `cost_by_iteration` (the least so far,
-            after every batch of candidates), `num_evaluated`, `num_finite`, `num_gradients`,
+        info: Diagnostics by name, numbers or lists of numbers: `cost_by_iteration` (the least so
+            far, after every batch of candidates), `num_evaluated`, `num_finite`, `num_gradients`,
             `elite_costs`. They are for people and reports; no code decides on them.
     """
 
@@ -94,9 +94,9 @@ class Outcome:
     """How the pursuit of a goal ended, judged by observations only.
 
     Attributes:
-        kind: `"arrived"`: the observation is near enough to the goal and comes no nearer;
-            `"stalled"`: it is not, but comes no nearer; `"out of time"`: the steps were used up
-            before either.
+        kind: Kind of the ending. `"arrived"`: the observation is near enough to the goal and comes
+            no nearer; `"stalled"`: it is not, but comes no nearer; `"out of time"`: the steps were
+            used up before either.
         energy: Distance of the last observation to the goal picture, as the objective measures it.
         step_energy: Mean of the same distance between consecutive pictures of the training data;
             None if the checkpoint does not contain it.
@@ -131,11 +131,11 @@ class Decision:
 
     Attributes:
         action: The action to execute, `[A]`, in the robot's units.
-        kind: `"plan"`: the first action of a new plan; `"continue"`: the next of the last one;
-            `"hold"`: a no-op, because no plan is better than that by the margin; `"arrived"`: a
-            no-op, the last goal is reached; `"stalled"`: a no-op, the last goal comes no nearer;
-            `"out of time"`: a no-op, the last goal's time is over; `"act"`: an action without a
-            plan.
+        kind: What the action is. `"plan"`: the first action of a new plan; `"continue"`: the next
+            of the last one; `"hold"`: a no-op, because no plan is better than that by the margin;
+            `"arrived"`: a no-op, the last goal is reached; `"stalled"`: a no-op, the last goal
+            comes no nearer; `"out of time"`: a no-op, the last goal's time is over; `"act"`: an
+            action without a plan.
         goal: Number of the goal that is pursued.
         energy: Distance of the observation to the goal picture, as the objective measures it; None
             for a controller that measures none.
@@ -172,9 +172,10 @@ class Verdict:
     """A guard's judgement of a decision.
 
     Attributes:
-        kind: `"go on"`; `"hold"`: the arm stands still in this step; `"fault"`: the run ends.
+        kind: What happens next. `"go on"`: the decision is executed; `"hold"`: the arm stands still
+            in this step; `"fault"`: the run ends.
         reason: The reason, in a sentence for people; empty for `"go on"`.
-        numbers: Measured values, name -> number, for people and records.
+        numbers: Measured values by name, for people and records.
     """
 
     kind: VerdictKind = "go on"
@@ -222,7 +223,7 @@ class Judgement:
 
     Attributes:
         success: Whether an episode that ended now would be a success.
-        measures: name -> measure; reports plot the first over time.
+        measures: The measures by name; reports plot the first over time.
     """
 
     success: bool

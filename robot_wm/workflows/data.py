@@ -39,8 +39,8 @@ class DatasetSettings(Settings, frozen=True, kw_only=True, tag_field="kind", tag
             joined by `+`; null: the only camera, or the likeliest fixed view.
         state: Key or short name of the state, or several joined by `+`; null: `observation.state`,
             or its parts.
-        action: `state_delta`: the change of the state that was achieved; `pose_delta`: the same for
-            poses; `recorded`: the dataset's action column.
+        action: What an action is: `state_delta`, the change of the state that was achieved,
+            `pose_delta`, the same for poses, or `recorded`, the dataset's action column.
         dt_s: Time step of the model, s; a multiple of the dataset's period within 2 %.
         drop_corrupt: Leaves out damaged episodes and logs which; false: refuses a dataset that has
             any.

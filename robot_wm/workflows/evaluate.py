@@ -76,7 +76,8 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
             written.
         device: Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         num_episodes: Number of episodes, the first ones of the split.
-        split: `test` (never used for tuning), `dev`, or the seed of another list of episodes.
+        split: List of the episodes: `test` (never used for tuning), `dev`, or the seed of another
+            list.
         floors: Methods that must be beaten.
         state_oracle: Also evaluates a ceiling: the planner on the simulator with the true distance.
         latent_oracle: Also evaluates a ceiling: the planner on the simulator with the distance of

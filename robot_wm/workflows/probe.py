@@ -36,8 +36,8 @@ class ProbeSettings(Settings, frozen=True, kw_only=True):
         data: A dataset with the gripper's position in its state; `collect` also writes the cube's
             pose.
         encoder: An encoder of ours by name, or the caller's own.
-        checkpoint: A directory, or the name of a checkpoint that ships, whose latents are probed;
-            null: the encoder's tokens are probed.
+        checkpoint: A directory, or the name of a checkpoint that ships, whose latents are probed
+            instead of the encoder's tokens; null for the tokens.
         cache: Directory where tokens are kept, by content.
         device: Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         holdout: Share of the episodes that the read-out is tested on.

@@ -53,9 +53,9 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
         train: Optimiser, schedule and length of the training.
         family: Family of the world model; another one than `latent` must be registered.
         family_settings: Settings of another family than `latent`.
-        robot: `lerobot`: the dataset's joints are turned into x, y, z and opening of the gripper,
-            and the checkpoint is deployed with the same robot; null: the dataset's state is used as
-            it is.
+        robot: The robot of the dataset. `lerobot`: the dataset's joints are turned into x, y, z and
+            opening of the gripper, and the checkpoint is deployed with the same robot; null: the
+            dataset's state is used as it is.
         overwrite: Replaces a checkpoint that is in `out` already.
         save_every_s: Time between saves, s; a run that is stopped or killed resumes from its last
             save.

@@ -36,8 +36,8 @@ class LatentState:
     """The last few frames of B episodes.
 
     Attributes:
-        latents: `[B, T, P, D]`.
-        proprio: `[B, T, Q]`, in the robot's units.
+        latents: Latents of the frames, `[B, T, P, D]`.
+        proprio: Proprioception at the frames, `[B, T, Q]`, in the robot's units.
         actions: The actions between the frames, `[B, T - 1, A]`, in the robot's units.
         cache: The predictor's keys and values of all frames but the last: computed once per
             observation, for all candidates of a plan. None if there is one frame only.
@@ -195,8 +195,8 @@ class LatentWorldModel(nn.Module):
         """Returns the latent of the pictures of this model's cameras.
 
         Args:
-            images: uint8 RGB `[height, width, 3]` by camera name; others than this model's are
-                ignored.
+            images: Pictures by camera name, uint8 RGB `[height, width, 3]`; those of other cameras
+                than this model's are ignored.
 
         Returns:
             `[P, D]`.
@@ -258,7 +258,7 @@ class LatentWorldModel(nn.Module):
 
         Args:
             state: The state of 1 episode.
-            actions: `[N, H, A]`, in the robot's units.
+            actions: Action sequences `[N, H, A]`, in the robot's units.
 
         Returns:
             The futures of all candidates.

@@ -21,16 +21,16 @@ class ModelSpec:
         state_names: One name per proprioceptive dimension, Q.
         action_spec: The range of the training actions, 1 % to 99 % quantile: a trust region. The
             units are the dataset's, which does not state them.
-        proprio: `"integrate"`: actions are changes of the proprioceptive state, and a rollout adds
-            them up; `"pose"`: state and actions are those of robot_wm.poses, seven numbers each;
-            `"none"`: the predictor gets no proprioception.
+        proprio: What the predictor gets of proprioception. `"integrate"`: the state, to which a
+            rollout adds the actions, which are its changes; `"pose"`: the same where state and
+            actions are those of robot_wm.poses, seven numbers each; `"none"`: nothing.
         context_frames: Frames that the state keeps while planning.
         features: The latent space. `"raw"`: the encoder's tokens; `"layer_norm"`: each token
             normalised over its channels, as in V-JEPA 2-AC; `"channel_norm"`: each channel
             normalised by its statistics over the training frames.
         extrinsics: The camera's pose, for a predictor that takes it.
         step_energy: Mean `"l1"` and `"l2"` distance between the latents of neighbouring frames of
-            the training episodes: the scale by which a planner judges whether it has arrived. None
+            the training episodes, the scale by which a planner judges whether it has arrived; None
             if it is not known.
         robot: Name of the arm that the model was trained on; None if it is not known.
     """
