@@ -215,6 +215,10 @@ class MPC:
         self._executed += 1
         return self._decision("continue")
 
+    def held(self) -> None:
+        """Drops the plan, because a guard held the arm: the next one begins from nothing."""
+        self._plan, self._executed = None, 0
+
     def rest(self) -> Decision:
         """See `SteerableController.rest`."""
         self._plan, self._executed = None, 0
@@ -475,5 +479,5 @@ class GoalSequence:
 def _finite(energy: Any) -> float:
     """Returns an energy as a number, or raises PlanningError where it is not finite."""
     if not math.isfinite(energy):
-        raise PlanningError("the energy of what is seen is not finite")
+        raise PlanningError("the energy of a latent is not finite")
     return float(energy)

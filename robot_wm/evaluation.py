@@ -17,6 +17,7 @@ from torch import Tensor
 from robot_wm.controller import MPC
 from robot_wm.data import Batch
 from robot_wm.files import replacing
+from robot_wm.imagination import EXACT
 from robot_wm.models import EncodedFrames, ModelInfo, Select, WorldModel
 from robot_wm.objectives import Objective
 from robot_wm.planners import Planner, shift
@@ -382,7 +383,7 @@ class StateOracle:
         """See `Controller.act`."""
 
         def cost(actions: Tensor) -> Tensor:
-            costs = self._task.simulate(actions.double().numpy())
+            costs = self._task.simulate(actions.detach().double().numpy())
             return torch.from_numpy(costs[:, -1]).float()
 
         init = None if self._plan is None else shift(self._plan, 1)
@@ -418,7 +419,10 @@ class LatentOracle(MPC):
         seed: int = 0,
     ) -> None:
         future = _TrueFuture(task, model)
-        super().__init__(future, planner, make_objective, action_spec, seed=seed)
+        # Nothing is saved: a rendered future costs what it costs, and is what it is.
+        super().__init__(
+            future, planner, make_objective, action_spec, seed=seed, search_budget=EXACT
+        )
 
 
 class _TrueFuture:
@@ -464,7 +468,7 @@ class _TrueFuture:
         select: Select | None = None,
     ) -> Futures:
         """See `WorldModel.rollout`."""
-        rendered = self._task.look_ahead(actions.double().numpy())
+        rendered = self._task.look_ahead(actions.detach().double().numpy())
         latents = [torch.stack([self.embed(images) for images in row]) for row in rendered]
         return Futures(torch.stack(latents))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -247,7 +248,8 @@ class Loop:
                 generator.set_state(state[f"generator.{name}"])
             self.step, self.elapsed_s = int(note["step"]), float(note["elapsed_s"])
             self.rows = [dict(row) for row in json.loads(state[_ROWS].numpy().tobytes())]
-            torch.set_num_threads(int(note.get("threads", torch.get_num_threads())))
+            threads = int(note.get("threads", torch.get_num_threads()))
+            torch.set_num_threads(min(threads, os.cpu_count() or 1))  # sums depend on it
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"cannot go on from {path}: {error}") from error
 

@@ -324,7 +324,7 @@ def held_out_error(
     info, device = model.info, device_of(model)
     context = info.context_frames
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.Generator(device).manual_seed(seed)
+    noise = torch.Generator(device)
     sums: dict[str, Tensor] = {}
     spread = torch.zeros(())
     steps = range(min(max_batches, sampler.steps_per_epoch))
@@ -341,12 +341,18 @@ def held_out_error(
             for t in range(context):
                 seen = EncodedFrames(batch.tokens[:, t], batch.proprio[:, t])
                 state = model.observe(state, seen, past[:, t - 1] if t else None)
-            order = torch.randperm(len(actions), generator=generator)
-            shuffled = torch.empty_like(future)
-            shuffled[order] = future[order.roll(1)]  # of another window, never its own
+            others = future
+            if len(future) == 1:  # as of a large encoder: the other window is in the next batch
+                following = sampler.batch((i + 1) % len(steps)).actions.to(device)
+                others = torch.cat((future, following[:1, context - 1 : context - 1 + horizon]))
+            order = torch.randperm(len(others), generator=generator)
+            shuffled = torch.empty_like(others)
+            shuffled[order] = others[order.roll(1)]  # of another window, never its own
+            shuffled = shuffled[: len(future)]
             futures = {"true": future, "shuffled": shuffled, "zero": torch.zeros_like(future)}
-            imagined = {
-                name: model.rollout(state, value, noise).mean for name, value in futures.items()
+            imagined = {  # the same noise for each: they differ by the actions alone
+                name: model.rollout(state, value, noise.manual_seed(seed + i)).mean
+                for name, value in futures.items()
             }
             imagined["copy_last"] = frames[:, context - 1 : context].expand_as(target)
             for name, value in imagined.items():

@@ -210,12 +210,13 @@ def test_demonstrators_keep_the_contract():
     check_controller(lambda: ReachDemonstrator(task), task.env, goal)
 
 
+@pytest.mark.parametrize("planner", PLANNERS)
 @pytest.mark.parametrize("name", ["state", "latent"])
-def test_oracles_keep_the_contract(name):
+def test_oracles_keep_the_contract(name, planner):
     task = PointTask()
     make = {
-        "state": lambda: StateOracle(task, PLANNERS["cem"]),
-        "latent": lambda: LatentOracle(task, make_model(), PLANNERS["cem"], GoalEnergy, SPEC),
+        "state": lambda: StateOracle(task, PLANNERS[planner]),
+        "latent": lambda: LatentOracle(task, make_model(), PLANNERS[planner], GoalEnergy, SPEC),
     }[name]
     check_controller(make, task.env, point_goal())
 

@@ -24,6 +24,7 @@ from robot_wm.monitors import (
     load_reference,
 )
 from robot_wm.runtime import GuardError, run_episode
+from robot_wm.types import Decision, Observation, PlanningError
 from robot_wm.workflows.record_goal import save_goal
 
 
@@ -249,3 +250,16 @@ def test_a_goal_of_another_camera_or_of_another_world_is_refused(tmp_path, capsy
     for name, told in (("wrist", "was taken by camera 'wrist'"), ("odd", "unlike the training")):
         assert main([*words, f"goal={tmp_path / name}.png"]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_an_imagined_latent_that_is_not_finite_is_a_fault():
+    def diverge(action):
+        raise PlanningError("the energy of a latent is not finite")
+
+    image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+    obs = Observation({"front": image}, np.zeros(2), 0.0)
+    decision = Decision(np.zeros(2), "plan", energy=1.0, predict_one_step=diverge)
+    watched = Monitors(None, MonitorSettings(), step_energy=None)
+    guard = MonitorGuard(watched, ["front"], lambda: np.zeros(2))
+    assert guard.check(obs, decision, None).kind == "go on"
+    assert guard.check(obs, decision, np.zeros(2)).kind == "fault"

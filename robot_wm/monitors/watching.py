@@ -17,6 +17,7 @@ from robot_wm.types import (
     FloatArray,
     ImageArray,
     Observation,
+    PlanningError,
     Positive,
     RunError,
     Verdict,
@@ -260,7 +261,7 @@ class MonitorGuard:
             if last is None or applied is None:  # nothing was predicted
                 return Verdict()
             p_value = self._judge(last, decision, applied)
-        except MonitorError as error:
+        except (MonitorError, PlanningError) as error:  # or an imagined latent is not finite
             return Verdict("fault", str(error))
         return Verdict() if p_value is None else Verdict(numbers={"p_value": p_value})
 
