@@ -129,14 +129,14 @@ def probe(tokens: Sequence[FloatArray], targets: ProbeTargets, held_out: Sequenc
     r2 = 1 - np.square(predicted - y_judge).mean(0) / np.where(varies, y_judge.var(0), 1.0)
     scores: dict[str, dict[str, float]] = {"r2": {}, "mm": {}, "deg": {}}
     for name, (kind, first) in kinds.items():
-        if not varies[first]:
+        parts = slice(first, first + (1 if kind == "length" else 2))  # an angle: cosine and sine
+        if not varies[parts].any():
             continue
+        scores["r2"][name] = float(r2[parts][varies[parts]].mean())
         if kind == "length":
-            scores["r2"][name] = float(r2[first])
             error = predicted[:, first] - y_judge[:, first]
             scores["mm"][name] = 1e3 * float(np.sqrt(np.mean(error**2)))
         else:
-            scores["r2"][name] = float(r2[first : first + 2].mean())
             turns = targets.symmetry.get(name, 1)
             angle, truth = (np.arctan2(v[:, first + 1], v[:, first]) for v in (predicted, y_judge))
             error = np.angle(np.exp(1j * (angle - truth))) / turns

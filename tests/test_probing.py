@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot_wm.probing import principal_components, probe, ridge, targets_from_state
+from robot_wm.probing import ProbeTargets, principal_components, probe, ridge, targets_from_state
 
 NAMES = ("ee.x", "ee.y", "ee.z", "gripper", "cube.x", "cube.y", "cube.z", "cube.yaw")
 
@@ -59,6 +59,18 @@ def test_what_never_varies_is_left_out():
     ]
     found = probe([s[:, :3] for s in truth], targets_from_state(truth, NAMES), range(10))
     assert set(found.r2) == {"ee_x", "ee_y", "ee_z", "gripper"} and not found.deg
+
+
+def test_an_angle_whose_cosine_never_varies_is_judged_by_its_sine():
+    rng = np.random.default_rng(0)
+    angles = [rng.choice([-0.7, 0.7], 60) for _ in range(6)]
+    targets = ProbeTargets(
+        positions_m=[rng.normal(size=(60, 3)) for _ in angles],
+        lengths_m={},
+        angles_rad={"yaw": angles},
+    )
+    found = probe([np.sin(angle)[:, None] for angle in angles], targets, held_out=(4, 5))
+    assert found.r2["yaw"] > 0.99 and found.deg["yaw"] < 1
 
 
 def test_constant_numbers_and_constant_tokens_do_no_harm():

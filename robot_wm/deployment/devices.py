@@ -83,7 +83,12 @@ class Device:
         raise NotImplementedError
 
     def __enter__(self) -> Device:
-        self._start()
+        try:
+            self._start()
+        except BaseException:
+            self._theirs.close()
+            self.__exit__(None, None, None)
+            raise
         self._theirs.close()  # else the end of the processes would not show
         return self
 

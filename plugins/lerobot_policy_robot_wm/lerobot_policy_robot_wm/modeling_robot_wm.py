@@ -41,7 +41,7 @@ from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.deployment.control import check_same_arm, make_controller
 from robot_wm.deployment.extensions import import_extensions
 from robot_wm.deployment.joints import learned_joints
-from robot_wm.deployment.novelty import check_views
+from robot_wm.deployment.novelty import refuse_novel
 from robot_wm.deployment.pictures import goal_name, read_goal
 from robot_wm.deployment.policy_process import check_robot, learned_actions, make_actions
 from robot_wm.deployment.robots import build_robot, find_arm
@@ -290,15 +290,10 @@ class RobotWMPolicy(PreTrainedPolicy):
             images: The current picture of each camera.
 
         Raises:
-            ValueError: a picture is unlike the demonstrations'.
+            UserError: a picture is unlike the demonstrations'.
         """
-        if self._allow_novel:
-            return
-        problems = check_views(self._monitors, self._model, images, self._pictures)
-        if problems:
-            raise ValueError(
-                f"{'; '.join(problems)} (monitors.allow_novel=true drives all the same)"
-            )
+        if not self._allow_novel:
+            refuse_novel(self._monitors, self._model, images, self._pictures, allow=False)
 
     def _make_governor(self, drive: _Drive, joints: FloatArray) -> Governor:
         """Makes the governor of an arm that stands at measured joints.
