@@ -210,7 +210,7 @@ def align(
     for index in range(dataset.num_episodes):
         try:
             episode = dataset.episode(index)
-        except ValueError as error:
+        except UserError as error:
             findings.append(Finding(index, "data", str(error)))
             continue
         try:
