@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robot_wm.encoders.hub import HubFile, fetch, read_weights
+from robot_wm.encoders.hub import HubFile, fetch, read_weights, write_weights
 from robot_wm.encoders.images import TimmBackbone, first_blocks, ijepa_from_transformers
 from robot_wm.encoders.mini import (
     MiniEncoder,
@@ -211,18 +210,18 @@ def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
         A description in plain JSON, for `load_encoder`.
 
     Raises:
+        OSError: there is no room for the weights.
         TypeError: an encoder that is neither in this catalog nor registered.
     """
     if type(encoder) is MiniEncoder:
         save_mini(encoder, path)
         return {"name": "mini"}
     if type(encoder) is PixelEncoder:
-        save_file(encoder.state_dict(), path)
+        write_weights(encoder.state_dict(), path)
         return {"name": "pixels", "image_size": encoder.image_size}
     for kind in _REGISTERED.values():
         if type(encoder) is kind.encoder_type:
-            weights = {k: v.contiguous() for k, v in encoder.state_dict().items()}  # type: ignore[attr-defined]
-            save_file(weights, path)
+            write_weights(encoder.state_dict(), path)  # type: ignore[attr-defined]
             return {"name": kind.name, "own": kind.describe(encoder)}
     if type(encoder) is not ViTEncoder:
         raise TypeError(
@@ -233,8 +232,7 @@ def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
     if isinstance(encoder.backbone, MiniPatches):
         save_mini(encoder.backbone.mini, path)
     elif encoder.hub is None:
-        weights = {k: v.contiguous() for k, v in encoder.backbone.state_dict().items()}
-        save_file(weights, path)
+        write_weights(encoder.backbone.state_dict(), path)
     return description
 
 
