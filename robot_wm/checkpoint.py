@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from robot_wm.encoders import WEIGHTS_DIR, Fingerprint, load_encoder, save_encoder, write_weights
-from robot_wm.files import replacing, replacing_directory, sha256_file
+from robot_wm.files import LOCK, replacing, replacing_directory, sha256_file
 from robot_wm.models import TrainableModel, check_world_model_parts, family_of, find_family
 from robot_wm.types import Seed, ShareBelowOne, UserError
 
@@ -143,6 +143,7 @@ def check_replaceable(directory: Path, *, overwrite: bool = True) -> None:
     if not directory.exists():
         return
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else {directory.name}
+    names.discard(LOCK)
     if not names:
         return
     try:

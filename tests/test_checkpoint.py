@@ -159,6 +159,7 @@ def test_saving_again_replaces_and_a_failed_save_keeps_the_old_one(saved, monkey
         save_checkpoint(make_model(seed=4), directory)
     assert load_checkpoint(directory)[1]["checkpoint_hash"] == before
     monkeypatch.undo()
+    (directory / files.LOCK).touch()  # left by a killed process
     save_checkpoint(make_model(seed=4), directory)
     assert load_checkpoint(directory)[1]["checkpoint_hash"] != before
     assert [p.name for p in directory.parent.iterdir()] == ["c"]

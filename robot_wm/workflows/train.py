@@ -109,7 +109,7 @@ def train(settings: TrainSettings) -> TrainingRun:
         FileExistsError: another process trains into `out`, or the files there may not be replaced.
         SystemExit, KeyboardInterrupt: the run was asked to stop, and is saved.
     """
-    out = output_dir(settings.out)
+    out = output_dir(settings.out, replaced=True)
     # With a save beside it, the checkpoint is that of a run that was killed at its very end.
     check_replaceable(out, overwrite=settings.overwrite or resume_file(out).is_file())
     with owning(out, resume_file(out)):
