@@ -70,7 +70,7 @@ class StateView:
     Attributes:
         needs: Names of the N recorded numbers that it is computed from, in this order.
         names: Names of the Q numbers of the derived state.
-        of: Maps `[T, N]` to `[T, Q]`, float64; raises ValueError if the numbers are implausible.
+        of: Maps `[T, N]` to `[T, Q]`, float64; raises UserError if the numbers are implausible.
     """
 
     needs: tuple[str, ...]
@@ -309,7 +309,7 @@ def _sample(
     if derive is not None:
         try:
             sampled = derive(sampled)
-        except ValueError as error:  # not damage of this episode: the view does not fit the dataset
+        except UserError as error:  # not damage of this episode: the view does not fit the dataset
             raise UserError(f"{dataset.source}: episode {episode.index}: {error}") from error
     actions: FloatArray | None = None
     if spec.action == "pose_delta":
