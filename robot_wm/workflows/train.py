@@ -119,10 +119,12 @@ def train(settings: TrainSettings) -> TrainingRun:
 def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     family = find_family(settings.family)
     family_settings = settings.family_settings
-    if family is LATENT and settings.family_settings:
+    if family is LATENT and family_settings:
         raise UserError("family_settings: of another family than latent; want predictor.KEY=VALUE")
+    if family is not LATENT and settings.predictor != PredictorShape():
+        raise UserError("predictor: of the family latent; want family_settings.KEY=VALUE")
     if family is LATENT:
-        family_settings = {**asdict(settings.predictor), **family_settings}
+        family_settings = asdict(settings.predictor)
     device = pick_device(settings.device)
     encoder = make_encoder(settings.encoder)
     data, joints = _load(settings)
@@ -245,7 +247,6 @@ def _about(
     config: TrainConfig,
 ) -> dict[str, Any]:
     """Returns what must be the same when a run resumes."""
-    robot = settings.robot
     return {
         "data": data.dataset.content_hash,
         "episodes": list(data.episodes),
@@ -256,8 +257,14 @@ def _about(
         **{f"model.{name}": value for name, value in asdict(settings.model).items()},
         **{f"train.{name}": value for name, value in asdict(config).items()},
         **{f"predictor.{name}": value for name, value in own.items()},
-        "robot": plain_settings(robot.joints) if isinstance(robot, LeRobotRobot) else None,
+        **{f"robot.{name}": value for name, value in _derivation(settings.robot).items()},
     }
+
+
+def _derivation(robot: RobotSettings | None) -> dict[str, Any]:
+    """Returns the settings of a robot that its tool's numbers are derived by."""
+    plain = plain_settings(robot) if robot is not None else {}
+    return {name: plain[name] for name in ("arm", "joints", "action_names") if name in plain}
 
 
 def held_out_table(errors: Mapping[str, list[float]]) -> str:
@@ -299,7 +306,7 @@ def _card(
     plain = plain_settings(settings)
     plain = {key: plain[key] for key in plain if key not in ("out", "cache", "device", "data")}
     if settings.robot is not None:  # its port and cameras make no difference
-        plain["robot"] = {key: plain["robot"][key] for key in ("name", "joints", "action_names")}
+        plain["robot"] = {"name": settings.robot.name, **_derivation(settings.robot)}
     if plain["encoder"].get("weights"):
         plain["encoder"]["weights"] = Path(plain["encoder"]["weights"]).name
     return (
