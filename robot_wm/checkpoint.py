@@ -15,13 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
-from robot_wm.encoders import WEIGHTS_DIR, Fingerprint, load_encoder, save_encoder
-from robot_wm.files import check_space, replacing, replacing_directory, sha256_file
+from robot_wm.encoders import WEIGHTS_DIR, Fingerprint, load_encoder, save_encoder, write_weights
+from robot_wm.files import LOCK, replacing, replacing_directory, sha256_file
 from robot_wm.models import TrainableModel, check_world_model_parts, family_of, find_family
-from robot_wm.types import UserError
+from robot_wm.types import Seed, ShareBelowOne, UserError
 
 FORMAT = 3
 _CONFIG, _MANIFEST = "config.json", "manifest.json"
@@ -37,6 +38,30 @@ _DAMAGED = (
 
 class CheckpointError(UserError):
     """The directory is not a checkpoint, or differs from what was saved."""
+
+
+class _Data(msgspec.Struct, frozen=True):
+    """What is read of the data of a training; its joints are checked where they are used."""
+
+    action: str | None = None
+
+
+class _Fit(msgspec.Struct, frozen=True):
+    """What is read of the settings of a training; `seed` in older checkpoints."""
+
+    holdout: ShareBelowOne = 0.0
+    seed: Seed = 0
+
+
+class _Training(msgspec.Struct, frozen=True):
+    """What is read of `training` in a config.json, to check it; all of it may be missing."""
+
+    data: _Data | None = None
+    model: _Fit | None = None
+    fit: _Fit | None = None  # the former name of `model`
+    train: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None  # the former name of `train`
+    seed: Seed = 0
 
 
 def save_checkpoint(
@@ -56,15 +81,14 @@ def save_checkpoint(
 
     Raises:
         FileExistsError: `directory` holds something else than a checkpoint.
+        OSError: there is no room for the weights.
         TypeError: a checkpoint could not rebuild the model or its encoder.
     """
     family = family_of(model)
     directory = directory.resolve()
     check_replaceable(directory)
-    weights = {name: v.contiguous() for name, v in model.state_dict().items()}
     with replacing_directory(directory) as scratch:
-        check_space(scratch, sum(v.numel() * v.element_size() for v in weights.values()))
-        (scratch / _WEIGHTS).write_bytes(save(weights))
+        write_weights(model.state_dict(), scratch / _WEIGHTS)
         encoder = save_encoder(model.encoder, scratch / _ENCODER)
         config = {
             "format": FORMAT,
@@ -119,6 +143,7 @@ def check_replaceable(directory: Path, *, overwrite: bool = True) -> None:
     if not directory.exists():
         return
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else {directory.name}
+    names.discard(LOCK)
     if not names:
         return
     try:
@@ -192,10 +217,10 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
         raise CheckpointError(
             f"checkpoint: got format {config.get('format')}, want {FORMAT}: train it again"
         )
-    training = config.setdefault("training", {})
-    for name in ("data", "fit"):
-        if not isinstance(training, dict) or not isinstance(training.get(name) or {}, dict):
-            raise CheckpointError(f"checkpoint: {directory}: {_CONFIG}: training is no mapping")
+    try:
+        msgspec.convert(config.setdefault("training", {}), _Training)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"checkpoint: {directory}: {_CONFIG}: training: {error}") from error
     file = _WEIGHTS if config["format"] == FORMAT else _PREDICTOR
     if file not in manifest:
         raise CheckpointError(f"checkpoint: {directory} lacks {file}")
@@ -212,7 +237,7 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
         different = encoder.fingerprint.difference(expected)
         if different:
             raise UserError(
-                f"the encoder is not the one the predictor was trained on: {different} differ"
+                f"the encoder is not the one that the model was trained on: {different} differ"
             )
         model = family.rebuild(encoder, config["model"])
         check_world_model_parts(model)

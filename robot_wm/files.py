@@ -188,20 +188,29 @@ def _restore(path: Path, leftover: Path) -> None:
             (leftover / name).rename(path)
 
 
-def output_dir(out: str) -> Path:
+def output_dir(out: str, *, replaced: bool = False) -> Path:
     """Checks, before any work is done, that `out` is or can become a directory.
 
     Args:
         out: The directory.
+        replaced: Whether it is going to be replaced as a whole (`replacing_directory`).
 
     Returns:
         Its path.
 
     Raises:
         FileExistsError: a file has that path, or the path of one of its parents.
-        PermissionError: it is not writable.
+        PermissionError: it is not writable, or it cannot be replaced: its parent is not writable,
+            or something is mounted there.
     """
     path = Path(out)
+    if replaced and path.is_dir():
+        place = path.resolve()
+        if os.path.ismount(place) or not os.access(place.parent, os.W_OK):
+            raise PermissionError(
+                f"out: {place} cannot be replaced as a whole (a mounted volume, or {place.parent} "
+                f"cannot be written to); want a directory in it, such as {place / 'checkpoint'}"
+            )
     for place in (path, *path.absolute().parents):
         if place.exists():
             if not place.is_dir():

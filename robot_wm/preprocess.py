@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robot_wm.types import Count, FloatArray, ImageArray, Number, UserError, check_fields
+from robot_wm.types import Count, FloatArray, ImageArray, Number, Positive, UserError, check_fields
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,7 +28,7 @@ class ImageSpec:
         width: Width after resizing, pixels.
         mean: Mean per RGB channel, of values in [0, 1]. By default ImageNet's, as for V-JEPA 2,
             because the image statistics that LeRobot stores are wrong (lerobot issue 3682).
-        std: Standard deviation per RGB channel, of values in [0, 1].
+        std: Standard deviation per RGB channel, of values in [0, 1], above zero.
         interpolation: How pictures are resized.
         antialias: Whether details smaller than a new pixel are averaged instead of skipped.
     """
@@ -36,7 +36,7 @@ class ImageSpec:
     height: Count
     width: Count
     mean: tuple[Number, Number, Number] = IMAGENET_MEAN
-    std: tuple[Number, Number, Number] = IMAGENET_STD
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
 

@@ -11,6 +11,7 @@ import torch
 from fakes import PointEnv, make_model
 from safetensors.torch import load_file, save_file
 
+from robot_wm import files
 from robot_wm.checkpoint import (
     CheckpointError,
     find_checkpoint,
@@ -121,7 +122,7 @@ def test_another_encoder_is_refused(saved, tmp_path):
     other = json.loads((tmp_path / "other" / "manifest.json").read_text())
     manifest["encoder.safetensors"] = other["encoder.safetensors"]
     (directory / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="not the one the predictor was trained on"):
+    with pytest.raises(CheckpointError, match="encoder is not the one"):
         load_checkpoint(directory)
 
 
@@ -158,6 +159,7 @@ def test_saving_again_replaces_and_a_failed_save_keeps_the_old_one(saved, monkey
         save_checkpoint(make_model(seed=4), directory)
     assert load_checkpoint(directory)[1]["checkpoint_hash"] == before
     monkeypatch.undo()
+    (directory / files.LOCK).touch()  # left by a killed process
     save_checkpoint(make_model(seed=4), directory)
     assert load_checkpoint(directory)[1]["checkpoint_hash"] != before
     assert [p.name for p in directory.parent.iterdir()] == ["c"]
@@ -235,7 +237,15 @@ def test_a_configuration_that_was_made_up_is_refused(saved, part, name, value):
         load_checkpoint(directory)
 
 
-@pytest.mark.parametrize("value", ["3", "[]", '{"data": 3}'])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("3", "[]", "null", '{"data": 3}', '{"data": {"action": []}}', '{"seed": -1}'),
+        *('{"seed": "x"}', '{"seed": null}', '{"optimizer": []}', '{"train": "x"}'),
+        *(f'{{"{name}": {value}}}' for name in ("model", "fit") for value in ('"x"', "[1]")),
+        *('{"model": {"holdout": null}}', '{"model": {"holdout": 1}}', '{"fit": {"seed": []}}'),
+    ],
+)
 def test_what_a_checkpoint_says_of_its_training_is_a_mapping(saved, value):
     _, directory = saved
     config = json.loads((directory / "config.json").read_text())
@@ -246,6 +256,23 @@ def test_what_a_checkpoint_says_of_its_training_is_a_mapping(saved, value):
     (directory / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="training"):
         load_checkpoint(directory)
+
+
+def test_what_is_not_said_of_a_training_may_be_missing(tmp_path):
+    training = {"data": None, "fit": {"holdout": 0.2, "seed": 3, "more": 1}, "source": "x"}
+    save_checkpoint(make_model(), tmp_path / "c", training=training)
+    assert load_checkpoint(tmp_path / "c")[1]["training"] == training
+
+
+def test_a_checkpoint_has_room_for_its_encoder_too(tmp_path, monkeypatch):
+    model = make_model()
+    monkeypatch.setattr(type(model), "state_dict", lambda _: {})
+    usage = files.shutil.disk_usage(tmp_path)
+    free = files._SPARE_BYTES + 100  # enough for no weights at all
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    with pytest.raises(OSError, match="are free"):
+        save_checkpoint(model, tmp_path / "c")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_that_ships_is_found_by_its_name(saved, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from robot_wm.cli.config import config_dir, load_command
 from robot_wm.cli.main import COMMANDS
 from robot_wm.data import open_dataset
 from robot_wm.encoders import load_mini
+from robot_wm.models import LATENT
 from robot_wm.types import UserError
 from robot_wm.workflows import evaluate
 
@@ -387,6 +389,9 @@ def test_pretrain_on_a_folder_of_videos(work, capsys):
     out = f"out={work / 'w.safetensors'}"
     line = refused(capsys, "pretrain", f"data={videos}", out, f"cache={work / 'cache'}")
     assert "objective acjepa: the data has no actions" in line
+    for word in ("camera=front", "state=x", "action=pose_delta", "revision=main"):
+        line = refused(capsys, "pretrain", f"data={videos}", f"data.{word}", out, *masked)
+        assert f"data.{word.partition('=')[0]}" in line
     bad = work / "bad"
     bad.mkdir()
     assert "videos: none in" in refused(capsys, "pretrain", f"data={bad}", out, *masked)
@@ -607,6 +612,20 @@ def test_training_that_cannot_be_is_refused_before_the_work(work, capsys, tmp_pa
     words = ["train", f"data={work / 'data'}", f"out={tmp_path / 'out'}", word]
     assert why in refused(capsys, *words, f"cache={work / 'cache'}")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "word", "why"),
+    [
+        ("latent", "family_settings.width=16", "predictor.KEY"),
+        ("other", "predictor.width=96", "family_settings.KEY"),
+    ],
+)
+def test_settings_of_another_family_are_refused(capsys, tmp_path, monkeypatch, family, word, why):
+    families = {"latent": LATENT, "other": replace(LATENT, name="other")}
+    monkeypatch.setattr("robot_wm.models.families._FAMILIES", families)
+    words = ["train", "data=nowhere", f"out={tmp_path / 'out'}", f"family={family}", word]
+    assert why in refused(capsys, *words)
 
 
 def test_a_training_that_diverges_says_so_and_leaves_nothing(work, capsys, tmp_path):

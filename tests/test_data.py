@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from robot_wm.data import (
     open_dataset,
 )
 from robot_wm.poses import POSE_NAMES, euler_to_matrix, integrate_poses
+from robot_wm.types import UserError
 
 TESTS = Path(__file__).parent
 STARTS = np.cumsum((0, *toy.LENGTHS))  # first row of each episode
@@ -90,21 +92,31 @@ def test_episodes_go_on_into_the_next_file(tmp_path: Path, monkeypatch: pytest.M
         assert [toy.frame_of(image) for image in front] == list(range(length))
 
 
-def test_pictures_inside_parquet_are_read_too(damaged: Path) -> None:
-    """As lerobot/pusht_image has them: encoded bytes in a struct."""
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def encoded(frame: int, size: tuple[int, int] = toy.SIZE) -> bytes:
     from PIL import Image
 
-    path = damaged / "data/chunk-000/file-000.parquet"
-    table = pq.read_table(path)
-    cells = []
-    for frame in table["frame_index"].to_pylist():
-        content = io.BytesIO()
-        Image.fromarray(toy.picture(frame)).save(content, "PNG" if frame % 2 else "JPEG")
-        cells.append({"bytes": content.getvalue(), "path": None})
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    pq.write_table(table.append_column("observation.image", pa.array(cells, kind)), path)
+    content = io.BytesIO()
+    Image.fromarray(toy.picture(frame, size)).save(content, "PNG" if frame % 2 else "JPEG")
+    return content.getvalue()
+
+
+def add_pictures(root: Path, cells: pa.Array | None) -> None:
+    """Adds a feature of pictures, and its column unless that is None."""
+    path = root / "data/chunk-000/file-000.parquet"
+    if cells is not None:
+        pq.write_table(pq.read_table(path).append_column("observation.image", cells), path)
     feature = {"dtype": "image", "shape": [*toy.SIZE, 3], "names": ["height", "width", "channel"]}
-    toy.edit_info(damaged, lambda info: info["features"].update({"observation.image": feature}))
+    toy.edit_info(root, lambda info: info["features"].update({"observation.image": feature}))
+
+
+def test_pictures_inside_parquet_are_read_too(damaged: Path) -> None:
+    """As lerobot/pusht_image has them: encoded bytes in a struct."""
+    frames = [frame for length in toy.LENGTHS for frame in range(length)]
+    cells = [{"bytes": encoded(frame), "path": None} for frame in frames]
+    add_pictures(damaged, pa.array(cells, PICTURE))
     dataset = open_dataset(damaged)
     images = dataset.frames(dataset.episode(1), "observation.image", [0, 3, 4])
     assert [toy.frame_of(image) for image in images] == [0, 3, 4]
@@ -416,6 +428,152 @@ def test_paths_that_lead_elsewhere_are_refused(damaged: Path, path: str) -> None
         open_dataset(damaged)
 
 
+def test_pictures_outside_a_dataset_and_on_the_network_are_never_opened(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    outside = damaged.parent / "outside.png"
+    outside.write_bytes(encoded(1))
+    (damaged / "inside.png").write_bytes(encoded(1))
+    (damaged / "link.png").symlink_to(outside)  # as everything in the hub's cache is one
+    url = f"http://127.0.0.1:{server.getsockname()[1]}/x.png"
+    stream = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    stream += b"m=video 34567 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+    refused = [{"path": path} for path in (url, str(outside), "../outside.png", "a\0b")]
+    refused += [{"bytes": stream}, {"bytes": f"ffconcat version 1.0\nfile {url}".encode()}]
+    cells = [{"path": "inside.png"}, {"path": "link.png"}, *refused]
+    cells += [None] * (sum(toy.LENGTHS) - len(cells))
+    add_pictures(damaged, pa.array(cells, PICTURE))
+    monkeypatch.chdir(damaged)
+    dataset = open_dataset(".")
+    episode = dataset.episode(0)
+    assert len(dataset.frames(episode, "observation.image", [0, 1])) == 2
+    for row in range(2, 2 + len(refused)):
+        with pytest.raises(UserError):
+            dataset.frames(episode, "observation.image", [row])
+    with pytest.raises(BlockingIOError):  # nobody has called
+        server.accept()
+    server.close()
+
+
+def edit_episodes(root: Path, name: str, values: list[object]) -> None:
+    """Replaces a column of meta/episodes."""
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(name), name, [values]), path)
+
+
+@pytest.mark.parametrize("column", ["data", "videos/observation.images.front"])
+def test_numbers_of_files_that_are_paths_are_refused(damaged: Path, column: str) -> None:
+    edit_episodes(damaged, f"{column}/chunk_index", ["../../../.."] * 3)
+    places = dict.fromkeys(("data_path", "video_path"), "{chunk_index}/{file_index}")
+    toy.edit_info(damaged, lambda info: info.update(places))
+    with pytest.raises(UserError, match="chunk_index"):
+        open_dataset(damaged)
+
+
+def test_a_camera_whose_name_is_a_path_elsewhere_is_refused(damaged: Path) -> None:
+    key = "../../../elsewhere"
+    for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp"):
+        path = damaged / "meta/episodes/chunk-000/file-000.parquet"
+        table = pq.read_table(path)
+        old = f"videos/observation.images.front/{name}"
+        pq.write_table(table.append_column(f"videos/{key}/{name}", table[old]), path)
+    toy.edit_info(damaged, lambda info: info["features"].update({key: {**CAMERA}}))
+    dataset = open_dataset(damaged)
+    with pytest.raises(UserError, match="leads out"):
+        dataset.frames(dataset.episode(0), key, [0])
+
+
+CAMERA = {"dtype": "video", "shape": [*toy.SIZE, 3], "names": None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"total_episodes": float("inf")},
+        {"total_episodes": 0},
+        {"total_episodes": 10**30},
+        {"fps": float("inf")},
+        {"fps": float("nan")},
+        {"fps": "10"},
+        {"features": []},
+        {"features": {"action": {"dtype": "float32", "shape": [-1]}}},
+        {"features": {"action": {"dtype": "float32", "shape": None}}},
+        {"features": {"action": None}},
+        {"data_path": None},
+        {"video_path": None},
+        {"codebase_version": 3},
+    ],
+)
+def test_malformed_infos_are_refused(damaged: Path, change: dict[str, object]) -> None:
+    toy.edit_info(damaged, lambda info: info.update(change))
+    with pytest.raises(UserError) as told:
+        open_dataset(damaged)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", "\udcff", "[" * 100_000])
+def test_infos_that_are_none_are_refused(damaged: Path, text: str) -> None:
+    (damaged / "meta/info.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError):
+        open_dataset(damaged)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("length", [8, None, 9]),
+        ("length", [[8], [11], [9]]),
+        ("data/file_index", [0, 0.5, 0]),
+        ("episode_index", [0, 1, 1]),
+        ("episode_index", ["a", "b", "c"]),
+        ("videos/observation.images.front/to_timestamp", ["a", "b", "c"]),
+    ],
+)
+def test_malformed_lists_of_episodes_are_refused(
+    damaged: Path, name: str, values: list[object]
+) -> None:
+    edit_episodes(damaged, name, values)
+    with pytest.raises(UserError):
+        open_dataset(damaged)
+
+
+@pytest.mark.parametrize("end", [float("inf"), 1e300])
+def test_videos_that_are_said_to_last_for_ever_are_refused(damaged: Path, end: float) -> None:
+    for name, value in (("from_timestamp", end), ("to_timestamp", 2 * end)):
+        edit_episodes(damaged, f"videos/observation.images.front/{name}", [value] * 3)
+    dataset = open_dataset(damaged)
+    with pytest.raises(UserError, match="episode 0"):
+        dataset.frames(dataset.episode(0), "observation.images.front", [0])
+
+
+SILENCE = b"RIFF$\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x80\x3e\0\0\2\0\x10\0data"
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        None,
+        pa.array([encoded(1)] * 28),
+        pa.array([{"bytes": "text", "path": None}] * 28),
+        pa.array([None] * 28, PICTURE),
+        pa.array([{"bytes": b"no picture", "path": None}] * 28, PICTURE),
+        pa.array([{"bytes": SILENCE + b"\0" * 4004, "path": None}] * 28, PICTURE),
+        pa.array([{"bytes": encoded(1, (n, n)), "path": None} for n in range(16, 44)], PICTURE),
+        pa.array([{"bytes": None, "path": "meta"}] * 28, PICTURE),
+    ],
+    ids=["missing", "plain", "text", "empty", "damaged", "sound", "sizes", "folder"],
+)
+def test_columns_without_pictures_are_refused(damaged: Path, cells: pa.Array | None) -> None:
+    add_pictures(damaged, cells)
+    dataset = open_dataset(damaged)
+    with pytest.raises(UserError) as told:
+        dataset.frames(dataset.episode(0), "observation.image", [0, 1])
+    assert str(told.value).count("file-000.parquet") == str(told.value).count("episode 0") == 1
+
+
 def test_content_hash_sees_one_changed_byte(damaged: Path, root: Path) -> None:
     assert open_dataset(damaged).content_hash == open_dataset(root).content_hash
     path = next(damaged.glob("videos/*wrist/*/*.mp4"))
@@ -640,6 +798,45 @@ def test_missing_column_is_damage(damaged: Path) -> None:
     pq.write_table(pq.read_table(path).drop_columns(["observation.state"]), path)
     with pytest.raises(ValueError, match="3 of 3.*no column observation.state; it has.*action"):
         align(open_dataset(damaged), DataSpec())
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("timestamp", ["a"] * 28),
+        ("timestamp", [[0.0, 0.1]] * 28),
+        ("episode_index", [[0]] * 28),
+        ("task_index", ["b"] * 28),
+        ("task_index", [None] * 28),
+        ("observation.state", ["c"] * 28),
+        ("observation.state", [[0.0, 1.0, None]] * 28),
+        ("observation.state", [[[0.0], [1.0, 2.0], [3.0]]] * 28),
+        ("observation.state", pa.array([None, [0.0] * 3] * 14, pa.list_(pa.float32(), 3))),
+        ("observation.state", [{"x": 1.0}] * 28),
+    ],
+)
+def test_columns_of_other_kinds_are_damage(damaged: Path, key: str, values: object) -> None:
+    path = damaged / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    column = pa.array(values) if isinstance(values, list) else values
+    pq.write_table(table.set_column(table.column_names.index(key), key, column), path)
+    with pytest.raises(UserError, match="3 of 3"):
+        align(open_dataset(damaged), DataSpec())
+
+
+def test_two_columns_of_a_name_are_damage(damaged: Path) -> None:
+    path = damaged / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("timestamp", table["timestamp"]), path)
+    with pytest.raises(UserError, match="3 of 3"):
+        align(open_dataset(damaged), DataSpec())
+
+
+def test_rows_that_an_episode_does_not_have_are_the_programs_mistake(root: Path) -> None:
+    dataset = open_dataset(root)
+    with pytest.raises(ValueError, match="indices") as told:
+        dataset.frames(dataset.episode(0), dataset.camera_keys[0], [99])
+    assert not isinstance(told.value, UserError)
 
 
 def test_constant_dimension_is_a_warning(damaged: Path) -> None:

@@ -25,6 +25,7 @@ from robot_wm.data import (
     open_dataset,
     split_episodes,
 )
+from robot_wm.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +221,15 @@ def test_windows_longer_than_every_episode_are_refused(data: AlignedData, tmp_pa
             batch_size=4,
             seed=0,
         )
+
+
+def test_parts_that_do_not_fit_are_the_programs_mistake(data: AlignedData, tmp_path: Path) -> None:
+    tokens = [np.zeros((6, 2, 2), np.float32)]  # of one episode
+    with pytest.raises(ValueError, match="got 1 episodes") as told:
+        WindowSampler(data, tokens, episodes=(0,), num_frames=3, batch_size=4, seed=0)
+    assert not isinstance(told.value, UserError)
+    with pytest.raises(ValueError, match="encode") as told:
+        encode_dataset(
+            data, lambda _: torch.zeros(1, 2), encoder_fingerprint="x", cache_dir=tmp_path
+        )
+    assert not isinstance(told.value, UserError)

@@ -11,6 +11,7 @@ import pytest
 from robot_wm import files
 from robot_wm.files import (
     check_space,
+    output_dir,
     owning,
     replacing,
     replacing_all,
@@ -142,6 +143,23 @@ def test_a_disk_without_room_is_told_before_the_write(tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=2**20))
     with pytest.raises(OSError, match="MiB are free"):
         check_space(tmp_path, 1000)
+
+
+@pytest.mark.parametrize("fault", ["parent", "mount"])
+def test_a_directory_that_cannot_be_replaced_is_told_before_the_work(tmp_path, monkeypatch, fault):
+    """Rights and mounts are made up: the tests may run as root, who may do anything."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "link").symlink_to(out)
+    if fault == "mount":
+        monkeypatch.setattr(files.os.path, "ismount", lambda path: path == out)
+    else:
+        monkeypatch.setattr(files.os, "access", lambda path, mode: path != tmp_path)
+    assert output_dir(str(out)) == out
+    for place in (out, tmp_path / "link"):
+        with pytest.raises(PermissionError, match="replaced as a whole"):
+            output_dir(str(place), replaced=True)
+    assert output_dir(str(out / "in" / "it"), replaced=True) == out / "in" / "it"
 
 
 def test_two_writers_in_a_row_make_different_scratches(tmp_path):

@@ -86,6 +86,12 @@ def test_a_dimension_that_never_moves_is_not_blown_up():
     assert NormStats.fit(values).std[1] == 1.0
 
 
+@pytest.mark.parametrize("std", [0.0, -1.0, np.nan])
+def test_pictures_without_a_spread_are_refused(std):
+    with pytest.raises(ValueError, match="std"):
+        ImageSpec(4, 4, std=(0.2, std, 0.2))
+
+
 @pytest.mark.parametrize("std", [[0.0], [-1.0], [np.nan], [1.0, 1.0]])
 def test_impossible_statistics_are_refused(std):
     with pytest.raises(ValueError, match="NormStats"):

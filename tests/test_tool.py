@@ -1,6 +1,8 @@
 """Demonstrations in joints, as LeRobot records them, learned as steps of the tool."""
 
 import json
+import signal
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -143,6 +145,24 @@ def test_a_policy_of_the_tool_is_learned_from_joints(recorded, moved, tmp_path, 
     # What is normal is looked for through the same eyes, without being told.
     assert main(["monitors", f"checkpoint={out}", f"data={recorded}", cache]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["frames"] > 0
+
+
+def test_a_training_goes_on_with_the_arm_that_it_began_with(
+    recorded, tmp_path, monkeypatch, capsys
+):
+    words = ["train", f"data={recorded}", f"cache={tmp_path / 'cache'}", f"out={tmp_path / 'out'}"]
+    words += [*SHORT, "robot=lerobot"]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "robot_wm.workflows.train.stop_on_signal", lambda: nullcontext([signal.SIGTERM])
+        )
+        with pytest.raises(SystemExit):
+            main(words)
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "robot.arm=robot_wm.robots.so100.so100"]) == 2
+    assert "by its robot.arm" in capsys.readouterr().err
+    assert main([*words, "robot.port=/dev/other"]) == 0
+    assert (tmp_path / "out").is_dir()
 
 
 def test_nothing_draws_a_tool_into_the_box_that_it_was_not_in(moved, tmp_path, capsys):

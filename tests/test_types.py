@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from robot_wm.types import ActionSpec, check_image
+from robot_wm.types import ActionSpec, UserError, check_image
 
 
 def spec(low=(-1.0, -2.0), high=(1.0, 2.0), names=("x", "y")):
@@ -116,8 +116,9 @@ def test_impossible_limits_are_refused(bad):
     "image", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), None, "x"]
 )
 def test_check_image_refuses_other_things(image):
-    with pytest.raises(ValueError, match="uint8"):
+    with pytest.raises(ValueError, match="uint8") as told:
         check_image(image)
+    assert not isinstance(told.value, UserError)
 
 
 def test_a_trust_region_keeps_its_size_within_another_spec():

@@ -70,7 +70,7 @@ class StateView:
     Attributes:
         needs: Names of the N recorded numbers that it is computed from, in this order.
         names: Names of the Q numbers of the derived state.
-        of: Maps `[T, N]` to `[T, Q]`, float64; raises ValueError if the numbers are implausible.
+        of: Maps `[T, N]` to `[T, Q]`, float64; raises UserError if the numbers are implausible.
     """
 
     needs: tuple[str, ...]
@@ -152,6 +152,10 @@ class AlignedData:
         return sum(self.lengths)
 
 
+# Number of an episode, its sampled rows, timestamps, proprioception, and actions.
+_Sampled = tuple[int, np.ndarray, FloatArray, FloatArray, FloatArray | None]
+
+
 class _DamagedError(UserError):
     """An episode cannot be used, for the reason in the message."""
 
@@ -186,31 +190,13 @@ def align(
     stride = _stride(dataset, spec)
     if spec.action == "recorded" and "action" not in dataset.features:
         raise UserError(f"{dataset.source}: no action column; it has {sorted(dataset.features)}")
-    proprio_names = tuple(n for key in state for n in dim_names(dataset, key))
-    if view is not None and proprio_names == view.names:
-        view = None  # the derived state itself was recorded
-    if view is not None:
-        missing = [name for name in view.needs if proprio_names.count(name) != 1]
-        if missing:
-            raise UserError(
-                f"{dataset.source}: the state has no {', '.join(missing)}, or more than one; it "
-                f"has {', '.join(proprio_names)}"
-            )
-        if spec.action == "recorded":
-            raise UserError("action: 'recorded' is of the state as it was recorded, want a delta")
-    derive = None if view is None else _deriving(view, proprio_names)
-    proprio_names = proprio_names if view is None else view.names
-    if spec.action == "pose_delta" and len(proprio_names) != len(POSE_NAMES):
-        raise UserError(
-            f"action: 'pose_delta' needs a state of {', '.join(POSE_NAMES)}, got "
-            f"{', '.join(proprio_names)}"
-        )
-    kept: list[tuple[int, np.ndarray, FloatArray, FloatArray, FloatArray | None]] = []
+    proprio_names, derive = _proprio(dataset, spec, state, view)
+    kept: list[_Sampled] = []
     findings: list[Finding] = []
     for index in range(dataset.num_episodes):
         try:
             episode = dataset.episode(index)
-        except ValueError as error:
+        except UserError as error:
             findings.append(Finding(index, "data", str(error)))
             continue
         try:
@@ -219,14 +205,7 @@ def align(
             file = episode.file.relative_to(dataset.root).as_posix()
             findings.append(Finding(index, file, str(error)))
     if findings and (not drop_corrupt or not kept):
-        listed = "; ".join(str(f) for f in findings[:_NUM_LISTED])
-        unlisted = len(findings) - _NUM_LISTED
-        more = f"; and {unlisted} more" if unlisted > 0 else ""
-        hint = " (drop_corrupt=true leaves them out)" if kept else ""
-        raise UserError(
-            f"{dataset.source}: {len(findings)} of {dataset.num_episodes} episodes are damaged"
-            f"{hint}: {listed}{more}"
-        )
+        raise UserError(_damage(dataset, findings, droppable=bool(kept)))
     recorded = spec.action == "recorded"
     action_names = dim_names(dataset, "action") if recorded else proprio_names
     episodes, indices, timestamps_s, proprio, actions = zip(*kept, strict=True)
@@ -254,6 +233,41 @@ def align(
             *_constant("state", proprio, proprio_names),
             *_constant("action", actions, action_names),
         ),
+    )
+
+
+def _proprio(
+    dataset: Dataset, spec: DataSpec, state: Sequence[str], view: StateView | None
+) -> tuple[tuple[str, ...], Callable[[FloatArray], FloatArray] | None]:
+    """Returns the names of the proprioception, and how it is derived from the recorded state."""
+    names = tuple(n for key in state for n in dim_names(dataset, key))
+    derive = None
+    if view is not None and names != view.names:  # otherwise the derived state itself was recorded
+        missing = [name for name in view.needs if names.count(name) != 1]
+        if missing:
+            raise UserError(
+                f"{dataset.source}: the state has no {', '.join(missing)}, or more than one; it "
+                f"has {', '.join(names)}"
+            )
+        if spec.action == "recorded":
+            raise UserError("action: 'recorded' is of the state as it was recorded, want a delta")
+        names, derive = view.names, _deriving(view, names)
+    if spec.action == "pose_delta" and len(names) != len(POSE_NAMES):
+        raise UserError(
+            f"action: 'pose_delta' needs a state of {', '.join(POSE_NAMES)}, got {', '.join(names)}"
+        )
+    return names, derive
+
+
+def _damage(dataset: Dataset, findings: Sequence[Finding], *, droppable: bool) -> str:
+    """Describes damaged episodes in one line."""
+    listed = "; ".join(str(f) for f in findings[:_NUM_LISTED])
+    unlisted = len(findings) - _NUM_LISTED
+    more = f"; and {unlisted} more" if unlisted > 0 else ""
+    hint = " (drop_corrupt=true leaves them out)" if droppable else ""
+    return (
+        f"{dataset.source}: {len(findings)} of {dataset.num_episodes} episodes are damaged"
+        f"{hint}: {listed}{more}"
     )
 
 
@@ -309,7 +323,7 @@ def _sample(
     if derive is not None:
         try:
             sampled = derive(sampled)
-        except ValueError as error:  # not damage of this episode: the view does not fit the dataset
+        except UserError as error:  # not damage of this episode: the view does not fit the dataset
             raise UserError(f"{dataset.source}: episode {episode.index}: {error}") from error
     actions: FloatArray | None = None
     if spec.action == "pose_delta":

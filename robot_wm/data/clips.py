@@ -32,7 +32,8 @@ class Clips:
         device: Device on which the pictures are prepared.
 
     Raises:
-        UserError: a size out of range, no episode that long, or frames and lengths that disagree.
+        UserError: a size out of range, or no episode that long.
+        ValueError: frames and lengths disagree.
     """
 
     @checked
@@ -50,7 +51,7 @@ class Clips:
         device: torch.device | str = "cpu",
     ) -> None:
         if len(frames) != sum(lengths):
-            raise UserError(f"frames: got {len(frames)}, want {sum(lengths)}")
+            raise ValueError(f"frames: got {len(frames)}, want {sum(lengths)}")
         counts = [max(0, length - num_frames + 1) for length in lengths]
         if not sum(counts):
             raise UserError(f"num_frames: got {num_frames}, want at most {max(lengths)}")

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from robot_wm.data.files import column, read_table
-from robot_wm.data.video import DecodeError, decode_image, decode_video
+from robot_wm.data import layout
+from robot_wm.data.files import column, numbers, read_table
+from robot_wm.data.video import DecodeError, decode_images, decode_video
 from robot_wm.files import sha256_file
 from robot_wm.types import FloatArray, ImageArray, UserError
 
@@ -70,7 +70,7 @@ class Dataset:
 
     Attributes:
         source: The directory or hub id that `open_dataset` was called with.
-        root: The directory of the dataset.
+        root: The directory of the dataset, as an absolute path.
         fps: Frames per second, from info.json.
         robot_type: The robot's type, from info.json; empty if it gives none.
         num_episodes: Number of episodes.
@@ -87,7 +87,7 @@ class Dataset:
     features: Mapping[str, Feature]
     _data_path: str
     _video_path: str
-    _index: Mapping[str, list[Any]]  # meta/episodes without the statistics, column by column
+    _index: Mapping[str, np.ndarray]  # columns of meta/episodes, by the names of `open_dataset`
     _tasks: Mapping[int, str]
     # A cache of the last file that was read: without pictures (key ""), or with one camera's.
     _tables: dict[tuple[Path, str], pa.Table] = field(default_factory=dict)
@@ -137,12 +137,11 @@ class Dataset:
             for key, feature in self.features.items()
             if key in table.column_names and feature.dtype not in ("video", "image", "string")
         }
-        if "timestamp" not in columns:
-            raise UserError(f"{path}: no timestamp column; it has {sorted(table.column_names)}")
-        tasks = columns.get("task_index", np.zeros(0, np.int64))
-        task = self._tasks.get(int(tasks[0]), "") if len(tasks) else ""
-        times = columns["timestamp"].astype(np.float64)
-        return Episode(index, path, task, times, columns)
+        task = ""
+        if "task_index" in table.column_names:
+            task = self._tasks.get(int(numbers(table, "task_index", np.int64, path)[0]), "")
+        times_s = numbers(table, "timestamp", np.float64, path)
+        return Episode(index, path, task, times_s, columns)
 
     def frames(self, episode: Episode, camera_key: str, indices: Sequence[int]) -> ImageArray:
         """Decodes frames of one episode in one pass.
@@ -161,18 +160,21 @@ class Dataset:
         Raises:
             UserError: no such camera, or pictures that are missing or do not decode; names the
                 file, the episode and the reason.
+            ValueError: the episode has no such rows, or they are not in increasing order.
         """
         if camera_key not in self.camera_keys:
             raise UserError(f"camera: got {camera_key!r}, want one of {list(self.camera_keys)}")
         rows = np.asarray(indices, np.int64)
         if not len(rows) or rows[0] < 0 or rows[-1] >= len(episode) or (np.diff(rows) <= 0).any():
-            raise UserError(f"indices: got {indices}, want increasing, 0 to {len(episode) - 1}")
+            raise ValueError(f"indices: got {indices}, want increasing, 0 to {len(episode) - 1}")
         path = episode.file
         try:
             if self.features[camera_key].dtype == "image":
-                cells = self._rows(path, episode.index, camera_key)[camera_key]
-                pictures = [decode_image(cells[int(i)].as_py(), self.root) for i in rows]
-                return np.stack(pictures)
+                table = self._rows(path, episode.index, camera_key)
+                if camera_key not in table.column_names:
+                    raise DecodeError(f"no column {camera_key}; it has {table.column_names}")
+                cells = table[camera_key]
+                return decode_images([cells[int(i)].as_py() for i in rows], self.root)
             prefix = f"videos/{camera_key}"
             path = self._file(self._video_path, prefix, episode.index, video_key=camera_key)
             start_s = self._index[f"{prefix}/from_timestamp"][episode.index]
@@ -183,7 +185,7 @@ class Dataset:
                     f"the video has fewer frames than the data has {len(episode)} rows"
                 )
             return decode_video(path, times_s, _TIME_TOLERANCE / self.fps)
-        except (DecodeError, OSError, ValueError) as error:
+        except (DecodeError, OSError) as error:
             raise UserError(f"{path}: episode {episode.index}: {error}") from error
 
     def video_span_s(self, index: int, camera_key: str) -> float | None:
@@ -199,8 +201,8 @@ class Dataset:
         return int(self._index["length"][index])
 
     def _file(self, template: str, prefix: str, index: int, **names: str) -> Path:
-        place = {n: self._index[f"{prefix}/{n}"][index] for n in ("chunk_index", "file_index")}
-        return self.root / template.format(**names, **place)
+        place = {n: int(self._index[f"{prefix}/{n}"][index]) for n in ("chunk_index", "file_index")}
+        return layout.file_of(self.root, template, **names, **place)
 
     def _data_file(self, index: int) -> Path:
         return self._file(self._data_path, "data", index)
@@ -213,9 +215,7 @@ class Dataset:
                 del self._tables[key]
             self._tables[path, image_key] = read_table(path, only=lambda name: name not in skipped)
         table = self._tables[path, image_key]
-        if "episode_index" not in table.column_names:
-            raise UserError(f"{path}: no episode_index column; it has {table.column_names}")
-        rows = np.flatnonzero(table["episode_index"].to_numpy() == index)
+        rows = np.flatnonzero(numbers(table, "episode_index", np.int64, path) == index)
         if not len(rows):
             raise UserError(f"{path}: episode {index} has no rows")
         if rows[-1] - rows[0] + 1 != len(rows):

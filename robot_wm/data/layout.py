@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robot_wm.data.stats import Stats
+from robot_wm.types import UserError
 
 VERSION = "v3.0"
 INFO_PATH = "meta/info.json"
@@ -35,6 +37,46 @@ FILES_PER_CHUNK = 1000
 def camera_key(name: str) -> str:
     """Returns the key of a camera: `observation.images.front` for `front`."""
     return f"observation.images.{name}"
+
+
+def inside(root: Path, path: str) -> Path:
+    """Returns where a path that a dataset gives leads to.
+
+    Args:
+        root: The dataset's directory, as an absolute path.
+        path: The path of a file under `root`.
+
+    Returns:
+        The absolute path. Links are not followed, since those of the hub's cache lead out of it.
+
+    Raises:
+        UserError: it leads out of `root`.
+    """
+    found = Path(os.path.normpath(root / path))
+    if root not in found.parents or "\0" in path:
+        raise UserError(f"{root}: path {path!r} leads out of the dataset")
+    return found
+
+
+def file_of(root: Path, template: str, **names: object) -> Path:
+    """Returns the file of a template such as `DATA_PATH`.
+
+    Args:
+        root: The dataset's directory, as an absolute path.
+        template: The path of a file under `root`, with placeholders.
+        **names: Values of the placeholders.
+
+    Returns:
+        The absolute path of the file.
+
+    Raises:
+        UserError: other placeholders, or a path that leads out of `root`.
+    """
+    try:
+        path = template.format(**names)
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{root}: malformed path {template!r} ({error!r})") from error
+    return inside(root, path)
 
 
 def place(file: int, files_per_chunk: int) -> dict[str, int]:

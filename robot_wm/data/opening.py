@@ -6,18 +6,45 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+
 from robot_wm.data import layout
 from robot_wm.data.dataset import Dataset, Feature
-from robot_wm.data.files import read_table
+from robot_wm.data.files import numbers, read_table
 from robot_wm.hub_errors import hub_errors
-from robot_wm.types import UserError
+from robot_wm.types import Count, Index, Positive, UserError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class _Version(msgspec.Struct, frozen=True):
+    """What info.json has in every version of the format."""
+
+    codebase_version: str
+
+
+class _FeatureEntry(msgspec.Struct, frozen=True):
+    """One entry of info.json's features."""
+
+    dtype: str
+    shape: tuple[Index, ...]
+    names: Any = None
+
+
+class _Info(msgspec.Struct, frozen=True):
+    """What info.json must have in version 3."""
+
+    fps: Positive
+    total_episodes: Count
+    features: dict[str, _FeatureEntry]
+    data_path: str
+    video_path: str | None = None
+    robot_type: str | None = None
 
 
 def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
@@ -34,48 +61,41 @@ def open_dataset(source: str | Path, *, revision: str | None = None) -> Dataset:
         FileNotFoundError: no such directory, and the hub does not provide such a dataset.
         UserError: not a LeRobot v3 dataset, or inconsistent metadata.
     """
-    root = _find(str(source), revision)
-    info_path = root / layout.INFO_PATH
-    if not info_path.is_file():
-        raise FileNotFoundError(f"{root}: no {layout.INFO_PATH}; want a LeRobot v3 dataset")
-    try:
-        info = json.loads(info_path.read_text(encoding="utf-8"))
-        version = str(info["codebase_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{info_path}: not a LeRobot info.json ({error!r})") from error
-    if not version.startswith("v3."):
-        raise UserError(
-            f"{source}: LeRobot format {version}, want v3.x; {_how_to_convert(str(source))}"
-        )
-    try:
-        features = {key: _feature(entry) for key, entry in info["features"].items()}
-        num_episodes, fps = int(info["total_episodes"]), float(info["fps"])
-        data_path, video_path = str(info["data_path"]), str(info.get("video_path") or "")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{info_path}: missing or malformed entry ({error!r})") from error
-    if not fps > 0 or num_episodes < 1:
-        raise UserError(f"{info_path}: got fps {fps} and {num_episodes} episodes, want some")
-    for template in (data_path, video_path):
-        _check_template(template, info_path)
-    index = _read_index(root, num_episodes)
-    videos = [f"videos/{key}" for key, feature in features.items() if feature.dtype == "video"]
-    required = {f"{p}/{n}" for p in ("data", *videos) for n in ("chunk_index", "file_index")}
-    required |= {f"{p}/{n}" for p in videos for n in ("from_timestamp", "to_timestamp")}
-    if missing := sorted(required - set(index)):
-        raise UserError(f"{root}: meta/episodes has no column {missing[0]}; it has {sorted(index)}")
+    root = _find(str(source), revision).resolve()
+    info = _read_info(root / layout.INFO_PATH, str(source))
+    features = {key: _feature(entry) for key, entry in info.features.items()}
+    videos = [key for key, feature in features.items() if feature.dtype == "video"]
+    video_path = info.video_path or ""
+    for template in (info.data_path, video_path) if videos else (info.data_path,):
+        layout.file_of(root, template, video_key="key", chunk_index=0, file_index=0)
+    index = _read_index(root, info.total_episodes, videos)
     return Dataset(
         source=str(source),
         root=root,
-        fps=fps,
-        robot_type=str(info.get("robot_type") or ""),
-        num_episodes=num_episodes,
-        num_frames=sum(index["length"]),
+        fps=info.fps,
+        robot_type=info.robot_type or "",
+        num_episodes=info.total_episodes,
+        num_frames=int(index["length"].sum()),
         features=features,
-        _data_path=data_path,
+        _data_path=info.data_path,
         _video_path=video_path,
         _index=index,
         _tasks=_read_tasks(root),
     )
+
+
+def _read_info(path: Path, source: str) -> _Info:
+    """Reads meta/info.json of the dataset that the user calls `source`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{source}: no {layout.INFO_PATH}; want a LeRobot v3 dataset")
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        version = msgspec.convert(info, _Version).codebase_version
+        if version.startswith("v3."):
+            return msgspec.convert(info, _Info)
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a LeRobot info.json ({error})") from error
+    raise UserError(f"{source}: LeRobot format {version}, want v3.x; {_how_to_convert(source)}")
 
 
 def _how_to_convert(source: str) -> str:
@@ -97,16 +117,6 @@ def _how_to_convert(source: str) -> str:
     words = [f"--repo-id={repo_id}", f"--root={root}", "--push-to-hub=false"]
     command = shlex.join([sys.executable, "-m", module, *words])
     return f"`{command}` converts it {destination}"
-
-
-def _check_template(template: str, info_path: Path) -> None:
-    """Raises UserError if a path has unknown placeholders or leads out of the dataset."""
-    try:
-        place = Path(template.format(video_key="key", chunk_index=0, file_index=0))
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise UserError(f"{info_path}: malformed path {template!r} ({error!r})") from error
-    if place.is_absolute() or ".." in place.parts:
-        raise UserError(f"{info_path}: path {template!r} leads out of the dataset")
 
 
 def _find(source: str, revision: str | None) -> Path:
@@ -139,9 +149,8 @@ def _find(source: str, revision: str | None) -> Path:
         ) from error
 
 
-def _feature(entry: Mapping[str, Any]) -> Feature:
-    shape = tuple(int(n) for n in entry["shape"])
-    names = entry.get("names")
+def _feature(entry: _FeatureEntry) -> Feature:
+    shape, names = entry.shape, entry.names
     if isinstance(names, dict):
         values = list(names.values())
         if values and all(isinstance(v, int) for v in values):  # {"x": 0, "y": 1}
@@ -152,28 +161,31 @@ def _feature(entry: Mapping[str, Any]) -> Feature:
             names = [n for v in values for n in (v if isinstance(v, list) else [v])]
     if not isinstance(names, list) or len(shape) != 1 or len(names) != shape[0]:
         names = []
-    return Feature(str(entry["dtype"]), shape, tuple(str(n) for n in names))
+    return Feature(entry.dtype, shape, tuple(str(n) for n in names))
 
 
-def _read_index(root: Path, num_episodes: int) -> dict[str, list[Any]]:
-    """Reads meta/episodes without statistics, column by column, in the order of episodes."""
+def _read_index(root: Path, num_episodes: int, videos: list[str]) -> dict[str, np.ndarray]:
+    """Reads the columns of meta/episodes that are used, in the order of episodes."""
     paths = sorted((root / "meta" / "episodes").glob("*/*.parquet"))
     if not paths:
         raise UserError(f"{root}: no meta/episodes; want a LeRobot v3 dataset")
-    columns: dict[str, list[Any]] = {}
-    for path in paths:
-        table = read_table(path, only=lambda name: not name.startswith("stats/"))
-        for name, values in table.to_pydict().items():
-            columns.setdefault(name, []).extend(values)
-    index = columns.get("episode_index", [])
-    order = sorted(range(len(index)), key=index.__getitem__)[:num_episodes]
-    ragged = [name for name, values in columns.items() if len(values) != len(index)]
-    if [index[i] for i in order] != list(range(num_episodes)) or ragged or "length" not in columns:
+    files = ["data", *(f"videos/{key}" for key in videos)]
+    dtypes: dict[str, type[np.number]] = {"episode_index": np.int64, "length": np.int64}
+    dtypes |= {f"{file}/{n}_index": np.int64 for file in files for n in ("chunk", "file")}
+    dtypes |= {f"{file}/{n}_timestamp": np.float64 for file in files[1:] for n in ("from", "to")}
+    tables = [(path, read_table(path, only=dtypes.__contains__)) for path in paths]
+    columns = {
+        name: np.concatenate([numbers(table, name, dtype, path) for path, table in tables])
+        for name, dtype in dtypes.items()
+    }
+    order = np.argsort(columns["episode_index"], kind="stable")[:num_episodes]
+    found = columns["episode_index"][order]
+    if len(found) < num_episodes or (found != np.arange(len(found))).any():
         raise UserError(
-            f"{root}: meta/episodes lists {len(index)} episodes, incomplete or in disorder; "
-            f"info.json says {num_episodes}"
+            f"{root}: meta/episodes lists {len(columns['length'])} episodes, incomplete or in "
+            f"disorder; info.json says {num_episodes}"
         )
-    return {name: [values[i] for i in order] for name, values in columns.items()}
+    return {name: values[order] for name, values in columns.items()}
 
 
 def _read_tasks(root: Path) -> dict[int, str]:
@@ -185,4 +197,5 @@ def _read_tasks(root: Path) -> dict[int, str]:
     if "task_index" not in table.column_names or not names:
         return {}
     name = "task" if "task" in names else names[-1]
-    return dict(zip(table["task_index"].to_pylist(), table[name].to_pylist(), strict=True))
+    tasks = map(str, table[name].to_pylist())
+    return dict(zip(numbers(table, "task_index", np.int64, path).tolist(), tasks, strict=True))

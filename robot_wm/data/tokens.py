@@ -101,8 +101,8 @@ def encode_dataset(
         The tokens of all sampled frames.
 
     Raises:
-        UserError: a frame does not decode, or the encoder returns a wrong shape or a value that is
-            not finite.
+        UserError: a frame does not decode, or the encoder returns a value that is not finite.
+        ValueError: the encoder returns a wrong shape.
     """
     settings = {"encoder": encoder_fingerprint, "dtype": dtype}
 
@@ -111,7 +111,7 @@ def encode_dataset(
             with torch.inference_mode():
                 tokens = encode(frames)
             if tokens.ndim != 3 or len(tokens) != len(frames):
-                raise UserError(f"encode: got {tuple(tokens.shape)}, want [{len(frames)}, P, D]")
+                raise ValueError(f"encode: got {tuple(tokens.shape)}, want [{len(frames)}, P, D]")
             values = tokens.to(torch.float32).cpu().numpy().astype(dtype)
             if not np.isfinite(values).all():
                 raise UserError(f"encode: tokens of {data.dataset.source} are not finite ({dtype})")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from robot_wm.data import layout
 from robot_wm.types import FloatArray, ImageArray, UserError
 
 if TYPE_CHECKING:  # imported in the functions that use it: other callers do not need PyAV
     import av
+    from av.container import InputContainer
 
 
 _ROUNDING_S = 5e-4  # times in a file are rounded, by at most this much
@@ -36,15 +38,12 @@ def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageAr
     Raises:
         DecodeError: the file is no video, is damaged, or has no frame at one of the times.
     """
-    import av
     from av.error import FFmpegError
 
     pictures: list[ImageArray] = []
     before: av.VideoFrame | None = None  # the last frame before the requested time
     try:
-        with av.open(str(path), "r") as container:
-            if not container.streams.video:
-                raise DecodeError("the file has no video in it")
+        with _open(path) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # episodes are too short to gain from more
             if times_s[0] > tolerance_s and stream.time_base:
@@ -63,6 +62,8 @@ def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageAr
                 before = frame
     except FFmpegError as error:
         raise DecodeError(f"the video does not decode ({error.strerror})") from error
+    except OverflowError as error:
+        raise DecodeError(f"no video is as long as {times_s[0]:g} s") from error
     if len(pictures) == len(times_s) - 1 and before is not None:
         # Timestamps are rounded to float32: the last frame may come slightly before its row.
         if times_s[-1] - _time_s(before) <= tolerance_s:
@@ -72,7 +73,7 @@ def decode_video(path: Path, times_s: FloatArray, tolerance_s: float) -> ImageAr
             f"the video has fewer frames than the data has rows: it ends before the frame at "
             f"{times_s[len(pictures)]:.3f} s"
         )
-    return np.stack(pictures)
+    return _stack(pictures)
 
 
 def sample_video(path: Path, dt_s: float) -> Iterator[ImageArray]:
@@ -92,9 +93,7 @@ def sample_video(path: Path, dt_s: float) -> Iterator[ImageArray]:
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path), "r") as container:
-            if not container.streams.video:
-                raise DecodeError("the file has no video in it")
+        with _open(path) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             num, begin_s, last_s, size = 0, 0.0, 0.0, None
@@ -130,6 +129,32 @@ def sample_video(path: Path, dt_s: float) -> Iterator[ImageArray]:
         raise DecodeError(f"the video does not decode ({error.strerror})") from error
 
 
+def _open(source: Path | io.BytesIO) -> InputContainer:
+    """Opens a file or its content; raises DecodeError if it has no video or picture in it."""
+    import av
+
+    # FFmpeg takes a relative path such as `http:/...` for a URL, and opens what a playlist names.
+    is_file = isinstance(source, Path)
+    container = av.open(
+        str(source.absolute()) if is_file else source,
+        "r",
+        options={"protocol_whitelist": "file" if is_file else "none"},
+        metadata_errors="replace",  # titles and comments may be in any encoding
+    )
+    if not container.streams.video:
+        container.close()
+        raise DecodeError("the file has no video or picture in it")
+    return container
+
+
+def _stack(pictures: Sequence[ImageArray]) -> ImageArray:
+    """Stacks pictures; raises DecodeError if they are not of one size."""
+    sizes = sorted({picture.shape[:2] for picture in pictures})
+    if len(sizes) > 1:
+        raise DecodeError(f"pictures of several sizes: {sizes[0]} and {sizes[1]}")
+    return np.stack(pictures)
+
+
 def _time_s(frame: av.VideoFrame) -> float:
     if frame.time is None:
         raise DecodeError("a video frame has no presentation time")
@@ -148,32 +173,37 @@ def _picture(frame: av.VideoFrame, want_s: float, tolerance_s: float) -> ImageAr
     return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
-def decode_image(cell: Mapping[str, object] | None, root: Path) -> ImageArray:
-    """Decodes the picture of a parquet cell.
+def decode_images(cells: Sequence[object], root: Path) -> ImageArray:
+    """Decodes the pictures of parquet cells.
 
     Args:
-        cell: The cell, with the picture as `bytes` or as a `path` under `root`.
+        cells: The cells, n of them, each a mapping with a picture as `bytes` or as a `path` under
+            `root`.
         root: The dataset's directory.
 
     Returns:
-        uint8 RGB `[height, width, 3]`.
+        uint8 RGB `[n, height, width, 3]`.
 
     Raises:
-        DecodeError: there is no picture, or it does not decode.
+        DecodeError: a picture is missing, does not decode, or has another size than the first.
+        OSError: a file cannot be read.
+        UserError: a path leads out of `root`.
     """
-    import av
+    return _stack([_decode_image(cell, root) for cell in cells])
+
+
+def _decode_image(cell: object, root: Path) -> ImageArray:
     from av.error import FFmpegError
 
-    cell = cell or {}
-    content, path = cell.get("bytes"), cell.get("path")
-    if isinstance(content, bytes):
-        source: io.BytesIO | str = io.BytesIO(content)
-    elif isinstance(path, str) and path:
-        source = str(root / path)
-    else:
+    content, path = None, None
+    if isinstance(cell, Mapping):
+        content, path = cell.get("bytes"), cell.get("path")
+    if not isinstance(content, bytes) and isinstance(path, str) and path:
+        content = layout.inside(root, path).read_bytes()
+    if not isinstance(content, bytes):
         raise DecodeError("a row has no picture")
     try:
-        with av.open(source, "r") as container:
+        with _open(io.BytesIO(content)) as container:
             for frame in container.decode(video=0):
                 return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     except FFmpegError as error:

@@ -123,7 +123,8 @@ class WindowSampler:
             the windows that do not fill a batch are left out of each epoch.
 
     Raises:
-        UserError: no episode is long enough, or tokens and episodes do not match.
+        UserError: no episode is long enough.
+        ValueError: tokens and episodes do not match.
     """
 
     @checked
@@ -139,7 +140,7 @@ class WindowSampler:
         shuffle: bool = True,
     ) -> None:
         if len(tokens) != data.num_episodes:
-            raise UserError(f"tokens: got {len(tokens)} episodes, want {data.num_episodes}")
+            raise ValueError(f"tokens: got {len(tokens)} episodes, want {data.num_episodes}")
         starts = [np.arange(max(0, data.lengths[i] - num_frames + 1)) for i in episodes]
         self._window_episode = np.repeat(np.asarray(episodes, np.int64), [len(s) for s in starts])
         self._window_start = np.concatenate([*starts, np.zeros(0, np.int64)])

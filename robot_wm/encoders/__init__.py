@@ -11,7 +11,7 @@ from robot_wm.encoders.catalog import (
     released_encoder,
     save_encoder,
 )
-from robot_wm.encoders.hub import EncoderWeightsError
+from robot_wm.encoders.hub import EncoderWeightsError, write_weights
 from robot_wm.encoders.mini import (
     WEIGHTS_DIR,
     MiniConfig,
@@ -67,4 +67,5 @@ __all__ = [
     "shipped_config",
     "shipped_weights",
     "sincos_2d",
+    "write_weights",
 ]

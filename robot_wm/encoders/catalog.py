@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from robot_wm.encoders.hub import HubFile, fetch, read_weights
+from robot_wm.encoders.hub import HubFile, fetch, read_weights, write_weights
 from robot_wm.encoders.images import TimmBackbone, first_blocks, ijepa_from_transformers
 from robot_wm.encoders.mini import (
     MiniEncoder,
@@ -27,7 +26,7 @@ from robot_wm.encoders.protocol import Encoder
 from robot_wm.encoders.vit import ViTConfig, ViTEncoder
 from robot_wm.encoders.vjepa2 import SHAPES, VJepa2Backbone, VJepa2Shape, from_transformers
 from robot_wm.preprocess import ImageSpec
-from robot_wm.types import UserError
+from robot_wm.types import Count, Seed, UserError, checked
 
 
 @dataclass(frozen=True)
@@ -132,22 +131,24 @@ _REGISTERED: dict[str, EncoderKind] = {}
 NAMES = ("mini", "mini_patches", "random", "pixels", *_TIMM, *SHAPES)
 
 
+@checked
 def build_encoder(
     name: str,
     *,
-    pretrained: bool = True,
+    pretrained: bool | None = None,
     weights: str | Path | None = None,
-    image_size: int | None = None,
-    pool: int = 1,
-    num_blocks: int | None = None,
-    seed: int = 0,
+    image_size: Count | None = None,
+    pool: Count = 1,
+    num_blocks: Count | None = None,
+    seed: Seed = 0,
 ) -> Encoder:
     """Builds a frozen encoder.
 
     Args:
         name: One of NAMES. `mini` is the project's own, `mini_patches` its patch tokens, `random`
             the same architecture untrained, `pixels` no architecture at all.
-        pretrained: False for random weights, the floor of every comparison.
+        pretrained: False for random weights, the floor of every comparison; None for those of
+            the name. Not for pixels.
         weights: A safetensors file in the layout of the encoder's hub repository; None for the
             file that ships (mini), or public weights at a pinned commit.
         image_size: Height and width of the pictures, pixels; None for the default. Not for mini.
@@ -165,22 +166,25 @@ def build_encoder(
     """
     if name not in NAMES:
         raise UserError(f"encoder: got {name!r}, want one of {', '.join(NAMES)}")
-    if name == "random":
-        name, pretrained = "mini", False
-    if weights is not None and not pretrained:
+    if name == "random" and pretrained:
+        raise UserError("encoder random: got pretrained=true, which is encoder=mini")
+    untrained = name == "random" or pretrained is False
+    if weights is not None and untrained:
         raise UserError("encoder: got weights and pretrained=false, want one or the other")
     path = None if weights is None else Path(weights).expanduser()
-    if name in ("mini", "mini_patches"):
-        if image_size is not None or num_blocks is not None or (pool > 1 and name == "mini"):
+    if name in ("mini", "mini_patches", "random"):
+        if image_size or num_blocks or (pool > 1 and name != "mini_patches"):
             raise UserError(
                 f"encoder {name}: got image_size {image_size}, pool {pool}, num_blocks "
                 f"{num_blocks}; want none of them (pool 1; mini_patches may be pooled)"
             )
-        mini = load_mini(path or shipped_weights()) if pretrained else random_mini(seed=seed)
-        return mini if name == "mini" else _mini_patches(mini, pool)
+        mini = random_mini(seed=seed) if untrained else load_mini(path or shipped_weights())
+        return _mini_patches(mini, pool) if name == "mini_patches" else mini
     if name == "pixels":
-        if path is not None or num_blocks is not None or pool > 1:
-            raise UserError("encoder pixels: got weights, num_blocks or pool; it has none of them")
+        if pretrained is not None or path or num_blocks or pool > 1:
+            raise UserError(
+                "encoder pixels: got pretrained, weights, num_blocks or pool; it has none of them"
+            )
         return PixelEncoder() if image_size is None else PixelEncoder(image_size=image_size)
     size = image_size
     if size is None:
@@ -190,7 +194,7 @@ def build_encoder(
     if num_blocks is not None and num_blocks > depth:
         raise UserError(f"num_blocks: got {num_blocks}, want at most {name}'s {depth}")
     hub = None
-    if pretrained and path is None:
+    if not untrained and path is None:
         path, is_public = fetch(name, _HUB[name])
         if is_public:
             hub = {"repo": _HUB[name].repo, "revision": _HUB[name].revision}
@@ -211,18 +215,18 @@ def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
         A description in plain JSON, for `load_encoder`.
 
     Raises:
+        OSError: there is no room for the weights.
         TypeError: an encoder that is neither in this catalog nor registered.
     """
     if type(encoder) is MiniEncoder:
         save_mini(encoder, path)
         return {"name": "mini"}
     if type(encoder) is PixelEncoder:
-        save_file(encoder.state_dict(), path)
+        write_weights(encoder.state_dict(), path)
         return {"name": "pixels", "image_size": encoder.image_size}
     for kind in _REGISTERED.values():
         if type(encoder) is kind.encoder_type:
-            weights = {k: v.contiguous() for k, v in encoder.state_dict().items()}  # type: ignore[attr-defined]
-            save_file(weights, path)
+            write_weights(encoder.state_dict(), path)  # type: ignore[attr-defined]
             return {"name": kind.name, "own": kind.describe(encoder)}
     if type(encoder) is not ViTEncoder:
         raise TypeError(
@@ -233,8 +237,7 @@ def save_encoder(encoder: Encoder, path: Path) -> dict[str, Any]:
     if isinstance(encoder.backbone, MiniPatches):
         save_mini(encoder.backbone.mini, path)
     elif encoder.hub is None:
-        weights = {k: v.contiguous() for k, v in encoder.backbone.state_dict().items()}
-        save_file(weights, path)
+        write_weights(encoder.backbone.state_dict(), path)
     return description
 
 

@@ -1,13 +1,16 @@
-"""Finds public weights at pinned commits: on disk first, then on the Hugging Face hub."""
+"""Finds public weights at pinned commits, on disk or on the hub; reads and writes weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from robot_wm.files import check_space
 from robot_wm.hub_errors import hub_errors
 from robot_wm.types import UserError
 
@@ -100,3 +103,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"encoder weights: {path} is not a safetensors file ({error})") from error
+
+
+def write_weights(
+    weights: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes tensors into a safetensors file.
+
+    Args:
+        weights: The tensors by name.
+        path: The file.
+        metadata: Text that the file holds beside them, by name.
+
+    Raises:
+        OSError: there is no room, or the file cannot be written.
+    """
+    tensors = {name: value.contiguous() for name, value in weights.items()}
+    content = save(tensors, None if metadata is None else dict(metadata))
+    check_space(path.parent, len(content))
+    path.write_bytes(content)

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from robot_wm.encoders.hub import write_weights
 from robot_wm.encoders.protocol import Fingerprint, check_frames, fingerprint, freeze
 from robot_wm.layers import LAYER_NORM_EPS, Block, init_transformer
 from robot_wm.preprocess import ImageSpec
@@ -239,8 +239,8 @@ class MiniPatches(nn.Module):
 
 def save_mini(encoder: MiniEncoder, path: Path) -> None:
     """Writes weights and shape into one safetensors file."""
-    weights = {name: value.contiguous() for name, value in encoder.state_dict().items()}
-    path.write_bytes(save(weights, metadata={"mini": json.dumps(asdict(encoder.config))}))
+    metadata = {"mini": json.dumps(asdict(encoder.config))}
+    write_weights(encoder.state_dict(), path, metadata=metadata)
 
 
 def load_mini(path: Path) -> MiniEncoder:

@@ -1,18 +1,16 @@
-"""Array types, and checks of counts and images."""
+"""Array types, and a check of images."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_wm.types.errors import UserError
-
 FloatArray = NDArray[np.floating]
 ImageArray = NDArray[np.uint8]
 
 
 def check_image(image: ImageArray, what: str = "image") -> None:
-    """Raises UserError unless `image` is uint8 RGB `[height, width, 3]`."""
+    """Raises ValueError unless `image` is uint8 RGB `[height, width, 3]`."""
     shape, dtype = getattr(image, "shape", None), getattr(image, "dtype", None)
     if shape is None or len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
-        raise UserError(f"{what}: got {dtype} {shape}, want uint8 [height, width, 3]")
+        raise ValueError(f"{what}: got {dtype} {shape}, want uint8 [height, width, 3]")

@@ -44,7 +44,7 @@ def convert(settings: ConvertSettings) -> dict[str, Any]:
         UserError: the file is not such a release, or the settings do not fit it.
         FileExistsError: what is in `out` may not be replaced.
     """
-    source, out = Path(settings.checkpoint), output_dir(settings.out)
+    source, out = Path(settings.checkpoint), output_dir(settings.out, replaced=True)
     check_replaceable(out, overwrite=settings.overwrite)
     names = [field.name for field in dataclasses.fields(ReleaseConfig)]
     config = ReleaseConfig(**{name: getattr(settings, name) for name in names})

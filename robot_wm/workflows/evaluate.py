@@ -393,7 +393,7 @@ def _in_table(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, str
         "git sha": git_sha() or "not a checkout",
         "checkpoint": f"{settings.checkpoint} ({saved['checkpoint_hash'][:12]})",
         "encoder": f"{encoder['name']} ({encoder['fingerprint']['weights'][:12]})",
-        "dataset": str(training.get("data", {}).get("content_hash", "unknown"))[:12],
+        "dataset": str((training.get("data") or {}).get("content_hash", "unknown"))[:12],
         "episodes": f"{settings.num_episodes} of split {settings.split}",
         "planner": _in_words(plain["planner"]),
         "objective": _in_words(plain["objective"]),

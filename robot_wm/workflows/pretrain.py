@@ -114,6 +114,8 @@ def _pretrain(settings: PretrainSettings, out: Path) -> PretrainingRun:
     before = load_mini(Path(settings.init)) if settings.init else None
     shape = before.config if before else settings.encoder
     device = pick_device(settings.device)
+    if isinstance(data, DatasetSettings) and _is_video_folder(data):
+        _check_folder_settings(data)
     recorded = isinstance(data, DatasetSettings) and data.action == "recorded"
     if recorded and config.from_actions and config.inverse_weight:
         raise UserError(
@@ -220,6 +222,14 @@ def _is_video_folder(data: DatasetSettings | RenderedSettings) -> bool:
         return False
     source = Path(data.source)
     return source.is_dir() and not (source / "meta" / "info.json").is_file()
+
+
+def _check_folder_settings(data: DatasetSettings) -> None:
+    """Raises UserError if a setting is given that a folder of videos does not have."""
+    default = DatasetSettings(source=data.source)
+    for name in ("revision", "camera", "state", "action"):
+        if getattr(data, name) != getattr(default, name):
+            raise UserError(f"data.{name}: {data.source} is a folder of videos, which has none")
 
 
 def _resume_file(out: Path) -> Path:

@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from robot_wm.checkpoint import check_replaceable, load_checkpoint, save_checkpoint
 from robot_wm.contracts import is_ours
 from robot_wm.data import AlignedData, split_episodes
@@ -19,7 +21,7 @@ from robot_wm.deployment.parts import Part
 from robot_wm.deployment.settings import LeRobotRobot, RobotSettings
 from robot_wm.encoders import Encoder
 from robot_wm.files import output_dir, owning
-from robot_wm.models import LATENT, Family, FitConfig, find_family
+from robot_wm.models import LATENT, Family, FitConfig, TrainableModel, find_family
 from robot_wm.monitors import FILE, fit_reference
 from robot_wm.optimization import Metrics, saved_about, train_and_save
 from robot_wm.precision import choose_precision, pick_device
@@ -109,7 +111,7 @@ def train(settings: TrainSettings) -> TrainingRun:
         FileExistsError: another process trains into `out`, or the files there may not be replaced.
         SystemExit, KeyboardInterrupt: the run was asked to stop, and is saved.
     """
-    out = output_dir(settings.out)
+    out = output_dir(settings.out, replaced=True)
     # With a save beside it, the checkpoint is that of a run that was killed at its very end.
     check_replaceable(out, overwrite=settings.overwrite or resume_file(out).is_file())
     with owning(out, resume_file(out)):
@@ -118,11 +120,7 @@ def train(settings: TrainSettings) -> TrainingRun:
 
 def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     family = find_family(settings.family)
-    family_settings = settings.family_settings
-    if family is LATENT and settings.family_settings:
-        raise UserError("family_settings: of another family than latent; want predictor.KEY=VALUE")
-    if family is LATENT:
-        family_settings = {**asdict(settings.predictor), **family_settings}
+    family_settings = _family_settings(settings, family)
     device = pick_device(settings.device)
     encoder = make_encoder(settings.encoder)
     data, joints = _load(settings)
@@ -132,11 +130,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     )
     model = fitting.model.to(device)
     if not (is_ours(model) and is_ours(encoder)):
-        with (
-            TemporaryDirectory() as folder
-        ):  # fails now, not after the training, if the model cannot be saved
-            save_checkpoint(model, Path(folder) / "untrained")
-            load_checkpoint(Path(folder) / "untrained")
+        _check_saving(model)
     num_weights = sum(p.numel() for p in model.parameters())
     log.info(
         f"train on {fitting.training.num_windows} windows of {settings.model.num_frames} frames; "
@@ -144,29 +138,10 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
         f"{num_weights / 1e6:.1f} M"
     )
     save = resume_file(out)
-    precision = settings.train.precision
-    if precision == "auto":  # measured once, not again when a run resumes
-        precision = str(saved_about(save).get("train.precision") or precision)
-    precision = str(choose_precision(precision, device)).removeprefix("torch.")
-    log.info(f"matrix products in {precision}")
-    config = replace(settings.train, precision=precision)  # type: ignore[arg-type]
+    config = _with_precision(settings.train, save, device)
     training = Training(model, fitting.training, config, seed=settings.seed)
     about = _about(data, encoder, family, family_settings, settings, config)
-    with stop_on_signal() as stopped, Progress("train", "step") as progress:
-        for row in train_and_save(
-            training.loop,
-            training.steps(),
-            save,
-            about=about,
-            save_every_s=settings.save_every_s,
-            stopped=stopped,
-        ):
-            training.loop.rows.append(row)
-            progress.note(loss=row["loss"])
-            progress(training.loop.step, config.num_steps)
-    if training.loop.progress < 1:
-        leave(stopped, f"stopped at step {training.loop.step}; the same command goes on")
-    metrics = training.loop.rows
+    metrics = _run(training, save, about, settings)
     errors = held_out_error(model, fitting.held_out, horizon=settings.model.held_out_horizon)
     log.info(held_out_table(errors))
     extra: dict[str, str | bytes] = {
@@ -180,31 +155,76 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
         extra[FILE] = fit_reference(model, data, tokens, *split).to_bytes()
     except (ValueError, OSError) as error:  # the weights are worth keeping nevertheless
         log.warning(f"deploy will not know what is normal: {error}")
-    save_checkpoint(
-        model,
-        out,
-        training={
-            "data": {
-                # Checkpoints are shared: paths of this machine do not belong in them.
-                "source": source_name(str(data.dataset.source)),
-                "action": settings.data.action,
-                **joints,
-                "content_hash": data.dataset.content_hash,
-                "episodes": data.num_episodes,
-                "dropped": [str(finding) for finding in data.dropped],
-            },
-            "seed": settings.seed,
-            "model": plain_settings(settings.model),
-            "train": plain_settings(settings.train),
-            "precision": precision,
-            "git_sha": git_sha(),
-            "held_out_error": errors,
-        },
-        extra=extra,
-    )
+    about_data = {
+        # Checkpoints are shared: paths of this machine do not belong in them.
+        "source": source_name(str(data.dataset.source)),
+        "action": settings.data.action,
+        **joints,
+        "content_hash": data.dataset.content_hash,
+        "episodes": data.num_episodes,
+        "dropped": [str(finding) for finding in data.dropped],
+    }
+    about_training = {
+        "data": about_data,
+        "seed": settings.seed,
+        "model": plain_settings(settings.model),
+        "train": plain_settings(settings.train),
+        "precision": config.precision,
+        "git_sha": git_sha(),
+        "held_out_error": errors,
+    }
+    save_checkpoint(model, out, training=about_training, extra=extra)
     save.unlink(missing_ok=True)
     log.info(f"checkpoint: {out}")
     return TrainingRun(metrics, errors)
+
+
+def _family_settings(settings: TrainSettings, family: Family) -> dict[str, Any]:
+    """Returns the settings of the family itself; refuses those of another one."""
+    if family is LATENT and settings.family_settings:
+        raise UserError("family_settings: of another family than latent; want predictor.KEY=VALUE")
+    if family is not LATENT and settings.predictor != PredictorShape():
+        raise UserError("predictor: of the family latent; want family_settings.KEY=VALUE")
+    return asdict(settings.predictor) if family is LATENT else settings.family_settings
+
+
+def _check_saving(model: TrainableModel) -> None:
+    """Saves and loads a model before its training, which would be in vain if that failed."""
+    with TemporaryDirectory() as folder:
+        save_checkpoint(model, Path(folder) / "untrained")
+        load_checkpoint(Path(folder) / "untrained")
+
+
+def _with_precision(config: TrainConfig, save: Path, device: torch.device) -> TrainConfig:
+    """Replaces the precision `auto` by the one that the saved run has, or else by the fastest."""
+    precision = config.precision
+    if precision == "auto":  # measured once, not again when a run resumes
+        precision = str(saved_about(save).get("train.precision") or precision)
+    precision = str(choose_precision(precision, device)).removeprefix("torch.")
+    log.info(f"matrix products in {precision}")
+    return replace(config, precision=precision)  # type: ignore[arg-type]
+
+
+def _run(
+    training: Training, save: Path, about: Mapping[str, Any], settings: TrainSettings
+) -> list[Metrics]:
+    """Trains to the end, saving on the way; returns the metrics of all steps."""
+    loop = training.loop
+    with stop_on_signal() as stopped, Progress("train", "step") as progress:
+        for row in train_and_save(
+            loop,
+            training.steps(),
+            save,
+            about=about,
+            save_every_s=settings.save_every_s,
+            stopped=stopped,
+        ):
+            loop.rows.append(row)
+            progress.note(loss=row["loss"])
+            progress(loop.step, settings.train.num_steps)
+    if loop.progress < 1:
+        leave(stopped, f"stopped at step {loop.step}; the same command goes on")
+    return loop.rows
 
 
 def _load(settings: TrainSettings) -> tuple[AlignedData, dict[str, Any]]:
@@ -245,7 +265,6 @@ def _about(
     config: TrainConfig,
 ) -> dict[str, Any]:
     """Returns what must be the same when a run resumes."""
-    robot = settings.robot
     return {
         "data": data.dataset.content_hash,
         "episodes": list(data.episodes),
@@ -256,8 +275,14 @@ def _about(
         **{f"model.{name}": value for name, value in asdict(settings.model).items()},
         **{f"train.{name}": value for name, value in asdict(config).items()},
         **{f"predictor.{name}": value for name, value in own.items()},
-        "robot": plain_settings(robot.joints) if isinstance(robot, LeRobotRobot) else None,
+        **{f"robot.{name}": value for name, value in _derivation(settings.robot).items()},
     }
+
+
+def _derivation(robot: RobotSettings | None) -> dict[str, Any]:
+    """Returns the settings of a robot that its tool's numbers are derived by."""
+    plain = plain_settings(robot) if robot is not None else {}
+    return {name: plain[name] for name in ("arm", "joints", "action_names") if name in plain}
 
 
 def held_out_table(errors: Mapping[str, list[float]]) -> str:
@@ -299,7 +324,7 @@ def _card(
     plain = plain_settings(settings)
     plain = {key: plain[key] for key in plain if key not in ("out", "cache", "device", "data")}
     if settings.robot is not None:  # its port and cameras make no difference
-        plain["robot"] = {key: plain["robot"][key] for key in ("name", "joints", "action_names")}
+        plain["robot"] = {"name": settings.robot.name, **_derivation(settings.robot)}
     if plain["encoder"].get("weights"):
         plain["encoder"]["weights"] = Path(plain["encoder"]["weights"]).name
     return (

@@ -204,6 +204,7 @@ class LatentWorldModel(nn.Module):
         Raises:
             UserError: a camera is missing, or its picture has another aspect ratio than the
                 training pictures.
+            ValueError: a picture is not uint8 RGB.
         """
         cameras = [view.camera for view in self.spec.views]
         if not {*cameras} <= {*images}:
