@@ -47,7 +47,7 @@ def main(words: list[str]) -> int:
         random_appearance=settings.random_appearance,
         wrist_camera=settings.wrist_camera,
     )
-    env.reset(settings.seed)
+    env.reset(settings.seed or 0)
     num_joints = len(robot.joints)
     targets = JointTargets(num_joints, task.joint_targets)
     measured = Measured(num_joints, task.measured)

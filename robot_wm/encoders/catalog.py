@@ -140,7 +140,7 @@ def build_encoder(
     image_size: int | None = None,
     pool: int = 1,
     num_blocks: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Encoder:
     """Builds a frozen encoder.
 
@@ -153,7 +153,7 @@ def build_encoder(
         image_size: Height and width of the pictures, pixels; None for the default. Not for mini.
         pool: Side of the squares of tokens that are averaged into one. Not for mini.
         num_blocks: Number of blocks to keep, from the first; None for all. Not for mini.
-        seed: Seed of random weights.
+        seed: Seed of random weights; None: a command's seed, or 0.
 
     Returns:
         The encoder.
@@ -176,7 +176,7 @@ def build_encoder(
                 f"encoder {name}: got image_size {image_size}, pool {pool}, num_blocks "
                 f"{num_blocks}; want none of them (pool 1; mini_patches may be pooled)"
             )
-        mini = load_mini(path or shipped_weights()) if pretrained else random_mini(seed=seed)
+        mini = load_mini(path or shipped_weights()) if pretrained else random_mini(seed=seed or 0)
         return mini if name == "mini" else _mini_patches(mini, pool)
     if name == "pixels":
         if path is not None or num_blocks is not None or pool > 1:
@@ -196,7 +196,7 @@ def build_encoder(
             hub = {"repo": _HUB[name].repo, "revision": _HUB[name].revision}
     state = None if path is None else _translate(name, read_weights(path))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed or 0)
         return _build(config, state, hub)
 
 

@@ -124,7 +124,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     if family is LATENT:
         family_settings = {**asdict(settings.predictor), **family_settings}
     device = pick_device(settings.device)
-    encoder = make_encoder(settings.encoder)
+    encoder = make_encoder(settings.encoder, seed=settings.seed)
     data, joints = _load(settings)
     tokens = encode_data(data, encoder, device, Path(settings.cache))
     fitting = prepare(
