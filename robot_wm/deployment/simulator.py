@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hardware.arm_server import lower_niceness
+from hardware.priority import lower_niceness
 from hardware.simulated import JointTargets, Measured
 from hardware.spawn import ignore_interrupts, read_task
 from hardware.tasks import (
