@@ -38,8 +38,12 @@ def work(tmp_path_factory):
 
 
 def run(capsys, *words):
-    """Exit code, stdout and stderr of a command run in this process."""
-    code = main([str(word) for word in words])
+    """Exit code, stdout and stderr of a command run in this process.
+
+    Of words with the same key the last one holds, so that a test can change one of several.
+    """
+    last = {str(word).partition("=")[0]: str(word) for word in words}
+    code = main(list(last.values()))
     out, err = capsys.readouterr()
     return code, out, err
 
