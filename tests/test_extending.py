@@ -103,11 +103,11 @@ def test_a_family_is_one_file(theirs, data):
     assert isinstance(model, ToyRSSM)
 
     env = Tabletop(so100(), image_size=64)
-    looks = [(env.reset(0), None)]
+    observations = [(env.reset(0), None)]
     for step in np.full((3, 4), 0.01):
-        looks.append((None, env.apply(step)))
-        looks[-1] = (env.observe(), looks[-1][1])
-    check_world_model(lambda: load_checkpoint(theirs / "rssm")[0], looks)
+        observations.append((None, env.apply(step)))
+        observations[-1] = (env.observe(), observations[-1][1])
+    check_world_model(lambda: load_checkpoint(theirs / "rssm")[0], observations)
 
     # In a fresh process each.
     error = robot_wm(theirs, "plan", "checkpoint=rssm", "goal=none.png", "out=plan", ok=False)

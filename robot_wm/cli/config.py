@@ -425,7 +425,7 @@ def _each(key: str, text: str) -> list[str]:
         override = _PARSER.parse_override(f"{key}={text}")
         if override.is_sweep_override():
             return [_typed(value) for value in override.sweep_iterator()]
-        return [override.value() if text[:1] in ("'", '"') else text]
+        return [str(override.value()) if text[:1] in ("'", '"') else text]
     except (HydraException, ValueError) as error:
         if override is None and ("," not in text or not set(text) & set("[]{}()'\"")):
             return text.split(",")  # such as ~/a,~/b: hydra's grammar lacks some letters

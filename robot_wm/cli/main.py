@@ -43,7 +43,7 @@ commands:
 {commands}
 
 robot-wm COMMAND --help says what each key means; --cfg job shows what a command would run with;
---multirun runs it for every value of keys with several: seed=0,1,2.
+--multirun runs it for every value of keys with several: seed=0,1,2; quotes keep a comma in a text.
 --import MODULE imports a module of yours first, one that registers an arm, a family or an encoder;
 --config-dir DIR adds a folder of settings of yours. KEY._target_=module.Name puts a planner, an
 encoder, a task or an env of yours in the place of ours.

@@ -179,7 +179,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     try:
         extra[FILE] = fit_reference(model, data, tokens, *split).to_bytes()
     except (ValueError, OSError) as error:  # the weights are worth keeping nevertheless
-        log.warning(f"deploy will not know what is normal: {error}")
+        log.warning(f"no reference statistics, which deploy compares with: {error}")
     save_checkpoint(
         model,
         out,
