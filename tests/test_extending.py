@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import last_words
 
 from robot_wm.cli.config import load_command
 
@@ -40,7 +41,7 @@ def robot_wm(folder, *words, ok=True):
     command = Path(sys.executable).with_name("robot-wm")  # which puts no folder on the path
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [command, *words],
+        [command, *last_words(*words)],
         cwd=folder, env=env, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     if not ok:
