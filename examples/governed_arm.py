@@ -19,10 +19,10 @@ def main(num_ticks: int = 150) -> None:
     governor = Governor(limits, arm.chain.corners, limits.clip_within_tolerance(arm.home))
     start, fastest, lowest = arm.chain.tool(governor.joints)[:3, 3], 0.0, np.inf
     for tick in range(num_ticks):
-        wish = governor.joints.copy()
-        wish[1] += 0.5 * np.sign(np.sin(tick / 20))  # the shoulder, up and down at full swing
+        target = governor.joints.copy()
+        target[1] += 0.5 * np.sign(np.sin(tick / 20))  # the shoulder, up and down at full swing
         before = governor.joints
-        command = governor.step(wish)
+        command = governor.step(target)
         fastest = max(fastest, float(np.abs(command.joints - before).max() / limits.tick_s))
         lowest = min(lowest, float(arm.chain.corners(command.joints[None])[0, :, 2].min()))
     end = arm.chain.tool(governor.joints)[:3, 3]

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from hardware.arm import Arm, ArmLimits
-from hardware.arm_server import ArmServer, Wires, lower_niceness, signals
-from hardware.cameras import show
+from hardware.arm_server import ArmServer, Wires, signals
+from hardware.cameras import run_cameras
 from hardware.flight import FlightRecorder
 from hardware.lerobot_arm import connect
 from hardware.messages import (
@@ -20,6 +20,7 @@ from hardware.messages import (
     Goodbye,
     Refused,
 )
+from hardware.priority import lower_niceness
 from hardware.reasons import clean
 from hardware.simulated import JointTargets, Measured, SimulatedArm, wait_for_life
 from hardware.spawn import ignore_interrupts, read_task
@@ -47,13 +48,13 @@ def main(words: list[str]) -> int:
     """
     name, descriptor = words[0], int(words[1])
     if name == "arm_server":
-        return control(read_task(descriptor, ArmServerTask))
+        return run_arm_server(read_task(descriptor, ArmServerTask))
     if name == "watchdog":
-        return guard(read_task(descriptor, WatchdogTask))
-    return show(read_task(descriptor, CamerasTask))
+        return run_watchdog(read_task(descriptor, WatchdogTask))
+    return run_cameras(read_task(descriptor, CamerasTask))
 
 
-def control(task: ArmServerTask) -> int:
+def run_arm_server(task: ArmServerTask) -> int:
     """Runs the arm server until it is told to end.
 
     Args:
@@ -139,7 +140,7 @@ def open_arm(task: ArmTask, *, dry_run: bool = False) -> Arm:
     )
 
 
-def guard(task: WatchdogTask) -> int:
+def run_watchdog(task: WatchdogTask) -> int:
     """Runs the watchdog until the arm server is gone.
 
     Args:

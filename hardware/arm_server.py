@@ -7,17 +7,13 @@ other processes.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import os
-import platform
 import select
 import signal
-import struct
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -55,7 +51,6 @@ SETTLE_S = 0.1  # from the command's rest to a picture that counts: the arm swin
 STAND_S = 0.3  # at rest before the end: after a fault the joint target returns to the arm meanwhile
 SLEEP_S = 0.1  # a suspend of the computer that is longer, between two ticks, is a fault
 _NEVER = -1e9
-_SLICE_NS = 100_000
 _HUMAN = (Event.ARM, Event.STOP, Event.PARK, Event.RESET)
 _MAX_NOTES = 20  # of a status
 _MAX_RECORDED = 1 << 18  # undecodable bytes kept per tick: a flood is not kept whole
@@ -375,24 +370,3 @@ class ArmServer:
 def asleep_s() -> float:
     """Returns how long this computer has been suspended since boot, s."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-
-
-def lower_niceness(raise_priority: Callable[[int], int] = os.nice) -> None:
-    """Raises this process's scheduling priority where that is allowed."""
-    with contextlib.suppress(PermissionError):
-        raise_priority(-10)
-    _shorten_slice()
-
-
-def _shorten_slice() -> None:
-    """Requests a 0.1 ms scheduler slice, so that this process runs promptly after it wakes.
-
-    Otherwise a computing process finishes its own slice first, up to 3 ms (sched_setattr(2); takes
-    effect from Linux 6.12).
-    """
-    number = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
-    if number is None or not sys.platform.startswith("linux"):
-        return
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
-    attributes = struct.pack("IIQiIQQQ", 48, os.SCHED_OTHER, 0, nice, 0, _SLICE_NS, 0, 0)
-    ctypes.CDLL(None).syscall(number, 0, attributes, 0)  # where refused, nothing changes

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from hardware.arm_server import lower_niceness
 from hardware.lerobot_bus import check_installed, decode_config
 from hardware.messages import (
     CamerasReady,
     Refused,
     Trouble,
 )
+from hardware.priority import lower_niceness
 from hardware.reasons import clean
 from hardware.spawn import ignore_interrupts
 from hardware.tasks import (
@@ -34,7 +34,7 @@ _RETRY_S = 0.1
 _REOPEN = 5  # failed reads in a row after which a camera is opened again
 
 
-def show(task: CamerasTask) -> int:
+def run_cameras(task: CamerasTask) -> int:
     """Copies camera pictures to shared memory until the parent process is gone.
 
     Args:

@@ -205,8 +205,8 @@ def replay(path: Path) -> Replay:
                     faults.append(str(reason))
             faulted = line["state"] == "faulted"
             if "seed" in line:
-                seat = limits.clip_within_tolerance(np.array(line["joints"], np.float64))
-                if line["seed"] != seat.tolist() or moving:
+                measured = limits.clip_within_tolerance(np.array(line["joints"], np.float64))
+                if line["seed"] != measured.tolist() or moving:
                     raise UserError(f"tick {ticks}: a governor began where the arm did not stand")
                 governor = Governor(limits, chain.corners, np.array(line["seed"], np.float64))
             if line["command"] is None:

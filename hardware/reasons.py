@@ -66,7 +66,7 @@ class Kind(str, Enum):
     PLAN = "plan"
     TARGETS_DONE = "targets_done"
     NO_PLAN = "no_plan"
-    RESEATED = "reseated"
+    TARGET_MOVED = "reseated"
     NOT_AT_REST = "not_at_rest"
     TARGET_REFUSED = "target_refused"
     NO_PARK_POSE = "no_park_pose"
@@ -128,7 +128,7 @@ _SENTENCES = {
     Kind.PLAN: "plan {seq}: {num_targets} targets",
     Kind.TARGETS_DONE: "{num} targets reached",
     Kind.NO_PLAN: "no plan for {waited_s:.0f} s",
-    Kind.RESEATED: "joint target moved by {moved_rad:.2f} rad to where the arm stands",
+    Kind.TARGET_MOVED: "joint target moved by {moved_rad:.2f} rad to where the arm stands",
     Kind.NOT_AT_REST: "the arm has not come to rest",
     Kind.TARGET_REFUSED: "the governor refused a target",
     Kind.NO_PARK_POSE: "there is no park pose",

@@ -287,14 +287,14 @@ class Supervisor:
         governor = self._governor
         if governor is None or not self._steady():
             return
-        seat = self._limits.clip_within_tolerance(reading.joints)
-        away = np.abs(governor.joints - seat).max()
-        if away > self._settings.start_error_rad and not governor.problem(seat):
-            self._seed = seat
+        measured = self._limits.clip_within_tolerance(reading.joints)
+        away = np.abs(governor.joints - measured).max()
+        if away > self._settings.start_error_rad and not governor.problem(measured):
+            self._seed = measured
             self._governor = Governor(self._limits, self._corners, self._seed)
             self._relaxed = True
-            moved = Reason(Kind.RESEATED, {"moved_rad": float(away)})
-            self._notes.append(Note(NoteKind.RESEATED, moved))
+            moved = Reason(Kind.TARGET_MOVED, {"moved_rad": float(away)})
+            self._notes.append(Note(NoteKind.TARGET_MOVED, moved))
 
     def _arm(
         self, now_s: float, reading: Reading, policy: PolicyLife, wrong: Reason | None

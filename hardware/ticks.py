@@ -52,7 +52,7 @@ class NoteKind(str, Enum):
     NOT_ARMED = "not_armed"
     NOT_RESET = "not_reset"
     NOT_PARKED = "not_parked"
-    RESEATED = "reseated"
+    TARGET_MOVED = "reseated"
     WAITING = "waiting"
 
 

@@ -64,7 +64,7 @@ class SearchBudget:
         return replace(self, precision="bfloat16" if dtype == torch.bfloat16 else "float32")
 
     @property
-    def drops(self) -> bool:
+    def prunes(self) -> bool:
         """Whether it prunes candidates."""
         return self.keep_share < 1
 
@@ -116,7 +116,7 @@ class ImaginedCost:
             cache_enabled=False,
         ):
             exact = (
-                not search_budget.drops
+                not search_budget.prunes
                 or actions.requires_grad
                 or len(actions) <= search_budget.at_least
             )

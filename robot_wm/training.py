@@ -248,7 +248,7 @@ def prepare(
     def build() -> TrainableModel:
         return family.build(known, config, settings or {})
 
-    hold_to(lambda: check_world_model(build, _looks(data, training[0])), model)
+    hold_to(lambda: check_world_model(build, _observations(data, training[0])), model)
     info = model.info
     if type(model) is not family.model_type:
         raise UserError(
@@ -281,7 +281,7 @@ def prepare(
     return Fitting(model, windows, examination)
 
 
-def _looks(data: AlignedData, position: int) -> list[tuple[Observation, FloatArray | None]]:
+def _observations(data: AlignedData, position: int) -> list[tuple[Observation, FloatArray | None]]:
     """Returns the first observations of an episode, each with the action before it."""
     episode = data.dataset.episode(data.episodes[position])
     rows = [int(row) for row in data.indices[position][:4]]
@@ -289,12 +289,12 @@ def _looks(data: AlignedData, position: int) -> list[tuple[Observation, FloatArr
         key.rpartition(".")[2]: data.dataset.frames(episode, key, rows) for key in data.cameras
     }
     proprio, actions = data.proprio[position], data.actions[position]
-    looks: list[tuple[Observation, FloatArray | None]] = []
+    observations: list[tuple[Observation, FloatArray | None]] = []
     for t in range(len(rows)):
         images = {name: frames[t] for name, frames in pictures.items()}
         applied = actions[t - 1] if t else None
-        looks.append((Observation(images, proprio[t], float(t)), applied))
-    return looks
+        observations.append((Observation(images, proprio[t], float(t)), applied))
+    return observations
 
 
 def held_out_error(
@@ -339,8 +339,8 @@ def held_out_error(
             past, future = actions[:, : context - 1], actions[:, context - 1 :]
             state = model.initial()
             for t in range(context):
-                seen = EncodedFrames(batch.tokens[:, t], batch.proprio[:, t])
-                state = model.observe(state, seen, past[:, t - 1] if t else None)
+                encoded = EncodedFrames(batch.tokens[:, t], batch.proprio[:, t])
+                state = model.observe(state, encoded, past[:, t - 1] if t else None)
             others = future
             if len(future) == 1:  # as of a large encoder: the other window is in the next batch
                 following = sampler.batch((i + 1) % len(steps)).actions.to(device)
@@ -365,8 +365,8 @@ def held_out_error(
 def _latents(model: WorldModel, batch: Batch) -> Tensor:
     """Returns the latents `[B, T, P, D]` of every frame of a batch, each observed alone."""
     size = batch.tokens.shape[:2]
-    seen = EncodedFrames(batch.tokens.flatten(0, 1), batch.proprio.flatten(0, 1))
-    latents = model.latent(model.observe(model.initial(), seen, None))
+    encoded = EncodedFrames(batch.tokens.flatten(0, 1), batch.proprio.flatten(0, 1))
+    latents = model.latent(model.observe(model.initial(), encoded, None))
     return latents.unflatten(0, size)
 
 

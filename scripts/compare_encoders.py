@@ -23,7 +23,7 @@ from pathlib import Path
 
 # Every patch is a token: 64 tokens.
 PATCHES = ["encoder.num_tokens=0", "encoder.patch_size=8", "train.learning_rate=1e-3"]
-# A moving tubelet is two frames of one video: one look for the whole clip.
+# A moving tubelet is two frames of one video: one appearance for the whole clip.
 VJEPA = [*PATCHES, "train.objective=vjepa", "data.play.new_appearance_share=0.0"]
 IJEPA = [*PATCHES, "train.objective=ijepa"]
 SUITES: dict[str, dict[str, list[str]]] = {
@@ -54,15 +54,21 @@ SUITES: dict[str, dict[str, list[str]]] = {
         "4 blocks": ["encoder.depth=4"],
         "96 px": ["encoder.image_size=96"],
         "the object never moves": ["data.play.object_share=0.0"],
-        "a new look in every frame": ["data.play.new_appearance_share=1.0"],
-        "one look a clip": ["data.play.new_appearance_share=0.0"],
+        "a new appearance in every frame": ["data.play.new_appearance_share=1.0"],
+        "one appearance a clip": ["data.play.new_appearance_share=0.0"],
     },
 }
 COLUMNS = ("ee_x", "ee_y", "ee_z", "gripper", "cube_x", "cube_y")
 
 
 def robot_wm(command: str, *words: str) -> tuple[dict, float]:
-    """Runs one command on one thread; returns its last line's JSON and its processor time, s."""
+    """Runs one command on one thread; of words with the same key the last one holds.
+
+    Returns:
+        Its last line's JSON, and its processor time, s.
+    """
+    keys = dict(word.split("=", 1) for word in words)
+    words = tuple(f"{key}={value}" for key, value in keys.items())
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(
         [str(Path(sys.executable).with_name("robot-wm")), command, *words],

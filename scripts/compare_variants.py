@@ -10,11 +10,11 @@ variants are kept: run it again to go on. OUT/table.md is the result.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
+
+from compare_encoders import robot_wm
 
 BASE = [
     *("predictor.conditioning=tokens", "predictor.residual=false", "model.proprio=integrate"),
@@ -65,19 +65,6 @@ EVALUATIONS = {
 }
 
 
-def robot_wm(command: str, *words: str) -> dict:
-    """Runs one command; returns its last line's JSON."""
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("robot-wm")), command, *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise SystemExit(f"{command} {words}: {done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
     """Trains and evaluates all variants of a suite, and writes the table."""
     if len(sys.argv) < 4 or sys.argv[1] not in SUITES:
@@ -91,7 +78,11 @@ def main() -> None:
         for _ in range(2):
             for name, words in variants.items():
                 trial = out / "trial"
-                robot_wm("train", f"data={dataset}", f"out={trial}", "train.num_steps=25", *words)
+                (out / "trial.train.safetensors").unlink(missing_ok=True)
+                robot_wm(
+                    "train", f"data={dataset}", f"out={trial}", "overwrite=true", *words,
+                    "train.num_steps=25",
+                )  # fmt: skip
                 rows = [json.loads(row) for row in (trial / "metrics.jsonl").open()]
                 elapsed = [row["elapsed_s"] for row in rows]
                 step_s[name].append((elapsed[-1] - elapsed[4]) / (len(elapsed) - 5))
@@ -103,15 +94,16 @@ def main() -> None:
         result_file = out / f"{i}.json"
         if not result_file.exists():
             checkpoint = out / f"checkpoint{i}"
-            result = robot_wm(
-                "train", f"data={dataset}", f"out={checkpoint}",
-                f"train.num_steps={steps[name]}", *words,
+            result, _ = robot_wm(
+                "train", f"data={dataset}", f"out={checkpoint}", "overwrite=true", *words,
+                f"train.num_steps={steps[name]}",
             )  # fmt: skip
             for title, planner in EVALUATIONS.items():
-                result[title] = robot_wm(
+                figures, _ = robot_wm(
                     "eval", f"checkpoint={checkpoint}", "split=dev", "num_episodes=50",
                     "floors=[]", *planner,
-                )["tasks"]["so100_reach"]  # fmt: skip
+                )  # fmt: skip
+                result[title] = figures["tasks"]["so100_reach"]
             result_file.write_text(json.dumps(result))
         result = json.loads(result_file.read_text())
         errors = result["held_out_error"]

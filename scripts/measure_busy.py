@@ -114,18 +114,19 @@ def plans() -> Iterator[object]:
     from robot_wm.checkpoint import find_checkpoint, load_checkpoint
     from robot_wm.deployment.control import make_controller
     from robot_wm.robots import make_arm
+    from sim_envs.manifest import DEV_SEED
     from sim_envs.reach import ReachTask
     from sim_envs.tabletop import Tabletop
 
     env = Tabletop(make_arm("so100"))
     task = ReachTask(env)
-    goal = task.start(task.episode(8_000_000))
+    goal = task.start(task.episode(DEV_SEED))
     model, _ = load_checkpoint(find_checkpoint("so100_reach"))
     controller = make_controller(model, env, load_command("eval", ["checkpoint=so100_reach"]))
-    seen = env.observe()
+    start = env.observe()
     while True:
         controller.reset(goal)
-        yield controller.act(seen, None)
+        yield controller.act(start, None)
 
 
 def main() -> None:

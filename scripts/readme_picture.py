@@ -21,6 +21,7 @@ from robot_wm.robots import make_arm
 from robot_wm.runtime import run_episode
 from robot_wm.types import FloatArray, Goal
 from robot_wm.workflows.record_goal import save_goal
+from sim_envs.manifest import DEV_SEED
 from sim_envs.reach import ReachTask
 from sim_envs.tabletop import Tabletop
 
@@ -42,7 +43,7 @@ def main() -> None:
     checkpoint = sys.argv[1] if len(sys.argv) > 1 else "so100_reach"
     model, _ = load_checkpoint(find_checkpoint(checkpoint))
     env, large = Tabletop(make_arm("so100")), Tabletop(make_arm("so100"), image_size=SIZE_PX)
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 8_000_001
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else DEV_SEED + 1
     pose = np.asarray(ReachTask(env).episode(seed)["goal"], float)
     goal = picture_of(env, pose)
     pictures = [large.reset(START_SEED).images["front"], picture_of(large, pose)]

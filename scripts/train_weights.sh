@@ -19,17 +19,17 @@ collect() { # NAME, and what `robot-wm collect` is told
     mv "$work/part" "$work/$name"
 }
 collect demonstrations num_episodes=250 seed=0
-collect looks env.simulator.random_appearance=true num_episodes=200 seed=40
+collect appearances env.simulator.random_appearance=true num_episodes=200 seed=40
 probe() { # DATASET: the table alone
     robot-wm probe data="$work/$1" cache="$work/cache" encoder.weights="$work/mini.safetensors" \
         2>&1 >"$work/$1.json" | sed -n '/^held-out R2/,$p'
 }
 {
     cat "$work/mini.md"
-    printf '\nWhat `robot-wm probe` reads off its tokens on held-out episodes, every one under a look\n'
-    printf 'of its own (`collect env.simulator.random_appearance=true num_episodes=200 seed=40`):\n\n```\n'
-    probe looks
-    printf '```\n\nand in the scene'"'"'s own look (`collect num_episodes=250 seed=0`):\n\n```\n'
+    printf '\nWhat `robot-wm probe` reads off its tokens on held-out episodes, every one under an\n'
+    printf 'appearance of its own (`collect env.simulator.random_appearance=true num_episodes=200 seed=40`):\n\n```\n'
+    probe appearances
+    printf '```\n\nand in the scene'"'"'s own appearance (`collect num_episodes=250 seed=0`):\n\n```\n'
     probe demonstrations
     printf '```\n\nLicence: MIT, as the code; trained from nothing on pictures that this project renders.\n'
 } >"$work/card.md"

@@ -22,7 +22,7 @@ import numpy as np
 from fake_feetech import TICKS, FakeBus
 from PIL import Image
 
-from hardware.arm_server import lower_niceness
+from hardware.priority import lower_niceness
 from hardware.wire import FrameSlot
 from robot_wm.robots import so100
 from sim_envs.tabletop import Tabletop

@@ -30,6 +30,7 @@ from hardware.messages import (
     encode,
 )
 from hardware.plans import JointPlan
+from hardware.priority import lower_niceness
 from hardware.reasons import Kind, Reason, quoted
 from hardware.remote import RemoteArm
 from hardware.simulated import JointTargets, Measured, SimulatedArm, wait_for_life
@@ -509,12 +510,13 @@ def test_commands_keep_the_limits_at_every_tick(rehearsal):
     assert not any(found.values())
 
 
-def test_who_may_not_go_first_goes_on_without():
+def test_who_may_not_go_first_goes_on_without(monkeypatch):
     def refuse(_):
         raise PermissionError
 
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    hardware.arm_server.lower_niceness(refuse)
+    monkeypatch.setattr(os, "nice", refuse)
+    lower_niceness()
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import last_words
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -41,7 +42,7 @@ def work(tmp_path_factory):
 
 def run(capsys, *words):
     """Exit code, stdout and stderr of a command run in this process."""
-    code = main([str(word) for word in words])
+    code = main(last_words(*words))
     out, err = capsys.readouterr()
     return code, out, err
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import last_words
 
 from robot_wm.cli.config import load_command
 
@@ -40,7 +41,7 @@ def robot_wm(folder, *words, ok=True):
     command = Path(sys.executable).with_name("robot-wm")  # which puts no folder on the path
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [command, *words],
+        [command, *last_words(*words)],
         cwd=folder, env=env, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     if not ok:
@@ -103,11 +104,11 @@ def test_a_family_is_one_file(theirs, data):
     assert isinstance(model, ToyRSSM)
 
     env = Tabletop(so100(), image_size=64)
-    looks = [(env.reset(0), None)]
+    observations = [(env.reset(0), None)]
     for step in np.full((3, 4), 0.01):
-        looks.append((None, env.apply(step)))
-        looks[-1] = (env.observe(), looks[-1][1])
-    check_world_model(lambda: load_checkpoint(theirs / "rssm")[0], looks)
+        observations.append((None, env.apply(step)))
+        observations[-1] = (env.observe(), observations[-1][1])
+    check_world_model(lambda: load_checkpoint(theirs / "rssm")[0], observations)
 
     # In a fresh process each.
     error = robot_wm(theirs, "plan", "checkpoint=rssm", "goal=none.png", "out=plan", ok=False)

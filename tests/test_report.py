@@ -294,7 +294,7 @@ def test_sections_without_data_are_left_out(html):
     everything = {
         "success",
         "videos",
-        "distances",
+        "measure",
         "energies",
         "landscapes",
         "held-out",

@@ -7,6 +7,7 @@ import inspect
 import math
 import re
 import shutil
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -17,15 +18,16 @@ from omegaconf import OmegaConf
 from hardware.supervisor import SupervisorSettings
 from robot_wm.cli import config as cli_config
 from robot_wm.cli import main
-from robot_wm.cli.config import load_command
-from robot_wm.cli.fields import settings_of
+from robot_wm.cli.config import load_command, sweep
+from robot_wm.cli.fields import TABLES, ChoiceTable, settings_of
 from robot_wm.cli.main import COMMANDS, module_of
 from robot_wm.controller import MPC, GoalSequence
 from robot_wm.data import DataSpec
 from robot_wm.deployment.extensions import CONFIG_DIR
 from robot_wm.deployment.parts import Part
-from robot_wm.deployment.settings import SO101, RobotSettings, SimulatedRobot
-from robot_wm.encoders import MiniConfig
+from robot_wm.deployment.run import DeploySettings
+from robot_wm.deployment.settings import SO101, RobotSettings, SimulatedRobot, with_seed
+from robot_wm.encoders import MiniConfig, random_mini
 from robot_wm.imagination import SearchBudget
 from robot_wm.models import FitConfig
 from robot_wm.monitors import MonitorSettings
@@ -35,6 +37,7 @@ from robot_wm.predictor import PredictorConfig
 from robot_wm.pretrain import PretrainConfig
 from robot_wm.training import TrainConfig
 from robot_wm.types import Count, Positive, UserError, checked, plain_settings, read_settings
+from robot_wm.workflows.data import make_encoder
 from sim_envs.reach import ReachTask
 from sim_envs.tabletop import Tabletop
 
@@ -180,8 +183,58 @@ def test_one_seed_decides_all_that_is_random():
     for _ in range(2):
         assert load_command("train", random).encoder.settings["seed"] == 4
         assert load_command("deploy", [*DRIVE, "seed=5"]).robot.seed == 5
-        assert load_command("record-goal", []).robot.seed == 0
+        assert load_command("record-goal", []).robot.seed is None
         assert load_command("deploy", [*DRIVE, "seed=5", "robot.seed=2"]).robot.seed == 2
+
+
+def test_the_seed_of_a_command_is_the_same_in_python():
+    made = DeploySettings(checkpoint="x", goal="y", seed=5)
+    typed = load_command("deploy", [*DRIVE, "seed=5"])
+    assert with_seed(made.robot, made.seed) == with_seed(typed.robot, typed.seed)
+    assert with_seed(SimulatedRobot(seed=2), 5).seed == 2 and with_seed(SO101, 5) == SO101
+    weights = [make_encoder(Part("random", **own), seed=5).fingerprint for own in ({}, {"seed": 2})]
+    assert weights == [random_mini(seed=seed).fingerprint for seed in (5, 2)]
+
+
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        (["seed=range(0,2)", "mode=run"], [["seed=0", "mode=run"], ["seed=1", "mode=run"]]),
+        (["task='a, b'"], [["task=a, b"]]),
+        (["task='a, b',c"], [["task=a, b"], ["task=c"]]),
+        (["out=~/ä,~/b"], [["out=~/ä"], ["out=~/b"]]),
+        (["then=[a,b],[c]"], [["then=[a,b]"], ["then=[c]"]]),
+    ],
+)
+def test_quotes_and_brackets_keep_a_value_together(words, runs):
+    assert sweep(words) == runs
+
+
+@pytest.mark.parametrize("word", ["seed=interval(0,1)", "seed=range(0,1,0)", "task='a,b"])
+def test_a_sweep_that_cannot_be_is_told(word):
+    with pytest.raises(UserError, match=word.partition("=")[0]):
+        sweep([word])
+
+
+def test_every_run_has_outputs_of_its_own(capsys):
+    def outputs(*words):
+        assert main(["deploy", "-m", *DRIVE, *words, "--cfg", "job"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if line.partition(":")[0] in ("out", "record", "view")]
+
+    assert outputs("out=a,b") == [
+        *("out: a", "record: null", "view: null"), *("out: b", "record: null", "view: null")
+    ]  # fmt: skip
+    assert outputs("seed=0,1", "view=v.rrd", "record=r") == [
+        *("out: outputs/deploy/0", "record: r/0", "view: v-0.rrd"),
+        *("out: outputs/deploy/1", "record: r/1", "view: v-1.rrd"),
+    ]
+    assert outputs("seed=0,1", "out=a,b", "view=rerun")[::3] == [
+        "out: a/0",
+        "out: b/1",
+        "out: a/2",
+        "out: b/3",
+    ]
 
 
 def test_a_run_for_every_combination(tmp_path, capsys):
@@ -202,6 +255,7 @@ def test_a_run_for_every_combination(tmp_path, capsys):
         (["eval", "chec"], "checkpoint="),
         (["eval", "planner=qu"], "planner=quasi_newton"),
         (["train", "train.num_s"], "train.num_steps="),
+        (["eval", "planner=mppi", "planner.te"], "planner.temperature="),
     ],
 )
 def test_a_shell_completes(typed, offered, capsys):
@@ -247,6 +301,9 @@ FOLDER = {
         "num_episodes: 7\nnum_train_steps: 3\nplanner: {num_samples: 50}\n"
     ),
     "experiment/old.yaml": "# @package _global_\noptimizer: {num_steps: 7}\n",
+    "experiment/bad.yaml": "a: [\n",
+    "experiment/nowhere.yaml": "# @package _global_\nseed: ${nowhere}\n",
+    "experiment/flat.yaml": "# @package _global_\ncontroller: 5\n",
 }
 
 
@@ -303,11 +360,72 @@ def test_what_is_given_is_what_comes(folder, command, words, key, value):
         ("collect", ["out=x", "env.simulator.wrist_camera=off"], "wrist_camera: got 'off'"),
         ("collect", ["out=x", "env.demonstrator.num_steps=5"], "env.demonstrator.num_steps"),
         ("plan", [*DRIVE, "goal.front=b"], "one or the other"),
+        ("eval", [*CHECK, "seed=1\nfoo: 2"], "seed: got '1\\nfoo: 2'"),
+        ("eval", [*CHECK, "seed=1", "seed=2"], "seed: given twice"),
+        ("eval", [*CHECK, "planner=cem", "planner=mppi"], "planner: given twice"),
+        ("train", ["data=x", "data.source=y", "out=z"], "data.source: given twice"),
+        ("eval", [*CHECK, "a" + 2000 * ".b" + "=1"], "too deeply"),
+        ("eval", [*CHECK, "floors=" + 3000 * "[" + 3000 * "]"], "too deeply"),
+        (
+            "plan",
+            [*DRIVE, "controller.limits.fixed.grip=abc"],
+            "controller.limits.fixed.grip: got 'abc', want a number",
+        ),
+        ("plan", [*DRIVE, "controller.limits.fixed={1: 0.5}"], "controller.limits.fixed: got 1"),
     ],
 )
 def test_what_cannot_be_is_told(folder, command, words, told):
     with pytest.raises(UserError, match=re.escape(told)):
         load_command(command, words)
+
+
+@pytest.mark.parametrize(("word", "code"), [
+    ("experiment=bad", 2), ("experiment=nowhere", 2), ("experiment=flat", 0), ("env=mine", 0),
+])  # fmt: skip
+def test_help_beside_a_file_of_one_s_own(folder, word, code, capsys):
+    assert main(["eval", "--help", word]) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Point:
+    x: Positive = 1.0
+
+
+class Shape(msgspec.Struct):
+    points: tuple[Point, ...] = ()
+    named: dict[str, list[Point]] | None = None
+
+
+def test_unknown_keys_are_found_in_lists_and_mappings():
+    for values, told in (
+        ({"points": [{}, {"y": 2}]}, "unknown key 'shape.points[1].y'"),
+        ({"named": {"a": [{"z": 1}]}}, "unknown key 'shape.named.a[0].z'"),
+        ({"named": {"a": [{"x": 0}]}}, "shape.named.a[0].x: got 0"),
+    ):
+        with pytest.raises(UserError, match=re.escape(told)):
+            read_settings("shape", values, Shape)
+
+
+def test_a_fault_inside_a_part_of_ours_is_no_user_s_mistake():
+    def build(*, size: int = 3) -> object:
+        return size + "3"  # type: ignore[operator]
+
+    with pytest.raises(TypeError):
+        Part("mine").make({"mine": build}, "part")
+    with pytest.raises(UserError, match="wings"):
+        Part("mine").make({"mine": build}, "part", wings=2)
+    with pytest.raises(UserError, match="planner math.pi"):
+        Part("math.pi").find({}, "planner")
+
+
+def test_a_fault_of_a_table_of_ours_is_no_user_s_mistake(tmp_path, monkeypatch):
+    (tmp_path / "broken_table.py").write_text("NAMES = 1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        ChoiceTable("Part", "broken_table", "NAMES").table()
+    with pytest.raises(LookupError):
+        TABLES["env"].default("env", {"name": "none of ours"})
 
 
 def test_a_constructor_s_annotations_are_its_checks():

@@ -394,7 +394,7 @@ def test_after_a_blocked_joint_the_goal_comes_back_to_the_arm():
     assert np.abs(desk.joints - stuck).max() > 0.2
     result = desk.tick(num=40)  # braked, and seen to stand
     np.testing.assert_allclose(desk.joints, stuck, atol=1e-8)
-    assert result.state is State.FAULTED and desk.told(Kind.RESEATED)
+    assert result.state is State.FAULTED and desk.told(Kind.TARGET_MOVED)
     desk.reading = {}
     desk.tick(num=40)
     np.testing.assert_allclose(desk.joints, stuck, atol=1e-8)  # nothing springs
@@ -408,7 +408,7 @@ def test_a_servo_that_complains_does_not_keep_the_goal_away():
         desk.reading = {"joints": stuck, "fault": OVERLOAD if i > 10 else None}
         result = desk.tick()
     np.testing.assert_allclose(desk.joints, stuck, atol=1e-8)
-    assert result.state is State.FAULTED and desk.told(Kind.RESEATED)
+    assert result.state is State.FAULTED and desk.told(Kind.TARGET_MOVED)
 
 
 def test_a_human_s_stop_does_not_leave_it_pushing():
@@ -427,7 +427,7 @@ def test_an_arm_that_sinks_under_its_load_is_not_followed_down():
     for _ in range(40):  # it stands a little below whatever it is told
         desk.reading = {"joints": desk.joints - [0.1, 0.0]}
         desk.tick(num=20)
-    assert desk.told(Kind.RESEATED) == 1
+    assert desk.told(Kind.TARGET_MOVED) == 1
 
 
 def test_a_plan_from_before_the_last_move_is_refused():

@@ -216,16 +216,16 @@ def test_a_context_of_frames_that_were_encoded_is_the_same_as_one_that_was_seen(
     """What an examination shows a model of a dataset, and what a robot shows it."""
     model, env = make_model(context_frames=3), PointEnv()
     seen = model.observe(None, env.reset(0), None)
-    looks, moves = [env.observe()], []
+    observations, moves = [env.observe()], []
     for _ in range(3):
         moves.append(env.apply(np.full(2, 0.05)))
-        looks.append(env.observe())
-        seen = model.observe(seen, looks[-1], moves[-1])
+        observations.append(env.observe())
+        seen = model.observe(seen, observations[-1], moves[-1])
     actions = torch.rand(5, 4, 2) * 0.2 - 0.1
     told = model.initial()
-    for i, look in enumerate(looks):
-        tokens = model.embed(look.images).expand(5, -1, -1)
-        proprio = torch.tensor(look.proprio, dtype=torch.float32).expand(5, -1)
+    for i, observation in enumerate(observations):
+        tokens = model.embed(observation.images).expand(5, -1, -1)
+        proprio = torch.tensor(observation.proprio, dtype=torch.float32).expand(5, -1)
         applied = torch.tensor(moves[i - 1], dtype=torch.float32).expand(5, -1) if i else None
         told = model.observe(told, EncodedFrames(tokens, proprio), applied)
     torch.testing.assert_close(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robot_wm.benchmarks.flops import flop_counter, sustained_rate
 from robot_wm.benchmarks.reference import (
-    ReferenceSettings,
+    ReferenceSearch,
     compare_ways,
     reference_cost,
     timed_plan,
@@ -52,6 +52,7 @@ from robot_wm.types import (
 log = logging.getLogger(__name__)
 _AtLeastOne = Annotated[tuple[Count, ...], Meta(min_length=1)]
 _Budget = Annotated[int, Meta(ge=16)]
+_BUDGET = 192  # evaluated samples, such as CEM's 64 in 3 iterations
 
 
 class BenchPlannerSettings(PlanningSettings, frozen=True):
@@ -66,7 +67,7 @@ class BenchPlannerSettings(PlanningSettings, frozen=True):
         split: List of the episodes: `test`, `dev`, or the seed of another list.
         budgets: Numbers of evaluated samples; a gradient counts as two more.
         planners: Names of the planners to compare.
-        long: How many times the default's samples the search may use that regret is measured
+        long: How many times the middle budget's samples the search may use that regret is measured
             against.
         course: How many times the default planner's samples plain CEM gets, one value after the
             other.
@@ -80,11 +81,15 @@ class BenchPlannerSettings(PlanningSettings, frozen=True):
     out: str | None = None
     num_pairs: Count = 20
     split: str | int = "dev"
-    budgets: Annotated[tuple[_Budget, ...], Meta(min_length=1)] = (48, 192, 768)
+    budgets: Annotated[tuple[_Budget, ...], Meta(min_length=1)] = (
+        _BUDGET // 4,
+        _BUDGET,
+        4 * _BUDGET,
+    )
     planners: tuple[str, ...] = tuple(PLANNERS)
     long: Count = 20
     course: _AtLeastOne = (1, 2, 4, 8, 16, 32)
-    reference: ReferenceSettings = ReferenceSettings()
+    reference: ReferenceSearch = ReferenceSearch()
     device: str = "auto"
 
 
@@ -106,7 +111,7 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Measurement:
     """The plans of one planner for all pairs.
 
     Attributes:
@@ -246,7 +251,7 @@ class Bench:
         self._search_budget = settings.controller.search_budget.on(model.device)
         self._goals = [objective(model.embed(pair.goal)) for pair in pairs]
 
-    def solve(self, planner: Planner, *, search_budget: SearchBudget | None = None) -> Found:
+    def solve(self, planner: Planner, *, search_budget: SearchBudget | None = None) -> Measurement:
         """Plans for every pair, from the observation to the plan.
 
         Args:
@@ -261,14 +266,14 @@ class Bench:
             before = self._state(i, past_only=True)
             generator = torch.Generator(self._model.device).manual_seed(self._settings.seed + i)
             begin = time.perf_counter()
-            state, plan = self._look_and_plan(i, before, planner, generator, search_budget)
+            state, plan = self._observe_and_plan(i, before, planner, generator, search_budget)
             seconds.append(time.perf_counter() - begin)
             costs.append(self._exact(i, state, plan.actions))
             evaluated += count_evaluations(plan.info)
-        return Found(np.array(costs), np.array(seconds), evaluated / len(costs))
+        return Measurement(np.array(costs), np.array(seconds), evaluated / len(costs))
 
     @torch.no_grad()
-    def _look_and_plan(
+    def _observe_and_plan(
         self,
         i: int,
         before: State,
@@ -299,7 +304,7 @@ class Bench:
 
     def long_search(self, horizon: int) -> FloatArray:
         """Returns the costs, for each pair, that CEM reaches with many times the samples."""
-        many = self._settings.long * 192 // 10
+        many = self._settings.long * _BUDGET // 10
         planner = CEM(
             horizon=horizon,
             num_samples=many,
@@ -321,7 +326,7 @@ class Bench:
         settings, horizon = self._settings, self._horizon
         rest, least = self.rest_costs(horizon), self.long_search(horizon)
         rows = []
-        measured: list[tuple[str, int, Found, float]] = []
+        measured: list[tuple[str, int, Measurement, float]] = []
         with Progress("plan", "budget") as progress:
             total = len(settings.planners) * len(settings.budgets)
             for name in settings.planners:
@@ -360,10 +365,10 @@ class Bench:
     def _flops(self, planner: Planner) -> float:
         before, generator = self._state(0, past_only=True), torch.Generator(self._model.device)
         with flop_counter() as counter:
-            self._look_and_plan(0, before, planner, generator.manual_seed(self._settings.seed))
+            self._observe_and_plan(0, before, planner, generator.manual_seed(self._settings.seed))
         return float(counter.get_total_flops())
 
-    def default(self) -> Found:
+    def default(self) -> Measurement:
         """Measures the configured planner, as it ships."""
         return self.solve(make_planner(self._planner), search_budget=self._search_budget)
 

@@ -23,7 +23,7 @@ from robot_wm.types import ActionSpec, Count, FloatArray, Settings
 _ACTION_DIM = 4
 
 
-class ReferenceSettings(Settings, frozen=True):
+class ReferenceSearch(Settings, frozen=True):
     """The search that both ways run, and the model with random weights that it is timed on.
 
     Attributes:
@@ -100,7 +100,7 @@ def timed_plan(
 
 def compare_ways(
     shape: PredictorShape,
-    settings: ReferenceSettings,
+    settings: ReferenceSearch,
     search_budget: SearchBudget,
     device: torch.device,
     *,

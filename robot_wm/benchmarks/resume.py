@@ -23,6 +23,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from robot_wm.checkpoint import load_checkpoint
+from robot_wm.deployment.simulation import NUM_RUN_SEEDS
 from robot_wm.models import FitConfig
 from robot_wm.progress import Progress
 from robot_wm.training import TrainConfig
@@ -81,7 +82,7 @@ def bench_resume(settings: BenchResumeSettings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="robot_wm_resume_") as folder:
         work = Path(folder)
         data = str(work / "data")
-        collect(CollectSettings(out=data, num_episodes=6, seed=settings.seed % 80))
+        collect(CollectSettings(out=data, num_episodes=6, seed=settings.seed % NUM_RUN_SEEDS))
         rng = np.random.default_rng(settings.seed)
         bench = Bench(work, settings.num_steps, settings.seed, rng)
         bench.reference()

@@ -54,7 +54,7 @@ def complete(words: Sequence[str], modules: Mapping[str, str]) -> list[str]:
     if command not in modules:
         names = [name for name in modules if name.startswith(" ".join([*before, last]))]
         return sorted({name.split()[len(before)] for name in names})
-    from robot_wm.cli.config import choices
+    from robot_wm.cli.config import choices, compose_values
     from robot_wm.cli.fields import settings_of
 
     settings_type = importlib.import_module(modules[command]).SETTINGS
@@ -62,5 +62,6 @@ def complete(words: Sequence[str], modules: Mapping[str, str]) -> list[str]:
     key, equals, _ = last.partition("=")
     if equals:
         return [f"{key}={name}" for name in groups.get(key, []) if f"{key}={name}".startswith(last)]
-    keys = {*groups, *(setting.key for setting in settings_of(settings_type))}
+    defaults = compose_values(settings_type, before)  # of the choices that are typed already
+    keys = {*groups, *(setting.key for setting in settings_of(settings_type, defaults=defaults))}
     return sorted(f"{name}=" for name in keys if name.startswith(last))

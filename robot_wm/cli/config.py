@@ -6,10 +6,12 @@ files; the other words are set one by one; the settings type then checks everyth
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -18,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString, Transformer
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,14 +32,13 @@ from robot_wm.cli.fields import (
     part_kinds,
     part_node,
     part_types,
-    types_at,
 )
 from robot_wm.cli.main import module_of
 from robot_wm.deployment.extensions import config_folder
 from robot_wm.deployment.old_names import refuse_old_name
 from robot_wm.deployment.parts import Part
 from robot_wm.types import UserError, read_settings
-from robot_wm.types.settings import is_settings, kinds_of, refuse_unknown, tag_of
+from robot_wm.types.settings import is_settings, kinds_of, refuse_unknown, tag_of, types_at
 
 _PARSER = OverridesParser.create()
 _ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +47,17 @@ _PLAIN = (str, int, float, bool, type(None))
 
 class UsageError(UserError):
     """The command line names something that does not exist."""
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Turns what hydra and YAML raise about words and files into a user's error."""
+    try:
+        yield
+    except RecursionError as error:
+        raise UsageError("got keys or values that are nested too deeply") from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
 
 
 def config_dir() -> Path:
@@ -112,9 +125,11 @@ def load_settings(command: str, settings_type: type, words: Sequence[str]) -> An
 
     Raises:
         UserError: an unknown key or choice, a value of the wrong kind or out of range, or a key
-            that is missing.
+            that is missing or given twice.
     """
     pairs = [_expand_short(*_pair(word)) for word in words]
+    keys = [key for key, _ in pairs]
+    _refuse_twice(keys)
     groups = choices(settings_type)
     nulls = [key for key, value in pairs if key in groups and value == "null"]
     chosen = [
@@ -122,13 +137,12 @@ def load_settings(command: str, settings_type: type, words: Sequence[str]) -> An
         for key, value in pairs
         if key in groups and key not in nulls
     ]
-    goals = [key for key, _ in pairs if key == "goal"]
-    if goals and any(key.startswith("goal.") for key, _ in pairs):
+    if "goal" in keys and any(key.startswith("goal.") for key in keys):
         raise UsageError("goal: got a picture, and pictures by camera; want one or the other")
-    try:
+    with _in_one_line():
         config = _compose_for(settings_type, chosen, command)
         for key in nulls:
-            if type(None) not in types_at(settings_type, key):
+            if type(None) not in types_at(settings_type, [key]):
                 raise UsageError(f"{key}: got null, want one of {', '.join(groups[key])}")
             config[key] = None
         # `_target_` first: a part of the caller's own must not inherit the settings of ours.
@@ -138,9 +152,7 @@ def load_settings(command: str, settings_type: type, words: Sequence[str]) -> An
                 refuse_old_name(f"{key}={value}", command)
                 _set(config, key, _value(key, value, settings_type), groups)
         values: Any = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeError) as error:
-        raise UsageError(" ".join(str(error).split())) from error
-    refuse_unknown("", values, settings_type)
+        refuse_unknown("", values, settings_type)
     missing = _missing(values)
     if missing:
         names = ("data" if key == "data.source" else key for key in missing)
@@ -152,6 +164,7 @@ def load_settings(command: str, settings_type: type, words: Sequence[str]) -> An
     return settings
 
 
+@_in_one_line()
 def compose_values(settings_type: type, words: Sequence[str]) -> dict[str, Any]:
     """Composes the choices among some words.
 
@@ -161,6 +174,9 @@ def compose_values(settings_type: type, words: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         Plain values, `"???"` where one must be given.
+
+    Raises:
+        UserError: a file of settings cannot be read.
     """
     groups = choices(settings_type)
     chosen = [word for word in words if word.partition("=")[2] in groups.get(_key(word), ())]
@@ -200,6 +216,13 @@ def _pair(word: str) -> tuple[str, str]:
     if not equals or not key.strip("+~"):
         raise UsageError(f"got {word!r}, want key=value")
     return key.lstrip("+"), value
+
+
+def _refuse_twice(keys: Sequence[str]) -> None:
+    """Raises UsageError if a key is given twice, as one of the values would be ignored."""
+    for i, key in enumerate(keys):
+        if key in keys[:i]:
+            raise UsageError(f"{key}: given twice")
 
 
 def _expand_short(key: str, value: str) -> tuple[str, str]:
@@ -261,7 +284,7 @@ def _value(key: str, text: str, settings_type: type) -> Any:
     Raises:
         UsageError: the value can be parsed in neither way.
     """
-    kinds = types_at(settings_type, key) or part_kinds(key)
+    kinds = types_at(settings_type, key.split(".")) or part_kinds(key)
     scalars = {kind for kind in kinds if kind in _PLAIN}
     if text == "null":
         return None
@@ -280,11 +303,10 @@ def _value(key: str, text: str, settings_type: type) -> Any:
     except HydraException:
         pass
     try:
-        value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
+        ((_, value),) = OmegaConf.create(f"value: {text}").items_ex(resolve=False)
     except Exception as error:
         raise UsageError(f"{key}: got {text!r}, want such as [a,b] or {{a: b}}") from error
-    assert isinstance(value, dict)
-    return value["value"]
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _at_home(value: Any) -> Any:
@@ -345,7 +367,7 @@ def _prune(values: Any, base: Any, kind: Any, path: str, command: str) -> Any:
         outside = isinstance(base, dict) and isinstance(values, dict) and "_target_" in base
         return {key: values[key] for key in base} if outside else values
     field = path.rpartition(".")[2]
-    members = types_at(kind, "")
+    members = types_at(kind, ())
     kinds: dict[str, Any] = {}
     if Part in members and values.get("name") in TABLES[field].table():
         kinds = dict.fromkeys(part_node(field, values["name"]), Any)
@@ -381,35 +403,36 @@ def sweep(words: Sequence[str]) -> list[list[str]]:
     """Returns every combination of words with several values: `seed=0,1,2` or `seed=range(0,3)`.
 
     Args:
-        words: Words of the form `key=value`.
+        words: Words of the form `key=value`; what separates values, and how a text with a comma is
+            quoted, is hydra's grammar.
 
     Returns:
         A list of words for each combination.
 
     Raises:
-        UsageError: a sweep that hydra's grammar does not take.
+        UsageError: a value that hydra's grammar does not take.
     """
-    combinations: list[list[str]] = [[]]
-    for word in words:
-        key, text = _pair(word)
-        if text.startswith(("range(", "choice(", "glob(", "interval(")):
-            try:
-                texts = list(_PARSER.parse_override(f"{key}={text}").sweep_string_iterator())
-            except (HydraException, ValueError) as error:
-                raise UsageError(f"{key}: {' '.join(str(error).split())}") from error
-        else:
-            texts = _apart(text)
-        combinations = [[*before, f"{key}={own}"] for before in combinations for own in texts]
-    return combinations
+    pairs = [_pair(word) for word in words]
+    _refuse_twice([key for key, _ in pairs])
+    texts = [[f"{key}={text}" for text in _each(key, value)] for key, value in pairs]
+    return [list(combination) for combination in itertools.product(*texts)]
 
 
-def _apart(text: str) -> list[str]:
-    """Splits a text at its commas, but for those in brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "[{(") - (letter in "]})")
-        if letter == "," and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
+def _each(key: str, text: str) -> list[str]:
+    """Returns the values that a word has, each as it would be typed alone."""
+    override = None
+    try:
+        override = _PARSER.parse_override(f"{key}={text}")
+        if override.is_sweep_override():
+            return [_typed(value) for value in override.sweep_iterator()]
+        return [str(override.value()) if text[:1] in ("'", '"') else text]
+    except (HydraException, ValueError) as error:
+        if override is None and ("," not in text or not set(text) & set("[]{}()'\"")):
+            return text.split(",")  # such as ~/a,~/b: hydra's grammar lacks some letters
+        raise UsageError(f"{key}: {' '.join(str(error).split())}") from error
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, QuotedString):
+        return value.text
+    return value if isinstance(value, str) else Transformer.str(value)

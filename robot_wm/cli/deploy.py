@@ -19,6 +19,7 @@ from robot_wm.deployment.devices import open_device
 from robot_wm.deployment.robots import build_robot
 from robot_wm.deployment.run import DeploySettings, check_deployment
 from robot_wm.deployment.session import DeployError, Session
+from robot_wm.deployment.settings import with_seed
 from robot_wm.files import output_dir
 from robot_wm.provenance import describe_run, to_yaml
 from robot_wm.types import UserError, plain_settings
@@ -54,7 +55,8 @@ def run(settings: DeploySettings) -> None:
         "config": to_yaml(plain_settings(settings)),
         "run": describe_run("deploy", settings),
     }
-    with open_device(settings.robot, robot, say) as device:
+    device_settings = with_seed(settings.robot, settings.seed)
+    with open_device(device_settings, robot, say) as device:
         device.wait_ready()
         with Session(settings, about, device, robot, record, Live()) as session:
             ready = session.wait_ready()

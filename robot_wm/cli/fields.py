@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,19 +16,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from robot_wm.deployment.extensions import find_attribute
 from robot_wm.deployment.parts import Part, annotations_of, part_defaults
 from robot_wm.types import plain_settings
-from robot_wm.types.settings import is_settings, kinds_of, tag_of
-from robot_wm.types.settings import types_at as settings_types_at
+from robot_wm.types.settings import is_settings, kinds_of, tag_of, types_at
 
 _PLAIN = (str, int, float, bool, type(None))
 _UNITS = {"_s": "s", "_m": "m", "_rad": "rad", "_hz": "Hz", "_ms": "ms", "_mps": "m/s"}
-
-
-def types_at(kind: Any, key: str) -> list[Any]:
-    """Lists the types that the value of a dotted key may have; empty if there is no such key."""
-    return settings_types_at(kind, key.split(".") if key else ())
 
 
 def part_types(settings: Any, path: str = "") -> Iterator[tuple[str, Part]]:
@@ -60,7 +54,7 @@ def expand(settings_type: type) -> dict[str, Any]:
     for name, kind in kinds_of(settings_type).items():
         default = default_of(settings_type, name)
         if default is msgspec.NODEFAULT:
-            nested = [member for member in types_at(kind, "") if is_settings(member)]
+            nested = [member for member in types_at(kind, ()) if is_settings(member)]
             values[name] = expand(nested[0]) if nested else "???"
         else:
             values[name] = expand_value(name, default)
@@ -92,7 +86,7 @@ def part_node(group: str, name: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Table:
+class ChoiceTable:
     """The choices of a field.
 
     Attributes:
@@ -113,16 +107,16 @@ class Table:
 
     def table(self) -> Mapping[str, Any]:
         """Imports the table and returns it."""
-        table: Mapping[str, Any] = find_attribute(f"{self.module}.{self.name}")  # type: ignore[assignment]
+        table: Mapping[str, Any] = getattr(importlib.import_module(self.module), self.name)
         return table
 
     def fits(self, kind: Any) -> bool:
         """Returns whether a field with this annotation is a choice from this table."""
-        return any(getattr(member, "__name__", "") == self.kind for member in types_at(kind, ""))
+        return any(getattr(member, "__name__", "") == self.kind for member in types_at(kind, ()))
 
     def names(self, kind: Any) -> list[str]:
         """Lists the choices that fit a field: `train` takes no rendered clips."""
-        types = types_at(kind, "")
+        types = types_at(kind, ())
         return [
             name
             for name, value in self.table().items()
@@ -140,31 +134,31 @@ class Table:
 
     def default(self, group: str, values: Any) -> str | None:
         """Returns the name of the choice that is a field's default; None if the default is None."""
-        if values is None:
-            return None
-        nodes = self.choices(group)
-        return next((name for name, node in nodes.items() if node == values), next(iter(nodes)))
+        names = [name for name, node in self.choices(group).items() if node == values]
+        if values is not None and not names:
+            raise LookupError(f"the default of {group} is none of {', '.join(self.table())}")
+        return names[0] if names else None
 
 
 _SIMULATION = "robot_wm.deployment.simulation"
 TABLES = {
-    "planner": Table("Part", "robot_wm.planners", "PLANNERS"),
-    "objective": Table(
+    "planner": ChoiceTable("Part", "robot_wm.planners", "PLANNERS"),
+    "objective": ChoiceTable(
         "Part",
         "robot_wm.objectives",
         "OBJECTIVES",
         {"region": "Region that counts: [top, left, bottom, right], picture shares; null: all."},
     ),
-    "encoder": Table("Part", "robot_wm.encoders", "ENCODERS"),
-    "predictor": Table("PredictorShape", "robot_wm.predictor", "PREDICTORS"),
-    "data": Table("DatasetSettings", "robot_wm.workflows.pretrain", "DATA"),
-    "robot": Table("SimulatedRobot", "robot_wm.deployment.settings", "ROBOTS"),
-    "env": Table("SimulationSettings", "robot_wm.deployment.settings", "ENVS"),
+    "encoder": ChoiceTable("Part", "robot_wm.encoders", "ENCODERS"),
+    "predictor": ChoiceTable("PredictorShape", "robot_wm.predictor", "PREDICTORS"),
+    "data": ChoiceTable("DatasetSettings", "robot_wm.workflows.pretrain", "DATA"),
+    "robot": ChoiceTable("SimulatedRobot", "robot_wm.deployment.settings", "ROBOTS"),
+    "env": ChoiceTable("SimulationSettings", "robot_wm.deployment.settings", "ENVS"),
     # Parts of an env or of a dataset: set as keys of those, not as groups of a command.
-    "simulator": Table("Part", _SIMULATION, "SIMULATORS"),
-    "task": Table("Part", _SIMULATION, "TASKS"),
-    "demonstrator": Table("Part", _SIMULATION, "DEMONSTRATORS", facts=("num_steps",)),
-    "play": Table("Part", _SIMULATION, "PLAYERS"),
+    "simulator": ChoiceTable("Part", _SIMULATION, "SIMULATORS"),
+    "task": ChoiceTable("Part", _SIMULATION, "TASKS"),
+    "demonstrator": ChoiceTable("Part", _SIMULATION, "DEMONSTRATORS", facts=("num_steps",)),
+    "play": ChoiceTable("Part", _SIMULATION, "PLAYERS"),
 }
 GROUPS = ("planner", "objective", "encoder", "predictor", "data", "robot", "env")
 
@@ -200,11 +194,11 @@ def settings_of(
         Setting: A key after the other, a group before what is in it.
     """
     meanings = meanings_of(settings_type)
-    defaults = expand(settings_type) if defaults is None else defaults
+    defaults = {**expand(settings_type), **(defaults or {})}
     for name, kind in kinds_of(settings_type).items():
         key, default = f"{prefix}{name}", defaults[name]
-        inside = [member for member in types_at(kind, "") if is_settings(member)]
-        if Part in types_at(kind, "") and isinstance(default, dict):
+        inside = [member for member in types_at(kind, ()) if is_settings(member)]
+        if Part in types_at(kind, ()) and isinstance(default, dict):
             chosen = default.get("name", default.get("_target_"))
             yield Setting(key, chosen, meanings.get(name, ""), _part_names(name))
             build = TABLES[name].table().get(str(chosen))
@@ -233,7 +227,7 @@ def part_kinds(key: str) -> list[Any]:
     if table is None or table.kind != "Part":
         return []
     annotations = (annotations_of(build) for build in table.table().values())
-    return [kind for own in annotations if name in own for kind in types_at(own[name], "")]
+    return [kind for own in annotations if name in own for kind in types_at(own[name], ())]
 
 
 def _part_names(field: str) -> str:
@@ -241,8 +235,8 @@ def _part_names(field: str) -> str:
 
 
 def _chosen(members: list[Any], default: Any) -> Any:
-    """Returns the type, of several, that a default belongs to; None if there is no default."""
-    if default is None:
+    """Returns the type, of several, that a default belongs to; None if it is no mapping."""
+    if not isinstance(default, dict):
         return None
     for member in members:
         tag = tag_of(member)

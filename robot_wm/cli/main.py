@@ -43,7 +43,7 @@ commands:
 {commands}
 
 robot-wm COMMAND --help says what each key means; --cfg job shows what a command would run with;
---multirun runs it for every value of keys with several: seed=0,1,2.
+--multirun runs it for every value of keys with several: seed=0,1,2; quotes keep a comma in a text.
 --import MODULE imports a module of yours first, one that registers an arm, a family or an encoder;
 --config-dir DIR adds a folder of settings of yours. KEY._target_=module.Name puts a planner, an
 encoder, a task or an env of yours in the place of ours.
@@ -156,7 +156,7 @@ def _run(name: str, words: list[str]) -> int:
     words = [word for word in words if word not in many]
     runs = [words]
     if many:
-        runs = [_apart(run, i, command.SETTINGS) for i, run in enumerate(sweep(words))]
+        runs = _separate_outputs(sweep(words), command.SETTINGS)
     settings = [load_settings(name, command.SETTINGS, run) for run in runs]
     for run, run_settings in zip(runs, settings, strict=True):
         if many:
@@ -171,27 +171,31 @@ def _run(name: str, words: list[str]) -> int:
     return 0
 
 
-def _apart(words: list[str], number: int, settings_type: type) -> list[str]:
-    """Gives each of several runs its own output: out=runs becomes runs/0, runs/1, ..."""
+def _separate_outputs(runs: Sequence[list[str]], settings_type: type) -> list[list[str]]:
+    """Gives each of several runs its own output: out=runs becomes runs/0, runs/1, ...
+
+    Args:
+        runs: The words of each run.
+        settings_type: Type of the settings.
+
+    Returns:
+        The words with the outputs; those that the caller chose for each run stay as they are.
+    """
     from robot_wm.cli.fields import expand
 
-    values = expand(settings_type)
-    places = {key: values[key] for key in ("out", "record") if values.get(key) not in (None, "???")}
-    others = []
-    for word in words:
-        key, _, value = word.lstrip("+").partition("=")
-        if key in ("out", "record"):
-            places[key] = value
-        else:
-            others.append(word)
-    for key, value in places.items():
-        if value in ("", "null"):
-            others.append(f"{key}={value}")
+    defaults = expand(settings_type)
+    separate = [dict(word.split("=", 1) for word in run) for run in runs]
+    for key in ("out", "record", "view"):
+        places = [values.get(key, defaults.get(key)) for values in separate]
+        if len(set(places)) == len(runs) > 1:
             continue
-        stem, suffix = os.path.splitext(value)
-        is_file = suffix in (".safetensors", ".png")
-        others.append(f"{key}={stem}-{number}{suffix}" if is_file else f"{key}={value}/{number}")
-    return others
+        for i, place in enumerate(places):
+            stem, suffix = os.path.splitext(place or "")
+            if suffix in (".safetensors", ".png", ".rrd"):
+                separate[i][key] = f"{stem}-{i}{suffix}"
+            elif place not in (None, "???", "", "null", "rerun"):
+                separate[i][key] = f"{place}/{i}"
+    return [[f"{key}={value}" for key, value in values.items()] for values in separate]
 
 
 def _take_cfg(words: Sequence[str]) -> tuple[bool, list[str]]:

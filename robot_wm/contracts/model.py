@@ -15,14 +15,14 @@ if TYPE_CHECKING:  # torch takes a second, and whoever checks an env needs none
 
 
 def check_world_model(
-    make: Callable[[], WorldModel], looks: Sequence[tuple[Observation, FloatArray | None]]
+    make: Callable[[], WorldModel], observations: Sequence[tuple[Observation, FloatArray | None]]
 ) -> None:
     """Checks a WorldModel against what training, evaluation, planning and monitors expect of it.
 
     Args:
         make: A function that builds the model, the same at every call.
-        looks: Three or more consecutive observations of its cameras, each with the action that was
-            executed before it; None with the first.
+        observations: Three or more consecutive observations of its cameras, each with the action
+            that was executed before it; None with the first.
 
     Raises:
         AssertionError: the interface is broken; the message says where.
@@ -51,7 +51,7 @@ def check_world_model(
             return model.rollout(state, some, noise()).mean
 
     state, before = model.initial(), None
-    for observation, applied in looks:
+    for observation, applied in observations:
         before, state = state, model.observe(state, observation, applied)
         (latent,) = model.latent(state)
         assert tuple(latent.shape) == tokens, f"latent: got {tuple(latent.shape)}, want {tokens}"
@@ -80,7 +80,7 @@ def check_world_model(
         "rollout: a later action changed an earlier latent"
     )
     old = imagine(before)
-    model.observe(before, looks[-1][0], looks[-1][1])
+    model.observe(before, observations[-1][0], observations[-1][1])
     assert torch.equal(imagine(before), old), "observe: it changed the state that it was given"
     leaf = actions.clone().requires_grad_()
     model.rollout(state, leaf, noise()).mean[:, -1].square().sum().backward()
@@ -119,7 +119,7 @@ def check_world_model(
         learned = sum(float(p.grad.abs().sum()) for p in learner.parameters() if p.grad is not None)  # type: ignore[attr-defined]
         assert learned > 0, "loss: no gradient of any parameter"
 
-    first, _ = looks[0]
+    first, _ = observations[0]
     bad_proprio = Observation(first.images, np.full_like(first.proprio, np.nan), 0.0)
     for what, observation, applied in (
         ("a proprio that is not finite", bad_proprio, None),

@@ -171,8 +171,8 @@ class FaultBench:
         number: int,
     ) -> tuple[bytes, bool]:
         """Draws a plan as the policy process sends it, and whether it is legal."""
-        wish = legal_pose(self.chain, self.limits, rng, joints)
-        good = JointPlan(supervisor.epoch, number + 1, now_s - 0.05, now_s, joints, wish[None],
+        target = legal_pose(self.chain, self.limits, rng, joints)
+        good = JointPlan(supervisor.epoch, number + 1, now_s - 0.05, now_s, joints, target[None],
                          now_s + 2.0)  # fmt: skip
         if rng.random() < 0.5:
             return encode(PlanProposal(plan=good)), True
@@ -212,14 +212,14 @@ class FaultBench:
 
     def governor(self, num: int = 2000) -> dict[str, Any]:
         """Measures the time of a governor's step that is pushed against every limit."""
-        rng, took_s, wish = np.random.default_rng(self.seed), [], self.park_pose
+        rng, took_s, target = np.random.default_rng(self.seed), [], self.park_pose
         governor = Governor(self.limits, self.chain.corners, self.park_pose)
         reach = 0.6 * float(self.limits.max_jump)
         for tick in range(num):
             if tick % 25 == 0:
-                wish = rng.uniform(self.limits.low, self.limits.high)
+                target = rng.uniform(self.limits.low, self.limits.high)
             begin_s = time.perf_counter()
-            near = governor.joints + np.clip(wish - governor.joints, -reach, reach)
+            near = governor.joints + np.clip(target - governor.joints, -reach, reach)
             governor.step(near)
             took_s.append(time.perf_counter() - begin_s)
         median_ms, p99_ms = (1000 * float(np.quantile(took_s, q)) for q in (0.5, 0.99))

@@ -15,7 +15,7 @@ from robot_wm.deployment.extensions import find_attribute
 from robot_wm.types import UserError, read_settings
 from robot_wm.types.settings import is_settings, kinds_of, unknown_key
 
-Table = Mapping[str, Callable[..., Any]]
+Makers = Mapping[str, Callable[..., Any]]
 
 
 class Part:
@@ -68,7 +68,7 @@ class Part:
         """Whether the part is the caller's own."""
         return "." in self.name
 
-    def resolved(self, table: Table) -> Part:
+    def resolved(self, table: Makers) -> Part:
         """Returns the same part with every plain default filled in: equal parts compare equal."""
         if self.name not in table:
             return self
@@ -79,7 +79,7 @@ class Part:
 
     def find(
         self,
-        table: Table,
+        table: Makers,
         what: str,
         *,
         also: Collection[str] = (),
@@ -88,7 +88,7 @@ class Part:
         """Finds the class or function that makes the part, and checks the settings.
 
         Args:
-            table: Table of the part's kind.
+            table: Makers of the part's kind.
             what: Name of the kind, such as `planner`, for error messages.
             also: Names of further settings that the part may have.
             without: Names of arguments that are no settings.
@@ -97,10 +97,14 @@ class Part:
             The class or function.
 
         Raises:
-            UserError: there is none of that name, or it does not take a setting.
+            UserError: there is none of that name that can be called, or it does not take a setting.
         """
         if self.is_outside:
             attribute: Any = find_attribute(self.name)
+            try:
+                inspect.signature(attribute)
+            except (TypeError, ValueError) as error:  # of something else than a class or function
+                raise UserError(f"{what} {self.name}: {error}") from error
             return attribute
         if self.name not in table:
             raise UserError(f"{what}: got {self.name!r}, want one of {', '.join(table)}")
@@ -115,7 +119,7 @@ class Part:
                     read_settings(f"{what}.{key}", value, annotations[key])
         return build
 
-    def make(self, table: Table, what: str, *first: Any, **facts: Any) -> Any:
+    def make(self, table: Makers, what: str, *first: Any, **facts: Any) -> Any:
         """Makes the component.
 
         Args:
@@ -131,12 +135,14 @@ class Part:
             UserError: there is none of that name, or it does not take its settings.
         """
         build = self.find(table, what)
+        settings = {**self.settings, **facts}
         try:
-            return build(*first, **{**self.settings, **facts})
+            inspect.signature(build).bind(*first, **settings)
         except TypeError as error:
             raise UserError(f"{what} {self.name}: {error}") from error
+        return build(*first, **settings)
 
-    def get(self, table: Table, what: str, name: str) -> Any:
+    def get(self, table: Makers, what: str, name: str) -> Any:
         """Returns a setting or its default; None if the part has no such setting."""
         build = self.find(table, what)
         return self.settings.get(name, part_defaults(build).get(name))

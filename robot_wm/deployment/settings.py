@@ -96,7 +96,7 @@ class SimulatedRobot(_RobotSettings, frozen=True, kw_only=True, tag="simulated")
         arm: A name of the table of arms, or `package.function`, which returns a RobotModel.
         park_pose: Joints where the arm parks and may go limp, rad; `home`: the arm's home; null:
             the arm's own park pose, if it has one.
-        seed: Seed of the scene: where the arm and the cube stand.
+        seed: Seed of the scene: where the arm and the cube stand; null: the command's, or 0.
         image_size: Height and width of the cameras' pictures, pixels.
         random_appearance: Draws light, colours and the camera's pose at random.
         wrist_camera: Adds a second camera on the arm.
@@ -106,7 +106,7 @@ class SimulatedRobot(_RobotSettings, frozen=True, kw_only=True, tag="simulated")
     name: str = "sim"
     arm: str = "so100"
     park_pose: tuple[float, ...] | Literal["home"] | None = "home"
-    seed: Seed = 0
+    seed: Seed | None = None
     image_size: Pixels = 128
     random_appearance: bool = False
     wrist_camera: bool = False
@@ -144,6 +144,14 @@ class LeRobotRobot(_RobotSettings, frozen=True, kw_only=True, tag="lerobot"):
 
 
 RobotSettings = SimulatedRobot | LeRobotRobot
+
+
+def with_seed(robot: RobotSettings, seed: int) -> RobotSettings:
+    """Returns the same robot with a command's seed, unless it has one of its own or needs none."""
+    if isinstance(robot, SimulatedRobot) and robot.seed is None:
+        return msgspec.structs.replace(robot, seed=seed)
+    return robot
+
 
 # LeRobot's degrees count from the middle of each joint's range, the gripper's percent from shut.
 SO101_JOINTS = JointSettings(

@@ -6,8 +6,10 @@ import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from hardware.governor import Governor
 from robot_wm.contracts import check_env, check_task, hold_to, is_ours
@@ -16,12 +18,16 @@ from robot_wm.deployment.robots import build_arm
 from robot_wm.deployment.settings import SimulationSettings
 from robot_wm.kinematics import RobotModel
 from robot_wm.types import Controller, Env, FloatArray, Task, UserError
-from sim_envs.manifest import episodes_of
+from sim_envs.manifest import DEV_SEED, episodes_of
 from sim_envs.play import Play
 from sim_envs.reach import ReachTask
 from sim_envs.reach_demonstrator import ReachDemonstrator
 from sim_envs.tabletop import Tabletop
 
+# Episode seeds of one `seed` of demonstrations; those of all are below the manifests'.
+SEEDS_PER_RUN = 100_000
+NUM_RUN_SEEDS = DEV_SEED // SEEDS_PER_RUN
+RunSeed = Annotated[int, Meta(ge=0, lt=NUM_RUN_SEEDS)]
 SIMULATORS = {"tabletop": Tabletop}
 TASKS = {"reach": ReachTask}
 DEMONSTRATORS = {"reach": ReachDemonstrator}
@@ -133,11 +139,11 @@ def govern(env: Tabletop, robot: RobotModel) -> None:
     for share in itertools.product(
         (0.0, 1.0), repeat=4
     ):  # corners of the workspace, where an episode may begin
-        wish = robot.workspace_low + share * (robot.workspace_high - robot.workspace_low)
-        joints, _ = robot.reach(wish[:3], robot.home)
-        problem = probe.problem(limits.clip_within_tolerance(robot.opened(joints, wish[3])))
+        pose = robot.workspace_low + share * (robot.workspace_high - robot.workspace_low)
+        joints, _ = robot.reach(pose[:3], robot.home)
+        problem = probe.problem(limits.clip_within_tolerance(robot.opened(joints, pose[3])))
         if problem:
-            raise UserError(f"env.limits: the arm may not stand at {wish.round(3)} m: {problem}")
+            raise UserError(f"env.limits: the arm may not stand at {pose.round(3)} m: {problem}")
 
     def begin(joints: FloatArray) -> GovernedTicks:
         return GovernedTicks(

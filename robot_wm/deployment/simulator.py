@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hardware.arm_server import lower_niceness
+from hardware.priority import lower_niceness
 from hardware.simulated import JointTargets, Measured
 from hardware.spawn import ignore_interrupts, read_task
 from hardware.tasks import (
@@ -47,7 +47,7 @@ def main(words: list[str]) -> int:
         random_appearance=settings.random_appearance,
         wrist_camera=settings.wrist_camera,
     )
-    env.reset(settings.seed)
+    env.reset(settings.seed or 0)
     num_joints = len(robot.joints)
     targets = JointTargets(num_joints, task.joint_targets)
     measured = Measured(num_joints, task.measured)

@@ -140,7 +140,7 @@ def build_encoder(
     image_size: Count | None = None,
     pool: Count = 1,
     num_blocks: Count | None = None,
-    seed: Seed = 0,
+    seed: Seed | None = None,
 ) -> Encoder:
     """Builds a frozen encoder.
 
@@ -154,7 +154,7 @@ def build_encoder(
         image_size: Height and width of the pictures, pixels; None for the default. Not for mini.
         pool: Side of the squares of tokens that are averaged into one. Not for mini.
         num_blocks: Number of blocks to keep, from the first; None for all. Not for mini.
-        seed: Seed of random weights.
+        seed: Seed of random weights; None: a command's seed, or 0.
 
     Returns:
         The encoder.
@@ -178,7 +178,7 @@ def build_encoder(
                 f"encoder {name}: got image_size {image_size}, pool {pool}, num_blocks "
                 f"{num_blocks}; want none of them (pool 1; mini_patches may be pooled)"
             )
-        mini = random_mini(seed=seed) if untrained else load_mini(path or shipped_weights())
+        mini = random_mini(seed=seed or 0) if untrained else load_mini(path or shipped_weights())
         return _mini_patches(mini, pool) if name == "mini_patches" else mini
     if name == "pixels":
         if pretrained is not None or path or num_blocks or pool > 1:
@@ -200,7 +200,7 @@ def build_encoder(
             hub = {"repo": _HUB[name].repo, "revision": _HUB[name].revision}
     state = None if path is None else _translate(name, read_weights(path))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed or 0)
         return _build(config, state, hub)
 
 

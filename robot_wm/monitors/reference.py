@@ -24,13 +24,13 @@ from robot_wm.types import ImageArray, UserError
 FILE = "normal.safetensors"
 _BATCH_SIZE = 64  # predictions
 _MAX_FEATURES = 4096  # of a latent; larger latents are compared by mean and standard deviation
-_VIEW = (16, 16)  # pixels
+_THUMBNAIL = (16, 16)  # pixels
 # Names of the tensors in the file; old checkpoints have the same.
 _STORED = {
     "bank": "bank",
-    "views": "views",
+    "thumbnails": "views",
     "novelty": "strangeness",
-    "view_novelty": "view_strangeness",
+    "thumbnail_novelty": "view_strangeness",
     "prediction_errors": "surprise",
 }
 
@@ -41,28 +41,28 @@ class ReferenceStatistics:
 
     Attributes:
         bank: Features `[N, F]` of training frames.
-        views: Small pictures `[N, V]` of the same frames, 0 to 1: an encoder that was trained to
+        thumbnails: Pictures `[N, V]` of the same frames, 0 to 1: an encoder that was trained to
             ignore what does not matter may take a black picture for one it knows.
         novelty: Distances of held-out frames to the nearest of the bank, `[M]`, increasing.
-        view_novelty: Distances of the small pictures, likewise.
+        thumbnail_novelty: Distances of the thumbnails, likewise.
         prediction_errors: One-step prediction errors on held-out episodes, `[K]`, increasing.
     """
 
     bank: Tensor
-    views: Tensor
+    thumbnails: Tensor
     novelty: Tensor
-    view_novelty: Tensor
+    thumbnail_novelty: Tensor
     prediction_errors: Tensor
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            num_axes = 2 if name in ("bank", "views") else 1
+            num_axes = 2 if name in ("bank", "thumbnails") else 1
             if value.ndim != num_axes or not value.numel() or not value.isfinite().all():
                 raise UserError(f"{FILE}: {name} is {tuple(value.shape)}, or not finite")
-        for name in ("novelty", "view_novelty", "prediction_errors"):
+        for name in ("novelty", "thumbnail_novelty", "prediction_errors"):
             if (getattr(self, name).diff() < 0).any():
                 raise UserError(f"{FILE}: {name} is not in order")
-        for name in ("novelty", "view_novelty"):
+        for name in ("novelty", "thumbnail_novelty"):
             if not getattr(self, name)[-1] > 0:  # a divisor: 0 / 0 would pass as not novel
                 raise UserError(f"{FILE}: {name} ends at {float(getattr(self, name)[-1])}")
 
@@ -76,17 +76,17 @@ class ReferenceStatistics:
             images: Pictures of the model's cameras, in their order, uint8 `[height, width, 3]`.
 
         Returns:
-            The larger of the distances by latent and by small pictures.
+            The larger of the distances by latent and by thumbnail.
         """
-        return max(self.far(latent, images))
+        return max(self.distances(latent, images))
 
-    def far(self, latent: Tensor, images: Sequence[ImageArray]) -> tuple[float, float]:
-        """Returns both distances that `novelty_of` compares: by latent, and by small pictures."""
+    def distances(self, latent: Tensor, images: Sequence[ImageArray]) -> tuple[float, float]:
+        """Returns both distances that `novelty_of` compares: by latent, and by thumbnail."""
         features = _features(latent[None]).cpu()
-        views = torch.cat([_views(image[None]) for image in images], dim=1)
+        thumbnails = torch.cat([_thumbnails(image[None]) for image in images], dim=1)
         return (
             float(_distances(features, self.bank) / self.novelty[-1]),
-            float(_distances(views, self.views) / self.view_novelty[-1]),
+            float(_distances(thumbnails, self.thumbnails) / self.thumbnail_novelty[-1]),
         )
 
     def check(self, info: ModelInfo) -> None:
@@ -94,7 +94,7 @@ class ReferenceStatistics:
         latent_size = info.num_tokens * info.dim
         sizes = {
             "bank": latent_size if latent_size <= _MAX_FEATURES else 2 * info.dim,
-            "views": 3 * _VIEW[0] * _VIEW[1] * len(info.views),
+            "thumbnails": 3 * _THUMBNAIL[0] * _THUMBNAIL[1] * len(info.views),
         }
         for name, size in sizes.items():
             got = getattr(self, name).shape[1]
@@ -139,7 +139,7 @@ class ReferenceStatistics:
             tensors = {name: stored.pop(key) for name, key in _STORED.items()}
             if stored:
                 raise UserError(f"{FILE}: unknown parts {', '.join(sorted(stored))}")
-            return cls(**{**tensors, "views": tensors["views"].float() / 255})
+            return cls(**{**tensors, "thumbnails": tensors["thumbnails"].float() / 255})
         except (SafetensorError, TypeError, LookupError, RuntimeError) as error:
             raise UserError(f"{FILE}: {error}") from error
 
@@ -175,17 +175,17 @@ def fit_reference(
     Raises:
         UserError: a frame does not decode, or the held-out episodes are too short.
     """
-    bank, views = _frame_features(model, data, tokens, training, num_frames)
-    others, other_views = _frame_features(model, data, tokens, held_out, num_frames)
+    bank, thumbnails = _frame_features(model, data, tokens, training, num_frames)
+    others, other_thumbnails = _frame_features(model, data, tokens, held_out, num_frames)
     errors = [
         _one_step_errors(model, data, tokens, i, math.ceil(num_frames / len(held_out)))
         for i in held_out
     ]
     return ReferenceStatistics(
         bank,
-        views,
+        thumbnails,
         _distances(others, bank).sort().values.clamp_min(1e-9),
-        _distances(other_views, views).sort().values.clamp_min(1e-9),
+        _distances(other_thumbnails, thumbnails).sort().values.clamp_min(1e-9),
         torch.cat(errors).sort().values,
     )
 
@@ -197,8 +197,8 @@ def _frame_features(
     episodes: Sequence[int],
     num_frames: int,
 ) -> tuple[Tensor, Tensor]:
-    """Returns features `[N, F]` and small pictures `[N, V]` of frames spread over some episodes."""
-    features, views = [], []
+    """Returns features `[N, F]` and thumbnails `[N, V]` of frames spread over some episodes."""
+    features, thumbnails = [], []
     num_per_episode = math.ceil(num_frames / len(episodes))
     for i in episodes:
         rows = _spread(len(data.indices[i]), num_per_episode)
@@ -208,8 +208,8 @@ def _frame_features(
         episode = data.dataset.episode(data.episodes[i])
         indices = data.indices[i][rows].tolist()
         frames = [data.dataset.frames(episode, camera, indices) for camera in data.cameras]
-        views.append(torch.cat([_views(images) for images in frames], dim=1))
-    return torch.cat(features), torch.cat(views)
+        thumbnails.append(torch.cat([_thumbnails(images) for images in frames], dim=1))
+    return torch.cat(features), torch.cat(thumbnails)
 
 
 def _one_step_errors(
@@ -244,9 +244,9 @@ def _spread(length: int, num: int) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, min(num, max(length, 0))).astype(np.int64))
 
 
-def _views(images: ImageArray) -> Tensor:
+def _thumbnails(images: ImageArray) -> Tensor:
     """Returns pictures `[N, height, width, 3]` scaled down to be compared directly, `[N, V]`."""
-    return torch.from_numpy(scale_frames(images, _VIEW)).flatten(1).float() / 255
+    return torch.from_numpy(scale_frames(images, _THUMBNAIL)).flatten(1).float() / 255
 
 
 def _features(latents: Tensor) -> Tensor:
@@ -258,8 +258,8 @@ def _features(latents: Tensor) -> Tensor:
 
 def _distances(features: Tensor, bank: Tensor) -> Tensor:
     """Returns root mean square differences of each `[N, F]` to the nearest of a bank, `[N]`."""
-    far = torch.cdist(features, bank.to(features), compute_mode="donot_use_mm_for_euclid_dist")
-    return far.min(1).values / math.sqrt(features.shape[1])
+    pairwise = torch.cdist(features, bank.to(features), compute_mode="donot_use_mm_for_euclid_dist")
+    return pairwise.min(1).values / math.sqrt(features.shape[1])
 
 
 def load_reference(directory: Path, info: ModelInfo) -> ReferenceStatistics | None:

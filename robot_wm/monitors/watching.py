@@ -75,19 +75,19 @@ class Monitors:
     """Watches a run; every check raises MonitorError with what is wrong.
 
     Args:
-        normal: Reference statistics of the checkpoint; None: only what needs none is checked.
+        reference: Reference statistics of the checkpoint; None: only what needs none is checked.
         settings: Thresholds of the checks.
         step_energy: Mean energy of a step of the training data; None: progress is not checked.
     """
 
     def __init__(
         self,
-        normal: ReferenceStatistics | None,
+        reference: ReferenceStatistics | None,
         settings: MonitorSettings,
         *,
         step_energy: float | None,
     ) -> None:
-        self._normal, self._settings, self._step_energy = normal, settings, step_energy
+        self._reference, self._settings, self._step_energy = reference, settings, step_energy
         self.begin()
 
     def begin(self) -> None:
@@ -112,9 +112,9 @@ class Monitors:
         Raises:
             MonitorError: the pictures are too novel.
         """
-        if self._normal is None:
+        if self._reference is None:
             return None
-        ratio = self._normal.novelty_of(latent, images)
+        ratio = self._reference.novelty_of(latent, images)
         if not ratio <= self._settings.novelty_ratio:
             raise MonitorError(
                 f"{what} is unlike the training pictures: {ratio:.1f} times as far from them as "
@@ -174,10 +174,10 @@ class Monitors:
         Raises:
             MonitorError: there were too many large errors in a row.
         """
-        if self._normal is None:
+        if self._reference is None:
             return None
         error = prediction_error(predicted, observed)
-        p_value = self._normal.p_value(error)
+        p_value = self._reference.p_value(error)
         large = p_value <= self._settings.prediction_error_p
         self._num_large_errors = self._num_large_errors + 1 if large else 0
         if self._num_large_errors >= self._settings.large_errors:
@@ -187,18 +187,18 @@ class Monitors:
             )
         return p_value
 
-    def progress(self, promised: float, real: float) -> None:
+    def progress(self, predicted_drop: float, actual_drop: float) -> None:
         """Checks that energy falls as predicted.
 
         Args:
-            promised: Energy drop that was predicted for the executed action.
-            real: Energy drop that was then observed.
+            predicted_drop: Energy drop that was predicted for the executed action.
+            actual_drop: Energy drop that was then observed.
 
         Raises:
             MonitorError: the observed drop over the last decisions is too small.
         """
         num_plans = self._settings.progress_plans
-        self._energy_drops = [*self._energy_drops, (promised, real)][-num_plans:]
+        self._energy_drops = [*self._energy_drops, (predicted_drop, actual_drop)][-num_plans:]
         if len(self._energy_drops) < num_plans or self._step_energy is None:
             return
         predicted, actual = (sum(drops) for drops in zip(*self._energy_drops, strict=True))
@@ -206,7 +206,7 @@ class Monitors:
             return
         if actual < self._settings.progress_share * predicted:
             raise MonitorError(
-                f"no progress: {num_plans} plans promised an energy drop of {predicted:.3f}, "
+                f"no progress: {num_plans} plans predicted an energy drop of {predicted:.3f}, "
                 f"{actual:.3f} came"
             )
 

@@ -35,16 +35,16 @@ class MaskedObjective(nn.Module):
         self._config, self._side = config, encoder.side
         self.teacher = copy.deepcopy(encoder).requires_grad_(False)
         width, narrow = encoder.config.width, config.narrow_width
-        self.enter = nn.Linear(width, narrow)
+        self.in_proj = nn.Linear(width, narrow)
         self.mask_token = nn.Parameter(torch.zeros(narrow))
         self.blocks = nn.ModuleList(Block(narrow, narrow // 16) for _ in range(config.narrow_depth))
         self.norm = nn.LayerNorm(narrow, eps=LAYER_NORM_EPS)
-        self.leave = nn.Linear(narrow, width)
+        self.out_proj = nn.Linear(narrow, width)
         self.register_buffer("positions", sincos_2d(encoder.side, narrow), persistent=False)
 
     def init(self, generator: torch.Generator) -> None:
         """Draws the predictor's initial weights from `generator`."""
-        predictor = nn.ModuleList((self.enter, self.blocks, self.leave))
+        predictor = nn.ModuleList((self.in_proj, self.blocks, self.out_proj))
         init_transformer(self.blocks, predictor, generator)
         nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
 
@@ -135,11 +135,11 @@ class MaskedObjective(nn.Module):
         positions = space + _times(num_tubelets, space)[:, None]
         positions = positions.flatten(0, 1)  # [U * patches, narrow]
         x = torch.cat(
-            (self.enter(context) + positions[visible], self.mask_token + positions[masked]), dim=1
+            (self.in_proj(context) + positions[visible], self.mask_token + positions[masked]), dim=1
         )
         for block in self.blocks:
             x, _ = block(x)
-        return self.leave(self.norm(x[:, visible.shape[1] :])).float()
+        return self.out_proj(self.norm(x[:, visible.shape[1] :])).float()
 
 
 def sample_masks(

@@ -50,7 +50,7 @@ def render_html(report: Report) -> str:
         tasks=tasks,
         colors=colors,
         videos=[_video(video, measure) for video in report.videos],
-        distances=plots.plot_measure(curves, measure, colors) if curves else None,
+        measured=plots.plot_measure(curves, measure, colors) if curves else None,
         energies=plots.plot_energies(energies) if any(energies) else None,
         landscapes=[
             {

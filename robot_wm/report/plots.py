@@ -127,7 +127,7 @@ def plot_measure(
             axes.set_ylim(bottom=0)
         axes.margins(x=0.01)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        return _svg(figure, f"{measure.name.capitalize()} by step, by method", salt="distances")
+        return _svg(figure, f"{measure.name.capitalize()} by step, by method", salt="measure")
 
 
 def plot_energies(energies: Sequence[Sequence[float]]) -> Markup:
@@ -342,7 +342,9 @@ def plot_planners(rows: Sequence[Mapping[str, Any]]) -> str:
             for axes, key in ((by_samples, "num_evaluated"), (by_time, "plan_s_median")):
                 values = [row[key] for row in selected]
                 axes.plot(values, regret, "o-", color=color, label=name, ms=3)
-        by_samples.set(xlabel="evaluated samples", ylabel="regret, % of what rest costs above it")
+        by_samples.set(
+            xlabel="evaluated samples", ylabel="cost above the best plan, % of doing nothing's"
+        )
         by_time.set(xlabel="seconds a plan, encoding included")
         for axes in (by_samples, by_time):
             axes.set(xscale="log", yscale="log")

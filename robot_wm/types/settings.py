@@ -159,8 +159,13 @@ def read_settings(name: str, values: object, kind: Any) -> Any:
         return msgspec.convert(values, kind, dec_hook=_read_custom)
     except msgspec.ValidationError as error:
         cause = error.__cause__
-        message, _, where = str(error).partition(" - at `$")
-        where = where.rstrip("`") if name else where.rstrip("`").removeprefix(".")
+        message, _, place = str(error).partition(" - at `")
+        where = place.partition("$")[2].rstrip("`")
+        where = where if name else where.removeprefix(".")
+        mapping, inside, _ = where.partition("[...]")
+        if inside or place.startswith("key"):
+            types = types_at(kind, _keys(mapping))
+            _read_members(f"{name}{mapping}", _at(values, mapping), types)
         if isinstance(cause, UserError):  # raised by a constructor, about several fields together
             field = re.match(r"[\w.\[\]]+: ", message)
             place = f"{name}{where}"
@@ -177,6 +182,16 @@ def read_settings(name: str, values: object, kind: Any) -> Any:
         else:
             raise UserError(f"{name}{where}: {message}") from error
         raise UserError(f"{name}{where}: got {_at(values, where)!r}, want {want}") from error
+
+
+def _read_members(name: str, mapping: Any, kinds: Sequence[Any]) -> None:
+    """Reads a mapping's members one by one: msgspec does not tell which of them is wrong."""
+    for kind in kinds:
+        if get_origin(kind) is dict:
+            key_kind, value_kind = get_args(kind)
+            for key, value in mapping.items():
+                read_settings(f"a key of {name}", key, key_kind)
+                read_settings(f"{name}.{key}", value, value_kind)
 
 
 def _plain_number(value: object) -> object:
@@ -285,15 +300,21 @@ def refuse_unknown(name: str, values: object, kind: Any) -> None:
 
     Args:
         name: As in `read_settings`.
-        values: A mapping; anything else has no keys.
+        values: A mapping or a list; anything else has no keys.
         kind: A settings type, or a union of several.
 
     Raises:
         UserError: there is such a key, at any depth; the message names it and the most similar key.
     """
-    if not isinstance(values, dict):
+    if not isinstance(values, dict | list | tuple):
         return
     members = [member for member in types_at(kind, ()) if is_settings(member)]
+    if not isinstance(values, dict) or not members:
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            inner = types_at(kind, (key,))
+            if inner:
+                refuse_unknown(_member(name, key), value, Union[tuple(inner)])  # noqa: UP007
+        return
     tags = {member: tag for member in members if (tag := tag_of(member))}
     tagged = [member for member, (field, word) in tags.items() if values.get(field) == word]
     if tags and not tagged and any(field in values for field, _ in tags.values()):
@@ -304,10 +325,16 @@ def refuse_unknown(name: str, values: object, kind: Any) -> None:
         if member in tags:
             allowed.setdefault(tags[member][0], Any)
     for key, value in values.items():
-        if members and key not in allowed:
+        if key not in allowed:
             raise UserError(unknown_key(name, str(key), list(allowed)))
-        if members:
-            refuse_unknown(f"{name}.{key}" if name else str(key), value, allowed[key])
+        refuse_unknown(_member(name, key), value, allowed[key])
+
+
+def _member(name: str, key: str | int) -> str:
+    """Returns the dotted name of a member of settings or a mapping, or of a list."""
+    if isinstance(key, int):
+        return f"{name}[{key}]"
+    return f"{name}.{key}" if name else key
 
 
 def tag_of(kind: Any) -> tuple[str, str] | None:

@@ -11,15 +11,13 @@ from msgspec import Meta
 
 from robot_wm.data import DatasetWriter
 from robot_wm.deployment.settings import SimulationSettings
-from robot_wm.deployment.simulation import build_simulation
+from robot_wm.deployment.simulation import SEEDS_PER_RUN, RunSeed, build_simulation
 from robot_wm.files import output_dir
 from robot_wm.progress import Progress
 from robot_wm.provenance import write_run
 from robot_wm.types import Count, Judgement, Settings, UserError
 from robot_wm.workflows.demonstrations import Demonstration, demonstrate, privileged
 from robot_wm.workflows.workers import map_in_order
-
-SEEDS_PER_RUN = 100_000  # episode seeds of one `seed`; the manifests' begin above 80 times as many
 
 
 class CollectSettings(Settings, frozen=True, kw_only=True):
@@ -36,7 +34,7 @@ class CollectSettings(Settings, frozen=True, kw_only=True):
     out: str
     env: SimulationSettings = SimulationSettings()
     num_episodes: Annotated[int, Meta(ge=1, le=SEEDS_PER_RUN)] = 250
-    seed: Annotated[int, Meta(ge=0, lt=80)] = 0
+    seed: RunSeed = 0
     num_workers: Count = 2
 
 

@@ -21,7 +21,7 @@ from robot_wm.data import (
     open_dataset,
 )
 from robot_wm.deployment.extensions import check_parts
-from robot_wm.deployment.parts import Part
+from robot_wm.deployment.parts import Part, part_defaults
 from robot_wm.encoders import ENCODERS, Encoder, encode
 from robot_wm.progress import Progress
 from robot_wm.types import Positive, Settings
@@ -89,11 +89,12 @@ def load_data(
     return data
 
 
-def make_encoder(part: Part) -> Encoder:
+def make_encoder(part: Part, *, seed: int) -> Encoder:
     """Makes an encoder of ours by its name, or one of the caller's own class.
 
     Args:
         part: The encoder's name and settings.
+        seed: Seed of its random weights, unless the part has one of its own.
 
     Returns:
         The encoder.
@@ -101,6 +102,9 @@ def make_encoder(part: Part) -> Encoder:
     Raises:
         UserError: it does not take its settings, or breaks the contract of an encoder.
     """
+    takes_seed = "seed" in part_defaults(part.find(ENCODERS, "encoder"))
+    if takes_seed and part.get(ENCODERS, "encoder", "seed") is None:
+        part = Part(part.name, **{**part.settings, "seed": seed})
     encoder = part.make(ENCODERS, "encoder")
     check_parts(encoder, part.name, ("dim", "grid", "image", "fingerprint"))
     hold_to(lambda: check_encoder(lambda: part.make(ENCODERS, "encoder")), encoder)

@@ -13,12 +13,13 @@ from msgspec import Meta
 
 from robot_wm.checkpoint import find_checkpoint
 from robot_wm.deployment.parts import Part
+from robot_wm.deployment.simulation import SEEDS_PER_RUN, RunSeed
 from robot_wm.models import FitConfig
 from robot_wm.progress import Stages
 from robot_wm.report import write_report
 from robot_wm.training import TrainConfig
 from robot_wm.types import Count, Settings
-from robot_wm.workflows.collect import SEEDS_PER_RUN, CollectSettings, collect
+from robot_wm.workflows.collect import CollectSettings, collect
 from robot_wm.workflows.data import DatasetSettings
 from robot_wm.workflows.evaluate import EvalSettings, Evaluation, evaluate_checkpoint, table
 from robot_wm.workflows.train import TrainingRun, TrainSettings, resume_file, train
@@ -46,7 +47,7 @@ class DemoSettings(Settings, frozen=True):
     num_demonstrations: Annotated[int, Meta(ge=1, le=SEEDS_PER_RUN)] = 250
     num_train_steps: Count = TrainConfig.num_steps
     num_episodes: Count = 40
-    seed: Annotated[int, Meta(ge=0, lt=80)] = 0
+    seed: RunSeed = 0
     num_workers: Count = 2
     debug: bool = False
 

@@ -103,7 +103,7 @@ class Evaluation:
 
     Attributes:
         tasks: The figures of each task, as in the report and in the last line of `eval`.
-        name: Name of the task's first measure.
+        measure_name: Name of the task's first measure.
         curves: That measure for each method, `[episodes, steps + 1]`.
         energies: Energies of the decisions of each episode.
         outcomes: How each episode ended, as the controller says.
@@ -115,7 +115,7 @@ class Evaluation:
     """
 
     tasks: dict[str, Any]
-    name: str
+    measure_name: str
     curves: dict[str, FloatArray]
     energies: list[list[float]]
     outcomes: list[str]
@@ -150,7 +150,7 @@ class Evaluation:
             energies=self.energies,
             outcomes=self.outcomes,
             episodes=self.episodes,
-            measure=MeasureLabel.of(self.name, self.measure),
+            measure=MeasureLabel.of(self.measure_name, self.measure),
             landscapes=self.landscapes,
             videos=self.videos,
             training=training,
@@ -246,7 +246,7 @@ class _Runs:
             energies=[list(trace.energies) for trace in traces],
             outcomes=[outcome.kind if outcome else "no plan" for outcome in outcomes],
             episodes=[result.seed for result in ours],
-            name=ours[0].judged[-1].first[0],
+            measure_name=ours[0].judged[-1].first[0],
             measure=ours[0].measure,
             landscapes=[film.landscape for film in self._films if film.landscape][:2],
             videos=[film.video(result) for film, result in films if film.ran],
@@ -363,7 +363,7 @@ def _about(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, Any]:
 def table(evaluation: Evaluation) -> str:
     """Lays out the success of each method as a table for the terminal."""
     tasks, unit = evaluation.tasks, evaluation.measure.unit
-    key = f"final_{evaluation.name}_{unit}_median"
+    key = f"final_{evaluation.measure_name}_{unit}_median"
     lines = [f"{'':24}{'final':>8}{'95 % interval':>18}{'any':>8}{'median':>10}"]
     for task, figures in tasks.items():
         rows = {task: figures, **figures["floors"], **figures.get("ceilings", {})}

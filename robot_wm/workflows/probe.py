@@ -42,7 +42,7 @@ class ProbeSettings(Settings, frozen=True, kw_only=True):
         device: Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         holdout: Share of the episodes that the read-out is tested on.
         baselines: Also probes an untrained encoder, raw pixels and their principal components.
-        seed: Seed of the split.
+        seed: Seed of the split, and of an encoder's random weights.
     """
 
     data: DatasetSettings
@@ -90,7 +90,7 @@ def probe_encoder(settings: ProbeSettings) -> ProbeResult:
     """
     model, name = None, settings.encoder.name
     if settings.checkpoint is None:
-        encoder = make_encoder(settings.encoder)
+        encoder = make_encoder(settings.encoder, seed=settings.seed)
     else:
         model, _ = load_checkpoint(find_checkpoint(settings.checkpoint))
         model.to(pick_device(settings.device))

@@ -139,7 +139,7 @@ def _judge(checkpoint: str | None, camera: str) -> Callable[[ImageArray], str]:
         return lambda picture: _problem(monitors, camera, picture)
     directory = find_checkpoint(checkpoint)
     model, _ = load_checkpoint(directory)
-    normal = load_reference(directory, model.info)
+    reference = load_reference(directory, model.info)
     if camera not in model.info.cameras:
         sees = ", ".join(model.info.cameras)
         raise UserError(f"camera: got {camera}, the checkpoint sees through {sees}")
@@ -149,9 +149,9 @@ def _judge(checkpoint: str | None, camera: str) -> Callable[[ImageArray], str]:
     def judge(picture: ImageArray) -> str:
         latent = model.embed({camera: picture})  # refuses another aspect ratio
         problem = _problem(monitors, camera, picture)
-        if problem or normal is None:
+        if problem or reference is None:
             return problem
-        novelty = normal.novelty_of(latent, [picture])
+        novelty = reference.novelty_of(latent, [picture])
         return f"; {novelty:.1f} times as far from the training pictures as any held-out one"
 
     return judge

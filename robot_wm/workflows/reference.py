@@ -1,4 +1,4 @@
-"""Computes the reference statistics of a checkpoint: what is normal on demonstrations."""
+"""Computes the reference statistics of a checkpoint, on demonstrations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robot_wm.types import Count, Settings, UserError
 from robot_wm.workflows.data import DatasetSettings, encode_data, load_data
 
 
-class ReferenceSettings(Settings, frozen=True, kw_only=True):
+class AddReferenceSettings(Settings, frozen=True, kw_only=True):
     """Which checkpoint, and which demonstrations.
 
     Attributes:
@@ -36,7 +36,7 @@ class ReferenceSettings(Settings, frozen=True, kw_only=True):
     device: str = "auto"
 
 
-def add_reference(settings: ReferenceSettings) -> ReferenceStatistics:
+def add_reference(settings: AddReferenceSettings) -> ReferenceStatistics:
     """Computes the statistics that `deploy` compares with, and writes them beside the weights.
 
     Args:
@@ -79,18 +79,18 @@ def add_reference(settings: ReferenceSettings) -> ReferenceStatistics:
     share = float(fit.get("holdout", 0.1))
     seed = int(trained.get("seed", fit.get("seed", 0)))
     episodes = split_episodes(data.num_episodes, share, seed)
-    normal = fit_reference(model, data, tokens, *episodes, num_frames=settings.num_frames)
-    add_to_checkpoint(directory, FILE, normal.to_bytes())
-    return normal
+    reference = fit_reference(model, data, tokens, *episodes, num_frames=settings.num_frames)
+    add_to_checkpoint(directory, FILE, reference.to_bytes())
+    return reference
 
 
-def summary(normal: ReferenceStatistics) -> dict[str, float]:
+def summary(reference: ReferenceStatistics) -> dict[str, float]:
     """Sums up the statistics in a few numbers."""
     return {
-        "frames": len(normal.bank),
-        "strangeness_max": float(normal.novelty[-1]),
-        "view_strangeness_max": float(normal.view_novelty[-1]),
-        "surprise_median": float(normal.prediction_errors.median()),
-        "surprise_p_least": normal.least_p,
-        "surprise_p01": float(normal.prediction_errors.quantile(0.99)),
+        "frames": len(reference.bank),
+        "novelty_max": float(reference.novelty[-1]),
+        "thumbnail_novelty_max": float(reference.thumbnail_novelty[-1]),
+        "prediction_error_median": float(reference.prediction_errors.median()),
+        "p_value_least": reference.least_p,
+        "prediction_error_p01": float(reference.prediction_errors.quantile(0.99)),
     }

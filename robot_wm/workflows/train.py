@@ -122,7 +122,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     family = find_family(settings.family)
     family_settings = _family_settings(settings, family)
     device = pick_device(settings.device)
-    encoder = make_encoder(settings.encoder)
+    encoder = make_encoder(settings.encoder, seed=settings.seed)
     data, joints = _load(settings)
     tokens = encode_data(data, encoder, device, Path(settings.cache))
     fitting = prepare(
@@ -153,8 +153,8 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     split = split_episodes(data.num_episodes, settings.model.holdout, settings.seed)
     try:
         extra[FILE] = fit_reference(model, data, tokens, *split).to_bytes()
-    except (ValueError, OSError) as error:  # the weights are worth keeping nevertheless
-        log.warning(f"deploy will not know what is normal: {error}")
+    except (UserError, OSError) as error:  # the weights are worth keeping nevertheless
+        log.warning(f"no reference statistics, which deploy compares with: {error}")
     about_data = {
         # Checkpoints are shared: paths of this machine do not belong in them.
         "source": source_name(str(data.dataset.source)),

@@ -238,7 +238,9 @@ class RobotWMPolicy(PreTrainedPolicy):
                 drive.pace.skip_interval()
             stands = self._ticks >= drive.period and self._rested >= drive.settle
             if drive.pace.is_known and (self._start is None or stands):
-                self._governor = self._look(drive, self._governor, joints, self._pictures_of(batch))
+                self._governor = self._plan_step(
+                    drive, self._governor, joints, self._pictures_of(batch)
+                )
                 drive.pace.skip_interval()
             # The tick begins when its command leaves, as LeRobot calls again right after a plan.
             if self._start is not None and drive.pace.take_tick(self._clock()):
@@ -322,7 +324,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         )  # not 0: rounding keeps some joints moving for ever
         self._rested = 0 if moves else self._rested + 1
 
-    def _look(
+    def _plan_step(
         self,
         drive: _Drive,
         governor: Governor,
@@ -336,8 +338,8 @@ class RobotWMPolicy(PreTrainedPolicy):
         begin, start = self._start, governor.joints
         applied = None if begin is None else self._actions.moved(begin, start)
         proprio = self._actions.proprio(joints)
-        seen = Observation(images, proprio, self._clock())
-        action = self._controller.act(seen, applied).action
+        observation = Observation(images, proprio, self._clock())
+        action = self._controller.act(observation, applied).action
         self._start, self._ticks, self._rested = start, 0, 0
         self._target = self._actions.targets(start, action)[-1]
         return governor
@@ -378,7 +380,7 @@ class RobotWMPolicy(PreTrainedPolicy):
 
     def predict_action_chunk(self, batch: dict[str, Tensor]) -> NoReturn:
         """Refuses, as there are no action chunks."""
-        raise NotImplementedError("robot_wm looks after every step; it has no chunks")
+        raise NotImplementedError("robot_wm observes and plans after every step; it has no chunks")
 
 
 def read_settings(config: RobotWMConfig, goal: str) -> DeploySettings:
