@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import last_words
 
 from robot_wm.cli.config import load_command
 
@@ -41,7 +40,7 @@ def robot_wm(folder, *words, ok=True):
     command = Path(sys.executable).with_name("robot-wm")  # which puts no folder on the path
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [command, *last_words(*words)],
+        [command, *words],
         cwd=folder, env=env, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     if not ok:
