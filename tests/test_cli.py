@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import last_words
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -41,8 +40,12 @@ def work(tmp_path_factory):
 
 
 def run(capsys, *words):
-    """Exit code, stdout and stderr of a command run in this process."""
-    code = main(last_words(*words))
+    """Exit code, stdout and stderr of a command run in this process.
+
+    Of words with the same key the last one holds, so that a test can change one of several.
+    """
+    last = {str(word).partition("=")[0]: str(word) for word in words}
+    code = main(list(last.values()))
     out, err = capsys.readouterr()
     return code, out, err
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import last_words
 
 from hardware import reasons, ticks
 from hardware.supervisor import Supervisor
@@ -40,7 +39,7 @@ def deploy(out, *words):
     command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
     command += ["deploy", "checkpoint=so100_reach", f"goal={GOAL}", f"out={out}", "num_steps=2"]
     return subprocess.Popen(
-        last_words(*command, PATIENT, "mode=run", "confirm=false", *words),
+        [*command, PATIENT, "mode=run", "confirm=false", *words],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -194,7 +193,7 @@ def test_at_a_terminal_it_asks_shows_how_it_goes_and_any_key_stops_it(tmp_path):
 def test_a_mistake_is_one_line(tmp_path, capsys, monkeypatch, words, told):
     monkeypatch.setattr(sys, "stdin", open(os.devnull))
     known = [f"goal={GOAL}", "checkpoint=so100_reach", "confirm=false", f"out={tmp_path / 'o'}"]
-    assert main(last_words("deploy", *known, *words)) == 2
+    assert main(["deploy", *known, *words]) == 2
     err = capsys.readouterr().err
     assert told in err and err.splitlines()[-1].startswith("robot-wm deploy: ")
 

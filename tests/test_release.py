@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import last_words
 from safetensors import safe_open
 from scipy.spatial.transform import Rotation
 from test_encoders import release_layout
@@ -51,7 +50,7 @@ def write(content, tmp_path, **changes):
 
 
 def convert(path, out, *words, capsys):
-    code = main(last_words("convert", f"checkpoint={path}", f"out={out}", *SMALL, *words))
+    code = main(["convert", f"checkpoint={path}", f"out={out}", *SMALL, *words])
     captured = capsys.readouterr()
     return code, captured.err + captured.out
 

@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 import pytest
-from commands import last_words
 from so101 import FakeSO101
 
 from robot_wm.cli.main import main
@@ -31,7 +30,7 @@ def deploy(arm, out, *words):
     command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
     command += ["deploy", "checkpoint=so100_reach", f"goal={arm.folder / 'goal.png'}", f"out={out}"]
     return subprocess.Popen(
-        last_words(*command, *RUN, *arm.words(), PATIENT, *words),
+        [*command, *RUN, *arm.words(), PATIENT, *words],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=arm.environ(),
     )  # fmt: skip
