@@ -125,11 +125,10 @@ def load_settings(command: str, settings_type: type, words: Sequence[str]) -> An
 
     Raises:
         UserError: an unknown key or choice, a value of the wrong kind or out of range, or a key
-            that is missing or given twice.
+            that is missing.
     """
-    pairs = [_expand_short(*_pair(word)) for word in words]
+    pairs = [*dict(_expand_short(*_pair(word)) for word in words).items()]  # the last one counts
     keys = [key for key, _ in pairs]
-    _refuse_twice(keys)
     groups = choices(settings_type)
     nulls = [key for key, value in pairs if key in groups and value == "null"]
     chosen = [
@@ -216,13 +215,6 @@ def _pair(word: str) -> tuple[str, str]:
     if not equals or not key.strip("+~"):
         raise UsageError(f"got {word!r}, want key=value")
     return key.lstrip("+"), value
-
-
-def _refuse_twice(keys: Sequence[str]) -> None:
-    """Raises UsageError if a key is given twice, as one of the values would be ignored."""
-    for i, key in enumerate(keys):
-        if key in keys[:i]:
-            raise UsageError(f"{key}: given twice")
 
 
 def _expand_short(key: str, value: str) -> tuple[str, str]:
@@ -413,7 +405,6 @@ def sweep(words: Sequence[str]) -> list[list[str]]:
         UsageError: a value that hydra's grammar does not take.
     """
     pairs = [_pair(word) for word in words]
-    _refuse_twice([key for key, _ in pairs])
     texts = [[f"{key}={text}" for text in _each(key, value)] for key, value in pairs]
     return [list(combination) for combination in itertools.product(*texts)]
 
