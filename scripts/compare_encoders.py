@@ -62,13 +62,11 @@ COLUMNS = ("ee_x", "ee_y", "ee_z", "gripper", "cube_x", "cube_y")
 
 
 def robot_wm(command: str, *words: str) -> tuple[dict, float]:
-    """Runs one command on one thread; of words with the same key the last one holds.
+    """Runs one command on one thread.
 
     Returns:
         Its last line's JSON, and its processor time, s.
     """
-    keys = dict(word.split("=", 1) for word in words)
-    words = tuple(f"{key}={value}" for key, value in keys.items())
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run(
         [str(Path(sys.executable).with_name("robot-wm")), command, *words],
