@@ -31,8 +31,9 @@ from robot_wm.kinematics import Chain
 from robot_wm.kinematics.limits import Limits
 from robot_wm.types import UserError
 
-FORMAT = 2
-_FORMAT_WITH_SENTENCES = 1  # the format before, in which reasons were sentences
+FORMAT = 3
+# Formats of before: reasons were sentences; the governor moved each joint at a pace of its own.
+_WITH_SENTENCES, _BY_ANOTHER_GOVERNOR = (1,), (1, 2)
 _DAMAGED = (  # what reading a file that is no flight record can raise
     *(ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, RecursionError),
@@ -150,6 +151,8 @@ class Replay:
     Attributes:
         num_ticks: Number of ticks in the record.
         num_commands: Number of commands in the record.
+        num_compared: Number of them that were computed again: none of a record that an earlier
+            version's governor made.
         num_mismatches: Number of commands that are not, bit for bit, what the governor returns now.
         largest_rad: Largest difference of a joint in those commands, rad.
         faults: Reasons of the faults, in order.
@@ -158,6 +161,7 @@ class Replay:
 
     num_ticks: int
     num_commands: int
+    num_compared: int
     num_mismatches: int
     largest_rad: float
     faults: tuple[str, ...]
@@ -180,7 +184,7 @@ def replay(path: Path) -> Replay:
     lines, cut = _lines(path)
     try:
         header = next(lines)
-        if header.get("format") not in (_FORMAT_WITH_SENTENCES, FORMAT):
+        if header.get("format") not in (*_BY_ANOTHER_GOVERNOR, FORMAT):
             raise UserError(f"got format {header.get('format')!r}, want at most {FORMAT}")
         limits = msgspec.convert(header["limits"], Limits, dec_hook=from_plain)
         chain = msgspec.convert(header["chain"], ChainData, dec_hook=from_plain).chain()
@@ -199,7 +203,7 @@ def replay(path: Path) -> Replay:
             ticks += 1
             if line["state"] == "faulted":
                 reason = line["reason"]
-                if header["format"] == FORMAT:
+                if header["format"] not in _WITH_SENTENCES:
                     reason = str(msgspec.convert(reason, Reason))
                 if not faulted or faults[-1] != reason:  # one fault lasts for many ticks
                     faults.append(str(reason))
@@ -212,6 +216,8 @@ def replay(path: Path) -> Replay:
             if line["command"] is None:
                 continue
             commands += 1
+            if header["format"] in _BY_ANOTHER_GOVERNOR:
+                continue
             if governor is None:
                 raise UserError(f"tick {ticks} has a command, and no governor began before it")
             command = np.array(line["command"], np.float64)
@@ -228,7 +234,9 @@ def replay(path: Path) -> Replay:
         raise UserError(f"{path}: not a flight record, or damaged: {error}") from error
     except _DAMAGED as error:
         raise UserError(f"{path}: not a flight record, or damaged: {error!r:.120}") from error
-    return Replay(ticks, commands, mismatches, largest, tuple(faults), bool(cut) or not whole)
+    compared = 0 if header["format"] in _BY_ANOTHER_GOVERNOR else commands
+    whole = whole and not cut
+    return Replay(ticks, commands, compared, mismatches, largest, tuple(faults), not whole)
 
 
 def _lines(path: Path) -> tuple[Iterator[dict[str, Any]], list[bool]]:

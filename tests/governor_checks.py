@@ -55,6 +55,17 @@ def check_wild_targets_break_nothing(module):
         assert not any(violations(limits(**changes), corners, commands).values()), changes
 
 
+def check_its_way_is_straight(module):
+    goal = np.array([1.2, -0.3])
+    commands, _ = drive(module, [goal] * 90)
+    np.testing.assert_allclose(commands[:, 1], commands[:, 0] * goal[1] / goal[0], atol=1e-9)
+    back, _ = drive(
+        module, [goal] * 12 + [[-0.6, -0.5]] * 120
+    )  # one joint turns round, one goes on
+    assert (np.diff(back[13:24, 1]) < 0).all()
+    np.testing.assert_allclose(back[-1], [-0.6, -0.5], atol=1e-6)
+
+
 def check_it_gets_there_and_no_farther(module):
     goal = np.array([1.2, -0.7])
     commands, said = drive(module, [goal] * 90)

@@ -36,6 +36,7 @@ def run(settings: ReplaySettings) -> None:
         {
             "ticks": result.num_ticks,
             "commands": result.num_commands,
+            "compared": result.num_compared,
             "mismatches": result.num_mismatches,
             "largest_rad": result.largest_rad if np.isfinite(result.largest_rad) else None,
             "faults": list(result.faults),

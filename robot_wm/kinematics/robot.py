@@ -15,6 +15,8 @@ from robot_wm.kinematics.joints import JointMap
 from robot_wm.kinematics.limits import Limits
 from robot_wm.types import FloatArray, Index, Number, UserError, check_fields
 
+_REACHED_M = 1e-3
+_WORKSPACE = ("workspace_low", "workspace_high")
 STATE_NAMES = ("ee.x", "ee.y", "ee.z", "gripper")
 
 
@@ -139,6 +141,7 @@ class RobotModel:
 
         Args:
             **changes: Fields of Limits, except `low` and `high`; one number stands for every joint.
+                Or `workspace_low` and `workspace_high`, `[4]`, m.
 
         Returns:
             The arm with these limits.
@@ -147,6 +150,7 @@ class RobotModel:
             UserError: an unknown limit or an invalid value.
         """
         allowed = [field.name for field in fields(Limits) if field.name not in ("low", "high")]
+        allowed += [*_WORKSPACE]
         for name, value in changes.items():
             if name not in allowed:
                 raise UserError(f"limits: got {name!r}, want some of {', '.join(allowed)}")
@@ -157,7 +161,8 @@ class RobotModel:
         for name in {"max_speed", "max_acceleration"} & set(changes):
             if np.ndim(changes[name]) == 0:
                 changes[name] = np.full(self.chain.num_joints, changes[name])
-        return replace(self, limits=replace(self.limits, **changes))
+        box = {name: np.array(changes.pop(name)) for name in _WORKSPACE if name in changes}
+        return replace(self, limits=replace(self.limits, **changes), **box)
 
     def state(self, joints: FloatArray) -> FloatArray:
         """Returns the tool's x, y, z and the opening `[4]`, m, at `joints` `[J]`, rad."""
@@ -220,12 +225,19 @@ class RobotModel:
         Returns:
             Joints `[J]`, rad, and the remaining position error, m.
         """
-        solution, error_m, _ = inverse_kinematics(
-            self.chain,
-            position,
-            joints,
-            like=self.home if like is None else like,
-            low=self.limits.low,
-            high=self.limits.high,
-        )
-        return solution, error_m
+        best: tuple[FloatArray, float] | None = None
+        for start in (joints, self.home):  # at a joint's limit, the search may end short of it
+            solution, error_m, _ = inverse_kinematics(
+                self.chain,
+                position,
+                start,
+                like=self.home if like is None else like,
+                low=self.limits.low,
+                high=self.limits.high,
+            )
+            if best is None or error_m < best[1]:
+                best = solution, error_m
+            if error_m < _REACHED_M:
+                break
+        assert best is not None
+        return best

@@ -10,7 +10,7 @@ robot's own units everywhere above a world model; a normalised one is called `ac
 """
 
 from robot_wm.types.actions import ActionSpec
-from robot_wm.types.checks import FloatArray, ImageArray, check_image
+from robot_wm.types.checks import FloatArray, ImageArray, are_numbers, check_image
 from robot_wm.types.errors import RunError, UserError
 from robot_wm.types.seams import Controller, Env, Guard, Task
 from robot_wm.types.settings import (
@@ -83,6 +83,7 @@ __all__ = [
     "UserError",
     "Verdict",
     "VerdictKind",
+    "are_numbers",
     "check_fields",
     "checked",
     "check_image",
