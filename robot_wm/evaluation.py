@@ -180,6 +180,7 @@ def evaluate(
     episodes: Sequence[Episode],
     *,
     num_steps: int,
+    num_hold_steps: int = 0,
     recorder: Callable[[int, Goal], Recorder | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[EpisodeResult]:
@@ -190,6 +191,7 @@ def evaluate(
         controller: The controller, which is reset for each episode.
         episodes: Episodes of a manifest.
         num_steps: Number of actions per episode; success does not end an episode early.
+        num_hold_steps: Number of actions of no motion after them, before the last judgement.
         recorder: A function that returns one more recorder, or None, for an episode's index and
             last goal.
         progress: A function that is called with (done, total) after every episode.
@@ -209,8 +211,11 @@ def evaluate(
         except PlanningError as failure:
             error = str(failure)
         num_missing = num_steps + 1 - len(judgements.judged)
-        judged = (*judgements.judged, *[task.judge()] * num_missing)
-        results.append(EpisodeResult(int(str(episode["seed"])), judged, error))
+        judged = [*judgements.judged, *[task.judge()] * num_missing]
+        for _ in range(num_hold_steps):  # what slides or falls comes to rest
+            task.env.apply(task.env.action_spec.rest)
+            judged[-1] = task.judge()
+        results.append(EpisodeResult(int(str(episode["seed"])), tuple(judged), error))
         if progress:
             progress(index + 1, len(episodes))
     return results

@@ -59,6 +59,10 @@ class Physics:
         """Returns the indices of actuators into ctrl."""
         return np.array([self.model.actuator(name).id for name in names])
 
+    def set_constants(self) -> None:
+        """Updates what MuJoCo derives from the model, after sizes or masses have changed."""
+        self._mj.mj_setConst(self.model, self.data)
+
     def forward(self) -> None:
         """Updates every quantity that is derived from the state."""
         self._mj.mj_forward(self.model, self.data)

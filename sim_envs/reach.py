@@ -48,6 +48,11 @@ class ReachTask:
         return self._goal_pose.copy()
 
     @property
+    def num_steps(self) -> int:
+        """Actions per episode."""
+        return 20
+
+    @property
     def seed(self) -> int:
         """Seed of the current episode."""
         return self._seed

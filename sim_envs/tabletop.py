@@ -53,12 +53,29 @@ class TabletopState:
         target: The commanded pose `[4]`, m.
         joints: The last joint command `[J]`, rad.
         governor: The governor with its state; None without one.
+        num_applied: Number of actions since the arm was placed.
     """
 
     physics: FloatArray
     target: FloatArray
     joints: FloatArray
     governor: TickGovernor | None
+    num_applied: int
+
+
+@dataclass(frozen=True, eq=False)
+class Displacement:
+    """An object is moved by a hand, in the middle of an episode.
+
+    Attributes:
+        name: Name of the object.
+        step: Number of the action before which it is moved, from 0.
+        by: Change of its x and y `[2]`, m, base frame; it is put down there.
+    """
+
+    name: str
+    step: int
+    by: FloatArray
 
 
 class Tabletop:
@@ -117,6 +134,7 @@ class Tabletop:
             raise UserError("cameras: got none, want at least 1")
         self._robot = robot
         self._objects = {block.name: block for block in objects}
+        self._half_height = {block.name: block.half_size[2] for block in objects}
         # MuJoCo's names of the cameras; those on the arm have its prefix.
         self._cameras = {
             camera.name: f"{robot.name}/{camera.name}" if camera.on_tool else camera.name
@@ -159,6 +177,9 @@ class Tabletop:
         self._begin: BeginGovernor | None = None
         self._governor: TickGovernor | None = None
         self._tick_steps = 0
+        self._turn = np.eye(4)
+        self._displacement: Displacement | None = None
+        self._num_applied = 0
         self.reset(0)
 
     @property
@@ -306,6 +327,49 @@ class Tabletop:
         self._physics.forward()
         self._physics.step(self._substeps)
         self._restart_governor()
+        self._displacement, self._num_applied = None, 0
+
+    @property
+    def displacement(self) -> Displacement | None:
+        """The hand's motion that is announced; None: none."""
+        return self._displacement
+
+    def displace(self, displacement: Displacement | None) -> None:
+        """Announces that an object will be moved by a hand; None, or `place`: it will not."""
+        self._displacement = displacement
+
+    def turn(self, angle_rad: float) -> None:
+        """Turns the x and y axes of all actions about the base's z axis, as by a wrong mounting.
+
+        Args:
+            angle_rad: Angle from the base's x axis to the actions' x axis, rad.
+        """
+        cos, sin = np.cos(angle_rad), np.sin(angle_rad)
+        self._turn = np.eye(4)
+        self._turn[:2, :2] = (cos, -sin), (sin, cos)
+
+    def change_object(
+        self, name: str, *, half_size_m: float | None = None, friction: float | None = None
+    ) -> None:
+        """Gives an object another size or friction; takes effect with the next `place`.
+
+        Args:
+            name: Name of the object.
+            half_size_m: Half of the edge of a cube of equal density, m; None: as built.
+            friction: Sliding friction of the object and of the table under it; None: as built.
+        """
+        block, physics = self._objects[name], self._physics
+        half = np.full(3, half_size_m) if half_size_m else np.array(block.half_size)
+        mass = block.mass_kg * float(np.prod(half) / np.prod(block.half_size))
+        geom, body = physics.model.geom(f"{name}/{name}"), physics.model.body(f"{name}/")
+        geom.size[:], body.mass[:] = half, mass
+        geom.rbound[:] = np.linalg.norm(half)
+        physics.model.geom_aabb[geom.id, 3:] = half
+        body.inertia[:] = mass / 3 * (np.square(half).sum() - np.square(half))
+        for touched in (geom, physics.model.geom("table")):
+            touched.friction[0] = 1.0 if friction is None else friction
+        self._half_height[name] = float(half[2])
+        physics.set_constants()
 
     def _restart_governor(self) -> None:
         if self._begin is not None:
@@ -324,7 +388,7 @@ class Tabletop:
         if name not in self._objects:
             raise UserError(f"object: got {name!r}, want one of {', '.join(self._objects)}")
         joint, half_yaw = self._physics.data.joint(f"{name}/"), pose[2] / 2
-        height = self._objects[name].half_size[2] + _ABOVE_M
+        height = self._half_height[name] + _ABOVE_M
         joint.qpos[:] = (*pose[:2], height, np.cos(half_yaw), 0, 0, np.sin(half_yaw))
         joint.qvel[:] = 0
 
@@ -374,6 +438,10 @@ class Tabletop:
         joints = dict(zip(self._robot.joints, self.joints(), strict=True))
         return {"observation.environment_state": state, "observation.joints": joints}
 
+    def is_touched(self, name: str) -> bool:
+        """Tells whether the arm touches an object."""
+        return any(name in pair for pair in self.contacts())
+
     def contacts(self) -> set[tuple[str, str]]:
         """Returns sorted pairs of names of touching bodies, except objects on the table."""
         pairs = set()
@@ -398,7 +466,8 @@ class Tabletop:
         """
         before = self._target
         robot = self._robot
-        target = before + self._action_spec.clip(action)
+        self._hand()
+        target = before + self._turn @ self._action_spec.clip(action)
         target = np.clip(target, robot.workspace_low, robot.workspace_high)
         joints, _ = robot.reach(target[:3], self._joints)
         self._joints = self._drive(robot.opened(joints, target[3]))
@@ -408,9 +477,20 @@ class Tabletop:
         excess = max(0.0, float(np.linalg.norm(lag)) - _LEASH_M)
         if excess:
             self._target[:3] -= lag * excess / np.linalg.norm(lag)
-            moved = self._action_spec.clip(self._target - before)
-            self._target = before + moved
-        return self._target - before
+            moved = self._action_spec.clip(self._turn.T @ (self._target - before))
+            self._target = before + self._turn @ moved
+        return self._turn.T @ (self._target - before)
+
+    def _hand(self) -> None:
+        """Moves an object where its displacement is due; counts one more action."""
+        due = self._displacement
+        if due is not None and due.step == self._num_applied:
+            pose, tool = self.object_pose(due.name), self.proprio()
+            places = np.array([pose[:2] + due.by, pose[:2] - due.by])  # not into the gripper
+            near = np.linalg.norm(places[0] - tool[:2]) < CLEARANCE_M
+            place = np.clip(places[int(near)], self._robot.table_low, self._robot.table_high)
+            self.place_object(due.name, np.array([*place, pose[3]]))
+        self._num_applied += 1
 
     def _drive(self, joints: FloatArray) -> FloatArray:
         """Drives the arm to joint angles `[J]`, rad; returns the last command."""
@@ -435,6 +515,7 @@ class Tabletop:
             self._target.copy(),
             self._joints.copy(),
             None if self._governor is None else self._governor.copy(),
+            self._num_applied,
         )
 
     def restore(self, state: TabletopState) -> None:
@@ -442,6 +523,7 @@ class Tabletop:
         self._physics.restore(state.physics)
         self._target, self._joints = state.target.copy(), state.joints.copy()
         self._governor = None if state.governor is None else state.governor.copy()
+        self._num_applied = state.num_applied
 
     def stop(self) -> None:
         """Stops and holds the arm: at its measured pose, or where its governor stops it."""

@@ -13,9 +13,24 @@ from sim_envs.tabletop import Tabletop
 Result = TypeVar("Result")
 
 
-def simulate(env: Tabletop, actions: FloatArray, judge: Callable[[], Judgement]) -> FloatArray:
-    """Returns the true cost `[N, H]` after each action of `actions` `[N, H, A]` from here."""
-    return np.array(_try(env, actions, lambda: judge().cost)).reshape(actions.shape[:2])
+def simulate(
+    env: Tabletop,
+    actions: FloatArray,
+    judge: Callable[[], Judgement],
+    begin: Callable[[], None] = lambda: None,
+) -> FloatArray:
+    """Returns the true cost `[N, H]` after each action of `actions` `[N, H, A]` from here.
+
+    Args:
+        env: The simulation.
+        actions: The sequences.
+        judge: Judges the current state.
+        begin: Called before each sequence, for a judge that remembers.
+
+    Returns:
+        The costs.
+    """
+    return np.array(_try(env, actions, lambda: judge().cost, begin)).reshape(actions.shape[:2])
 
 
 def look_ahead(env: Tabletop, actions: FloatArray) -> list[list[Mapping[str, ImageArray]]]:
@@ -23,14 +38,22 @@ def look_ahead(env: Tabletop, actions: FloatArray) -> list[list[Mapping[str, Ima
     return _try(env, actions, lambda: env.observe().images)
 
 
-def _try(env: Tabletop, actions: FloatArray, measure: Callable[[], Result]) -> list[list[Result]]:
-    before = env.snapshot()
+def _try(
+    env: Tabletop,
+    actions: FloatArray,
+    measure: Callable[[], Result],
+    begin: Callable[[], None] = lambda: None,
+) -> list[list[Result]]:
+    before, due = env.snapshot(), env.displacement
+    env.displace(None)  # nobody knows what a hand will do
     results: list[list[Result]] = []
     for sequence in actions:
         env.restore(before)
+        begin()
         results.append([])
         for action in sequence:
             env.apply(action)
             results[-1].append(measure())
     env.restore(before)
+    env.displace(due)
     return results

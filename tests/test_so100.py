@@ -207,3 +207,14 @@ def test_the_state_oracle_reaches_every_goal(task):
     episodes = [task.episode(8_000_000 + i) for i in range(6)]
     results = evaluate(task, StateOracle(task, planner), episodes, num_steps=14)
     assert summarize(results)["success_final"] == 1.0, [r.curve[-1] for r in results]
+
+
+def test_every_place_near_the_table_is_found_from_a_place_near_it():
+    arm, rng = so100(), np.random.default_rng(0)
+    low, high = np.array([0.15, -0.16, 0.016]), np.array([0.33, 0.16, 0.12])
+    for _ in range(300):
+        place = rng.uniform(low, high)
+        joints, _ = arm.reach(place, arm.home)
+        there = np.clip(place + rng.uniform(-0.04, 0.04, 3), low, high)
+        _, error_m = arm.reach(there, joints)
+        assert error_m < 3e-3, (place, there)

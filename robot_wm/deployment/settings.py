@@ -29,6 +29,9 @@ class LimitSettings(Settings, frozen=True, kw_only=True):
         box_low: Lower corner of the box that all bodies stay in, m, base frame; null: the arm's
             own.
         box_high: Upper corner of that box, m, base frame; null: the arm's own.
+        workspace_low: Lower corner of the box that the tool's pose stays in: x, y, z and opening,
+            m, base frame; null: the arm's own.
+        workspace_high: Upper corner of that box, m; null: the arm's own.
         max_jump: Largest distance of a joint target from the last command, rad; null: the arm's
             own.
         tick_s: Time from one command to the next, s; null: the arm's own.
@@ -39,6 +42,8 @@ class LimitSettings(Settings, frozen=True, kw_only=True):
     tip_speed: float | None = None
     box_low: tuple[float, ...] | None = None
     box_high: tuple[float, ...] | None = None
+    workspace_low: tuple[float, ...] | None = None
+    workspace_high: tuple[float, ...] | None = None
     max_jump: float | None = None
     tick_s: float | None = None
 
@@ -178,7 +183,7 @@ class SimulationSettings(Settings, frozen=True):
         name: Name of the task, by which its manifest of episodes is found.
         arm: A name of the table of arms, or `package.function`, which returns a RobotModel.
         instruction: Description of the task in a dataset.
-        num_steps: Actions per episode.
+        num_steps: Actions per episode; null: as many as the task asks for.
         simulator: The env (sim_envs.tabletop.Tabletop), or the caller's own.
         task: The task, which judges (sim_envs.reach.ReachTask), or the caller's own.
         demonstrator: The scripted expert of `collect`; null: there is none.
@@ -190,7 +195,7 @@ class SimulationSettings(Settings, frozen=True):
     name: str = "reach"
     arm: str = "so100"
     instruction: str = "reach the pose in the goal picture"
-    num_steps: Count = 20
+    num_steps: Count | None = None
     simulator: Part = Part("tabletop")
     task: Part = Part("reach")
     demonstrator: Part | None = Part("reach")
@@ -198,5 +203,26 @@ class SimulationSettings(Settings, frozen=True):
     limits: LimitSettings = LimitSettings()
 
 
+# Down to the table, where reach alone keeps above it.
+_TABLE = LimitSettings(
+    workspace_low=(0.15, -0.16, 0.016, 0.0), workspace_high=(0.33, 0.16, 0.19, 0.08)
+)
 # By the names that a command line and a file have for them.
-ENVS = {"so100_reach": SimulationSettings(), "jaco_reach": SimulationSettings(arm="jaco")}
+ENVS = {
+    "so100_reach": SimulationSettings(),
+    "jaco_reach": SimulationSettings(arm="jaco"),
+    "so100_push": SimulationSettings(
+        name="push",
+        instruction="push the cube to where the goal picture shows it",
+        task=Part("push"),
+        demonstrator=Part("push"),
+        limits=_TABLE,
+    ),
+    "so100_pick_place": SimulationSettings(
+        name="pick_place",
+        instruction="put the cube where the goal picture shows it",
+        task=Part("pick_place"),
+        demonstrator=Part("pick_place"),
+        limits=_TABLE,
+    ),
+}

@@ -19,6 +19,8 @@ from robot_wm.deployment.settings import SimulationSettings
 from robot_wm.kinematics import RobotModel
 from robot_wm.types import Controller, Env, FloatArray, Task, UserError
 from sim_envs.manifest import DEV_SEED, episodes_of
+from sim_envs.move import pick_place_task, push_task
+from sim_envs.move_demonstrator import MoveDemonstrator
 from sim_envs.play import Play
 from sim_envs.reach import ReachTask
 from sim_envs.reach_demonstrator import ReachDemonstrator
@@ -29,9 +31,14 @@ SEEDS_PER_RUN = 100_000
 NUM_RUN_SEEDS = DEV_SEED // SEEDS_PER_RUN
 RunSeed = Annotated[int, Meta(ge=0, lt=NUM_RUN_SEEDS)]
 SIMULATORS = {"tabletop": Tabletop}
-TASKS = {"reach": ReachTask}
-DEMONSTRATORS = {"reach": ReachDemonstrator}
+TASKS = {"reach": ReachTask, "push": push_task, "pick_place": pick_place_task}
+DEMONSTRATORS = {
+    "reach": ReachDemonstrator,
+    "push": MoveDemonstrator,
+    "pick_place": MoveDemonstrator,
+}
 PLAYERS = {"play": Play}
+_NUM_STEPS = 20  # actions per episode of a task that asks for no other number
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +51,7 @@ class Simulation:
         env: The env that actions are applied to.
         task: The task, which judges.
         num_steps: Actions per episode.
+        num_hold_steps: Actions of no motion after them, before the episode is judged.
         settings: The settings that it was built from.
     """
 
@@ -52,6 +60,7 @@ class Simulation:
     env: Env
     task: Task
     num_steps: int
+    num_hold_steps: int
     settings: SimulationSettings
 
     def episodes(self, split: str, num_episodes: int) -> list[Mapping[str, object]]:
@@ -120,8 +129,11 @@ def build_simulation(settings: SimulationSettings) -> Simulation:
     hold_to(lambda: check_task(lambda: task_part.make(TASKS, "env.task", env=make_env())), task)
     if settings.name == "reach" and not is_ours(task):
         raise UserError(f"env.name: got reach, want a name for {task_part.name}")
-    name = f"{robot.name}_{settings.name}"
-    return Simulation(name, robot, env, task, settings.num_steps, settings)
+    goals = getattr(task, "goals", "on")  # a list of episodes of its own, beside the usual one
+    name = f"{robot.name}_{settings.name}" + ("" if goals == "on" else f"_{goals}")
+    num_steps = settings.num_steps or getattr(task, "num_steps", _NUM_STEPS)
+    num_hold_steps = getattr(task, "num_hold_steps", 0)
+    return Simulation(name, robot, env, task, num_steps, num_hold_steps, settings)
 
 
 def govern(env: Tabletop, robot: RobotModel) -> None:

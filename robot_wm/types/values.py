@@ -224,10 +224,12 @@ class Judgement:
     Attributes:
         success: Whether an episode that ended now would be a success.
         measures: The measures by name; reports plot the first over time.
+        to_go: What an oracle minimises, such as the way that is left; None: the first measure.
     """
 
     success: bool
     measures: Mapping[str, Measure]
+    to_go: float | None = None
 
     def __post_init__(self) -> None:
         if not self.measures:
@@ -240,7 +242,9 @@ class Judgement:
 
     @property
     def cost(self) -> float:
-        """The first measure, with its sign such that lower is better."""
+        """What oracles minimise: `to_go`, or the first measure with lower being better."""
+        if self.to_go is not None:
+            return self.to_go
         _, measure = self.first
         return -measure.value if measure.rising else measure.value
 

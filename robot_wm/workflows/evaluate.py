@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
@@ -21,6 +22,7 @@ from robot_wm.deployment.control import (
     make_objective,
     make_planner,
 )
+from robot_wm.deployment.parts import Part
 from robot_wm.deployment.planning import PlanningSettings
 from robot_wm.deployment.settings import SimulationSettings
 from robot_wm.deployment.simulation import (
@@ -75,6 +77,7 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
         out: Directory for the report, and for a row per episode as it ends; null: nothing is
             written.
         device: Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        goals: List of the task's episodes, such as `on`, `far` or `away`; null: the task's own.
         num_episodes: Number of episodes, the first ones of the split.
         split: List of the episodes: `test` (never used for tuning), `dev`, or the seed of another
             list.
@@ -89,6 +92,7 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
     env: SimulationSettings = SimulationSettings()
     out: str | None = None
     device: str = "auto"
+    goals: str | None = None
     num_episodes: Count = 100
     split: str | int = "test"
     floors: tuple[Literal["random", "zero"], ...] = ("random", "zero")
@@ -206,7 +210,7 @@ class _Runs:
         self._settings = settings
         self._model, self._saved = load_checkpoint(find_checkpoint(settings.checkpoint))
         self._model.to(pick_device(settings.device))
-        self._simulation = simulation = build_simulation(settings.env)
+        self._simulation = simulation = build_simulation(_env_of(settings))
         check_same_arm(self._model.info, simulation.robot)
         check_cameras(self._model.info, simulation.env.observe().images)
         self._controller = make_controller(self._model, simulation.env, settings)
@@ -345,7 +349,16 @@ class _Runs:
     ) -> EpisodeResult:
         simulation = self._simulation
         return evaluate(simulation.task, method, [episode], num_steps=simulation.num_steps,
-                        recorder=recorder)[0]  # fmt: skip
+                        num_hold_steps=simulation.num_hold_steps, recorder=recorder)[0]  # fmt: skip
+
+
+def _env_of(settings: EvalSettings) -> SimulationSettings:
+    """Returns the env's settings, with the list of episodes that is asked for."""
+    env = settings.env
+    if settings.goals is None:
+        return env
+    task = Part(env.task.name, **{**env.task.settings, "goals": settings.goals})
+    return msgspec.structs.replace(env, task=task)
 
 
 def _about(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -355,7 +368,7 @@ def _about(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: v for key, v in plain_settings(settings).items() if key not in unimportant}
     kept["planner"] = settings.planner.resolved(PLANNERS).plain()
     kept["objective"] = settings.objective.resolved(OBJECTIVES).plain()
-    kept["env"] = plain_settings(resolved_simulation(settings.env))
+    kept["env"] = plain_settings(resolved_simulation(_env_of(settings)))
     kept["split"] = str(settings.split)
     return {**kept, "checkpoint": saved["checkpoint_hash"], "version": __version__}
 

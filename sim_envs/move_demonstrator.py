@@ -1,0 +1,177 @@
+"""A scripted expert that moves an object, by pushing it or carrying it, and then parks the arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from robot_wm.types import (
+    Count,
+    Decision,
+    FloatArray,
+    Goal,
+    NonNegative,
+    Observation,
+    Share,
+    checked,
+)
+from sim_envs.move import REGION, MoveTask, draw_parked
+
+_OVER_M = 0.08  # height of the tool over an object that it passes
+_DOWN_M = 0.02  # height of the tool that pushes
+_GRASP_M = 0.017  # height of the tool that grasps
+_BEHIND_M = 0.045  # distance of the tool from the object's middle where a push begins
+_BESIDE_M = 0.012  # a pushing tool that is farther from the line approaches anew
+_STEP_M = 0.02  # of a push
+_NEAR_M = 0.008  # an object that is nearer to its goal is left alone
+_CALM = 0.3  # share of the noise where the gripper is about to touch the object
+_OPEN_M = 0.05
+_BETWEEN_M = 0.016  # from the middle of an open gripper to the tool, toward its fixed finger
+
+
+class MoveDemonstrator:
+    """An expert that gets the true poses (robot_wm.types.Controller).
+
+    It moves the object to the task's goal, then draws new goals until the episode ends, as a person
+    goes on. Between two goals it may park the arm, as before a picture is taken. Its way is noisy,
+    and some of its approaches miss on purpose: a model needs to see what does not move an object.
+
+    Args:
+        task: The task, with the object's goal and the episode's seed, from which all randomness
+            here is drawn.
+        num_steps: Number of actions in an episode.
+        noise_m: Standard deviation of the noise of every action, m.
+        miss_share: Share of the approaches that miss the object.
+        park_share: Share of the goals after which the arm is parked.
+    """
+
+    @checked
+    def __init__(
+        self,
+        task: MoveTask,
+        *,
+        num_steps: Count = 40,
+        noise_m: NonNegative = 0.004,
+        miss_share: Share = 0.1,
+        park_share: Share = 0.5,
+    ) -> None:
+        self._task, self._noise_m = task, noise_m
+        self._miss_share, self._park_share = miss_share, park_share
+        self._num_steps = num_steps
+
+    def reset(self, goal: Goal | Sequence[Goal]) -> None:
+        """Begins the task's current episode; the goal pictures are not used."""
+        self._rng = np.random.default_rng((self._task.seed, 1))
+        self._goal = self._task.object_goal[:2]
+        self._noise, self._is_free = np.zeros(4), True
+        self._moves = self._live()
+
+    def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        """Decides on the next action `[4]`, m, within the env's bounds."""
+        self._tool = obs.proprio
+        self._object = self._task.env.object_pose(self._task.object_name)
+        target = next(self._moves)
+        self._noise = 0.5 * self._noise + self._rng.normal(0, self._noise_m, 4)
+        self._noise *= 1.0 if self._is_free else _CALM
+        return Decision(self._task.env.action_spec.clip(target - self._tool + self._noise))
+
+    def _live(self) -> Iterator[FloatArray]:
+        """Yields the next pose of the tool `[4]`, m, action by action."""
+        work = self._push if self._task.way == "push" else self._carry
+        yield from work()
+        first = True
+        while True:
+            if first or self._rng.random() < self._park_share:
+                yield from self._park()
+            first = False
+            self._goal = self._draw_goal()
+            yield from work()
+
+    def _draw_goal(self) -> FloatArray:
+        while True:
+            goal = self._rng.uniform(*REGION)
+            if 0.06 < np.linalg.norm(goal - self._object[:2]) < 0.2:
+                return goal
+
+    def _far(self) -> float:
+        return float(np.linalg.norm(self._goal - self._object[:2]))
+
+    def _park(self) -> Iterator[FloatArray]:
+        self._is_free = True
+        pose = draw_parked(self._rng)
+        yield from self._lift()
+        yield from self._go(pose)
+        for _ in range(self._rng.integers(1, 3)):
+            yield pose
+
+    def _lift(self) -> Iterator[FloatArray]:
+        self._is_free = True
+        if self._tool[2] < _OVER_M:
+            yield from self._go(np.array([*self._tool[:2], _OVER_M, self._tool[3]]))
+
+    def _go(
+        self, pose: FloatArray, within_m: float = 0.01, max_steps: int = 12
+    ) -> Iterator[FloatArray]:
+        """Goes straight to a pose, or as near as it comes in some steps."""
+        for _ in range(max_steps):
+            if np.linalg.norm(self._tool[:3] - pose[:3]) < within_m:
+                return
+            yield pose
+
+    def _push(self) -> Iterator[FloatArray]:
+        while self._far() > _NEAR_M:
+            way = (self._goal - self._object[:2]) / self._far()
+            miss = self._rng.random() < self._miss_share
+            aside = self._rng.choice((-1, 1)) * self._rng.uniform(0.02, 0.035) if miss else 0.0
+            begin = self._object[:2] - _BEHIND_M * way + aside * np.array([-way[1], way[0]])
+            yield from self._lift()
+            yield from self._go(np.array([*begin, _OVER_M, 0.0]), 0.015)
+            self._is_free = False
+            yield from self._go(np.array([*begin, _DOWN_M, 0.0]), 0.008, 5)
+            yield from self._follow(way, miss)
+
+    def _follow(self, way: FloatArray, miss: bool) -> Iterator[FloatArray]:
+        """Pushes until the object is there, or is no longer in front of the tool."""
+        for step in range(12):
+            if self._far() < _NEAR_M or (miss and step > 4):
+                break
+            way = way if miss else (self._goal - self._object[:2]) / self._far()
+            offset = self._tool[:2] - self._object[:2]
+            beside = float(offset @ (-way[1], way[0]))
+            if not miss and (abs(beside) > _BESIDE_M or offset @ way > 0):
+                return
+            length = min(_STEP_M, self._far() + 0.004) if offset @ way > -0.035 else _STEP_M
+            ahead = self._tool[:2] + length * way
+            ahead = ahead - (0.0 if miss else beside) * np.array([-way[1], way[0]])
+            yield np.array([*ahead, _DOWN_M, 0.0])
+        back = self._tool[:2] - 0.02 * way
+        yield np.array([*back, _DOWN_M + 0.01, 0.0])
+
+    def _carry(self) -> Iterator[FloatArray]:
+        while self._far() > 2 * _NEAR_M:
+            miss = self._rng.random() < self._miss_share
+            aside = self._rng.normal(0, 0.025, 2) if miss else np.zeros(2)
+            place = self._between(self._object[:2] + aside)
+            yield from self._lift()
+            yield from self._go(np.array([*place, _OVER_M, _OPEN_M]))
+            place, self._is_free = self._between(self._object[:2] + aside), False
+            yield from self._go(np.array([*place, _GRASP_M, _OPEN_M]), 0.006, 6)
+            for _ in range(2):
+                yield np.array([*self._tool[:2], _GRASP_M, 0.0])
+            yield from self._go(np.array([*self._tool[:2], _OVER_M, 0.0]))
+            if self._object[2] < 0.03:  # it slipped, or was missed
+                yield np.array([*self._tool[:3], _OPEN_M])
+                continue
+            place = self._between(self._goal)
+            yield from self._go(np.array([*place, _OVER_M, 0.0]))
+            place = self._goal - (self._object[:2] - self._tool[:2])  # where it is held
+            yield from self._go(np.array([*place, _GRASP_M + 0.002, 0.0]), 0.008, 6)
+            for _ in range(2):
+                yield np.array([*self._tool[:3], _OPEN_M])
+            yield from self._go(np.array([*self._tool[:2], _OVER_M, _OPEN_M]))
+
+    def _between(self, place: FloatArray) -> FloatArray:
+        """Returns where the tool must be for an object at x, y to be between the fingers, m."""
+        across = np.array([-place[1], place[0]]) / np.linalg.norm(place)
+        return place + _BETWEEN_M * across
