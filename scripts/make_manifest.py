@@ -18,6 +18,8 @@ from sim_envs.manifest import MANIFESTS, TEST_SEED
 
 def main(words: list[str]) -> None:
     """Writes one list, unless there is one of its name."""
+    if not words or words[0] not in ENVS:
+        raise SystemExit(f"{__doc__}\nENV is one of {', '.join(ENVS)}")
     env = ENVS[words[0]]
     if words[1:]:
         task = Part(env.task.name, **{**env.task.settings, "goals": words[1]})

@@ -27,7 +27,8 @@ from robot_wm.deployment.simulation import Simulation, build_simulation
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import FloatArray, Observation, Outcome
 from sim_envs.manifest import DEV_SEED
-from sim_envs.tabletop import CLEARANCE_M, Tabletop
+from sim_envs.placing import CLEARANCE_M
+from sim_envs.tabletop import Tabletop
 
 MOVED_M = (0.02, 0.08)
 NUM_LAST = 5  # steps at the end whose motion counts

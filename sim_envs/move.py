@@ -17,7 +17,9 @@ from robot_wm.types import (
     UserError,
     checked,
 )
-from sim_envs.tabletop import NUM_DRAWS, Displacement, Tabletop
+from sim_envs.placing import NUM_DRAWS
+from sim_envs.state import Displacement
+from sim_envs.tabletop import Tabletop
 from sim_envs.trying import look_ahead, simulate
 
 Goals = Literal["on", "far", "away", "moved", "around", "other", "turned15", "turned30"]

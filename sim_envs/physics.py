@@ -59,9 +59,25 @@ class Physics:
         """Returns the indices of actuators into ctrl."""
         return np.array([self.model.actuator(name).id for name in names])
 
-    def set_constants(self) -> None:
-        """Updates what MuJoCo derives from the model, after sizes or masses have changed."""
+    def set_box(self, body: str, geom: str, half_size: FloatArray, mass_kg: float) -> None:
+        """Gives a body that is one box another size and mass.
+
+        Args:
+            body: Name of the body.
+            geom: Name of its box.
+            half_size: Half of its size along its own x, y and z `[3]`, m.
+            mass_kg: Mass, kg.
+        """
+        box, owner = self.model.geom(geom), self.model.body(body)
+        box.size[:], owner.mass[:] = half_size, mass_kg
+        box.rbound[:] = np.linalg.norm(half_size)  # what broad collision detection looks at
+        self.model.geom_aabb[box.id, 3:] = half_size
+        owner.inertia[:] = mass_kg / 3 * (np.square(half_size).sum() - np.square(half_size))
         self._mj.mj_setConst(self.model, self.data)
+
+    def set_friction(self, geom: str, sliding: float) -> None:
+        """Sets the coefficient of sliding friction of a body's part."""
+        self.model.geom(geom).friction[0] = sliding
 
     def forward(self) -> None:
         """Updates every quantity that is derived from the state."""

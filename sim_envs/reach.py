@@ -16,7 +16,8 @@ from robot_wm.types import (
     UserError,
     checked,
 )
-from sim_envs.tabletop import CLEARANCE_M, NUM_DRAWS, Tabletop
+from sim_envs.placing import CLEARANCE_M, NUM_DRAWS
+from sim_envs.tabletop import Tabletop
 from sim_envs.trying import look_ahead, simulate
 
 MIN_START_DISTANCE_M = 0.08

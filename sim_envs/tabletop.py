@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,69 +11,17 @@ from robot_wm.kinematics.robot import STATE_NAMES
 from robot_wm.types import ActionSpec, Count, FloatArray, Observation, Positive, UserError, checked
 from sim_envs.appearance import Appearance
 from sim_envs.physics import Physics
+from sim_envs.placing import CLEARANCE_M, draw_poses
 from sim_envs.scene import Block, Camera, Table, compose, scale_of, stand_of, wrist_of
+from sim_envs.state import BeginGovernor, Displacement, TabletopState, TickGovernor
 
-CLEARANCE_M = 0.06  # smallest distance of a drawn object from the gripper and from other objects
 CUBE = Block("cube")
 
-NUM_DRAWS = 10_000  # number of rejected samples after which there is taken to be no room
-
 _LEASH_M = 0.03  # largest distance of the commanded from the measured tool position
-_GRIPPER_M = 0.035  # radius of the gripper around its tool
 _STEEP = 0.15  # a camera looks straight down if its horizontal offset over its height is smaller
 _ABOVE_M = 5e-4  # height over the table at which an object is placed
 _ARRIVED_RAD = 1e-3  # largest joint error of a governed arm at its target
 _LATEST = 5  # control periods that a governed arm has for one action
-
-
-class TickGovernor(Protocol):
-    """Turns joint targets into one legal joint command per tick."""
-
-    def step(self, target: FloatArray) -> FloatArray:
-        """Returns this tick's command `[J]`, rad, toward a target `[J]`, rad."""
-        ...
-
-    def copy(self) -> TickGovernor:
-        """Returns an independent copy with the same state."""
-        ...
-
-
-# Makes a governor for an arm that is at rest at joints `[J]`, rad.
-BeginGovernor = Callable[[FloatArray], TickGovernor]
-
-
-@dataclass(frozen=True, eq=False)
-class TabletopState:
-    """The full state of a Tabletop; from `Tabletop.snapshot`.
-
-    Attributes:
-        physics: State of the simulation.
-        target: The commanded pose `[4]`, m.
-        joints: The last joint command `[J]`, rad.
-        governor: The governor with its state; None without one.
-        num_applied: Number of actions since the arm was placed.
-    """
-
-    physics: FloatArray
-    target: FloatArray
-    joints: FloatArray
-    governor: TickGovernor | None
-    num_applied: int
-
-
-@dataclass(frozen=True, eq=False)
-class Displacement:
-    """An object is moved by a hand, in the middle of an episode.
-
-    Attributes:
-        name: Name of the object.
-        step: Number of the action before which it is moved, from 0.
-        by: Change of its x and y `[2]`, m, base frame; it is put down there.
-    """
-
-    name: str
-    step: int
-    by: FloatArray
 
 
 class Tabletop:
@@ -266,25 +212,8 @@ class Tabletop:
         Raises:
             UserError: the table has no room for them.
         """
-        low = np.array([*self._robot.table_low, -np.pi])
-        high = np.array([*self._robot.table_high, np.pi])
-        poses: dict[str, FloatArray] = {}
-        radius = {n: float(np.hypot(*block.half_size[:2])) for n, block in self._objects.items()}
-        for name in self._objects:
-            occupied = [(place[:2], _GRIPPER_M) for place in away_from]
-            occupied += [(pose[:2], radius[other]) for other, pose in poses.items()]
-            distances = [(place, max(clearance_m, radius[name] + r)) for place, r in occupied]
-            for _ in range(NUM_DRAWS):
-                pose = rng.uniform(low, high)
-                if all(np.linalg.norm(pose[:2] - place) >= least for place, least in distances):
-                    break
-            else:
-                raise UserError(
-                    f"objects: got {len(self._objects)}, the table has no room for {name} clear "
-                    f"of the others"
-                )
-            poses[name] = pose
-        return poses
+        blocks = tuple(self._objects.values())
+        return draw_poses(rng, self._robot, blocks, away_from, clearance_m)
 
     def randomize_appearance(self, seed: int | None) -> None:
         """Draws an appearance from `seed`, or restores the scene's own for None.
@@ -358,18 +287,13 @@ class Tabletop:
             half_size_m: Half of the edge of a cube of equal density, m; None: as built.
             friction: Sliding friction of the object and of the table under it; None: as built.
         """
-        block, physics = self._objects[name], self._physics
+        block = self._objects[name]
         half = np.full(3, half_size_m) if half_size_m else np.array(block.half_size)
-        mass = block.mass_kg * float(np.prod(half) / np.prod(block.half_size))
-        geom, body = physics.model.geom(f"{name}/{name}"), physics.model.body(f"{name}/")
-        geom.size[:], body.mass[:] = half, mass
-        geom.rbound[:] = np.linalg.norm(half)
-        physics.model.geom_aabb[geom.id, 3:] = half
-        body.inertia[:] = mass / 3 * (np.square(half).sum() - np.square(half))
-        for touched in (geom, physics.model.geom("table")):
-            touched.friction[0] = 1.0 if friction is None else friction
+        mass_kg = block.mass_kg * float(np.prod(half) / np.prod(block.half_size))
+        self._physics.set_box(f"{name}/", f"{name}/{name}", half, mass_kg)
+        for touched in (f"{name}/{name}", "table"):
+            self._physics.set_friction(touched, 1.0 if friction is None else friction)
         self._half_height[name] = float(half[2])
-        physics.set_constants()
 
     def _restart_governor(self) -> None:
         if self._begin is not None:

@@ -16,7 +16,8 @@ from robot_wm.types import Observation, UserError
 from sim_envs.manifest import MANIFESTS
 from sim_envs.move import AWAY, PARKED, Goals, MoveTask
 from sim_envs.move_demonstrator import MoveDemonstrator
-from sim_envs.tabletop import Displacement, Tabletop
+from sim_envs.state import Displacement
+from sim_envs.tabletop import Tabletop
 
 TASKS = {"push": "so100_push", "carry": "so100_pick_place"}
 

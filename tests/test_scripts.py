@@ -163,5 +163,11 @@ def test_the_readme_s_picture_is_drawn(script, tmp_path, monkeypatch):
 
 
 def test_the_manifest_is_written_once():
-    done = subprocess.run([sys.executable, str(SCRIPTS / "make_manifest.py")], capture_output=True)
-    assert done.returncode == 1 and b"exists" in done.stderr
+    for words, told in (
+        (["so100_push", "far"], b"exists"),
+        ([], b"usage"),
+        (["so1"], b"so100_push"),
+    ):
+        command = [sys.executable, str(SCRIPTS / "make_manifest.py"), *words]
+        done = subprocess.run(command, capture_output=True)
+        assert done.returncode == 1 and told in done.stderr

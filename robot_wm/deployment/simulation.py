@@ -166,7 +166,7 @@ def govern(env: Tabletop, robot: RobotModel) -> None:
 
 
 class GovernedTicks:
-    """Adapts the governor to Tabletop (sim_envs.tabletop.TickGovernor)."""
+    """Adapts the governor to Tabletop (sim_envs.state.TickGovernor)."""
 
     def __init__(self, governor: Governor) -> None:
         self._governor = governor

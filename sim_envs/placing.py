@@ -1,0 +1,56 @@
+"""Draws where objects stand on the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from robot_wm.kinematics import RobotModel
+from robot_wm.types import FloatArray, UserError
+from sim_envs.scene import Block
+
+CLEARANCE_M = 0.06  # smallest distance of a drawn object from the gripper and from other objects
+NUM_DRAWS = 10_000  # number of rejected samples after which there is taken to be no room
+_GRIPPER_M = 0.035  # radius of the gripper around its tool
+
+
+def draw_poses(
+    rng: np.random.Generator,
+    robot: RobotModel,
+    blocks: Sequence[Block],
+    away_from: Sequence[FloatArray],
+    clearance_m: float,
+) -> dict[str, FloatArray]:
+    """Draws poses of objects, at some distance from each other and from the gripper.
+
+    Args:
+        rng: Draws the poses.
+        robot: The arm, which says where on the table.
+        blocks: The objects.
+        away_from: Poses of the gripper whose x and y the objects keep their distance from.
+        clearance_m: Smallest distance between two centers; more for objects that would touch.
+
+    Returns:
+        name -> pose `[3]`: x and y, m, and yaw, rad, base frame.
+
+    Raises:
+        UserError: the table has no room for them.
+    """
+    low, high = np.array([*robot.table_low, -np.pi]), np.array([*robot.table_high, np.pi])
+    poses: dict[str, FloatArray] = {}
+    radius = {block.name: float(np.hypot(*block.half_size[:2])) for block in blocks}
+    for name in radius:
+        occupied = [(place[:2], _GRIPPER_M) for place in away_from]
+        occupied += [(pose[:2], radius[other]) for other, pose in poses.items()]
+        distances = [(place, max(clearance_m, radius[name] + r)) for place, r in occupied]
+        for _ in range(NUM_DRAWS):
+            pose = rng.uniform(low, high)
+            if all(np.linalg.norm(pose[:2] - place) >= least for place, least in distances):
+                break
+        else:
+            raise UserError(
+                f"objects: got {len(blocks)}, the table has no room for {name} clear of the others"
+            )
+        poses[name] = pose
+    return poses
