@@ -113,6 +113,10 @@ class MoveTask:
         """True pose of the object in the goal picture `[3]`: x, y in m and yaw in rad."""
         return self._goal.copy()
 
+    def retarget(self, goal: FloatArray) -> None:
+        """Judges by another goal from now on: the object's x, y in m and yaw in rad, `[3]`."""
+        self._goal = np.array(goal, np.float64)
+
     @property
     def arm_goal(self) -> FloatArray:
         """True pose of the gripper in the goal picture `[4]`, m."""

@@ -25,6 +25,7 @@ _BEHIND_M = 0.045  # distance of the tool from the object's middle where a push 
 _BESIDE_M = 0.012  # a pushing tool that is farther from the line approaches anew
 _STEP_M = 0.02  # of a push
 _NEAR_M = 0.008  # an object that is nearer to its goal is left alone
+_LEAST_STEPS = 32  # a new goal takes fewer
 _CALM = 0.3  # share of the noise where the gripper is about to touch the object
 _OPEN_M = 0.05
 _BETWEEN_M = 0.016  # from the middle of an open gripper to the tool, toward its fixed finger
@@ -33,9 +34,10 @@ _BETWEEN_M = 0.016  # from the middle of an open gripper to the tool, toward its
 class MoveDemonstrator:
     """An expert that gets the true poses (robot_wm.types.Controller).
 
-    It moves the object to the task's goal, then draws new goals until the episode ends, as a person
-    goes on. Between two goals it may park the arm, as before a picture is taken. Its way is noisy,
-    and some of its approaches miss on purpose: a model needs to see what does not move an object.
+    It moves the object to the task's goal, then to new goals while there is time for one, as a
+    person goes on; the task then judges the last of them. Between two goals it may park the arm, as
+    before a picture is taken. Its way is noisy, and some of its approaches miss on purpose: a model
+    needs to see what does not move an object.
 
     Args:
         task: The task, with the object's goal and the episode's seed, from which all randomness
@@ -65,13 +67,14 @@ class MoveDemonstrator:
         self._rng = np.random.default_rng((self._task.seed, 1))
         self._goal = self._task.object_goal[:2]
         self._noise, self._is_free = np.zeros(4), True
-        self._moves = self._live()
+        self._moves, self._step = self._live(), 0
 
     def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
         """Decides on the next action `[4]`, m, within the env's bounds."""
         self._tool = obs.proprio
         self._object = self._task.env.object_pose(self._task.object_name)
         target = next(self._moves)
+        self._step += 1
         self._noise = 0.5 * self._noise + self._rng.normal(0, self._noise_m, 4)
         self._noise *= 1.0 if self._is_free else _CALM
         return Decision(self._task.env.action_spec.clip(target - self._tool + self._noise))
@@ -79,14 +82,14 @@ class MoveDemonstrator:
     def _live(self) -> Iterator[FloatArray]:
         """Yields the next pose of the tool `[4]`, m, action by action."""
         work = self._push if self._task.way == "push" else self._carry
-        yield from work()
-        first = True
         while True:
-            if first or self._rng.random() < self._park_share:
-                yield from self._park()
-            first = False
-            self._goal = self._draw_goal()
             yield from work()
+            if self._rng.random() < self._park_share:
+                yield from self._park()
+            while self._num_steps - self._step < _LEAST_STEPS:  # too late for another goal
+                yield from self._park()
+            self._goal = self._draw_goal()
+            self._task.retarget(np.append(self._goal, self._task.object_goal[2]))
 
     def _draw_goal(self) -> FloatArray:
         while True:
