@@ -7,16 +7,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from robot_wm.types import (
-    FloatArray,
-    Goal,
-    ImageArray,
-    Judgement,
-    Measure,
-    Positive,
-    UserError,
-    checked,
-)
+from robot_wm.types import FloatArray, Goal, ImageArray, Judgement, Measure, UserError
+from robot_wm.types.settings import Positive, checked
 from sim_envs.placing import NUM_DRAWS
 from sim_envs.state import Displacement
 from sim_envs.tabletop import Tabletop
@@ -44,6 +36,9 @@ class MoveTask:
     The goal picture shows the object at its goal, and the arm somewhere else: parked as in the
     demonstrations, or where none of them leaves it.
 
+    Attributes:
+        seed: Seed of the current episode.
+
     Args:
         env: The arm on its table, with one object.
         way: `push`: the object may be anywhere in the gripper's way; `carry`: it must also be let
@@ -58,6 +53,8 @@ class MoveTask:
     Raises:
         UserError: the env has not exactly one object.
     """
+
+    seed: int
 
     @checked
     def __init__(
@@ -76,7 +73,7 @@ class MoveTask:
         self._arm = np.zeros(4)
         self._disc: FloatArray | None = None
         self._entered = False
-        self._seed = 0
+        self.seed = 0
 
     @property
     def env(self) -> Tabletop:
@@ -121,11 +118,6 @@ class MoveTask:
     def arm_goal(self) -> FloatArray:
         """True pose of the gripper in the goal picture `[4]`, m."""
         return self._arm.copy()
-
-    @property
-    def seed(self) -> int:
-        """Seed of the current episode."""
-        return self._seed
 
     def episode(self, seed: int) -> dict[str, object]:
         """See `Task.episode`.
@@ -197,8 +189,8 @@ class MoveTask:
         start, arm, cube, goal = (
             np.asarray(episode[key], float) for key in ("start", "arm", "cube", "goal")
         )
-        env, self._seed = self._env, int(str(episode["seed"]))
-        env.randomize_appearance(self._seed)
+        env, self.seed = self._env, int(str(episode["seed"]))
+        env.randomize_appearance(self.seed)
         env.change_object(
             self._object,
             half_size_m=_number(episode, "half_size_m"),
