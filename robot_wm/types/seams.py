@@ -86,6 +86,10 @@ class Task(Protocol):
     """A family of episodes on an Env, judged by the true state.
 
     The judge is for evaluation only: no controller ever gets a Task.
+
+    A task may also have `num_steps`, the actions of an episode (20 without it), `num_hold_steps`,
+    the actions of no motion after them before an episode is judged, and `goals`, the name of the
+    list of episodes that it draws from (`on` is the usual one).
     """
 
     @property
