@@ -56,7 +56,7 @@ class FlightRecorder:
 
     Raises:
         FileExistsError: the file exists.
-        RecordError: the file cannot be written.
+        OSError: the file cannot be written.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class FlightRecorder:
             while text:
                 text = text[os.write(self._file, text) :]
         except OSError as error:
-            raise RecordError(f"{self._path}: {error.strerror}") from error
+            raise RecordError(f"{self._path}: {error.strerror or error}") from error
         self._torn = False
 
     def close(self) -> None:
@@ -231,7 +231,7 @@ def replay(path: Path) -> Replay:
     except StopIteration:
         raise UserError(f"{path}: empty, not a flight record") from None
     except UserError as error:
-        raise UserError(f"{path}: not a flight record, or damaged: {error}") from error
+        raise UserError(f"{path}: not a flight record, or damaged: {error!s:.200}") from error
     except _DAMAGED as error:
         raise UserError(f"{path}: not a flight record, or damaged: {error!r:.120}") from error
     compared = 0 if header["format"] in _BY_ANOTHER_GOVERNOR else commands

@@ -15,10 +15,12 @@ import os
 import pkgutil
 import termios
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from msgspec import Meta
 
 from hardware.arm import ArmError
-from robot_wm.types import UserError
+from robot_wm.types import UserError, checked
 
 TRIES = 3  # on a bus that loses 2 % of its packets, one request in 125,000 still fails
 # LookupError: the driver took a late reply to an earlier request for the reply to this one.
@@ -35,7 +37,13 @@ def check_installed() -> None:
         )
 
 
-def open_robot(kind: str, settings: Mapping[str, Any], *, reply_s: float = 0.02) -> Any:
+@checked
+def open_robot(
+    kind: str,
+    settings: Mapping[str, Any],
+    *,
+    reply_s: Annotated[float, Meta(gt=0, lt=1)] = 0.02,
+) -> Any:
     """Opens a LeRobot robot and checks its calibration; leaves its torque as it is.
 
     Args:

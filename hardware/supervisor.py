@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
 from hardware.governor import Governor, NotLegalError
 from hardware.plans import JointPlan, Motion
@@ -18,7 +20,7 @@ from hardware.reasons import Kind, Reason
 from hardware.states import Event, State, StateMachine
 from hardware.ticks import Note, NoteKind, PolicyLife, Reading, TickResult
 from robot_wm.kinematics.limits import Limits
-from robot_wm.types import Count, FloatArray, Positive, Settings, Share
+from robot_wm.types import Count, FloatArray, Positive, Settings
 
 _STEP_SHARE = 0.9  # of the governor's longest jump, that a step of a plan or of parking may take
 
@@ -69,7 +71,7 @@ class SupervisorSettings(Settings, frozen=True, kw_only=True):
     tracking_error_rad: Positive = 0.15
     tracking_s: Positive = 0.3
     stuck_rad: Positive = 0.05
-    stuck_share: Share = 0.2
+    stuck_share: Annotated[float, Meta(gt=0, le=1)] = 0.2
     max_refused: Count = 3
     parking_s: Positive = 30.0
     steady_ticks: Count = 10

@@ -21,9 +21,8 @@ REGION = np.array([[0.19, -0.11], [0.28, 0.11]])
 # Where demonstrations park the arm, and where they never do: x, y, z and opening, m.
 PARKED = np.array([[0.15, 0.0, 0.10, 0.0], [0.24, 0.15, 0.19, 0.05]])
 AWAY = np.array([[0.24, -0.15, 0.05, 0.0], [0.32, 0.15, 0.09, 0.05]])
-_CLEAR_M = (
-    0.07  # smallest distance of the tool from the object, seen from above, where an arm waits
-)
+# Smallest distance of the tool from the object, seen from above, at the start and in the picture.
+_CLEAR_M = 0.07
 _DISC_M = 0.03  # radius of the forbidden disc of `around`
 _DISPLACED_M = (0.04, 0.06)
 _REACH_M = 0.03  # distance of the tool from the middle of an object that it pushes
@@ -113,11 +112,6 @@ class MoveTask:
     def retarget(self, goal: FloatArray) -> None:
         """Judges by another goal from now on: the object's x, y in m and yaw in rad, `[3]`."""
         self._goal = np.array(goal, np.float64)
-
-    @property
-    def arm_goal(self) -> FloatArray:
-        """True pose of the gripper in the goal picture `[4]`, m."""
-        return self._arm.copy()
 
     def episode(self, seed: int) -> dict[str, object]:
         """See `Task.episode`.
@@ -235,10 +229,12 @@ class MoveTask:
             return far + 0.3 * approach + self._entered
         touching = {name for pair in env.contacts() for name in pair if self._object in pair}
         if far < _DONE_M:
-            return far + 0.01 * len(touching)
-        if len(touching) > 2:  # the object and two fingers
-            return far + 0.05 + self._entered
-        return far + 0.15 + float(np.linalg.norm(tool[:3] - place)) + self._entered
+            left = 0.01 * len(touching)
+        elif len(touching) > 2:  # the object and two fingers
+            left = 0.05
+        else:
+            left = 0.15 + float(np.linalg.norm(tool[:3] - place))
+        return far + left + self._entered
 
     def simulate(self, actions: FloatArray) -> FloatArray:
         """See `Task.simulate`."""

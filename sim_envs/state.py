@@ -51,7 +51,8 @@ class Displacement:
     Attributes:
         name: Name of the object.
         step: Number of the action before which it is moved, from 0.
-        by: Change of its x and y `[2]`, m, base frame; it is put down there.
+        by: Change of its x and y `[2]`, m, base frame; turned by a quarter or a half where the
+            object would be put off the table or into the gripper.
     """
 
     name: str

@@ -410,9 +410,11 @@ class Tabletop:
         due = self._displacement
         if due is not None and due.step == self._num_applied:
             pose, tool = self.object_pose(due.name), self.proprio()
-            places = np.array([pose[:2] + due.by, pose[:2] - due.by])  # not into the gripper
-            near = np.linalg.norm(places[0] - tool[:2]) < CLEARANCE_M
-            place = np.clip(places[int(near)], self._robot.table_low, self._robot.table_high)
+            (x, y), low, high = due.by, self._robot.table_low, self._robot.table_high
+            places = pose[:2] + np.array([(x, y), (-x, -y), (-y, x), (y, -x)])
+            fits = ((low <= places) & (places <= high)).all(1)
+            fits &= np.linalg.norm(places - tool[:2], axis=1) >= CLEARANCE_M
+            place = np.clip(places[fits.argmax()], low, high)  # the first, where none fits
             self.place_object(due.name, np.array([*place, pose[3]]))
         self._num_applied += 1
 

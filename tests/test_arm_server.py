@@ -328,19 +328,26 @@ def test_a_stop_in_the_tick_in_which_the_policy_process_is_done_is_not_lost(desk
     np.testing.assert_allclose(arm.target, HOME, atol=0.02)
 
 
-def test_what_is_written_after_the_arm_server_broke_is_in_the_record(desk, chain, tmp_path):
-    path = tmp_path / "broken.jsonl"
-    there = HOME + [0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
+THERE = HOME + [0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def breaking(fail):
+    """What an arm does that goes `THERE` from tick 60 on; in tick 80, `fail` is called."""
 
     def each(arm):
         arm.joints = arm.target
         if arm.num_reads == 60:
-            arm.plan(there)
+            arm.plan(THERE)
         if arm.num_reads == 80:
             assert arm.supervisor.state is State.RUNNING
-            arm.server._hear = None
+            fail()
 
-    arm = desk(each)
+    return each
+
+
+def test_what_is_written_after_the_arm_server_broke_is_in_the_record(desk, chain, tmp_path):
+    path = tmp_path / "broken.jsonl"
+    arm = desk(breaking(lambda: setattr(arm.server, "_hear", None)))
     recorder = FlightRecorder(path, arm.supervisor._limits, chain)
     arm.server._recorder = recorder
     assert arm.server.run().kind is Kind.ARM_SERVER_BROKE
@@ -348,24 +355,18 @@ def test_what_is_written_after_the_arm_server_broke_is_in_the_record(desk, chain
     found = replay(path)
     assert found.num_mismatches == 0 and not found.cut and "broke" in found.faults[0]
     last = json.loads(path.read_text().splitlines()[-2])
-    assert last["command"] == arm.target.tolist() and not np.array_equal(arm.target, there)
+    assert last["command"] == arm.target.tolist() and not np.array_equal(arm.target, THERE)
 
 
 def test_a_disk_that_fills_brakes_the_arm_and_leaves_a_record(desk, chain, tmp_path):
     path = tmp_path / "full.jsonl"
-    there = HOME + [0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
 
-    def each(arm):
-        arm.joints = arm.target
-        if arm.num_reads == 60:
-            arm.plan(there)
-        if arm.num_reads == 80:
-            assert arm.supervisor.state is State.RUNNING
-            full = os.open("/dev/full", os.O_WRONLY)
-            os.dup2(full, recorder._file)
-            os.close(full)
+    def fill():
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, recorder._file)
+        os.close(full)
 
-    arm = desk(each)
+    arm = desk(breaking(fill))
     recorder = FlightRecorder(path, arm.supervisor._limits, chain)
     arm.server._recorder = recorder
     write, written = arm.write, []
@@ -376,7 +377,7 @@ def test_a_disk_that_fills_brakes_the_arm_and_leaves_a_record(desk, chain, tmp_p
     found = replay(path)
     assert found.cut and found.num_mismatches == 0 and found.num_ticks == 79
     assert not any(violations(arm.supervisor._limits, chain.corners, np.array(written)).values())
-    assert np.array_equal(written[-1], written[-2]) and not np.array_equal(arm.target, there)
+    assert np.array_equal(written[-1], written[-2]) and not np.array_equal(arm.target, THERE)
 
 
 @pytest.mark.parametrize("sender", ["policy", "operator"])

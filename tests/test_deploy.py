@@ -253,7 +253,7 @@ def bench(tmp_path):
     """The safety bench on the SO-100, in this process."""
     robot = build_robot(load_command("bench safety", []).robot)
     assert robot.park is not None
-    return FaultBench(robot.chain, robot.limits, robot.park, tmp_path, 0)
+    return FaultBench(robot, robot.park, tmp_path, 0)
 
 
 def test_the_safety_bench_sees_a_pilot_that_runs_what_it_must_not(bench, monkeypatch):

@@ -36,7 +36,16 @@ from robot_wm.planners import CEM, QuasiNewton
 from robot_wm.predictor import PredictorConfig
 from robot_wm.pretrain import PretrainConfig
 from robot_wm.training import TrainConfig
-from robot_wm.types import Count, Positive, UserError, checked, plain_settings, read_settings
+from robot_wm.types import (
+    Count,
+    NonNegative,
+    Positive,
+    Share,
+    UserError,
+    checked,
+    plain_settings,
+    read_settings,
+)
 from robot_wm.workflows.data import make_encoder
 from sim_envs.reach import ReachTask
 from sim_envs.tabletop import Tabletop
@@ -429,7 +438,7 @@ def test_a_constructor_s_annotations_are_its_checks():
     @checked
     def reach(
         goal: object, *, within_m: Positive = 0.1, kind: Literal["far", "near"] = "near",
-        patience: Count | None = None,
+        patience: Count | None = None, share: Share = 0.5, least: NonNegative = 0.0,
     ) -> tuple:  # fmt: skip
         """Returns its arguments."""
         return within_m, kind, patience
@@ -439,6 +448,7 @@ def test_a_constructor_s_annotations_are_its_checks():
     for name, value in (
         ("within_m", 0), ("within_m", math.nan), ("within_m", math.inf), ("within_m", "far"),
         ("within_m", True), ("kind", "middle"), ("patience", 0), ("patience", 1.5),
+        ("share", math.nan), ("share", -0.1), ("least", math.nan), ("least", math.inf),
     ):  # fmt: skip
         with pytest.raises(UserError, match=f"{name}: got "):
             reach(None, **{name: value})

@@ -30,7 +30,7 @@ from robot_wm.deployment.control import make_controller
 from robot_wm.deployment.parts import Part
 from robot_wm.deployment.planning import PlanningSettings
 from robot_wm.deployment.rig import heard, illegal_plans, legal_pose
-from robot_wm.kinematics import Chain, Limits
+from robot_wm.kinematics import RobotModel
 from robot_wm.planners import PLANNERS
 from robot_wm.progress import Progress
 from robot_wm.types import (
@@ -63,15 +63,13 @@ class FaultBench:
     """Tests the supervisor, the governor and the planners of one arm, without its processes.
 
     Attributes:
-        chain: Kinematics of the arm.
-        limits: Limits of the governor.
-        park_pose: The park pose `[J]`, rad.
+        robot: The arm.
+        park_pose: Joints where the tests begin, and the arm parks `[J]`, rad.
         work: A folder for flight records.
         seed: Seed of everything that is random.
     """
 
-    chain: Chain
-    limits: Limits
+    robot: RobotModel
     park_pose: FloatArray
     work: Path
     seed: int
@@ -100,9 +98,13 @@ class FaultBench:
     def _sequence(self, number: int, num_ticks: int, found: dict[str, int]) -> None:
         rng = np.random.default_rng((self.seed, number))
         supervisor = self._supervisor()
-        tick_s, now_s, joints = float(self.limits.tick_s), 10.0, self.park_pose.copy()
+        tick_s, now_s, joints = float(self.robot.limits.tick_s), 10.0, self.park_pose.copy()
         path = self.work / f"{number}.jsonl"
-        record = FlightRecorder(path, self.limits, self.chain) if number % _REPLAYED == 0 else None
+        record = (
+            FlightRecorder(path, self.robot.limits, self.robot.chain)
+            if number % _REPLAYED == 0
+            else None
+        )
         written: list[list[FloatArray]] = []
         for i in range(num_ticks):
             now_s += tick_s if rng.random() < 0.995 else 0.3
@@ -134,7 +136,7 @@ class FaultBench:
                 record.write(now_s, reading, result)
         for commands in written:
             found["commands"] += len(commands) - 1
-            judged = violations(self.limits, self.chain.corners, np.array(commands))
+            judged = violations(self.robot.limits, self.robot.chain.corners, np.array(commands))
             found["violations"] += sum(judged.values())
         if record is not None:
             record.close()
@@ -171,12 +173,12 @@ class FaultBench:
         number: int,
     ) -> tuple[bytes, bool]:
         """Draws a plan as the policy process sends it, and whether it is legal."""
-        target = legal_pose(self.chain, self.limits, rng, joints)
+        target = legal_pose(self.robot.chain, self.robot.limits, rng, joints)
         good = JointPlan(supervisor.epoch, number + 1, now_s - 0.05, now_s, joints, target[None],
                          now_s + 2.0)  # fmt: skip
         if rng.random() < 0.5:
             return encode(PlanProposal(plan=good)), True
-        bad = illegal_plans(good, self.limits)
+        bad = illegal_plans(good, self.robot.limits)
         return bad[rng.integers(len(bad))], False
 
     def broken_models(self, seed: int) -> int:
@@ -213,11 +215,11 @@ class FaultBench:
     def governor(self, num: int = 2000) -> dict[str, Any]:
         """Measures the time of a governor's step that is pushed against every limit."""
         rng, took_s, target = np.random.default_rng(self.seed), [], self.park_pose
-        governor = Governor(self.limits, self.chain.corners, self.park_pose)
-        reach = 0.6 * float(self.limits.max_jump)
+        governor = Governor(self.robot.limits, self.robot.chain.corners, self.park_pose)
+        reach = 0.6 * float(self.robot.limits.max_jump)
         for tick in range(num):
             if tick % 25 == 0:
-                target = rng.uniform(self.limits.low, self.limits.high)
+                target = rng.uniform(self.robot.limits.low, self.robot.limits.high)
             begin_s = time.perf_counter()
             near = governor.joints + np.clip(target - governor.joints, -reach, reach)
             governor.step(near)
@@ -232,7 +234,7 @@ class FaultBench:
         supervisor, now_s = self._armed()
         start = self.park_pose
         good = JointPlan(supervisor.epoch, 1, now_s, now_s, start, start[None] + 0.05, now_s + 2.0)
-        for number, content in enumerate(illegal_plans(good, self.limits)):
+        for number, content in enumerate(illegal_plans(good, self.robot.limits)):
             supervisor, now_s = self._armed()
             plans, nonsense = heard(content)
             reading = Reading(self.park_pose, now_s + 0.01, {"front": now_s})
@@ -244,15 +246,15 @@ class FaultBench:
         return {"refusals_missed": len(missed)}
 
     def _supervisor(self) -> Supervisor:
-        return Supervisor(self.limits, self.chain.corners, park_pose=self.park_pose)
+        return Supervisor(self.robot.limits, self.robot.chain.corners, park_pose=self.park_pose)
 
     def _armed(self) -> tuple[Supervisor, float]:
         supervisor, now_s = (
-            Supervisor(self.limits, self.chain.corners, park_pose=self.park_pose),
+            Supervisor(self.robot.limits, self.robot.chain.corners, park_pose=self.park_pose),
             10.0,
         )
         for tick in range(_STANDS + 1):
-            now_s += float(self.limits.tick_s)
+            now_s += float(self.robot.limits.tick_s)
             reading = Reading(self.park_pose, now_s, {"front": now_s})
             events = [(Event.ARM, _ASKED)] if tick == _STANDS else []
             supervisor.tick(now_s, reading, PolicyLife(True, now_s), events=events)
@@ -268,10 +270,10 @@ class FaultBench:
         Raises:
             UserError: the box contains the arm in every pose.
         """
-        probe = Governor(self.limits, self.chain.corners, self.park_pose)
+        probe = Governor(self.robot.limits, self.robot.chain.corners, self.park_pose)
         rng = np.random.default_rng(self.seed)
         for _ in range(10_000):
-            joints = rng.uniform(self.limits.low, self.limits.high)
+            joints = rng.uniform(self.robot.limits.low, self.robot.limits.high)
             if probe.problem(joints):  # drawn within the joints' limits: only the box is left
                 return joints
         raise UserError("robot.limits: the box holds the whole arm wherever it is")
@@ -279,7 +281,7 @@ class FaultBench:
     def _arming(self) -> Iterator[tuple[str, bool]]:
         """Yields each condition in which the arm must not be armed, and whether it was."""
         park_pose, outside = self.park_pose, self.park_pose.copy()
-        outside[1] = self.limits.high[1] + 0.05
+        outside[1] = self.robot.limits.high[1] + 0.05
         low = self._boxed_out()
         cases: dict[str, Callable[[float], Reading]] = {
             "joint outside its limits": lambda now_s: Reading(outside, now_s, {"front": now_s}),
@@ -295,11 +297,11 @@ class FaultBench:
         }
         for name, read in cases.items():
             supervisor, now_s = (
-                Supervisor(self.limits, self.chain.corners, park_pose=park_pose),
+                Supervisor(self.robot.limits, self.robot.chain.corners, park_pose=park_pose),
                 10.0,
             )
             for tick in range(_STANDS + 1):
-                now_s += float(self.limits.tick_s)
+                now_s += float(self.robot.limits.tick_s)
                 events = [(Event.ARM, _ASKED)] if tick == _STANDS else []
                 life = PolicyLife(name != "no policy process", now_s)
                 result = supervisor.tick(now_s, read(now_s), life, events=events)

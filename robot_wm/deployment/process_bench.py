@@ -22,7 +22,7 @@ import numpy as np
 
 from hardware.supervisor import SupervisorSettings
 from robot_wm.deployment.rig import Rig
-from robot_wm.kinematics import Chain, Limits
+from robot_wm.kinematics import RobotModel
 from robot_wm.progress import Progress
 from robot_wm.types import (
     FloatArray,
@@ -39,17 +39,15 @@ class ProcessBench:
     """Tests the processes of one arm.
 
     Attributes:
-        chain: Kinematics of the arm.
-        limits: Limits of the governor.
-        park_pose: The park pose `[J]`, rad.
+        robot: The arm.
+        park_pose: Joints where the tests begin, and the arm parks `[J]`, rad.
         work: A folder for flight records.
         seed: Seed of everything that is random.
         settings: Settings of the supervisor.
         num_begun_anew: Number of rigs that had to be started again so far.
     """
 
-    chain: Chain
-    limits: Limits
+    robot: RobotModel
     park_pose: FloatArray
     work: Path
     seed: int
@@ -61,7 +59,7 @@ class ProcessBench:
         path = self.work / f"{name}-{time.monotonic_ns()}.jsonl"
         self._num_moves += 1  # another seed for each run
         words = {"settings": self.settings, "seed": self.seed + self._num_moves, **words}
-        return Rig(self.chain, self.limits, self.park_pose, path, **words)
+        return Rig(self.robot.chain, self.robot.limits, self.park_pose, path, **words)
 
     @contextlib.contextmanager
     def _moving(self, name: str, *, into_s: float = 0.1, **words: Any) -> Iterator[Rig]:

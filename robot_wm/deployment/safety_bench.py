@@ -72,7 +72,7 @@ def bench_safety(settings: BenchSafetySettings) -> tuple[dict[str, Any], list[st
         raise UserError("robot.park_pose: the bench begins and ends there, and it is not given")
     work = Path(tempfile.mkdtemp(prefix="robot_wm_safety_"))
     try:
-        arm = robot.chain, robot.limits, robot.park, work, settings.seed
+        arm = robot, robot.park, work, settings.seed
         bench, processes = FaultBench(*arm), ProcessBench(*arm, settings.robot.settings)
         figures = bench.faults(int(counts["sequences"]), settings.ticks)
         figures["nan_motion"] += bench.broken_models(settings.seed)

@@ -225,8 +225,8 @@ class RobotModel:
         Returns:
             Joints `[J]`, rad, and the remaining position error, m.
         """
-        best: tuple[FloatArray, float] | None = None
-        for start in (joints, self.home):  # at a joint's limit, the search may end short of it
+
+        def search(start: FloatArray) -> tuple[FloatArray, float]:
             solution, error_m, _ = inverse_kinematics(
                 self.chain,
                 position,
@@ -235,9 +235,12 @@ class RobotModel:
                 low=self.limits.low,
                 high=self.limits.high,
             )
-            if best is None or error_m < best[1]:
-                best = solution, error_m
-            if error_m < _REACHED_M:
-                break
-        assert best is not None
-        return best
+            return solution, error_m
+
+        near = search(joints)
+        if near[1] < _REACHED_M:
+            return near
+        # At a joint's limit it may end short of a place that can be reached; what cannot be reached
+        # is no reason to leave the neighbourhood.
+        again = search(self.home)
+        return again if again[1] < _REACHED_M else near
