@@ -17,6 +17,7 @@ from robot_wm.types import (
     checked,
 )
 from sim_envs.move import REGION, MoveTask, draw_parked
+from sim_envs.placing import between_fingers
 
 _OVER_M = 0.08  # height of the tool over an object that it passes
 _DOWN_M = 0.02  # height of the tool that pushes
@@ -28,7 +29,6 @@ _NEAR_M = 0.008  # an object that is nearer to its goal is left alone
 _LEAST_STEPS = 32  # a new goal takes fewer
 _CALM = 0.3  # share of the noise where the gripper is about to touch the object
 _OPEN_M = 0.05
-_BETWEEN_M = 0.016  # from the middle of an open gripper to the tool, toward its fixed finger
 
 
 class MoveDemonstrator:
@@ -155,10 +155,10 @@ class MoveDemonstrator:
         while self._far() > 2 * _NEAR_M:
             miss = self._rng.random() < self._miss_share
             aside = self._rng.normal(0, 0.025, 2) if miss else np.zeros(2)
-            place = self._between(self._object[:2] + aside)
+            place = between_fingers(self._object[:2] + aside)
             yield from self._lift()
             yield from self._go(np.array([*place, _OVER_M, _OPEN_M]))
-            place, self._is_free = self._between(self._object[:2] + aside), False
+            place, self._is_free = between_fingers(self._object[:2] + aside), False
             yield from self._go(np.array([*place, _GRASP_M, _OPEN_M]), 0.006, 6)
             for _ in range(2):
                 yield np.array([*self._tool[:2], _GRASP_M, 0.0])
@@ -166,15 +166,10 @@ class MoveDemonstrator:
             if self._object[2] < 0.03:  # it slipped, or was missed
                 yield np.array([*self._tool[:3], _OPEN_M])
                 continue
-            place = self._between(self._goal)
+            place = between_fingers(self._goal)
             yield from self._go(np.array([*place, _OVER_M, 0.0]))
             place = self._goal - (self._object[:2] - self._tool[:2])  # where it is held
             yield from self._go(np.array([*place, _GRASP_M + 0.002, 0.0]), 0.008, 6)
             for _ in range(2):
                 yield np.array([*self._tool[:3], _OPEN_M])
             yield from self._go(np.array([*self._tool[:2], _OVER_M, _OPEN_M]))
-
-    def _between(self, place: FloatArray) -> FloatArray:
-        """Returns where the tool must be for an object at x, y to be between the fingers, m."""
-        across = np.array([-place[1], place[0]]) / np.linalg.norm(place)
-        return place + _BETWEEN_M * across

@@ -13,6 +13,22 @@ from sim_envs.scene import Block
 CLEARANCE_M = 0.06  # smallest distance of a drawn object from the gripper and from other objects
 NUM_DRAWS = 10_000  # number of rejected samples after which there is taken to be no room
 _GRIPPER_M = 0.035  # radius of the gripper around its tool
+_BETWEEN_M = 0.016  # from the middle of an open gripper to the tool, toward its fixed finger
+
+
+def between_fingers(place: FloatArray) -> FloatArray:
+    """Finds where the tool must be for an object to be between its open fingers.
+
+    The gripper of an SO-100 is meant, whose one finger is fixed and whose tool is near that finger.
+
+    Args:
+        place: The object's x and y, m, base frame.
+
+    Returns:
+        The tool's x and y, m, base frame.
+    """
+    across = np.array([-place[1], place[0]]) / np.linalg.norm(place)
+    return place + _BETWEEN_M * across
 
 
 def draw_poses(

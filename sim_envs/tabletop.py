@@ -299,12 +299,13 @@ class Tabletop:
         if self._begin is not None:
             self._governor = self._begin(self._joints)
 
-    def place_object(self, name: str, pose: FloatArray) -> None:
-        """Places an object on the table, at rest.
+    def place_object(self, name: str, pose: FloatArray, z_m: float = 0.0) -> None:
+        """Places an object, at rest.
 
         Args:
             name: Name of the object.
             pose: Pose of the object, x and y in m and yaw in rad, `[3]`, base frame.
+            z_m: Height of its middle above the table, m; less than it has lying there counts as that.
 
         Raises:
             UserError: no object of that name.
@@ -312,8 +313,8 @@ class Tabletop:
         if name not in self._objects:
             raise UserError(f"object: got {name!r}, want one of {', '.join(self._objects)}")
         joint, half_yaw = self._physics.data.joint(f"{name}/"), pose[2] / 2
-        height = self._half_height[name] + _ABOVE_M
-        joint.qpos[:] = (*pose[:2], height, np.cos(half_yaw), 0, 0, np.sin(half_yaw))
+        z = max(z_m, self._half_height[name] + _ABOVE_M)
+        joint.qpos[:] = (*pose[:2], z, np.cos(half_yaw), 0, 0, np.sin(half_yaw))
         joint.qvel[:] = 0
 
     def observe(self) -> Observation:

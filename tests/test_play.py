@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from robot_wm.deployment.parts import Part
+from robot_wm.deployment.robots import build_arm
+from robot_wm.deployment.settings import LimitSettings
 from robot_wm.robots import so100
+from robot_wm.types import UserError
 from robot_wm.workflows.rendering import RenderedSettings, render_clips
 from sim_envs.meshes import coarsen, triangles
 from sim_envs.play import Play
@@ -88,7 +91,7 @@ def test_an_episode_has_one_look_in_goal_and_start(dressed):
 def test_a_clip_is_decided_by_its_seed(play):
     frames, actions = play.clip((0, 7), 3)
     assert frames.shape == (3, 48, 48, 3) and frames.dtype == np.uint8
-    assert actions.shape == (2, 6)
+    assert actions.shape == (2, 7)
     play.clip((0, 8), 2)
     again, same = play.clip((0, 7), 3)
     np.testing.assert_array_equal(frames, again)
@@ -101,7 +104,38 @@ def test_clips_move_arm_and_object_and_say_so(play):
     actions = np.concatenate([play.clip((2, i), 4)[1] for i in range(12)])
     assert (abs(actions[:, :3]) < 0.06).all() and (actions[:, :4].std(0) > 0.005).all()
     still = (abs(actions[:, 4:]) < 1e-3).all(1).mean()
-    assert 0.05 < still < 0.7 and actions[:, 4:].std() > 0.005
+    assert 0.05 < still < 0.7 and (actions[:, 4:].std(0) > 0.005).all()
+
+
+@pytest.mark.parametrize(
+    ("share", "rises", "with_tool"),
+    [
+        ("object_share", False, False),
+        ("flying_share", True, False),
+        ("held_share", True, True),
+        ("pushed_share", False, False),
+    ],
+)
+def test_an_object_slides_flies_is_held_or_pushed(share, rises, with_tool):
+    only = {"object_share": 0.0, "flying_share": 0.0, "held_share": 0.0, "pushed_share": 0.0}
+    limits = LimitSettings(
+        workspace_low=(0.15, -0.16, 0.016, 0.0), workspace_high=(0.33, 0.16, 0.19, 0.08)
+    )
+    play = Play(
+        build_arm("so100", limits),
+        image_size=16, release_share=0.0, **{**only, share: 1.0},
+    )  # fmt: skip
+    moved = np.concatenate([play.clip((0, i), 4)[1] for i in range(12)])
+    play.close()
+    tool, cube = moved[:, :3], moved[:, 4:]
+    assert (abs(cube[:, :2]).max(1) > 2e-3).mean() > (0.3 if share == "pushed_share" else 0.7)
+    assert (abs(cube[:, 2]).max() > 0.01) == rises
+    assert (np.median(np.linalg.norm(cube - tool, axis=1)) < 5e-3) == with_tool
+
+
+def test_shares_of_clips_add_up_to_one_at_most():
+    with pytest.raises(UserError, match="their sum is"):
+        Play(so100(), object_share=0.6, held_share=0.6)
 
 
 def test_looks_change_within_a_clip_as_often_as_asked():
@@ -140,7 +174,7 @@ def rendered(tmp_path, **changes):
 def test_rendered_clips_do_not_depend_on_who_renders(tmp_path, monkeypatch):
     monkeypatch.setattr("robot_wm.workflows.rendering._PER_TASK", 2)
     alone = rendered(tmp_path / "alone")
-    assert alone.frames.shape == (5, 2, 32, 32, 3) and alone.actions.shape == (5, 1, 6)
+    assert alone.frames.shape == (5, 2, 32, 32, 3) and alone.actions.shape == (5, 1, 7)
     assert alone.frames.reshape(5, -1).std(1).min() > 5
     monkeypatch.undo()  # the processes of the other call would not have it
     together = rendered(tmp_path / "together", num_workers=2)

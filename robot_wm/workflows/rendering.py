@@ -16,14 +16,15 @@ from filelock import FileLock
 from robot_wm.data import scale_frames
 from robot_wm.data.files import allocate
 from robot_wm.deployment.parts import Part
-from robot_wm.deployment.robots import find_arm
+from robot_wm.deployment.robots import build_arm
+from robot_wm.deployment.settings import LimitSettings
 from robot_wm.deployment.simulation import PLAYERS
 from robot_wm.files import replacing
 from robot_wm.progress import Progress
 from robot_wm.types import Count, FloatArray, ImageArray, Settings, checked
 from robot_wm.workflows.workers import map_in_order
 
-_FORMAT = 1  # part of the key: raise it when the same settings give other pictures
+_FORMAT = 2  # part of the key: raise it when the same settings give other pictures
 _PER_TASK = 50  # clips rendered in one go
 
 
@@ -32,12 +33,14 @@ class RenderedSettings(Settings, frozen=True, tag_field="kind", tag="rendered"):
 
     Attributes:
         arm: A name of the table of arms, or `package.function`, which returns a RobotModel.
+        limits: Limits of the arm, where they differ from its own: it plays in its workspace.
         play: What moves the arm (sim_envs.play.Play), or the caller's own.
         num_clips: Number of clips.
         num_workers: Number of processes that render.
     """
 
     arm: str = "so100"
+    limits: LimitSettings = LimitSettings()
     play: Part = Part("play")
     num_clips: Count = 60000
     num_workers: Count = 2
@@ -81,7 +84,8 @@ def render_clips(
         UserError: a number is out of range.
     """
     num_clips, play = settings.num_clips, settings.play.resolved(PLAYERS).plain()
-    what = {"arm": settings.arm, "play": play, "num_frames": num_frames, "size": size}
+    arm = {"arm": settings.arm, "limits": settings.limits.given()}
+    what = {**arm, "play": play, "num_frames": num_frames, "size": size}
     what |= {"seed": seed, "num_clips": num_clips, "format": _FORMAT, "per_task": _PER_TASK}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache / f"rendered-{key}"
@@ -121,7 +125,7 @@ def _part(folder: Path, start: int) -> Path:
 @functools.lru_cache(maxsize=1)
 def _player(settings: RenderedSettings) -> Any:
     """Makes the player of this process, once."""
-    return settings.play.make(PLAYERS, "data.play", robot=find_arm(settings.arm))
+    return settings.play.make(PLAYERS, "data.play", robot=build_arm(settings.arm, settings.limits))
 
 
 def _render(
