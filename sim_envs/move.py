@@ -9,7 +9,7 @@ import numpy as np
 
 from robot_wm.types import FloatArray, Goal, ImageArray, Judgement, Measure, UserError
 from robot_wm.types.settings import Positive, checked
-from sim_envs.placing import NUM_DRAWS
+from sim_envs.placing import NUM_DRAWS, is_reached
 from sim_envs.state import Displacement
 from sim_envs.tabletop import Tabletop
 from sim_envs.trying import look_ahead, simulate
@@ -140,7 +140,7 @@ class MoveTask:
             arm = draw_parked(rng, AWAY if self._goals == "away" else PARKED)
             distance = np.linalg.norm(goal[:2] - cube[:2])
             clear = min(np.linalg.norm(start[:2] - cube[:2]), np.linalg.norm(arm[:2] - goal[:2]))
-            if nearest <= distance <= farthest and clear >= _CLEAR_M:
+            if nearest <= distance <= farthest and clear >= _CLEAR_M and is_reached(robot, start):
                 break
         else:
             raise UserError(

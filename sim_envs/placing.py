@@ -11,6 +11,7 @@ from robot_wm.types import FloatArray, UserError
 from sim_envs.scene import Block
 
 CLEARANCE_M = 0.06  # smallest distance of a drawn object from the gripper and from other objects
+REACHED_M = 0.005  # largest error of an arm that is placed at a pose
 NUM_DRAWS = 10_000  # number of rejected samples after which there is taken to be no room
 _GRIPPER_M = 0.035  # radius of the gripper around its tool
 _BETWEEN_M = 0.016  # from the middle of an open gripper to the tool, toward its fixed finger
@@ -29,6 +30,31 @@ def between_fingers(place: FloatArray) -> FloatArray:
     """
     across = np.array([-place[1], place[0]]) / np.linalg.norm(place)
     return place + _BETWEEN_M * across
+
+
+def is_reached(robot: RobotModel, pose: FloatArray) -> bool:
+    """Tells whether an arm can be placed at a pose of the gripper: x, y, z and opening `[4]`, m."""
+    return robot.reach(pose[:3], robot.home)[1] < REACHED_M
+
+
+def draw_pose(rng: np.random.Generator, robot: RobotModel) -> FloatArray:
+    """Draws a pose of the gripper in the arm's workspace that the arm reaches.
+
+    Args:
+        rng: Draws the pose.
+        robot: The arm.
+
+    Returns:
+        x, y, z and opening `[4]`, m.
+
+    Raises:
+        UserError: the arm reaches no part of its workspace.
+    """
+    for _ in range(NUM_DRAWS):
+        pose = rng.uniform(robot.workspace_low, robot.workspace_high)
+        if is_reached(robot, pose):
+            return pose
+    raise UserError(f"workspace: {robot.name} reaches no pose in it")
 
 
 def draw_poses(

@@ -8,7 +8,7 @@ import numpy as np
 
 from robot_wm.kinematics import RobotModel
 from robot_wm.types import FloatArray, ImageArray, NonNegative, Share, UserError, checked
-from sim_envs.placing import NUM_DRAWS, between_fingers
+from sim_envs.placing import NUM_DRAWS, between_fingers, draw_pose, is_reached
 from sim_envs.tabletop import Tabletop
 
 # Applies a change `[7]` before a frame, whose number it also gets.
@@ -19,7 +19,6 @@ _PUSH_M = 0.02  # height of a tool that pushes
 _BEHIND_M = 0.045  # distance of a tool from the middle of the object that it is about to push
 _GRASP_M = 0.017  # height of a tool that grasps
 _OPEN_M = 0.05  # opening of a gripper that is about to grasp
-_REACHED_M = 1e-3  # largest error of a tool that is where it must be
 _NUM_CLOSING = 2  # actions that close it
 _LIFT_M = 0.03  # length of an action that lifts the object
 _NUM_LIFTING = 2  # number of these actions
@@ -123,7 +122,7 @@ class Play:
     def _begin_apart(self, rng: np.random.Generator, drift: FloatArray, num_frames: int) -> Move:
         """Places the object away from the arm, which alone moves."""
         env, robot = self._env, self._env.robot
-        pose = rng.uniform(robot.workspace_low, robot.workspace_high)
+        pose = draw_pose(rng, robot)
         env.place(pose, env.draw_objects(rng, [pose], _CLEARANCE_M))
         return lambda change, t: self._apply(change)
 
@@ -164,7 +163,7 @@ class Play:
             if env.is_touched(self._object):
                 break
         held = self._seen_from_tool()
-        target = rng.uniform(robot.workspace_low, robot.workspace_high)
+        target = draw_pose(rng, robot)
         for _ in range(_NUM_CARRYING):
             env.apply(np.append((target - env.proprio())[:3], 0.0))
         self._hold(held)
@@ -210,8 +209,7 @@ class Play:
         for _ in range(NUM_DRAWS):
             (place,) = env.draw_objects(rng, []).values()
             tool = np.clip(tool_at(place[:2]), robot.workspace_low, robot.workspace_high)
-            _, error_m = robot.reach(tool[:3], robot.home)
-            if error_m < _REACHED_M:
+            if is_reached(robot, tool):
                 break
         else:
             raise UserError(f"play: {robot.name} reaches no object on its table")

@@ -16,7 +16,7 @@ from robot_wm.types import (
     UserError,
     checked,
 )
-from sim_envs.placing import CLEARANCE_M, NUM_DRAWS
+from sim_envs.placing import CLEARANCE_M, NUM_DRAWS, is_reached
 from sim_envs.tabletop import Tabletop
 from sim_envs.trying import look_ahead, simulate
 
@@ -78,7 +78,8 @@ class ReachTask:
             cube = rng.uniform(*table)
             clearance = min(np.linalg.norm(pose[:2] - cube[:2]) for pose in (start, goal))
             is_far = np.linalg.norm(goal[:3] - start[:3]) >= MIN_START_DISTANCE_M
-            if is_far and clearance >= CLEARANCE_M:
+            reached = is_far and is_reached(robot, start) and is_reached(robot, goal)
+            if reached and clearance >= CLEARANCE_M:
                 poses = {"start": start.tolist(), "goal": goal.tolist(), "cube": cube.tolist()}
                 return {"seed": seed, **poses}
         raise UserError(

@@ -11,7 +11,7 @@ from robot_wm.kinematics.robot import STATE_NAMES
 from robot_wm.types import ActionSpec, Count, FloatArray, Observation, Positive, UserError, checked
 from sim_envs.appearance import Appearance
 from sim_envs.physics import Physics
-from sim_envs.placing import CLEARANCE_M, draw_poses
+from sim_envs.placing import CLEARANCE_M, REACHED_M, draw_pose, draw_poses
 from sim_envs.scene import Block, Camera, Table, compose, scale_of, stand_of, wrist_of
 from sim_envs.state import BeginGovernor, Displacement, TabletopState, TickGovernor
 
@@ -189,7 +189,7 @@ class Tabletop:
         """Draws a start pose, an opening, the objects' poses and an appearance from `seed`."""
         self.randomize_appearance(seed)
         rng = np.random.default_rng(seed)
-        pose = rng.uniform(self._robot.workspace_low, self._robot.workspace_high)
+        pose = draw_pose(rng, self._robot)
         self.place(pose, self.draw_objects(rng, [pose]))
         return self.observe()
 
@@ -239,7 +239,7 @@ class Tabletop:
             UserError: the arm cannot reach the pose, or an object is unknown.
         """
         joints, error_m = self._robot.reach(pose[:3], self._robot.home)
-        if not error_m < 0.005:
+        if not error_m < REACHED_M:
             raise UserError(f"pose: got {pose}, {error_m:.3f} m out of the arm's reach")
         joints = self._robot.opened(joints, pose[3])
         data = self._physics.data
