@@ -305,7 +305,8 @@ class Tabletop:
         Args:
             name: Name of the object.
             pose: Pose of the object, x and y in m and yaw in rad, `[3]`, base frame.
-            z_m: Height of its middle above the table, m; less than it has lying there counts as that.
+            z_m: Height of its middle above the table, m; it is raised where it would be in the
+                table.
 
         Raises:
             UserError: no object of that name.
