@@ -85,7 +85,7 @@ def targets_from_state(states: Sequence[FloatArray], names: Sequence[str]) -> Pr
             f"state: got {', '.join(names)}; a probe needs the gripper's position: "
             f"{', '.join(missing)}"
         )
-    lengths = ("ee.x", "ee.y", "ee.z", "gripper", "cube.x", "cube.y")
+    lengths = ("ee.x", "ee.y", "ee.z", "gripper", "cube.x", "cube.y", "cube.z")
     return ProbeTargets(
         {name.replace(".", "_"): columns[name] for name in lengths if name in columns},
         {"cube_yaw": columns["cube.yaw"]} if "cube.yaw" in columns else {},

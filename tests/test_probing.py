@@ -38,6 +38,14 @@ def test_a_linear_latent_is_read_off_and_its_distances_are_true():
     assert (found.num_numbers, found.num_frames) == (40, 210)
 
 
+def test_the_height_of_a_lifted_cube_is_a_quantity():
+    truth = states()
+    for i, state in enumerate(truth):
+        state[:, 6] += 0.1 * np.random.default_rng(i).random(len(state))
+    found = probe(truth, targets_from_state(truth, NAMES), range(10))
+    assert found.r2["cube_z"] > 0.999 and found.mm["cube_z"] < 1
+
+
 def test_what_is_not_in_the_tokens_is_not_found():
     truth = states()
     tokens = [s[:, :1] for s in truth]  # x alone
