@@ -152,7 +152,10 @@ class Play:
         return fly
 
     def _begin_held(self, rng: np.random.Generator, drift: FloatArray, num_frames: int) -> Move:
-        """Grasps the object and lifts it; it stays in the gripper until that opens."""
+        """Grasps the object and lifts it; it stays in the gripper until that opens.
+
+        Where no grasp succeeds, the clip is one of `_begin_apart`.
+        """
         env, robot = self._env, self._env.robot
         for _ in range(_NUM_GRASPS):
             self._place_at(rng, lambda xy: np.array([*between_fingers(xy), _GRASP_M, _OPEN_M]))
@@ -162,6 +165,8 @@ class Play:
                 env.apply(np.array([0, 0, _LIFT_M, 0]))
             if env.is_touched(self._object):
                 break
+        else:
+            return self._begin_apart(rng, drift, num_frames)
         held = self._seen_from_tool()
         target = draw_pose(rng, robot)
         for _ in range(_NUM_CARRYING):

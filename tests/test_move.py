@@ -16,6 +16,7 @@ from robot_wm.types import Observation, UserError
 from sim_envs.manifest import MANIFESTS
 from sim_envs.move import AWAY, PARKED, Goals, MoveTask
 from sim_envs.move_demonstrator import MoveDemonstrator
+from sim_envs.placing import is_reached
 from sim_envs.state import Displacement
 from sim_envs.tabletop import Tabletop
 
@@ -98,6 +99,10 @@ def test_the_lists_that_are_judged_are_fixed(tasks, way):
         assert path.is_file(), path
         listed = one.episodes("test", 100)
         assert listed[7] == one.task.episode(9_000_007)
+        robot = one.robot
+        for episode in listed:
+            poses = [np.array(episode[name]) for name in ("start", "arm")]
+            assert all(is_reached(robot, pose) for pose in poses), episode["seed"]
 
 
 def test_the_expert_does_it(tasks, way):

@@ -133,6 +133,15 @@ def test_an_object_slides_flies_is_held_or_pushed(share, rises, with_tool):
     assert (np.median(np.linalg.norm(cube - tool, axis=1)) < 5e-3) == with_tool
 
 
+def test_an_object_that_is_not_grasped_does_not_follow_the_gripper(monkeypatch):
+    play = Play(so100(), image_size=16, object_share=0.0, flying_share=0.0, held_share=1.0,
+                pushed_share=0.0)  # fmt: skip
+    monkeypatch.setattr(Tabletop, "is_touched", lambda env, name: False)
+    moved = np.concatenate([play.clip((0, i), 3)[1] for i in range(3)])
+    play.close()
+    assert abs(moved[:, :3]).max() > 0.005 and abs(moved[:, 6]).max() < 0.005
+
+
 def test_shares_of_clips_add_up_to_one_at_most():
     with pytest.raises(UserError, match="their sum is"):
         Play(so100(), object_share=0.6, held_share=0.6)
