@@ -163,7 +163,7 @@ class Play:
                 env.apply(np.array([0, 0, 0, -_OPEN_M]))
             for _ in range(_NUM_LIFTING):
                 env.apply(np.array([0, 0, _LIFT_M, 0]))
-            if env.is_touched(self._object):
+            if env.object_pose(self._object)[2] > _LIFT_M:  # it came along
                 break
         else:
             return self._begin_apart(rng, drift, num_frames)
@@ -171,7 +171,7 @@ class Play:
         target = draw_pose(rng, robot)
         for _ in range(_NUM_CARRYING):
             env.apply(np.append((target - env.proprio())[:3], 0.0))
-        self._hold(held)
+            self._hold(held)
         drift[3] = 0.0
         release = int(rng.integers(1, max(2, num_frames)))
         if rng.random() >= self._release_share:
