@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -147,8 +147,45 @@ class GoalEnergy:
         return energy @ (weights / weights.sum()).to(energy)
 
 
+class StepsToGo:
+    """Learned number of steps that are left from imagined latents to the goal.
+
+    Args:
+        goal: The goal's latent `[P, D]`.
+        steps: A function that predicts the number of steps `[...]` from latents `[..., P, D]` to
+            the goal's; a deployment takes the one of the checkpoint's prior.
+        horizon: `"last"` counts the last step alone; `"mean"` averages over all steps.
+
+    Raises:
+        UserError: the goal's latent is not one.
+    """
+
+    @checked
+    def __init__(
+        self,
+        goal: Tensor,
+        *,
+        steps: Callable[[Tensor, Tensor], Tensor],
+        horizon: Literal["last", "mean"] = "last",
+    ) -> None:
+        if goal.ndim != 2:
+            raise UserError(f"goal: got shape {tuple(goal.shape)}, want [P, D]")
+        if not goal.isfinite().all():
+            raise UserError("goal: its latent is not finite")
+        self._goal, self._steps, self._horizon = goal, steps, horizon
+
+    def energy(self, latents: Tensor) -> Tensor:
+        """Returns the number of steps `[...]` from latents `[..., P, D]` to the goal."""
+        return self._steps(latents, self._goal)
+
+    def __call__(self, futures: Futures, actions: Tensor) -> Tensor:
+        """Returns the costs `[N]` of futures of N candidates: the steps that are then left."""
+        latents = futures.mean
+        return self.energy(latents[:, -1:] if self._horizon == "last" else latents).mean(1)
+
+
 # By the names that a command line and a file have for them.
-OBJECTIVES = {"energy": GoalEnergy}
+OBJECTIVES = {"energy": GoalEnergy, "steps_to_go": StepsToGo}
 
 
 def _numbers(values: Sequence[float], name: str, like: Tensor) -> Tensor:

@@ -127,6 +127,11 @@ class Loop:
         self.rows = []
 
     @property
+    def num_steps(self) -> int:
+        """Number of steps of a whole run."""
+        return self._config.num_steps
+
+    @property
     def progress(self) -> float:
         """Share of the run that is over, in [0, 1]."""
         limit_s = self._config.time_limit_s

@@ -28,7 +28,7 @@ from robot_wm.evaluation import LatentOracle, RandomController, StateOracle, Zer
 from robot_wm.models import EncodedFrames
 from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings
 from robot_wm.objectives import GoalEnergy
-from robot_wm.planners import CEM
+from robot_wm.planners import CEM, Averaged
 from robot_wm.robots import so100
 from robot_wm.runtime import run_episode
 from robot_wm.types import Decision, Env, Futures, Goal, Observation, Task, Verdict
@@ -76,9 +76,10 @@ def test_check_env_sees_a_broken_env(make, why):
         check_env(make)
 
 
-@pytest.mark.parametrize("name", sorted(PLANNERS))
+@pytest.mark.parametrize("name", [*sorted(PLANNERS), "averaged"])
 def test_planners_keep_the_contract(name):
-    check_planner(lambda: PLANNERS[name])
+    planners = {**PLANNERS, "averaged": Averaged(horizon=2, num_samples=24)}
+    check_planner(lambda: planners[name])
 
 
 class Illegal(CEM):

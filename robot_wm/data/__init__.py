@@ -11,6 +11,7 @@ from robot_wm.data.alignment import (
 from robot_wm.data.clips import Clips
 from robot_wm.data.dataset import Dataset, Episode, Feature
 from robot_wm.data.folder import FolderFrames, load_video_folder
+from robot_wm.data.hindsight import EncodedEpisodes, HindsightBatch, HindsightSampler
 from robot_wm.data.keys import find_cameras, find_state
 from robot_wm.data.opening import open_dataset
 from robot_wm.data.tokens import TokenStore, encode_dataset, load_frames, scale_frames
@@ -26,10 +27,13 @@ __all__ = [
     "DataStats",
     "Dataset",
     "DatasetWriter",
+    "EncodedEpisodes",
     "Episode",
     "Feature",
     "Finding",
     "FolderFrames",
+    "HindsightBatch",
+    "HindsightSampler",
     "StateView",
     "TokenStore",
     "WindowSampler",

@@ -14,13 +14,16 @@ from robot_wm.contracts import check_objective, check_planner, hold_to
 from robot_wm.controller import MPC, ActionChunks, GoalSequence, SteerableController
 from robot_wm.deployment.extensions import check_parts
 from robot_wm.deployment.parts import Part, part_defaults
-from robot_wm.deployment.planning import ActionLimits, PlanningSettings
+from robot_wm.deployment.planning import ActionLimits, ControllerSettings, PlanningSettings
 from robot_wm.kinematics import RobotModel
 from robot_wm.models import ModelInfo, TrainableModel, device_of
-from robot_wm.objectives import OBJECTIVES, Objective, region_weights
+from robot_wm.objectives import OBJECTIVES, Objective, StepsToGo, region_weights
 from robot_wm.planners import PLANNERS, Planner
+from robot_wm.proposals import Prior, Proposals
 from robot_wm.robots import LEROBOT_ARMS
 from robot_wm.types import ActionSpec, UserError
+
+_NO_PRIOR = "the checkpoint has no prior; train it with prior.num_steps=6000"
 
 
 class Controlled(Protocol):
@@ -38,7 +41,11 @@ class Controlled(Protocol):
 
 
 def make_controller(
-    model: TrainableModel, env: Controlled, settings: PlanningSettings
+    model: TrainableModel,
+    env: Controlled,
+    settings: PlanningSettings,
+    *,
+    prior: Prior | None = None,
 ) -> GoalSequence:
     """Makes the controller of a robot: the model's MPC, and the pursuit of goals around it.
 
@@ -46,6 +53,7 @@ def make_controller(
         model: The model that imagines.
         env: The robot.
         settings: Settings of how the checkpoint plans.
+        prior: The prior of the checkpoint (`load_prior`); None: it has none.
 
     Returns:
         The controller.
@@ -66,7 +74,7 @@ def make_controller(
             f"the checkpoint imagines"
         )
     config = settings.controller
-    objective = make_objective(model, settings.objective)
+    objective = make_objective(model, settings.objective, prior)
     if config.compile:
         model.compile()
     mpc = MPC(
@@ -78,6 +86,7 @@ def make_controller(
         device=device,
         margin=_energy(model, settings, "margin") or 0.0,
         search_budget=config.search_budget,
+        proposals=make_proposals(config, planner, None if prior is None else prior.to(device)),
     )
     steered: SteerableController = (
         mpc if config.execute_steps == 1 else ActionChunks(mpc, config.execute_steps)
@@ -91,6 +100,37 @@ def make_controller(
         step_energy=step_energy(model, settings.objective),
         timeout_steps=config.timeout_steps,
     )
+
+
+def make_proposals(
+    config: ControllerSettings, planner: Planner, prior: Prior | None
+) -> Proposals | None:
+    """Makes what a controller's settings say of proposals.
+
+    Args:
+        config: The settings.
+        planner: The planner that gets the proposals.
+        prior: The prior of the checkpoint; None: it has none.
+
+    Returns:
+        The proposals; None: nothing is proposed.
+
+    Raises:
+        UserError: there is no prior to propose, or nothing to execute without a search.
+    """
+    names = [name for name in config.proposals if name != "last_plan"]
+    if not names:
+        if not config.search or config.proposals:
+            raise UserError(
+                f"controller.proposals: got {', '.join(config.proposals) or 'none'}, want policy "
+                f"or retrieval"
+            )
+        return None
+    if prior is None:
+        raise UserError(f"controller.proposals: {_NO_PRIOR}")
+    num = config.num_proposals or getattr(planner, "num_samples", 64)
+    proposers = tuple(prior.proposer(name) for name in names)
+    return Proposals(proposers, num, "last_plan" in config.proposals, config.search)
 
 
 def make_planner(part: Part, **facts: Any) -> Planner:
@@ -165,18 +205,22 @@ def legal_actions(model: TrainableModel, env: Controlled, limits: ActionLimits) 
     return bounds.within(replace(bounds, **changes)) if changes else bounds
 
 
-def make_objective(model: TrainableModel, part: Part) -> Callable[[Tensor], Objective]:
+def make_objective(
+    model: TrainableModel, part: Part, prior: Prior | None = None
+) -> Callable[[Tensor], Objective]:
     """Makes a function from the goal's latent to the objective of the settings.
 
     Args:
         model: The model whose latents are compared.
         part: The objective's name and settings.
+        prior: The prior of the checkpoint; None: it has none.
 
     Returns:
         The function.
 
     Raises:
-        UserError: a region is set but the encoder's tokens have no place, or the region is not one.
+        UserError: a region is set but the encoder's tokens have no place, or the region is not one;
+            or the objective is that of a prior, and there is none.
     """
     settings = _without_region(part).settings
     region = part.settings.get("region")
@@ -184,13 +228,18 @@ def make_objective(model: TrainableModel, part: Part) -> Callable[[Tensor], Obje
         if settings.get("token_weights") is not None:
             raise UserError("objective: got token_weights and region, want one of them")
         settings["token_weights"] = region_weights(model.info.grid, region)
+    facts: dict[str, Any] = {}
+    if _without_region(part).find(OBJECTIVES, "objective") is StepsToGo:
+        if prior is None:
+            raise UserError(f"objective: {_NO_PRIOR}")
+        facts["steps"] = prior.to(device_of(model)).steps
     takes_unit = "action_unit" in part_defaults(_without_region(part).find(OBJECTIVES, "objective"))
     if takes_unit and settings.get("action_unit") is None:
         settings["action_unit"] = model.info.action_spec.unit.tolist()
     resolved = Part(part.name, **settings)
 
     def make(goal: Tensor) -> Objective:
-        return resolved.make(OBJECTIVES, "objective", goal)
+        return resolved.make(OBJECTIVES, "objective", goal, **facts)
 
     info = model.info  # made once here, so that a mistake is an error now and not in an episode
     made = make(torch.zeros(info.num_tokens, info.dim))
@@ -222,6 +271,8 @@ def step_energy(model: TrainableModel, objective: Part) -> float | None:
     Returns:
         The energy; None if the checkpoint does not know it, such as Meta's release.
     """
+    if _without_region(objective).find(OBJECTIVES, "objective") is StepsToGo:
+        return 1.0
     known = model.info.step_energy
     return (
         None

@@ -34,7 +34,12 @@ class ControllerSettings(Settings, frozen=True):
 
     Attributes:
         execute_steps: Actions of a plan that are executed before the next plan.
-        margin: Energy by which a plan must beat doing nothing; null: the same as 0.
+        proposals: Where candidate actions come from before the search: `policy` and `retrieval` of
+            the checkpoint's prior, and `last_plan`.
+        num_proposals: Number of them; null: as many as the planner's `num_samples`, or 64.
+        search: Whether the planner searches; false executes what most of the proposals resemble.
+        margin: Energy by which a plan must beat doing nothing, or what most of the proposals
+            resemble if there are any; null: the same as 0.
         arrival: A goal is reached once the energy is below this and falls no further; 0 or null:
             never.
         arrival_decisions: Number of decisions in a row for which this must hold.
@@ -47,6 +52,9 @@ class ControllerSettings(Settings, frozen=True):
     """
 
     execute_steps: Count = 1
+    proposals: tuple[Literal["policy", "retrieval", "last_plan"], ...] = ()
+    num_proposals: Count | None = None
+    search: bool = True
     margin: NonNegative | None = 0.0
     arrival: NonNegative | None = 0.1
     arrival_decisions: Count = 2

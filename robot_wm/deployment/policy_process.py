@@ -46,6 +46,7 @@ from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import RobotModel
 from robot_wm.monitors import MonitorGuard, Monitors, load_reference
 from robot_wm.precision import pick_device
+from robot_wm.proposals import load_prior
 from robot_wm.runtime import GuardError, Recorder, Step, run_episode
 from robot_wm.types import ActionSpec, Goal, Guard, Observation, Outcome, UserError, read_settings
 
@@ -191,7 +192,7 @@ def prepare(task: PolicyTask, settings: DeploySettings, wire: Wire) -> Run:
     if not settings.moves:  # nothing comes nearer in a dry run: the goal would count as stalled
         controller_settings = msgspec.structs.replace(settings.controller, patience=0)
         planning = msgspec.structs.replace(settings, controller=controller_settings)
-    controller = make_controller(model, env, planning)
+    controller = make_controller(model, env, planning, prior=load_prior(directory, info))
     pictures_by_name = {goal_name(goal): read_goal(goal, info.cameras) for goal in settings.goals}
     pictures = [pictures_by_name[goal_name(goal)] for goal in settings.goals]
     goals = [Goal(images=images) for images in pictures]

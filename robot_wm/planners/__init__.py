@@ -1,11 +1,12 @@
 """Planners: minimise a cost over action sequences. They see a function, never a model."""
 
+from robot_wm.planners.averaged import Averaged, likeness
 from robot_wm.planners.cem import CEM, ICEM
 from robot_wm.planners.gradient import GradientCEM, GradientDescent, QuasiNewton
 from robot_wm.planners.mppi import MPPI
 from robot_wm.planners.protocol import Cost, Planner, shift
 from robot_wm.planners.sampling import PredictiveSampling, RandomShooting
-from robot_wm.planners.search import GRADIENT_COST, finite_costs
+from robot_wm.planners.search import GRADIENT_COST, Space, finite_costs
 
 # By the names that a command line and a file have for them.
 PLANNERS = {
@@ -17,6 +18,7 @@ PLANNERS = {
     "gradient": GradientDescent,
     "gradient_cem": GradientCEM,
     "quasi_newton": QuasiNewton,
+    "averaged": Averaged,
 }
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "ICEM",
     "MPPI",
     "PLANNERS",
+    "Averaged",
     "Cost",
     "GradientCEM",
     "GradientDescent",
@@ -32,6 +35,8 @@ __all__ = [
     "PredictiveSampling",
     "QuasiNewton",
     "RandomShooting",
+    "Space",
     "finite_costs",
+    "likeness",
     "shift",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -62,6 +62,10 @@ class Space:
         else:
             away = away / (away.norm(dim=-1, keepdim=True) / radius).clamp(min=1)
         return self.rest + away * self._divisor
+
+    def scaled(self, actions: Tensor) -> Tensor:
+        """Returns the way of actions `[..., A]` from rest, in units of the spec's scale."""
+        return (actions - self.rest) / self._divisor
 
     def ends(self, actions: Tensor, slope: Tensor, *, bounds: bool = True) -> tuple[Tensor, Tensor]:
         """Finds active constraints: bounds and trust-region edges that descent would push against.
@@ -156,6 +160,20 @@ class GaussianSettings(SearchSettings):
         return replace(self, **spread(num_evaluated, self.num_iterations, self.num_elites))
 
 
+class Searching(Protocol):
+    """What a search must know of its planner."""
+
+    @property
+    def horizon(self) -> int:
+        """Number of actions per sequence, H."""
+        ...
+
+    @property
+    def num_elites(self) -> int:
+        """Number of the best sequences that are kept, K."""
+        ...
+
+
 class Search:
     """One search: evaluates candidates, keeps the best, counts, and makes the Plan.
 
@@ -173,7 +191,7 @@ class Search:
 
     def __init__(
         self,
-        planner: SearchSettings,
+        planner: Searching,
         cost: Cost,
         spec: ActionSpec,
         init: Plan | None,
@@ -284,8 +302,11 @@ class Search:
         self._num_finite += finite
         self._best_costs.append(float(self.costs[0]))
 
-    def plan(self) -> Plan:
+    def plan(self, chosen: Tensor | None = None) -> Plan:
         """Makes the plan: the best sequence, evaluated once more, the elites, and diagnostics.
+
+        Args:
+            chosen: A sequence `[H, A]` that is taken instead of the best one.
 
         Returns:
             The plan.
@@ -298,14 +319,17 @@ class Search:
         elites = self.space.spec.clip(self.actions[kept].cpu().numpy())
         if not len(elites):
             raise PlanningError("no candidate has a finite cost")
-        best = torch.tensor(elites[:1], dtype=torch.float32, device=self.space.device)
-        cost = float(finite_costs(self._cost(best).detach(), 1)[0])
+        best = elites[:1]
+        if chosen is not None:
+            best = self.space.spec.clip(chosen[None].cpu().numpy())
+        judged = torch.tensor(best, dtype=torch.float32, device=self.space.device)
+        cost = float(finite_costs(self._cost(judged).detach(), 1)[0])
         self._num_evaluated += 1
         if not math.isfinite(cost):
             raise PlanningError("the best sequence's cost is not finite when it is judged again")
         self._num_finite += 1
         return Plan(
-            actions=elites[0],
+            actions=best[0],
             cost=cost,
             elites=elites,
             info={

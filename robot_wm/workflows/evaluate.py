@@ -48,6 +48,7 @@ from robot_wm.objectives import OBJECTIVES
 from robot_wm.planners import PLANNERS
 from robot_wm.precision import pick_device
 from robot_wm.progress import Progress
+from robot_wm.proposals import load_prior
 from robot_wm.provenance import git_sha, machine, write_run
 from robot_wm.report import EpisodeVideo, Landscape, MeasureLabel, Report, write_report
 from robot_wm.report.units import show
@@ -208,12 +209,15 @@ class _Runs:
 
     def __init__(self, settings: EvalSettings, out: Path | None) -> None:
         self._settings = settings
-        self._model, self._saved = load_checkpoint(find_checkpoint(settings.checkpoint))
+        directory = find_checkpoint(settings.checkpoint)
+        self._model, self._saved = load_checkpoint(directory)
+        self._prior = load_prior(directory, self._model.info)
         self._model.to(pick_device(settings.device))
         self._simulation = simulation = build_simulation(_env_of(settings))
         check_same_arm(self._model.info, simulation.robot)
         check_cameras(self._model.info, simulation.env.observe().images)
-        self._controller = make_controller(self._model, simulation.env, settings)
+        self._controller = make_controller(self._model, simulation.env, settings, prior=self._prior)
+        self._make_objective = make_objective(self._model, settings.objective, self._prior)
         self._episodes = simulation.episodes(str(settings.split), settings.num_episodes)
         self._films: list[Film] = []
         about = _about(settings, self._saved)
@@ -277,7 +281,7 @@ class _Runs:
                 task,
                 self._model,
                 make_planner(settings.planner),
-                make_objective(self._model, settings.objective),
+                self._make_objective,
                 legal_actions(self._model, self._simulation.env, settings.controller.limits),
                 seed=settings.seed,
             )
@@ -316,7 +320,7 @@ class _Runs:
         def watch(_: int, goal: Goal) -> Recorder:
             film = None
             if filmed:
-                film = Film(self._model, self._simulation, self._settings.objective, goal,
+                film = Film(self._model, self._simulation, self._make_objective, goal,
                              f"{self._simulation.name}, episode {episode['seed']}")  # fmt: skip
                 self._films.append(film)
             recorders.append(StepRecorder(self._controller, film))

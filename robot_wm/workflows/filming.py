@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from robot_wm.controller import GoalSequence
-from robot_wm.deployment.control import make_objective
-from robot_wm.deployment.parts import Part
 from robot_wm.deployment.simulation import Simulation
 from robot_wm.evaluation import EpisodeResult, EpisodeTrace
 from robot_wm.models import TrainableModel, device_of
+from robot_wm.objectives import Objective
 from robot_wm.report import EpisodeVideo, Landscape
 from robot_wm.runtime import Recorder, Step
 from robot_wm.types import Goal, ImageArray, Observation, Outcome
@@ -59,13 +61,13 @@ class Film:
         self,
         model: TrainableModel,
         simulation: Simulation,
-        objective: Part,
+        make_objective: Callable[[Tensor], Objective],
         goal: Goal,
         title: str,
     ) -> None:
         self._model, self._camera = model, model.info.cameras[0]
         self._simulation = simulation
-        self._objective = objective
+        self._make_objective = make_objective
         self._goal = goal
         self._title = title
         self._frames: list[ImageArray] = []
@@ -91,7 +93,7 @@ class Film:
         actions = np.zeros((side, side, spec.size), np.float32)
         actions[:, :, 0], actions[:, :, 1] = grid[None, :, 0], grid[:, None, 1]
         goal = self._model.embed(self._goal.images)
-        objective = make_objective(self._model, self._objective)(goal)
+        objective = self._make_objective(goal)
         candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size)).to(device_of(self._model))
         with torch.inference_mode():
             state = self._model.observe(self._model.initial(), step.observation, None)

@@ -19,6 +19,7 @@ from robot_wm.deployment.simulation import build_simulation
 from robot_wm.files import output_dir, replacing
 from robot_wm.monitors import Monitors, MonitorSettings, NoveltySettings, load_reference
 from robot_wm.precision import pick_device
+from robot_wm.proposals import load_prior
 from robot_wm.provenance import write_run
 from robot_wm.report import EpisodeVideo, encode_video
 from robot_wm.runtime import Step, run_episode
@@ -115,7 +116,8 @@ def plan(settings: PlanSettings) -> PlanResult:
     simulation = build_simulation(settings.env)
     check_same_arm(info, simulation.robot)
     check_cameras(info, simulation.env.observe().images)
-    controller = make_controller(model, simulation.env, settings)
+    prior = load_prior(directory, info)
+    controller = make_controller(model, simulation.env, settings, prior=prior)
     goals = [Goal(images=images) for images in pictures]
     if len(goals) > 1 and not controller.moves_on:
         raise UserError(

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,14 +23,22 @@ from robot_wm.encoders import Encoder
 from robot_wm.files import output_dir, owning
 from robot_wm.models import LATENT, Family, FitConfig, TrainableModel, find_family
 from robot_wm.monitors import FILE, fit_reference
-from robot_wm.optimization import Metrics, saved_about, train_and_save
+from robot_wm.optimization import Loop, Metrics, saved_about, train_and_save
 from robot_wm.precision import choose_precision, pick_device
 from robot_wm.predictor import PredictorShape
 from robot_wm.progress import Progress
+from robot_wm.proposals import FILE as PRIOR_FILE
 from robot_wm.provenance import FILE as RUN_FILE
 from robot_wm.provenance import describe_run, git_sha, machine, to_yaml
 from robot_wm.signals import leave, stop_on_signal
-from robot_wm.training import TrainConfig, Training, held_out_error, prepare
+from robot_wm.training import (
+    PriorConfig,
+    PriorTraining,
+    TrainConfig,
+    Training,
+    held_out_error,
+    prepare,
+)
 from robot_wm.types import NonNegative, Seed, Settings, UserError, plain_settings
 from robot_wm.workflows.data import (
     DatasetSettings,
@@ -53,6 +61,7 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
         predictor: Shape of the predictor of the family `latent`.
         model: Windows, state and loss.
         train: Optimiser, schedule and length of the training.
+        prior: Policy and temporal distance, which are trained after the model.
         family: Family of the world model; another one than `latent` must be registered.
         family_settings: Settings of another family than `latent`.
         robot: The robot of the dataset. `lerobot`: the dataset's joints are turned into x, y, z and
@@ -72,6 +81,7 @@ class TrainSettings(Settings, frozen=True, kw_only=True):
     predictor: PredictorShape = PredictorShape()
     model: FitConfig = FitConfig()
     train: TrainConfig = TrainConfig()
+    prior: PriorConfig = PriorConfig()
     family: str = LATENT.name
     family_settings: dict[str, Any] = {}
     robot: RobotSettings | None = None
@@ -141,7 +151,9 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     config = _with_precision(settings.train, save, device)
     training = Training(model, fitting.training, config, seed=settings.seed)
     about = _about(data, encoder, family, family_settings, settings, config)
-    metrics = _run(training, save, about, settings)
+    metrics = _run(training.loop, training.steps(), save, about, settings, "train")
+    if settings.prior.num_steps:  # else a run that is cut off there would train the model again
+        training.loop.save(save, about=about)
     errors = held_out_error(model, fitting.held_out, horizon=settings.model.held_out_horizon)
     log.info(held_out_table(errors))
     extra: dict[str, str | bytes] = {
@@ -155,6 +167,12 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
         extra[FILE] = fit_reference(model, data, tokens, *split).to_bytes()
     except (UserError, OSError) as error:  # the weights are worth keeping nevertheless
         log.warning(f"no reference statistics, which deploy compares with: {error}")
+    if settings.prior.num_steps:
+        trained = PriorTraining(model, data, tokens, split[0], settings.prior, seed=settings.seed)
+        about_prior = {**about, **{f"prior.{k}": v for k, v in asdict(settings.prior).items()}}
+        rows = _run(trained.loop, trained.steps(), prior_file(out), about_prior, settings, "prior")
+        extra[PRIOR_FILE] = trained.prior.to_bytes()
+        extra["prior.jsonl"] = _jsonl(rows)
     about_data = {
         # Checkpoints are shared: paths of this machine do not belong in them.
         "source": source_name(str(data.dataset.source)),
@@ -169,12 +187,14 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
         "seed": settings.seed,
         "model": plain_settings(settings.model),
         "train": plain_settings(settings.train),
+        "prior": plain_settings(settings.prior),
         "precision": config.precision,
         "git_sha": git_sha(),
         "held_out_error": errors,
     }
     save_checkpoint(model, out, training=about_training, extra=extra)
     save.unlink(missing_ok=True)
+    prior_file(out).unlink(missing_ok=True)
     log.info(f"checkpoint: {out}")
     return TrainingRun(metrics, errors)
 
@@ -206,14 +226,18 @@ def _with_precision(config: TrainConfig, save: Path, device: torch.device) -> Tr
 
 
 def _run(
-    training: Training, save: Path, about: Mapping[str, Any], settings: TrainSettings
+    loop: Loop,
+    steps: Iterator[Metrics],
+    save: Path,
+    about: Mapping[str, Any],
+    settings: TrainSettings,
+    shown: str,
 ) -> list[Metrics]:
     """Trains to the end, saving on the way; returns the metrics of all steps."""
-    loop = training.loop
-    with stop_on_signal() as stopped, Progress("train", "step") as progress:
+    with stop_on_signal() as stopped, Progress(shown, "step") as progress:
         for row in train_and_save(
             loop,
-            training.steps(),
+            steps,
             save,
             about=about,
             save_every_s=settings.save_every_s,
@@ -221,7 +245,7 @@ def _run(
         ):
             loop.rows.append(row)
             progress.note(loss=row["loss"])
-            progress(loop.step, settings.train.num_steps)
+            progress(loop.step, loop.num_steps)
     if loop.progress < 1:
         leave(stopped, f"stopped at step {loop.step}; the same command goes on")
     return loop.rows
@@ -254,6 +278,12 @@ def resume_file(out: Path) -> Path:
     """Returns the file where a training into a checkpoint directory is saved on the way."""
     out = out.resolve()  # "." has no name
     return out.with_name(f"{out.name}.train.safetensors")
+
+
+def prior_file(out: Path) -> Path:
+    """Returns the file where the training of a checkpoint's prior is saved on the way."""
+    out = out.resolve()
+    return out.with_name(f"{out.name}.prior.safetensors")
 
 
 def _about(

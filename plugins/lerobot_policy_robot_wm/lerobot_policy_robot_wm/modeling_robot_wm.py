@@ -51,6 +51,7 @@ from robot_wm.deployment.threads import share_cores
 from robot_wm.kinematics import JointMap, Limits, RobotModel
 from robot_wm.monitors import Monitors, load_reference
 from robot_wm.precision import pick_device
+from robot_wm.proposals import load_prior
 from robot_wm.types import ActionSpec, FloatArray, Goal, ImageArray, Observation
 
 _REST = 1e-6  # rad/s
@@ -143,7 +144,7 @@ class RobotWMPolicy(PreTrainedPolicy):
         self._settle_s = SETTLE_S + own_robot.camera_latency_s
         self._actions = make_actions(self._robot, spec, own_robot, learned)
         arm = _Arm(self._actions.spec, info.dt)
-        self._controller = make_controller(model, arm, settings)
+        self._controller = make_controller(model, arm, settings, prior=load_prior(directory, info))
         self._cameras = info.cameras
         goals = settings.goals
         self._pictures = {goal_name(goal): read_goal(goal, info.cameras) for goal in goals}

@@ -1,0 +1,23 @@
+"""Where candidate actions come from before any search: a policy, demonstrations, the last plan."""
+
+from robot_wm.proposals.distance import TemporalDistance
+from robot_wm.proposals.features import Features
+from robot_wm.proposals.policy import FlowPolicy
+from robot_wm.proposals.prior import FILE, Prior, PriorShape, load_prior
+from robot_wm.proposals.protocol import Proposals, Proposer, Situation, densest
+from robot_wm.proposals.retrieval import Demonstrations
+
+__all__ = [
+    "FILE",
+    "Demonstrations",
+    "Features",
+    "FlowPolicy",
+    "Prior",
+    "PriorShape",
+    "Proposals",
+    "Proposer",
+    "Situation",
+    "TemporalDistance",
+    "densest",
+    "load_prior",
+]

@@ -1,0 +1,110 @@
+"""The interface of proposers: where candidate actions come from before any search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robot_wm.planners import Space, likeness
+from robot_wm.types import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """What a proposer is told.
+
+    Attributes:
+        latent: Latent of the last observation `[P, D]`.
+        goal: Latent of the goal `[P, D]`.
+        proprio: Proprioception of the last observation `[Q]`, float32, in the robot's units.
+    """
+
+    latent: Tensor
+    goal: Tensor
+    proprio: Tensor
+
+
+class Proposer(Protocol):
+    """Proposes actions that lead from a situation toward its goal."""
+
+    def propose(self, situation: Situation, num: int, generator: torch.Generator) -> Tensor:
+        """Proposes sequences of actions.
+
+        Args:
+            situation: What the robot sees, and what it is to see.
+            num: Number of sequences, N.
+            generator: The only source of randomness, on the device of the latents.
+
+        Returns:
+            Sequences `[N, h, A]` in the robot's units; fewer than N where there are no more. They
+            need not be legal.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """All that is proposed in a situation, and what to do without a search.
+
+    Attributes:
+        proposers: The proposers, which share the number of sequences equally.
+        num: Number of sequences of all together, N.
+        keep_last: Whether the rest of the last plan is among them.
+        search: Whether a planner searches from there; otherwise what most proposals resemble is
+            executed as it is.
+    """
+
+    proposers: tuple[Proposer, ...]
+    num: int = 64
+    keep_last: bool = False
+    search: bool = True
+
+    def propose(
+        self,
+        situation: Situation,
+        space: Space,
+        *,
+        last: Plan | None,
+        generator: torch.Generator,
+    ) -> Plan:
+        """Collects the proposals.
+
+        Args:
+            situation: What the robot sees, and what it is to see.
+            space: The legal sequences of H actions; shorter proposals go on without motion.
+            last: The rest of the last plan.
+            generator: The only source of randomness.
+
+        Returns:
+            A plan whose elites are all legal proposals, of which its actions are the densest. Its
+            cost is not known, and stands as 0.
+        """
+        proposed = (
+            [] if last is None or not self.keep_last else [space.sequence(last.actions)[None]]
+        )
+        for i, proposer in enumerate(self.proposers):
+            share = self.num // len(self.proposers) + (i < self.num % len(self.proposers))
+            actions = proposer.propose(situation, share, generator)[:, : space.horizon]
+            missing = space.horizon - actions.shape[1]
+            proposed.append(torch.cat((actions, space.rest.expand(len(actions), missing, -1)), 1))
+        candidates = space.project(torch.cat(proposed))
+        actions = space.spec.clip(candidates.cpu().numpy())
+        return Plan(actions[densest(space.scaled(candidates))], 0.0, elites=actions)
+
+
+def densest(candidates: Tensor) -> int:
+    """Returns the index of the candidate that most others resemble.
+
+    Where there are several ways to a goal, the mean of a policy's samples lies between them and is
+    none of them (Chi et al. 2023, arXiv 2303.04137); their mode is one.
+
+    Args:
+        candidates: Sequences `[N, H, A]`, in units in which the actions' dimensions compare.
+
+    Returns:
+        The index.
+    """
+    return int(likeness(candidates).sum(1).argmax())

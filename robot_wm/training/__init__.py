@@ -1,0 +1,25 @@
+"""Trains on frozen tokens: a world model, and the prior that proposes actions to its planner."""
+
+from robot_wm.training.prior import PriorConfig, PriorTraining, encode_episodes
+from robot_wm.training.world_model import (
+    Fitting,
+    TrainConfig,
+    Training,
+    held_out_error,
+    learning_rate,
+    prepare,
+    train,
+)
+
+__all__ = [
+    "Fitting",
+    "PriorConfig",
+    "PriorTraining",
+    "TrainConfig",
+    "Training",
+    "encode_episodes",
+    "held_out_error",
+    "learning_rate",
+    "prepare",
+    "train",
+]

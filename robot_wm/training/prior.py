@@ -1,0 +1,242 @@
+"""Trains a prior, the policy and the temporal distance of a planner, on a model's latents."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from msgspec import Meta
+from torch import Tensor
+
+from robot_wm.data import AlignedData, EncodedEpisodes, HindsightSampler, TokenStore
+from robot_wm.models import EncodedFrames, TrainableModel, device_of
+from robot_wm.optimization import Loop, LoopConfig, Loss, Metrics, Stateful
+from robot_wm.proposals import Prior, PriorShape
+from robot_wm.types import Count, Index, InnerShare, Positive, Share, check_fields
+
+_ENCODED = 256  # frames that are turned into latents at once
+_WARMUP_STEPS = 200
+_EMA = 0.999  # decay of the average of the weights
+_TARGET_RATE = 0.005  # at which the distance's target follows it
+_OTHER_SHARE = 0.0  # of the distance's goals that are frames of any episode
+_LARGE_ERROR = 5.0  # steps; what is beyond counts linearly
+_FARTHEST_STEPS = 80.0  # no frame counts as further from its goal
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """How a prior is trained.
+
+    Attributes:
+        num_steps: Number of optimiser steps; 0: none is trained.
+        batch_size: Frames per step.
+        learning_rate: Peak of the learning rate, which then falls to zero over half of the steps.
+        chunk: Actions that the policy proposes at once.
+        width: Width of the networks.
+        depth: Number of their hidden layers.
+        farthest: Largest number of steps from a frame to its goal.
+        stay_share: Share of the frames whose goal is the frame itself.
+        expectile: Expectile of the number of steps that the distance learns, below a half: of
+            several ways to a goal the shorter ones count (IQL, arXiv 2110.06169).
+        max_frames: Largest number of frames of the demonstrations that retrieval keeps.
+    """
+
+    num_steps: Index = 0
+    batch_size: Count = 512
+    learning_rate: Positive = 1e-3
+    chunk: Annotated[int, Meta(ge=1, le=64)] = 8
+    width: Annotated[int, Meta(ge=8, le=4096)] = 384
+    depth: Annotated[int, Meta(ge=1, le=16)] = 3
+    farthest: Annotated[int, Meta(ge=1, le=1000)] = 30
+    stay_share: Share = 0.05
+    expectile: InnerShare = 0.3
+    max_frames: Index = 10_000
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@torch.no_grad()
+def encode_episodes(
+    model: TrainableModel,
+    prior: Prior,
+    data: AlignedData,
+    tokens: TokenStore,
+    positions: Sequence[int],
+) -> EncodedEpisodes:
+    """Computes what a prior sees of some episodes.
+
+    Args:
+        model: The model whose latents the prior is on.
+        prior: The prior; its features are computed, but not normalised.
+        data: The dataset.
+        tokens: Tokens of all its frames.
+        positions: Positions of the episodes.
+
+    Returns:
+        The episodes, on the CPU.
+    """
+    device, features = device_of(model), []
+    for i in positions:
+        parts = []
+        for begin in range(0, len(tokens[i]), _ENCODED):
+            rows = slice(begin, begin + _ENCODED)
+            arrays = (np.array(values[i][rows], np.float32) for values in (tokens, data.proprio))
+            encoded = EncodedFrames(*(torch.from_numpy(array).to(device) for array in arrays))
+            latents = model.latent(model.observe(model.initial(), encoded, None))
+            parts.append(prior.features.pool(latents).cpu())
+        features.append(torch.cat(parts))
+    spec = model.info.action_spec
+    return EncodedEpisodes.join(
+        features,
+        [data.proprio[i] for i in positions],
+        [data.actions[i] for i in positions],
+        spec.rest,
+    )
+
+
+class PriorTraining:
+    """The training of a prior, and the step that it has reached.
+
+    Args:
+        model: The world model.
+        data: The dataset.
+        tokens: Tokens of all its frames.
+        positions: Positions of the episodes to train on.
+        config: How the prior is trained.
+        seed: Seed of the first weights and of everything that is drawn.
+
+    Raises:
+        UserError: the episodes are too short.
+    """
+
+    def __init__(
+        self,
+        model: TrainableModel,
+        data: AlignedData,
+        tokens: TokenStore,
+        positions: Sequence[int],
+        config: PriorConfig,
+        *,
+        seed: int = 0,
+    ) -> None:
+        num_frames = sum(data.lengths[i] for i in positions)
+        kept = list(positions)
+        while sum(data.lengths[i] for i in kept) > config.max_frames:
+            kept = kept[:-1]
+        shape = PriorShape(
+            chunk=config.chunk,
+            width=config.width,
+            depth=config.depth,
+            farthest=config.farthest,
+            num_frames=sum(data.lengths[i] for i in kept),
+        )
+        assert num_frames
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.prior = prior = Prior(model.info, shape).train()
+        episodes = encode_episodes(model, prior, data, tokens, positions)
+        prior.features.fit(episodes.features)
+        prior.policy.fit(episodes)
+        self._features = prior.features.normalise(episodes.features)
+        shown = shape.num_frames  # the first frames are those of the first episodes
+        prior.demonstrations.fit(
+            self._features[:shown],
+            EncodedEpisodes(
+                *(getattr(episodes, name)[:shown] for name in episodes.__dataclass_fields__)
+            ),
+        )
+        device = device_of(model)
+        prior.to(device)
+        self._features, self._proprio = self._features.to(device), episodes.proprio.to(device)
+        self._ends, self._config, self._seed = episodes.ends, config, seed
+        self._target = copy.deepcopy(prior.distance).requires_grad_(False)
+        self._sampler = HindsightSampler(
+            episodes,
+            chunk=config.chunk,
+            farthest=config.farthest,
+            stay_share=config.stay_share,
+            batch_size=config.batch_size,
+            seed=seed,
+        )
+        self.loop = Loop(
+            self,
+            LoopConfig(
+                num_steps=config.num_steps,
+                learning_rate=self._learning_rate,
+                betas=(0.9, 0.999),
+                grad_clip=1.0,
+                ema=_EMA,
+            ),
+        )
+
+    def _learning_rate(self, step: int, progress: float) -> float:
+        warm = min(1.0, (step + 1) / _WARMUP_STEPS)
+        return self._config.learning_rate * warm * min(1.0, 2 * (1 - progress))
+
+    @property
+    def modules(self) -> Mapping[str, Stateful]:
+        """The modules that the run changes, by the name that they are saved under."""
+        return {"prior": self.prior, "target": self._target}
+
+    @property
+    def generators(self) -> Mapping[str, torch.Generator]:
+        """No generators: the randomness of a step depends on the seed and the step alone."""
+        return {}
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Returns the parameter groups of the optimiser."""
+        return [{"params": list(self.prior.parameters()), "weight_decay": 1e-4}]
+
+    def losses(self, step: int) -> Iterator[tuple[float, Loss]]:
+        """Yields the loss of a step's batch."""
+        yield 1.0, lambda: self._loss(step)
+
+    def _loss(self, step: int) -> tuple[Tensor, Metrics]:
+        noise = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        batch = self._sampler.batch(step)
+        policy = self.prior.policy.loss(self._features, self._proprio, batch, noise)
+        distance = self._distance_loss(step)
+        metrics = {"policy": float(policy.detach()), "distance": float(distance.detach())}
+        # No parameter is shared: their sum trains each as if alone.
+        return policy + distance, {"loss": sum(metrics.values()), **metrics}
+
+    def _distance_loss(self, step: int) -> Tensor:
+        """Returns the loss of the temporal distance: one step, and the distance from there."""
+        rng, config = np.random.default_rng((self._seed, step, 1)), self._config
+        size, num = config.batch_size, len(self._features)
+        rows = torch.from_numpy(rng.integers(num, size=size))
+        last = self._ends[rows] - 1
+        goals = torch.minimum(
+            rows + torch.from_numpy(rng.integers(2 * config.farthest, size=size)), last
+        )
+        others = torch.from_numpy(rng.integers(num, size=size))
+        goals = torch.where(torch.from_numpy(rng.random(size) < _OTHER_SHARE), others, goals)
+        following = torch.minimum(rows + 1, last)
+        taken = (rows != goals) & (rows < last)  # otherwise there is nothing to be learned
+        features = self._features
+        now, then, goal = features[rows], features[following], features[goals]
+        with torch.no_grad():
+            steps = torch.where(following == goals, 0.0, self._target(then, goal).cpu())
+            wanted = (1 + steps).clamp(max=_FARTHEST_STEPS).to(now.device)
+        error = (wanted - self.prior.distance(now, goal)) / _LARGE_ERROR
+        weights = torch.where(error < 0, 1 - config.expectile, config.expectile)
+        loss = weights * F.huber_loss(error, torch.zeros_like(error), reduction="none")
+        return loss[taken.to(loss.device)].mean()
+
+    def end_step(self, progress: float) -> None:
+        """Moves the target of the distance a little toward it."""
+        with torch.no_grad():
+            pairs = zip(self._target.parameters(), self.prior.distance.parameters(), strict=True)
+            for target, value in pairs:
+                target.lerp_(value, _TARGET_RATE)
+
+    def steps(self) -> Iterator[Metrics]:
+        """Trains to the end of the run; yields metrics as `Loop.steps` does."""
+        yield from self.loop.steps()
+        self.prior.eval().requires_grad_(False)
