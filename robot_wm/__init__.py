@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 _OFFERED = frozenset(
     """
-    CEM ICEM MPC MPPI ActionChunks ActionSpec ControllerSettings DatasetSettings Decision
+    CEM ICEM MPC MPPI ActionChunks ActionSpec Averaged ControllerSettings DatasetSettings Decision
     FitConfig Goal GoalEnergy GoalSequence GradientCEM GradientDescent ImaginedCost
     Judgement Measure Observation Part Plan PlanningSettings PredictiveSampling
-    PredictorShape QuasiNewton RandomShooting SearchBudget SimulationSettings TrainConfig
-    as_goal build_encoder check_encoder check_env check_planner check_task collect encode
-    evaluate load make_arm make_controller plan register_arm register_encoder
+    PredictorShape Prior PriorConfig QuasiNewton RandomShooting SearchBudget SimulationSettings
+    TrainConfig as_goal build_encoder check_encoder check_env check_planner check_task collect encode
+    evaluate load load_prior make_arm make_controller plan register_arm register_encoder
     register_family run_episode simulation train
     """.split()
 )

@@ -26,6 +26,7 @@ from robot_wm.planners import (
     CEM,
     ICEM,
     MPPI,
+    Averaged,
     GradientCEM,
     GradientDescent,
     Planner,
@@ -35,9 +36,11 @@ from robot_wm.planners import (
 )
 from robot_wm.precision import pick_device
 from robot_wm.predictor import PredictorShape
+from robot_wm.proposals import Prior
+from robot_wm.proposals import load_prior as _load_prior
 from robot_wm.robots import make_arm, register_arm
 from robot_wm.runtime import run_episode
-from robot_wm.training import TrainConfig
+from robot_wm.training import PriorConfig, TrainConfig
 from robot_wm.types import (
     ActionSpec,
     Decision,
@@ -76,6 +79,24 @@ def load(checkpoint: str | Path, *, device: str = "auto") -> TrainableModel:
     model, _ = load_checkpoint(find_checkpoint(str(checkpoint)))
     model.to(pick_device(device))
     return model
+
+
+def load_prior(checkpoint: str | Path) -> Prior | None:
+    """Loads the prior that was trained beside a world model.
+
+    Args:
+        checkpoint: A directory, or the name of a checkpoint that ships.
+
+    Returns:
+        The prior, which `make_controller` takes; None: the checkpoint has none.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        UserError: the checkpoint or the prior is damaged.
+    """
+    directory = find_checkpoint(str(checkpoint))
+    model, _ = load_checkpoint(directory)
+    return _load_prior(directory, model.info)
 
 
 def as_goal(model: WorldModel, picture: Picture | Mapping[str, Picture]) -> Goal:
@@ -222,6 +243,7 @@ __all__ = [
     "MPPI",
     "ActionChunks",
     "ActionSpec",
+    "Averaged",
     "ControllerSettings",
     "DatasetSettings",
     "Decision",
@@ -240,6 +262,8 @@ __all__ = [
     "PlanningSettings",
     "PredictiveSampling",
     "PredictorShape",
+    "Prior",
+    "PriorConfig",
     "QuasiNewton",
     "RandomShooting",
     "SearchBudget",
@@ -255,6 +279,7 @@ __all__ = [
     "encode",
     "evaluate",
     "load",
+    "load_prior",
     "make_arm",
     "make_controller",
     "plan",

@@ -210,6 +210,7 @@ def test_bench_rollout_compares_cached_with_recomputed(capsys):
 
 def test_bench_planner_compares_what_planners_find(capsys, tmp_path):
     small = ["reference.grid=[1,2]", "reference.token_dim=8", "predictor.width=24"]
+    small.append("exploitation=[4,16]")
     small += ["predictor.depth=1", "predictor.num_heads=2", f"out={tmp_path / 'bench'}"]
     code, out, err = run(capsys, "bench", "planner", "experiment=debug", *small)
     assert code == 0, err
@@ -217,7 +218,10 @@ def test_bench_planner_compares_what_planners_find(capsys, tmp_path):
     assert result["speedup_vs_reference"] > 0 and result["plan_s_median"] > 0
     assert result["sample_efficiency_ci95"][0] <= result["sample_efficiency"]
     whole = json.loads((tmp_path / "bench" / "planners.json").read_text())
-    assert len(whole["planners"]) == 8 * 2
+    assert len(whole["planners"]) == 9 * 2
+    rows = whole["exploitation"]
+    assert [row["num_samples"] for row in rows] == [4, 16]
+    assert all(np.isfinite([row["gap"], row["random_gap"]]).all() for row in rows)
     assert all(row["regret_mean"] >= 0 and row["gflop"] > 0 for row in whole["planners"])
     assert (
         "quasi_newton" in (tmp_path / "bench" / "planners.svg").read_text()
@@ -480,6 +484,38 @@ def test_two_collections_into_one_folder_leave_the_first_whole(tmp_path, capsys)
     dataset = open_dataset(str(tmp_path / "data"))
     assert dataset.num_episodes == 8
     assert "not empty" in refused(capsys, *words)
+
+
+def test_a_prior_is_trained_beside_the_model_and_proposes(work, capsys, tmp_path):
+    """Stopped while the prior trains, the same command goes on and comes to the same prior."""
+    words = ["train", "experiment=debug", f"data={work / 'data'}", f"cache={work / 'cache'}"]
+    words += ["prior.num_steps=300", "prior.width=16", "prior.depth=1", "device=cpu"]
+    assert run(capsys, *words, f"out={tmp_path / 'whole'}")[0] == 0
+    out = f"out={tmp_path / 'stopped'}"
+    process = subprocess.Popen([*COMMAND, *words, out], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    while "prior: " not in said or "step/s" not in said.partition("prior: ")[2]:
+        said += process.stderr.read(1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and not (tmp_path / "stopped").exists()
+    assert (tmp_path / "stopped.prior.safetensors").is_file()
+    assert run(capsys, *words, out)[0] == 0
+    for name in ("weights.safetensors", "prior.safetensors"):
+        files = [tmp_path / run / name for run in ("whole", "stopped")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "whole"]
+    evaluate = ["eval", "experiment=debug", "num_episodes=2", "num_videos=0", "planner=averaged"]
+    evaluate += ["planner.horizon=2", "objective=steps_to_go", "controller.proposals=[policy]"]
+    floors = ["policy", "retrieval", "search", "random_weights"]
+    evaluate.append(f"floors=[{','.join(floors)}]")
+    code, said, _ = run(capsys, *evaluate, f"checkpoint={tmp_path / 'whole'}")
+    assert code == 0
+    (figures,) = json.loads(said.splitlines()[-1])["tasks"].values()
+    assert sorted(figures["floors"]) == sorted(floors)
+    assert all(len(floor["ahead_ci95"]) == 2 for floor in figures["floors"].values())
+    assert "no prior" in refused(capsys, *evaluate, f"checkpoint={work / 'ckpt'}")
 
 
 def test_kills_do_not_change_what_a_training_comes_to(capsys):

@@ -38,27 +38,36 @@ from robot_wm.types import Plan, UserError
 STEP = 0.05
 
 
-def walks(num_episodes=60, num_frames=16):
-    """Walks to a goal, straight and in steps of 5 cm, and then a stay; tokens tell the place."""
+def walks(num_episodes=60, num_frames=16, slow=1.0):
+    """Walks to a goal, straight and in steps of 5 cm, and then a stay; tokens tell the place.
+
+    Every other is a stroll, which may be slower.
+    """
     rng, mix = np.random.default_rng(0), np.random.default_rng(1).normal(size=(2, 12))
     proprio, actions, tokens = [], [], []
-    for _ in range(num_episodes):
+    for i in range(num_episodes):
+        step = STEP * (1.0, slow)[i % 2]
         place, goal = rng.uniform(0.1, 0.9, (2, 2))
         path = [place]
         for _ in range(num_frames - 1):
             way = goal - path[-1]
-            path.append(path[-1] + way * min(1, STEP / max(np.linalg.norm(way), 1e-9)))
+            path.append(path[-1] + way * min(1, step / max(np.linalg.norm(way), 1e-9)))
         proprio.append(np.array(path, np.float32))
         actions.append(np.diff(path, axis=0).astype(np.float32))
         tokens.append((3 * np.sin(np.array(path) @ mix)).reshape(-1, 2, 6).astype(np.float32))
+    tasks = [types.SimpleNamespace(task=("walk", "stroll")[i % 2]) for i in range(num_episodes)]
     data = types.SimpleNamespace(
-        lengths=(num_frames,) * num_episodes, proprio=proprio, actions=actions
+        lengths=(num_frames,) * num_episodes,
+        proprio=proprio,
+        actions=actions,
+        episodes=range(num_episodes),
+        dataset=types.SimpleNamespace(episode=lambda i: tasks[i]),
     )
     return data, tokens, mix
 
 
-def training(num_steps=800, **changes):
-    data, tokens, _ = walks()
+def training(num_steps=800, slow=1.0, **changes):
+    data, tokens, _ = walks(slow=slow)
     config = PriorConfig(num_steps=num_steps, batch_size=256, width=96, depth=2, **changes)
     return PriorTraining(make_model(), data, tokens, range(60), config)  # type: ignore[arg-type]
 
@@ -110,6 +119,24 @@ def test_retrieval_knows_what_was_done_on_such_a_way(prior):
         assert float(actions[0, 0] @ torch.tensor(way).float()) > 0.5 * STEP
 
 
+def test_it_acts_as_the_task_that_is_named():
+    run = training(600, slow=0.3)
+    for _ in run.steps():
+        pass
+    told = situation((0.4, 0.5), (0.6, 0.5))
+    for name, num in (("policy", 64), ("retrieval", 1)):
+        lengths = {
+            task: float(
+                run.prior.proposer(name, task).propose(told, num, generator())[:, 0, 0].mean()
+            )
+            for task in ("walk", "stroll", None)
+        }
+        assert lengths["walk"] > 2 * lengths["stroll"]
+        assert lengths["stroll"] - 0.01 < lengths[None] < lengths["walk"] + 0.01
+    with pytest.raises(UserError, match="stroll, walk"):
+        run.prior.proposer("policy", "fly")
+
+
 def test_the_distance_counts_steps(prior):
     rng = np.random.default_rng(5)
     places, goals = rng.uniform(0.2, 0.8, (2, 200, 2))
@@ -154,7 +181,7 @@ def test_goals_in_hindsight_are_of_the_same_episode_and_end_the_actions():
                enumerate(lengths)]  # fmt: skip
     rows = [torch.zeros(n, 1) for n in lengths]
     states = [np.zeros((n, 1)) for n in lengths]
-    episodes = EncodedEpisodes.join(rows, states, numbers, np.zeros(1))
+    episodes = EncodedEpisodes.join(rows, states, numbers, [0, 1, 0], np.zeros(1))
     sampler = HindsightSampler(
         episodes, chunk=5, farthest=7, stay_share=0.1, batch_size=500, seed=0
     )
@@ -175,7 +202,7 @@ def test_goals_in_hindsight_are_of_the_same_episode_and_end_the_actions():
         assert steps == 0 or (weights[steps:] < 1).all()
     with pytest.raises(UserError, match="three frames"):
         short = EncodedEpisodes.join([torch.zeros(2, 1)], [np.zeros((2, 1))], [np.zeros((1, 1))],
-                                     np.zeros(1))  # fmt: skip
+                                     [0], np.zeros(1))  # fmt: skip
         HindsightSampler(short, chunk=5, farthest=7, stay_share=0.1, batch_size=5, seed=0)
 
 
@@ -208,7 +235,8 @@ def test_files_that_are_no_prior_of_the_model_are_refused(prior, tmp_path):
     check("Missing", {k: v for k, v in tensors.items() if k != "policy.rest"})
     check("not finite", {**tensors, "policy.unit": torch.full((2,), torch.nan)})
     ends = tensors["demonstrations.ends"]
-    check("out of range", {**tensors, "demonstrations.ends": ends + 10**6})
+    check("ends is out of range", {**tensors, "demonstrations.ends": ends + 10**6})
+    check("tasks is out of range", {**tensors, "demonstrations.tasks": ends + 2})
     check("size mismatch", tensors, num_frames=2**20)
     other = dataclasses.replace(info, grid=(1, 1, 3))
     path.write_bytes(prior.to_bytes())
@@ -244,6 +272,16 @@ def test_the_densest_is_of_the_larger_group_and_not_between():
     right = 1 + 0.1 * torch.randn((7, 8, 2), generator=rng)
     assert densest(torch.cat((right, left))) >= 7
     assert densest(torch.ones(3, 2, 2)) == 0
+
+
+def test_a_commitment_keeps_to_the_smaller_group_that_the_last_plan_was_of():
+    rng = torch.Generator().manual_seed(0)
+    left = -1 + 0.1 * torch.randn((9, 8, 2), generator=rng)
+    right = 1 + 0.1 * torch.randn((7, 8, 2), generator=rng)
+    both, last = torch.cat((right, left)), torch.ones(8, 2)
+    assert densest(both, last, 0.5 * 16) < 7
+    assert densest(both, last, 0.0) >= 7
+    assert densest(both, -last, 0.5 * 16) >= 7
 
 
 def test_an_average_stays_within_the_better_of_two_ways():

@@ -15,6 +15,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from robot_wm.benchmarks.exploitation import bench_exploitation
 from robot_wm.benchmarks.flops import flop_counter, sustained_rate
 from robot_wm.benchmarks.reference import (
     ReferenceSearch,
@@ -36,6 +37,7 @@ from robot_wm.planners import CEM, GRADIENT_COST, PLANNERS, Planner
 from robot_wm.precision import pick_device
 from robot_wm.predictor import PREDICTORS, PredictorShape
 from robot_wm.progress import Progress
+from robot_wm.proposals import load_prior
 from robot_wm.provenance import write_run
 from robot_wm.report import plot_planners
 from robot_wm.types import (
@@ -72,6 +74,8 @@ class BenchPlannerSettings(PlanningSettings, frozen=True):
         course: How many times the default planner's samples plain CEM gets, one value after the
             other.
         reference: The search that the plain way and the shipped way both run.
+        exploitation: Numbers of evaluated samples with which the settings' own planner is asked
+            whether it exploits the model; none: it is not.
         device: Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1`, ...
     """
 
@@ -90,6 +94,7 @@ class BenchPlannerSettings(PlanningSettings, frozen=True):
     long: Count = 20
     course: _AtLeastOne = (1, 2, 4, 8, 16, 32)
     reference: ReferenceSearch = ReferenceSearch()
+    exploitation: tuple[Count, ...] = (1, 10, 100, 1000, 10_000)
     device: str = "auto"
 
 
@@ -142,7 +147,9 @@ def bench_planners(settings: BenchPlannerSettings) -> dict[str, Any]:
         at_budget(name, settings.budgets[0], planning_horizon)
     out = output_dir(settings.out) if settings.out else None
     device = pick_device(settings.device)
-    model, _ = load_checkpoint(find_checkpoint(settings.checkpoint))
+    directory = find_checkpoint(settings.checkpoint)
+    model, _ = load_checkpoint(directory)
+    prior = load_prior(directory, model.info)
     model.to(device)
     if not isinstance(model, LatentWorldModel):
         raise UserError(
@@ -158,7 +165,7 @@ def bench_planners(settings: BenchPlannerSettings) -> dict[str, Any]:
     simulation = build_simulation(settings.env)
     bounds = legal_actions(model, simulation.env, settings.controller.limits)
     pairs = make_pairs(simulation, str(settings.split), settings.num_pairs, settings.seed)
-    bench = Bench(model, bounds, pairs, make_objective(model, settings.objective), settings)
+    bench = Bench(model, bounds, pairs, make_objective(model, settings.objective, prior), settings)
 
     rate = sustained_rate(torch.float32, device)
     log.info(f"{device.type}, {torch.get_num_threads()} threads, float32, {rate / 1e9:.0f} GFLOP/s")
@@ -178,11 +185,21 @@ def bench_planners(settings: BenchPlannerSettings) -> dict[str, Any]:
             f"{row['cost_ratio']:.4f} of its cost"
         )
     default = bench.default()
+    exploitation = bench_exploitation(
+        model,
+        build_simulation(settings.env),
+        settings,
+        prior,
+        num_samples=settings.exploitation,
+        split=str(settings.split),
+        num_pairs=settings.num_pairs,
+    )
     result = {
         "speedup_vs_reference": reference["medium"]["speedup"],
         "cost_ratio": reference["checkpoint"]["cost_ratio"],
         "speedup_vs_reference_checkpoint": reference["checkpoint"]["speedup"],
         **efficiency,
+        "exploitation": exploitation,
         "plan_s_median": float(np.median(default.seconds)),
         "plan_s_p95": float(np.percentile(default.seconds, 95)),
         "matmul_gflop_per_s": rate / 1e9,

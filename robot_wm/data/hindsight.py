@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -24,12 +24,14 @@ class EncodedEpisodes:
         actions: Actions after every frame `[N, A]`, float32, in the robot's units; what follows the
             last frame of an episode is the action of no motion.
         ends: Number of the row after the last of its episode, for every frame `[N]`, int64.
+        tasks: Number of the task of every frame's episode `[N]`, int64.
     """
 
     features: Tensor
     proprio: Tensor
     actions: Tensor
     ends: Tensor
+    tasks: Tensor
 
     @classmethod
     def join(
@@ -37,6 +39,7 @@ class EncodedEpisodes:
         features: Sequence[Tensor],
         proprio: Sequence[FloatArray],
         actions: Sequence[FloatArray],
+        tasks: Sequence[int],
         rest: FloatArray,
     ) -> EncodedEpisodes:
         """Joins episodes.
@@ -45,6 +48,7 @@ class EncodedEpisodes:
             features: Features `[T, F]` of each episode.
             proprio: Proprioception `[T, Q]` of each.
             actions: Actions `[T - 1, A]` of each.
+            tasks: Number of the task of each.
             rest: The action of no motion `[A]`.
 
         Returns:
@@ -58,7 +62,12 @@ class EncodedEpisodes:
             torch.from_numpy(np.concatenate(proprio).astype(np.float32)),
             torch.from_numpy(np.concatenate(whole).astype(np.float32)),
             torch.from_numpy(ends),
+            torch.from_numpy(np.repeat(np.array(tasks, np.int64), lengths)),
         )
+
+    def first(self, num: int) -> EncodedEpisodes:
+        """Returns the first frames alone, which must end with an episode."""
+        return EncodedEpisodes(*(getattr(self, field.name)[:num] for field in fields(self)))
 
     def __len__(self) -> int:
         """Returns the number of frames, N."""

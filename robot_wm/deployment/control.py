@@ -19,7 +19,7 @@ from robot_wm.kinematics import RobotModel
 from robot_wm.models import ModelInfo, TrainableModel, device_of
 from robot_wm.objectives import OBJECTIVES, Objective, StepsToGo, region_weights
 from robot_wm.planners import PLANNERS, Planner
-from robot_wm.proposals import Prior, Proposals
+from robot_wm.proposals import Prior, Proposals, ProposerName
 from robot_wm.robots import LEROBOT_ARMS
 from robot_wm.types import ActionSpec, UserError
 
@@ -46,6 +46,8 @@ def make_controller(
     settings: PlanningSettings,
     *,
     prior: Prior | None = None,
+    instruction: str | None = None,
+    num_evaluated: int | None = None,
 ) -> GoalSequence:
     """Makes the controller of a robot: the model's MPC, and the pursuit of goals around it.
 
@@ -54,6 +56,9 @@ def make_controller(
         env: The robot.
         settings: Settings of how the checkpoint plans.
         prior: The prior of the checkpoint (`load_prior`); None: it has none.
+        instruction: What the robot is to do, in words; it counts if demonstrations of the prior
+            have it and the settings name no other task.
+        num_evaluated: Number of sequences that the planner evaluates; None: as its settings say.
 
     Returns:
         The controller.
@@ -68,6 +73,8 @@ def make_controller(
             f"checkpoint: it imagines steps of {info.dt:g} s, the env takes {env.control_dt:g} s"
         )
     planner = make_planner(settings.planner)
+    if num_evaluated is not None:
+        planner = planner.with_budget(num_evaluated)
     if planner.horizon > info.longest_horizon:
         raise UserError(
             f"planner.horizon: got {planner.horizon}, want at most {info.longest_horizon}: so far "
@@ -86,7 +93,9 @@ def make_controller(
         device=device,
         margin=_energy(model, settings, "margin") or 0.0,
         search_budget=config.search_budget,
-        proposals=make_proposals(config, planner, None if prior is None else prior.to(device)),
+        proposals=make_proposals(
+            config, planner, None if prior is None else prior.to(device), instruction
+        ),
     )
     steered: SteerableController = (
         mpc if config.execute_steps == 1 else ActionChunks(mpc, config.execute_steps)
@@ -103,7 +112,10 @@ def make_controller(
 
 
 def make_proposals(
-    config: ControllerSettings, planner: Planner, prior: Prior | None
+    config: ControllerSettings,
+    planner: Planner,
+    prior: Prior | None,
+    instruction: str | None = None,
 ) -> Proposals | None:
     """Makes what a controller's settings say of proposals.
 
@@ -111,6 +123,7 @@ def make_proposals(
         config: The settings.
         planner: The planner that gets the proposals.
         prior: The prior of the checkpoint; None: it has none.
+        instruction: What the robot is to do, in words, which counts if the demonstrations have it.
 
     Returns:
         The proposals; None: nothing is proposed.
@@ -118,7 +131,7 @@ def make_proposals(
     Raises:
         UserError: there is no prior to propose, or nothing to execute without a search.
     """
-    names = [name for name in config.proposals if name != "last_plan"]
+    names: list[ProposerName] = [name for name in config.proposals if name != "last_plan"]
     if not names:
         if not config.search or config.proposals:
             raise UserError(
@@ -129,8 +142,17 @@ def make_proposals(
     if prior is None:
         raise UserError(f"controller.proposals: {_NO_PRIOR}")
     num = config.num_proposals or getattr(planner, "num_samples", 64)
-    proposers = tuple(prior.proposer(name) for name in names)
-    return Proposals(proposers, num, "last_plan" in config.proposals, config.search)
+    task = config.task
+    if task is None and instruction in prior.shape.tasks:
+        task = instruction
+    proposers = tuple(prior.proposer(name, task) for name in names)
+    return Proposals(
+        proposers,
+        num,
+        keep_last="last_plan" in config.proposals,
+        commitment=config.commitment,
+        search=config.search,
+    )
 
 
 def make_planner(part: Part, **facts: Any) -> Planner:

@@ -36,7 +36,11 @@ class ControllerSettings(Settings, frozen=True):
         execute_steps: Actions of a plan that are executed before the next plan.
         proposals: Where candidate actions come from before the search: `policy` and `retrieval` of
             the checkpoint's prior, and `last_plan`.
+        task: Task of the demonstrations that the proposals act as, in the dataset's words; null:
+            the env's instruction if it is one of them, or else as any of them.
         num_proposals: Number of them; null: as many as the planner's `num_samples`, or 64.
+        commitment: Weight of the last plan among the proposals where one is chosen that most
+            resemble; at 0 each step chooses anew.
         search: Whether the planner searches; false executes what most of the proposals resemble.
         margin: Energy by which a plan must beat doing nothing, or what most of the proposals
             resemble if there are any; null: the same as 0.
@@ -53,7 +57,9 @@ class ControllerSettings(Settings, frozen=True):
 
     execute_steps: Count = 1
     proposals: tuple[Literal["policy", "retrieval", "last_plan"], ...] = ()
+    task: str | None = None
     num_proposals: Count | None = None
+    commitment: NonNegative = 0.5
     search: bool = True
     margin: NonNegative | None = 0.0
     arrival: NonNegative | None = 0.1

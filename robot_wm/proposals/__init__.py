@@ -3,7 +3,7 @@
 from robot_wm.proposals.distance import TemporalDistance
 from robot_wm.proposals.features import Features
 from robot_wm.proposals.policy import FlowPolicy
-from robot_wm.proposals.prior import FILE, Prior, PriorShape, load_prior
+from robot_wm.proposals.prior import FILE, Prior, PriorShape, ProposerName, load_prior
 from robot_wm.proposals.protocol import Proposals, Proposer, Situation, densest
 from robot_wm.proposals.retrieval import Demonstrations
 
@@ -16,6 +16,7 @@ __all__ = [
     "PriorShape",
     "Proposals",
     "Proposer",
+    "ProposerName",
     "Situation",
     "TemporalDistance",
     "densest",

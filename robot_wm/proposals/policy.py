@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robot_wm.data import EncodedEpisodes, HindsightBatch
 
 _NUM_FREQUENCIES = 8
+_TASK_SIZE = 8  # numbers that stand for a task
+_UNNAMED_SHARE = 0.1  # of the frames in training whose task is not told
 _NUM_STEPS = 10  # of Euler's method, from noise to actions
 _STRESS = 4.0  # factor of the difference between goal and frame among the inputs
 
@@ -20,6 +23,25 @@ def pair(features: Tensor, goals: Tensor) -> Tensor:
     Near the goal the difference is small beside either, and yet it is all that matters.
     """
     return torch.cat((features, goals, _STRESS * (goals - features)), dim=-1)
+
+
+class ResidualBlock(nn.Module):
+    """Adds to vectors `[..., width]` what two layers make of them, nothing at first.
+
+    Args:
+        width: Width of the vectors.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` and what the layers make of it."""
+        return x + self.down(F.silu(self.up(self.norm(x))))
 
 
 class FlowPolicy(nn.Module):
@@ -39,9 +61,10 @@ class FlowPolicy(nn.Module):
         num_features: Features of a latent, F.
         num_proprio: Numbers of the proprioception, Q.
         num_actions: Numbers of an action, A.
+        num_tasks: Number of tasks in the demonstrations.
         chunk: Actions of a chunk, C.
         width: Width of the network.
-        depth: Number of its hidden layers.
+        depth: Number of its residual blocks.
     """
 
     frequencies: Tensor
@@ -55,19 +78,24 @@ class FlowPolicy(nn.Module):
         num_features: int,
         num_proprio: int,
         num_actions: int,
+        num_tasks: int,
         *,
         chunk: int,
         width: int,
         depth: int,
     ) -> None:
         super().__init__()
+        self.tasks = nn.Embedding(num_tasks + 1, _TASK_SIZE)  # the last stands for any of them
         self._chunk, self._num_actions = chunk, num_actions
         size = chunk * num_actions
-        sizes = [3 * num_features + num_proprio + size + 2 * _NUM_FREQUENCIES, *[width] * depth]
-        layers: list[nn.Module] = []
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
-            layers += [nn.Linear(a, b), nn.SiLU()]
-        self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], size))
+        num_inputs = 3 * num_features + num_proprio + _TASK_SIZE + size + 2 * _NUM_FREQUENCIES
+        self.net = nn.Sequential(
+            nn.Linear(num_inputs, width),
+            *(ResidualBlock(width) for _ in range(depth)),
+            nn.LayerNorm(width),
+            nn.SiLU(),
+            nn.Linear(width, size),
+        )
         frequencies = 2.0 ** torch.arange(_NUM_FREQUENCIES) * math.pi / 2
         self.register_buffer("frequencies", frequencies)
         self.register_buffer("proprio_mean", torch.zeros(num_proprio))
@@ -88,6 +116,7 @@ class FlowPolicy(nn.Module):
         self,
         features: Tensor,
         proprio: Tensor,
+        tasks: Tensor,
         batch: HindsightBatch,
         generator: torch.Generator,
     ) -> Tensor:
@@ -96,6 +125,7 @@ class FlowPolicy(nn.Module):
         Args:
             features: Normalised features of all frames `[N, F]`.
             proprio: Their proprioception `[N, Q]`, in the robot's units.
+            tasks: Numbers of their tasks `[N]`.
             batch: Rows of the frames and goals, and the actions between them.
             generator: Generator of the noise, on the CPU.
 
@@ -107,7 +137,9 @@ class FlowPolicy(nn.Module):
         noise = torch.randn(chunk.shape, generator=generator).to(device)
         time = torch.rand((len(chunk), 1), generator=generator).to(device)
         rows, goals = batch.rows.to(features.device), batch.goals.to(features.device)
-        condition = self._condition(features[rows], features[goals], proprio[rows])
+        unnamed = torch.rand(len(chunk), generator=generator) < _UNNAMED_SHARE
+        named = torch.where(unnamed.to(device), self.tasks.num_embeddings - 1, tasks[rows])
+        condition = self._condition(features[rows], features[goals], proprio[rows], named)
         velocity = self._velocity(torch.lerp(noise, chunk, time), time, condition)
         error = (velocity - (chunk - noise)).square().unflatten(1, (self._chunk, -1)).mean(2)
         weights = batch.weights.to(device)
@@ -115,7 +147,13 @@ class FlowPolicy(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, features: Tensor, goal: Tensor, proprio: Tensor, num: int, generator: torch.Generator
+        self,
+        features: Tensor,
+        goal: Tensor,
+        proprio: Tensor,
+        task: int | None,
+        num: int,
+        generator: torch.Generator,
     ) -> Tensor:
         """Draws chunks of actions for one frame and its goal.
 
@@ -123,6 +161,7 @@ class FlowPolicy(nn.Module):
             features: Normalised features of the frame `[F]`.
             goal: Those of the goal `[F]`.
             proprio: Proprioception at the frame `[Q]`, in the robot's units.
+            task: Number of the task; None: any of them.
             num: Number of chunks, N.
             generator: Generator of the noise, on the policy's device.
 
@@ -130,16 +169,17 @@ class FlowPolicy(nn.Module):
             Chunks `[N, C, A]`, in the robot's units.
         """
         size, device = self._chunk * self._num_actions, self.rest.device
-        condition = self._condition(features, goal, proprio).expand(num, -1)
+        named = torch.tensor(self.tasks.num_embeddings - 1 if task is None else task)
+        condition = self._condition(features, goal, proprio, named.to(device)).expand(num, -1)
         actions = torch.randn((num, size), generator=generator, device=device)
         for step in range(_NUM_STEPS):
             time = actions.new_full((num, 1), step / _NUM_STEPS)
             actions = actions + self._velocity(actions, time, condition) / _NUM_STEPS
         return actions.view(num, self._chunk, self._num_actions) * self.unit + self.rest
 
-    def _condition(self, features: Tensor, goals: Tensor, proprio: Tensor) -> Tensor:
+    def _condition(self, features: Tensor, goals: Tensor, proprio: Tensor, tasks: Tensor) -> Tensor:
         state = (proprio - self.proprio_mean) / self.proprio_std
-        return torch.cat((pair(features, goals), state), dim=-1)
+        return torch.cat((pair(features, goals), state, self.tasks(tasks)), dim=-1)
 
     def _velocity(self, actions: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         angle = time * self.frequencies

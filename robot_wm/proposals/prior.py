@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import torch
@@ -21,6 +21,7 @@ from robot_wm.proposals.retrieval import Demonstrations
 from robot_wm.types import Settings, UserError
 
 FILE = "prior.safetensors"
+ProposerName = Literal["policy", "retrieval"]
 _NOTE = "shape"  # key in the file's metadata
 _Size = Annotated[int, Meta(ge=1, le=4096)]
 
@@ -31,16 +32,18 @@ class PriorShape(Settings, frozen=True, kw_only=True):
     Attributes:
         chunk: Actions that the policy proposes at once, C.
         width: Width of the networks.
-        depth: Number of their hidden layers.
+        depth: Number of the policy's residual blocks, and of the distance's hidden layers.
         farthest: Largest number of steps from a frame of a demonstration to its goal.
         num_frames: Number of frames of the demonstrations that are kept.
+        tasks: The tasks of the demonstrations, in the dataset's words.
     """
 
     chunk: _Size = 8
-    width: _Size = 384
+    width: _Size = 256
     depth: Annotated[int, Meta(ge=1, le=16)] = 3
     farthest: _Size = 30
     num_frames: Annotated[int, Meta(ge=0, le=2**20)] = 0
+    tasks: Annotated[tuple[str, ...], Meta(max_length=4096)] = ()
 
 
 class Prior(nn.Module):
@@ -61,6 +64,7 @@ class Prior(nn.Module):
             size,
             len(info.state_names),
             num_actions,
+            len(shape.tasks),
             chunk=shape.chunk,
             width=shape.width,
             depth=shape.depth,
@@ -70,9 +74,24 @@ class Prior(nn.Module):
             shape.num_frames, size, num_actions, chunk=shape.chunk, farthest=shape.farthest
         )
 
-    def proposer(self, name: str) -> Proposer:
-        """Returns the proposer of a name: `policy` or `retrieval`."""
-        return {"policy": _Policy, "retrieval": _Retrieval}[name](self)
+    def proposer(self, name: ProposerName, task: str | None = None) -> Proposer:
+        """Returns a proposer.
+
+        Args:
+            name: Its name.
+            task: Task of the demonstrations that it acts as, in the dataset's words; None: as any.
+
+        Returns:
+            The proposer.
+
+        Raises:
+            UserError: no demonstration is of that task.
+        """
+        tasks = self.shape.tasks
+        if task is not None and task not in tasks:
+            raise UserError(f"task: got {task!r}, the demonstrations are of {', '.join(tasks)}")
+        number = None if task is None else tasks.index(task)
+        return {"policy": _Policy, "retrieval": _Retrieval}[name](self, number)
 
     def steps(self, latents: Tensor, goal: Tensor) -> Tensor:
         """Returns the number of steps `[...]` from latents `[..., P, D]` to a goal's `[P, D]`."""
@@ -87,27 +106,27 @@ class Prior(nn.Module):
 class _Policy:
     """The policy of a prior (`Proposer`)."""
 
-    def __init__(self, prior: Prior) -> None:
-        self._prior = prior
+    def __init__(self, prior: Prior, task: int | None) -> None:
+        self._prior, self._task = prior, task
 
     def propose(self, situation: Situation, num: int, generator: torch.Generator) -> Tensor:
         """See `Proposer.propose`."""
-        features = self._prior.features
+        features, policy = self._prior.features, self._prior.policy
         now, goal = features(situation.latent), features(situation.goal)
-        return self._prior.policy.sample(now, goal, situation.proprio, num, generator)
+        return policy.sample(now, goal, situation.proprio, self._task, num, generator)
 
 
 class _Retrieval:
     """The demonstrations of a prior (`Proposer`)."""
 
-    def __init__(self, prior: Prior) -> None:
-        self._prior = prior
+    def __init__(self, prior: Prior, task: int | None) -> None:
+        self._prior, self._task = prior, task
 
     def propose(self, situation: Situation, num: int, generator: torch.Generator) -> Tensor:
         """See `Proposer.propose`."""
         features = self._prior.features
         now, goal = features(situation.latent), features(situation.goal)
-        return self._prior.demonstrations.look_up(now, goal, num)
+        return self._prior.demonstrations.look_up(now, goal, self._task, num)
 
 
 def load_prior(directory: Path, info: ModelInfo) -> Prior | None:
@@ -139,7 +158,9 @@ def load_prior(directory: Path, info: ModelInfo) -> Prior | None:
     for name, value in prior.state_dict().items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(f"{FILE}: {name} is not finite")
-    ends = prior.demonstrations.ends
+    ends, tasks = prior.demonstrations.ends, prior.demonstrations.tasks
     if ((ends < 1) | (ends > len(ends))).any():
         raise UserError(f"{FILE}: demonstrations.ends is out of range")
+    if ((tasks < 0) | (tasks >= max(len(shape.tasks), 1))).any():
+        raise UserError(f"{FILE}: demonstrations.tasks is out of range")
     return prior.eval().requires_grad_(False)

@@ -53,6 +53,9 @@ class Proposals:
         proposers: The proposers, which share the number of sequences equally.
         num: Number of sequences of all together, N.
         keep_last: Whether the rest of the last plan is among them.
+        commitment: Weight of the last plan among all proposals where one is chosen that most
+            resemble: at 0.5 it counts as much as half of them. Between several ways to a goal, a
+            policy that draws one anew at every step dithers.
         search: Whether a planner searches from there; otherwise what most proposals resemble is
             executed as it is.
     """
@@ -60,6 +63,7 @@ class Proposals:
     proposers: tuple[Proposer, ...]
     num: int = 64
     keep_last: bool = False
+    commitment: float = 0.5
     search: bool = True
 
     def propose(
@@ -82,9 +86,8 @@ class Proposals:
             A plan whose elites are all legal proposals, of which its actions are the densest. Its
             cost is not known, and stands as 0.
         """
-        proposed = (
-            [] if last is None or not self.keep_last else [space.sequence(last.actions)[None]]
-        )
+        kept = None if last is None else space.sequence(last.actions)
+        proposed = [kept[None]] if self.keep_last and kept is not None else []
         for i, proposer in enumerate(self.proposers):
             share = self.num // len(self.proposers) + (i < self.num % len(self.proposers))
             actions = proposer.propose(situation, share, generator)[:, : space.horizon]
@@ -92,10 +95,14 @@ class Proposals:
             proposed.append(torch.cat((actions, space.rest.expand(len(actions), missing, -1)), 1))
         candidates = space.project(torch.cat(proposed))
         actions = space.spec.clip(candidates.cpu().numpy())
-        return Plan(actions[densest(space.scaled(candidates))], 0.0, elites=actions)
+        weight = self.commitment * len(candidates)
+        chosen = densest(
+            space.scaled(candidates), None if kept is None else space.scaled(kept), weight
+        )
+        return Plan(actions[chosen], 0.0, elites=actions)
 
 
-def densest(candidates: Tensor) -> int:
+def densest(candidates: Tensor, last: Tensor | None = None, weight: float = 0.0) -> int:
     """Returns the index of the candidate that most others resemble.
 
     Where there are several ways to a goal, the mean of a policy's samples lies between them and is
@@ -103,8 +110,13 @@ def densest(candidates: Tensor) -> int:
 
     Args:
         candidates: Sequences `[N, H, A]`, in units in which the actions' dimensions compare.
+        last: A further sequence `[H, A]`, which is not chosen; None: there is none.
+        weight: Number of candidates that it counts as.
 
     Returns:
         The index.
     """
-    return int(likeness(candidates).sum(1).argmax())
+    if last is None:
+        return int(likeness(candidates).sum(1).argmax())
+    alike = likeness(torch.cat((candidates, last[None])))[:-1]
+    return int((alike[:, :-1].sum(1) + weight * alike[:, -1]).argmax())

@@ -15,6 +15,7 @@ class Demonstrations(nn.Module):
         features: Normalised features of the frames `[N, F]`.
         actions: The action after each frame `[N, A]`.
         ends: Number of the row after the last of its episode, for every frame `[N]`.
+        tasks: Number of the task of every frame's episode `[N]`.
 
     Args:
         num_frames: Number of frames, N.
@@ -27,6 +28,7 @@ class Demonstrations(nn.Module):
     features: Tensor
     actions: Tensor
     ends: Tensor
+    tasks: Tensor
 
     def __init__(
         self, num_frames: int, num_features: int, num_actions: int, *, chunk: int, farthest: int
@@ -36,19 +38,22 @@ class Demonstrations(nn.Module):
         self.register_buffer("features", torch.zeros(num_frames, num_features).half())
         self.register_buffer("actions", torch.zeros(num_frames, num_actions))
         self.register_buffer("ends", torch.zeros(num_frames, dtype=torch.int64))
+        self.register_buffer("tasks", torch.zeros(num_frames, dtype=torch.int64))
 
     def fit(self, features: Tensor, episodes: EncodedEpisodes) -> None:
         """Keeps normalised features `[N, F]` of the frames of episodes, and their actions."""
         self.features.copy_(features)
         self.actions.copy_(episodes.actions)
         self.ends.copy_(episodes.ends)
+        self.tasks.copy_(episodes.tasks)
 
-    def look_up(self, features: Tensor, goal: Tensor, num: int) -> Tensor:
+    def look_up(self, features: Tensor, goal: Tensor, task: int | None, num: int) -> Tensor:
         """Returns the actions of the demonstrations nearest to a frame and its goal.
 
         Args:
             features: Normalised features of the frame `[F]`.
             goal: Those of the goal `[F]`.
+            task: Number of the task; None: any of them.
             num: Number of chunks, N.
 
         Returns:
@@ -62,6 +67,8 @@ class Demonstrations(nn.Module):
         for steps in range(1, self._farthest + 1):
             later = torch.minimum(rows + steps, self.ends - 1)
             best = torch.minimum(best, here + there[later])
+        if task is not None:
+            best = best.masked_fill(self.tasks != task, torch.inf)
         nearest = best.topk(min(num, len(best)), largest=False, sorted=True).indices
         following = nearest[:, None] + torch.arange(self._chunk, device=bank.device)
         return self.actions[torch.minimum(following, self.ends[nearest, None] - 1)]

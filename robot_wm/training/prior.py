@@ -21,7 +21,7 @@ from robot_wm.types import Count, Index, InnerShare, Positive, Share, check_fiel
 
 _ENCODED = 256  # frames that are turned into latents at once
 _WARMUP_STEPS = 200
-_EMA = 0.999  # decay of the average of the weights
+_EMA = 0.998  # decay of the average of the weights
 _TARGET_RATE = 0.005  # at which the distance's target follows it
 _OTHER_SHARE = 0.0  # of the distance's goals that are frames of any episode
 _LARGE_ERROR = 5.0  # steps; what is beyond counts linearly
@@ -38,7 +38,7 @@ class PriorConfig:
         learning_rate: Peak of the learning rate, which then falls to zero over half of the steps.
         chunk: Actions that the policy proposes at once.
         width: Width of the networks.
-        depth: Number of their hidden layers.
+        depth: Number of the policy's residual blocks, and of the distance's hidden layers.
         farthest: Largest number of steps from a frame to its goal.
         stay_share: Share of the frames whose goal is the frame itself.
         expectile: Expectile of the number of steps that the distance learns, below a half: of
@@ -48,9 +48,9 @@ class PriorConfig:
 
     num_steps: Index = 0
     batch_size: Count = 512
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 3e-3
     chunk: Annotated[int, Meta(ge=1, le=64)] = 8
-    width: Annotated[int, Meta(ge=8, le=4096)] = 384
+    width: Annotated[int, Meta(ge=8, le=4096)] = 256
     depth: Annotated[int, Meta(ge=1, le=16)] = 3
     farthest: Annotated[int, Meta(ge=1, le=1000)] = 30
     stay_share: Share = 0.05
@@ -91,13 +91,19 @@ def encode_episodes(
             latents = model.latent(model.observe(model.initial(), encoded, None))
             parts.append(prior.features.pool(latents).cpu())
         features.append(torch.cat(parts))
-    spec = model.info.action_spec
+    named = prior.shape.tasks
     return EncodedEpisodes.join(
         features,
         [data.proprio[i] for i in positions],
         [data.actions[i] for i in positions],
-        spec.rest,
+        [named.index(task) for task in episode_tasks(data, positions)],
+        model.info.action_spec.rest,
     )
+
+
+def episode_tasks(data: AlignedData, positions: Sequence[int]) -> list[str]:
+    """Returns the task of each episode at some positions, in the dataset's words."""
+    return [data.dataset.episode(data.episodes[i]).task for i in positions]
 
 
 class PriorTraining:
@@ -125,7 +131,6 @@ class PriorTraining:
         *,
         seed: int = 0,
     ) -> None:
-        num_frames = sum(data.lengths[i] for i in positions)
         kept = list(positions)
         while sum(data.lengths[i] for i in kept) > config.max_frames:
             kept = kept[:-1]
@@ -135,8 +140,8 @@ class PriorTraining:
             depth=config.depth,
             farthest=config.farthest,
             num_frames=sum(data.lengths[i] for i in kept),
+            tasks=tuple(sorted({*episode_tasks(data, positions)})),
         )
-        assert num_frames
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.prior = prior = Prior(model.info, shape).train()
@@ -145,15 +150,11 @@ class PriorTraining:
         prior.policy.fit(episodes)
         self._features = prior.features.normalise(episodes.features)
         shown = shape.num_frames  # the first frames are those of the first episodes
-        prior.demonstrations.fit(
-            self._features[:shown],
-            EncodedEpisodes(
-                *(getattr(episodes, name)[:shown] for name in episodes.__dataclass_fields__)
-            ),
-        )
+        prior.demonstrations.fit(self._features[:shown], episodes.first(shown))
         device = device_of(model)
         prior.to(device)
         self._features, self._proprio = self._features.to(device), episodes.proprio.to(device)
+        self._tasks = episodes.tasks.to(device)
         self._ends, self._config, self._seed = episodes.ends, config, seed
         self._target = copy.deepcopy(prior.distance).requires_grad_(False)
         self._sampler = HindsightSampler(
@@ -200,7 +201,7 @@ class PriorTraining:
     def _loss(self, step: int) -> tuple[Tensor, Metrics]:
         noise = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         batch = self._sampler.batch(step)
-        policy = self.prior.policy.loss(self._features, self._proprio, batch, noise)
+        policy = self.prior.policy.loss(self._features, self._proprio, self._tasks, batch, noise)
         distance = self._distance_loss(step)
         metrics = {"policy": float(policy.detach()), "distance": float(distance.detach())}
         # No parameter is shared: their sum trains each as if alone.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,11 +35,10 @@ from robot_wm.evaluation import (
     EpisodeResult,
     EpisodeTrace,
     LatentOracle,
-    RandomController,
     StateOracle,
-    ZeroController,
     count_outcomes,
     evaluate,
+    paired_difference_ci95,
     plan_seconds,
     summarize,
 )
@@ -63,6 +62,7 @@ from robot_wm.types import (
     plain_settings,
 )
 from robot_wm.version import __version__
+from robot_wm.workflows.baselines import Floor, make_floor
 from robot_wm.workflows.filming import Film, StepRecorder
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,10 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
         num_episodes: Number of episodes, the first ones of the split.
         split: List of the episodes: `test` (never used for tuning), `dev`, or the seed of another
             list.
-        floors: Methods that must be beaten.
+        floors: Methods that must be beaten, on the same episodes: `random` actions, none (`zero`),
+            the prior's `policy` without a search, `retrieval` from its demonstrations, `search`
+            without proposals (CEM of 300 sequences, 30 times), and the same controller on a model
+            of `random_weights`.
         state_oracle: Also evaluates a ceiling: the planner on the simulator with the true distance.
         latent_oracle: Also evaluates a ceiling: the planner on the simulator with the distance of
             rendered latents; slow.
@@ -96,7 +99,7 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
     goals: str | None = None
     num_episodes: Count = 100
     split: str | int = "test"
-    floors: tuple[Literal["random", "zero"], ...] = ("random", "zero")
+    floors: tuple[Floor, ...] = ("random", "zero")
     state_oracle: bool = False
     latent_oracle: bool = False
     num_videos: Index = 4
@@ -216,7 +219,13 @@ class _Runs:
         self._simulation = simulation = build_simulation(_env_of(settings))
         check_same_arm(self._model.info, simulation.robot)
         check_cameras(self._model.info, simulation.env.observe().images)
-        self._controller = make_controller(self._model, simulation.env, settings, prior=self._prior)
+        self._controller = make_controller(
+            self._model,
+            simulation.env,
+            settings,
+            prior=self._prior,
+            instruction=simulation.settings.instruction,
+        )
         self._make_objective = make_objective(self._model, settings.objective, self._prior)
         self._episodes = simulation.episodes(str(settings.split), settings.num_episodes)
         self._films: list[Film] = []
@@ -237,7 +246,7 @@ class _Runs:
         figures: dict[str, Any] = {
             **summarize(ours),
             "outcomes": count_outcomes(ours, outcomes),
-            "floors": {name: summarize(results) for name, results in floors.items()},
+            "floors": {name: _beside(ours, results) for name, results in floors.items()},
             "plan_s": plan_seconds([seconds for trace in traces for seconds in trace.plan_s]),
         }
         if ceilings:
@@ -262,13 +271,10 @@ class _Runs:
         )
 
     def _floors(self) -> dict[str, Controller]:
-        settings, env = self._settings, self._simulation.env
-        bounds = legal_actions(self._model, env, settings.controller.limits)
-        floors: dict[str, Controller] = {
-            "random": RandomController(bounds, seed=settings.seed),
-            "zero": ZeroController(env.action_spec),
+        return {
+            name: make_floor(name, self._model, self._simulation, self._settings, self._prior)
+            for name in self._settings.floors
         }
-        return {name: floors[name] for name in floors if name in settings.floors}
 
     def _oracles(self) -> dict[str, Controller]:
         settings, task = self._settings, self._simulation.task
@@ -356,6 +362,13 @@ class _Runs:
                         num_hold_steps=simulation.num_hold_steps, recorder=recorder)[0]  # fmt: skip
 
 
+def _beside(ours: list[EpisodeResult], floor: list[EpisodeResult]) -> dict[str, object]:
+    """Returns the figures of a floor, with the share of success by which the model is ahead."""
+    if len(ours) < 2:
+        return summarize(floor)
+    return {**summarize(floor), "ahead_ci95": list(paired_difference_ci95(ours, floor))}
+
+
 def _env_of(settings: EvalSettings) -> SimulationSettings:
     """Returns the env's settings, with the list of episodes that is asked for."""
     env = settings.env
@@ -381,14 +394,17 @@ def table(evaluation: Evaluation) -> str:
     """Lays out the success of each method as a table for the terminal."""
     tasks, unit = evaluation.tasks, evaluation.measure.unit
     key = f"final_{evaluation.measure_name}_{unit}_median"
-    lines = [f"{'':24}{'final':>8}{'95 % interval':>18}{'any':>8}{'median':>10}"]
+    lines = [f"{'':24}{'final':>8}{'95 % interval':>18}{'any':>8}{'median':>10}{'ahead by':>20}"]
     for task, figures in tasks.items():
         rows = {task: figures, **figures["floors"], **figures.get("ceilings", {})}
         for name, row in rows.items():
             low, high = row["success_final_ci95"]
+            ahead = ""
+            if "ahead_ci95" in row:
+                ahead = "{:.1%} to {:.1%}".format(*row["ahead_ci95"])
             lines.append(
                 f"{name:24}{row['success_final']:8.1%}{f'{low:.1%} to {high:.1%}':>18}"
-                f"{row['success_any']:8.1%}{show(row[key], unit):>10}"
+                f"{row['success_any']:8.1%}{show(row[key], unit):>10}{ahead:>20}".rstrip()
             )
         counts = [
             f"{kind} {count['n']} ({count['success']} within the goal's distance)"

@@ -117,7 +117,9 @@ def plan(settings: PlanSettings) -> PlanResult:
     check_same_arm(info, simulation.robot)
     check_cameras(info, simulation.env.observe().images)
     prior = load_prior(directory, info)
-    controller = make_controller(model, simulation.env, settings, prior=prior)
+    controller = make_controller(
+        model, simulation.env, settings, prior=prior, instruction=simulation.settings.instruction
+    )
     goals = [Goal(images=images) for images in pictures]
     if len(goals) > 1 and not controller.moves_on:
         raise UserError(
