@@ -20,8 +20,8 @@ _OFFERED = frozenset(
     FitConfig Goal GoalEnergy GoalSequence GradientCEM GradientDescent ImaginedCost
     Judgement Measure Observation Part Plan PlanningSettings PredictiveSampling
     PredictorShape Prior PriorConfig QuasiNewton RandomShooting SearchBudget SimulationSettings
-    TrainConfig as_goal build_encoder check_encoder check_env check_planner check_task collect encode
-    evaluate load load_prior make_arm make_controller plan register_arm register_encoder
+    TrainConfig as_goal build_encoder check_encoder check_env check_planner check_task collect
+    encode evaluate load load_prior make_arm make_controller plan register_arm register_encoder
     register_family run_episode simulation train
     """.split()
 )

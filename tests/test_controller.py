@@ -10,10 +10,10 @@ import torch
 from fakes import SPEC, PointEnv
 from test_loop import PointModel, ahead
 
-from robot_wm.controller import MPC, ActionChunks, GoalSequence
+from robot_wm.controller import MPC, ActionChunks, Calibrated, GoalSequence
 from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM, QuasiNewton
-from robot_wm.types import Goal, Plan, PlanningError
+from robot_wm.types import ActionSpec, Decision, Goal, Observation, Plan, PlanningError
 
 
 class Kept(GoalSequence):
@@ -416,3 +416,64 @@ def test_sixteen_controllers_in_turn_do_as_each_alone():
             actions[i].append(controller.act(env.observe(), applied[i]).action)
             applied[i] = env.apply(actions[i][-1])
     assert all(np.array_equal(a, b) for a, b in zip(expected, actions[7], strict=True))
+
+
+class Toward:
+    """Goes to the middle of the table, in steps of 3 cm."""
+
+    def __init__(self, target):
+        self.target, self.told = np.array(target), []
+
+    def reset(self, goal):
+        self.told = []
+
+    def observe(self, obs, applied):
+        self.place = obs.proprio
+        self.told.append(applied)
+        return float(np.linalg.norm(self.target - self.place))
+
+    def decide(self):
+        way = self.target - self.place
+        step = way * min(1.0, 0.03 / np.linalg.norm(way))
+        return Decision(step, predict_one_step=lambda action: (self.place + action, 0.0))
+
+    rest, aim, energy = decide, None, None
+
+
+@pytest.mark.parametrize("degrees", [0, 15, -30, 60])
+def test_calibration_finds_where_the_axes_of_the_arm_point(degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    bound = np.full(4, 0.04)
+    spec = ActionSpec(("x", "y", "z", "gripper"), -bound, bound, ("m",) * 4)
+    inner = Toward([0.3, 0.1, 0.1, 0.0])
+    controller = Calibrated(inner, spec)  # type: ignore[arg-type]
+    for _ in range(2):  # the second episode finds out anew
+        controller.reset(Goal({}))
+        place, applied, ways = np.array([0.1, -0.1, 0.05, 0.02]), None, []
+        rng = np.random.default_rng(0)
+        for _ in range(12):
+            before, decision = applied, controller.act(Observation({}, place, 0.0), applied)
+            assert np.abs(decision.action).max() <= 0.04 + 1e-12
+            predicted, _ = decision.predict_one_step(decision.action)
+            applied = decision.action
+            moved = turn @ applied + rng.normal(0, 0.001, 4)
+            ways.append(float(np.linalg.norm(predicted - (place + moved))))
+            place = place + moved
+        assert np.linalg.norm(place[:3] - inner.target[:3]) < 0.01
+        assert ways[0] == pytest.approx(2 * 0.03 * abs(np.sin(np.radians(degrees) / 2)), abs=0.005)
+        assert max(ways[6:]) < 0.006
+        assert np.allclose(controller.rotation, turn[:3, :3], atol=0.1)
+        assert np.allclose(inner.told[-1], turn @ before, atol=0.003)
+
+
+def test_a_blocked_arm_tells_nothing_of_its_axes():
+    bound = np.full(3, 0.04)
+    spec = ActionSpec(("x", "y", "z"), -bound, bound, ("m",) * 3)
+    controller = Calibrated(Toward([1.0, 0.0, 0.0]), spec)  # type: ignore[arg-type]
+    controller.reset(Goal({}))
+    place, applied = np.zeros(3), None
+    for _ in range(10):
+        applied = controller.act(Observation({}, place, 0.0), applied).action
+        place = place + 1e-4 * applied
+    assert np.allclose(applied, [0.03, 0.0, 0.0], atol=1e-6)

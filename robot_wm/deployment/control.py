@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from robot_wm.contracts import check_objective, check_planner, hold_to
-from robot_wm.controller import MPC, ActionChunks, GoalSequence, SteerableController
+from robot_wm.controller import (
+    MPC,
+    ActionChunks,
+    Calibrated,
+    GoalSequence,
+    SteerableController,
+)
 from robot_wm.deployment.extensions import check_parts
 from robot_wm.deployment.parts import Part, part_defaults
 from robot_wm.deployment.planning import ActionLimits, ControllerSettings, PlanningSettings
@@ -100,6 +106,13 @@ def make_controller(
     steered: SteerableController = (
         mpc if config.execute_steps == 1 else ActionChunks(mpc, config.execute_steps)
     )
+    if config.calibrate:
+        if info.state_names != info.action_spec.names:
+            raise UserError(
+                f"controller.calibrate: the actions ({', '.join(info.action_spec.names)}) are no "
+                f"changes of the state ({', '.join(info.state_names)})"
+            )
+        steered = Calibrated(steered, env.action_spec)
     return GoalSequence(
         steered,
         arrival=_energy(model, settings, "arrival") or None,

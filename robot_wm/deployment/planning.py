@@ -52,6 +52,8 @@ class ControllerSettings(Settings, frozen=True):
         timeout_steps: Largest number of decisions for one goal; null: no limit.
         limits: Limits of actions.
         search_budget: Limits of imagining: pruning, batch size and precision.
+        calibrate: Estimates from the arm's motion where its axes point, and turns actions
+            accordingly; for actions that are changes of the state, x, y and z first.
         compile: Compiles the predictor with torch.compile, for long runs on a GPU.
     """
 
@@ -69,6 +71,7 @@ class ControllerSettings(Settings, frozen=True):
     timeout_steps: Count | None = None
     limits: ActionLimits = ActionLimits()
     search_budget: SearchBudget = SearchBudget()
+    calibrate: bool = False
     compile: bool = False
 
 
