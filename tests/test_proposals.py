@@ -16,7 +16,7 @@ from test_loop import PointModel, ahead
 
 from robot_wm.contracts import check_objective
 from robot_wm.controller import MPC
-from robot_wm.data import EncodedEpisodes, HindsightSampler
+from robot_wm.data import EncodedEpisodes, HindsightSampler, ImaginedGoals
 from robot_wm.deployment.control import make_controller, make_objective
 from robot_wm.deployment.parts import Part
 from robot_wm.deployment.planning import ControllerSettings, PlanningSettings
@@ -32,8 +32,8 @@ from robot_wm.proposals import (
     densest,
     load_prior,
 )
-from robot_wm.training import PriorConfig, PriorTraining
-from robot_wm.types import Plan, UserError
+from robot_wm.training import PriorConfig, PriorTraining, imagine_goals
+from robot_wm.types import Futures, Plan, UserError
 
 STEP = 0.05
 
@@ -68,7 +68,9 @@ def walks(num_episodes=60, num_frames=16, slow=1.0):
 
 def training(num_steps=800, slow=1.0, **changes):
     data, tokens, _ = walks(slow=slow)
-    config = PriorConfig(num_steps=num_steps, batch_size=256, width=96, depth=2, **changes)
+    # The model has learned nothing, and can imagine nothing.
+    own = {"num_steps": num_steps, "batch_size": 256, "width": 96, "depth": 2, "imagined_share": 0}
+    config = PriorConfig(**{**own, **changes})
     return PriorTraining(make_model(), data, tokens, range(60), config)  # type: ignore[arg-type]
 
 
@@ -204,6 +206,65 @@ def test_goals_in_hindsight_are_of_the_same_episode_and_end_the_actions():
         short = EncodedEpisodes.join([torch.zeros(2, 1)], [np.zeros((2, 1))], [np.zeros((1, 1))],
                                      [0], np.zeros(1))  # fmt: skip
         HindsightSampler(short, chunk=5, farthest=7, stay_share=0.1, batch_size=5, seed=0)
+
+
+class Exact:
+    """A model of the walks that is never wrong: whoever moves is there."""
+
+    def __init__(self):
+        self.info = make_model().info
+        _, _, self.mix = walks(1)
+        self.parameters = make_model().parameters
+
+    def initial(self):
+        return None
+
+    def observe(self, state, obs, applied):
+        return obs.tokens, obs.proprio
+
+    def latent(self, state):
+        return state[0]
+
+    def rollout(self, state, actions, generator=None, *, select=None):
+        places = state[1][:, None] + actions.cumsum(1)
+        return Futures((3 * (places @ torch.tensor(self.mix).float()).sin()).unflatten(2, (2, 6)))
+
+
+def test_goals_are_imagined_with_the_robot_where_its_actions_lead():
+    data, tokens, mix = walks()
+    prior, horizon = (
+        Prior(make_model().info, PriorShape(width=8)),
+        make_model().info.longest_horizon,
+    )
+    goals = imagine_goals(Exact(), prior, data, tokens, range(60), seed=0)  # type: ignore[arg-type]
+    states = np.concatenate(data.proprio)
+    ends = states + goals.ways.numpy() * goals.num_steps[:, None].numpy()
+    assert np.allclose(goals.features.numpy(), 3 * np.sin(ends @ mix), atol=1e-4)
+    assert (np.abs(goals.ways.numpy()) <= 0.1 + 1e-6).all()  # each a legal action
+    assert goals.num_steps.min() >= 1 and goals.num_steps.max() <= horizon
+    low, high = states.min(0), states.max(0)
+    assert ((ends > low - 0.01) & (ends < high + 0.01)).all()
+    assert (ends.std(0) > 0.2 * (high - low)).all()  # everywhere
+
+
+def test_the_actions_toward_an_imagined_goal_go_on_as_imagined():
+    rows = [torch.zeros(30, 1)]
+    numbers = np.arange(29, dtype=np.float32)[:, None] + 1
+    episodes = EncodedEpisodes.join(rows, [np.zeros((30, 1))], [numbers], [0], np.zeros(1))
+    imagined = ImaginedGoals(torch.zeros(30, 1), torch.full((30, 1), 0.5), torch.full((30,), 2))
+    sampler = HindsightSampler(
+        episodes, chunk=6, farthest=7, stay_share=0.1, batch_size=400, seed=0, imagined=imagined
+    )
+    batch = sampler.batch(0)
+    assert 0.3 < batch.imagined.float().mean() < 0.6
+    for row, goal, moved, actions, weights in zip(
+        batch.rows, batch.goals, batch.imagined, batch.actions[..., 0], batch.weights, strict=True
+    ):
+        wanted = [float(row) + 1 + i for i in range(goal - row)] + [0.5, 0.5] * moved
+        wanted = (wanted + [0.0] * 6)[:6]
+        assert actions.tolist() == wanted
+        told = min(6, int(goal - row) + 2 * int(moved))
+        assert (weights[:told] == 1).all() and (goal == row or (weights[told:] < 1).all())
 
 
 def test_a_prior_is_saved_and_loaded(prior, tmp_path):

@@ -11,7 +11,7 @@ from robot_wm.data.alignment import (
 from robot_wm.data.clips import Clips
 from robot_wm.data.dataset import Dataset, Episode, Feature
 from robot_wm.data.folder import FolderFrames, load_video_folder
-from robot_wm.data.hindsight import EncodedEpisodes, HindsightBatch, HindsightSampler
+from robot_wm.data.hindsight import EncodedEpisodes, HindsightBatch, HindsightSampler, ImaginedGoals
 from robot_wm.data.keys import find_cameras, find_state
 from robot_wm.data.opening import open_dataset
 from robot_wm.data.tokens import TokenStore, encode_dataset, load_frames, scale_frames
@@ -34,6 +34,7 @@ __all__ = [
     "FolderFrames",
     "HindsightBatch",
     "HindsightSampler",
+    "ImaginedGoals",
     "StateView",
     "TokenStore",
     "WindowSampler",

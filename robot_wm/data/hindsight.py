@@ -75,19 +75,38 @@ class EncodedEpisodes:
 
 
 @dataclass(frozen=True, eq=False)
+class ImaginedGoals:
+    """What a model imagines from every frame, if the robot goes straight to somewhere else.
+
+    A goal picture shows the robot, too, but seldom where the demonstrations left it.
+
+    Attributes:
+        features: Features of the imagined ends `[N, F]`, float32.
+        ways: The action `[N, A]` that is repeated, in the robot's units.
+        num_steps: How often `[N]`, int64.
+    """
+
+    features: Tensor
+    ways: Tensor
+    num_steps: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class HindsightBatch:
     """B frames, each with a goal.
 
     Attributes:
         rows: Rows of the frames `[B]`, int64.
         goals: Rows of the goals `[B]`, int64.
-        actions: Actions after the frames `[B, C, A]`: those of the episode up to the goal, and no
-            motion from there on.
+        imagined: Which goals are not the rows' own frames, but what was imagined from them `[B]`.
+        actions: Actions after the frames `[B, C, A]`: those of the episode up to the goal's row,
+            those that were imagined from there, and then no motion.
         weights: Weights of these actions `[B, C]`: 1 before the goal, less after it.
     """
 
     rows: Tensor
     goals: Tensor
+    imagined: Tensor
     actions: Tensor
     weights: Tensor
 
@@ -104,6 +123,8 @@ class HindsightSampler:
         stay_share: Share of the frames whose goal is the frame itself.
         batch_size: Number of frames per batch, B.
         seed: Seed of what is drawn.
+        imagined: What is imagined from every frame; None: nothing.
+        imagined_share: Share of the goals that are imagined.
 
     Raises:
         UserError: no episode has three frames, or a number is out of range.
@@ -119,6 +140,8 @@ class HindsightSampler:
         stay_share: Share,
         batch_size: Count,
         seed: int,
+        imagined: ImaginedGoals | None = None,
+        imagined_share: Share = 0.5,
     ) -> None:
         rows = torch.arange(len(episodes))
         self._pool = rows[rows + 2 < episodes.ends]
@@ -126,6 +149,7 @@ class HindsightSampler:
             raise UserError("data: every episode is shorter than three frames")
         self._episodes, self._chunk, self._farthest = episodes, chunk, farthest
         self._stay_share, self._batch_size, self._seed = stay_share, batch_size, seed
+        self._imagined, self._imagined_share = imagined, imagined_share
 
     def batch(self, step: int) -> HindsightBatch:
         """Returns the frames and goals of a step."""
@@ -135,9 +159,17 @@ class HindsightSampler:
         num_steps = torch.minimum(num_steps, self._episodes.ends[rows] - 1 - rows)
         stays = torch.from_numpy(rng.random(size) < self._stay_share)
         num_steps[stays] = 0
-        steps, last = torch.arange(self._chunk), self._episodes.ends[rows, None] - 1
+        goals, steps = rows + num_steps, torch.arange(self._chunk)
         before = steps < num_steps[:, None]
         # The last row of an episode holds the action of no motion.
-        following = torch.where(before, rows[:, None] + steps, last)
-        weights = torch.where(before | stays[:, None], 1.0, _IDLE_WEIGHT)
-        return HindsightBatch(rows, rows + num_steps, self._episodes.actions[following], weights)
+        following = torch.where(before, rows[:, None] + steps, self._episodes.ends[rows, None] - 1)
+        actions, told = self._episodes.actions[following], before | stays[:, None]
+        imagined = torch.zeros(size, dtype=torch.bool)
+        if self._imagined is not None:
+            imagined = torch.from_numpy(rng.random(size) < self._imagined_share) & ~stays
+            end = num_steps + self._imagined.num_steps[goals]
+            moved = imagined[:, None] & ~before & (steps < end[:, None])
+            actions = torch.where(moved[..., None], self._imagined.ways[goals, None], actions)
+            told |= moved
+        weights = torch.where(told, 1.0, _IDLE_WEIGHT)
+        return HindsightBatch(rows, goals, imagined, actions, weights)

@@ -115,6 +115,7 @@ class FlowPolicy(nn.Module):
     def loss(
         self,
         features: Tensor,
+        goals: Tensor,
         proprio: Tensor,
         tasks: Tensor,
         batch: HindsightBatch,
@@ -123,10 +124,11 @@ class FlowPolicy(nn.Module):
         """Returns the flow-matching loss of a batch.
 
         Args:
-            features: Normalised features of all frames `[N, F]`.
-            proprio: Their proprioception `[N, Q]`, in the robot's units.
-            tasks: Numbers of their tasks `[N]`.
-            batch: Rows of the frames and goals, and the actions between them.
+            features: Normalised features of its frames `[B, F]`.
+            goals: Those of its goals `[B, F]`.
+            proprio: Proprioception at the frames `[B, Q]`, in the robot's units.
+            tasks: Numbers of their tasks `[B]`.
+            batch: The actions between frames and goals.
             generator: Generator of the noise, on the CPU.
 
         Returns:
@@ -136,10 +138,9 @@ class FlowPolicy(nn.Module):
         chunk = ((batch.actions.to(device) - self.rest) / self.unit).flatten(1)
         noise = torch.randn(chunk.shape, generator=generator).to(device)
         time = torch.rand((len(chunk), 1), generator=generator).to(device)
-        rows, goals = batch.rows.to(features.device), batch.goals.to(features.device)
         unnamed = torch.rand(len(chunk), generator=generator) < _UNNAMED_SHARE
-        named = torch.where(unnamed.to(device), self.tasks.num_embeddings - 1, tasks[rows])
-        condition = self._condition(features[rows], features[goals], proprio[rows], named)
+        named = torch.where(unnamed.to(device), self.tasks.num_embeddings - 1, tasks)
+        condition = self._condition(features, goals, proprio, named)
         velocity = self._velocity(torch.lerp(noise, chunk, time), time, condition)
         error = (velocity - (chunk - noise)).square().unflatten(1, (self._chunk, -1)).mean(2)
         weights = batch.weights.to(device)

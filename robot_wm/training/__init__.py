@@ -1,6 +1,6 @@
 """Trains on frozen tokens: a world model, and the prior that proposes actions to its planner."""
 
-from robot_wm.training.prior import PriorConfig, PriorTraining, encode_episodes
+from robot_wm.training.prior import PriorConfig, PriorTraining, encode_episodes, imagine_goals
 from robot_wm.training.world_model import (
     Fitting,
     TrainConfig,
@@ -19,6 +19,7 @@ __all__ = [
     "Training",
     "encode_episodes",
     "held_out_error",
+    "imagine_goals",
     "learning_rate",
     "prepare",
     "train",

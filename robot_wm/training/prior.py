@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor
 
-from robot_wm.data import AlignedData, EncodedEpisodes, HindsightSampler, TokenStore
+from robot_wm.data import AlignedData, EncodedEpisodes, HindsightSampler, ImaginedGoals, TokenStore
 from robot_wm.models import EncodedFrames, TrainableModel, device_of
 from robot_wm.optimization import Loop, LoopConfig, Loss, Metrics, Stateful
 from robot_wm.proposals import Prior, PriorShape
 from robot_wm.types import Count, Index, InnerShare, Positive, Share, check_fields
 
 _ENCODED = 256  # frames that are turned into latents at once
+_IMAGINED_NUMBERS = 2**24  # of latents that are imagined at once
 _WARMUP_STEPS = 200
 _EMA = 0.998  # decay of the average of the weights
 _TARGET_RATE = 0.005  # at which the distance's target follows it
-_OTHER_SHARE = 0.0  # of the distance's goals that are frames of any episode
 _LARGE_ERROR = 5.0  # steps; what is beyond counts linearly
 _FARTHEST_STEPS = 80.0  # no frame counts as further from its goal
 
@@ -41,6 +41,8 @@ class PriorConfig:
         depth: Number of the policy's residual blocks, and of the distance's hidden layers.
         farthest: Largest number of steps from a frame to its goal.
         stay_share: Share of the frames whose goal is the frame itself.
+        imagined_share: Share of the goals in which the model has imagined the robot elsewhere; for
+            actions that are changes of the state.
         expectile: Expectile of the number of steps that the distance learns, below a half: of
             several ways to a goal the shorter ones count (IQL, arXiv 2110.06169).
         max_frames: Largest number of frames of the demonstrations that retrieval keeps.
@@ -54,6 +56,7 @@ class PriorConfig:
     depth: Annotated[int, Meta(ge=1, le=16)] = 3
     farthest: Annotated[int, Meta(ge=1, le=1000)] = 30
     stay_share: Share = 0.05
+    imagined_share: Share = 0.5
     expectile: InnerShare = 0.3
     max_frames: Index = 10_000
 
@@ -99,6 +102,57 @@ def encode_episodes(
         [named.index(task) for task in episode_tasks(data, positions)],
         model.info.action_spec.rest,
     )
+
+
+@torch.no_grad()
+def imagine_goals(
+    model: TrainableModel,
+    prior: Prior,
+    data: AlignedData,
+    tokens: TokenStore,
+    positions: Sequence[int],
+    *,
+    seed: int,
+) -> ImaginedGoals:
+    """Imagines the robot elsewhere in every frame of some episodes, and all else as it is.
+
+    Args:
+        model: The model, whose actions are changes of its state.
+        prior: The prior, whose features are fitted.
+        data: The dataset.
+        tokens: Tokens of all its frames.
+        positions: Positions of the episodes.
+        seed: Seed of where the robot goes.
+
+    Returns:
+        What is imagined, on the CPU.
+    """
+    rng, spec, device = np.random.default_rng((seed, 2)), model.info.action_spec, device_of(model)
+    proprio = np.concatenate([data.proprio[i] for i in positions])
+    low, high = np.quantile(proprio, (0.01, 0.99), axis=0)
+    longest, generator = model.info.longest_horizon, torch.Generator(device).manual_seed(seed)
+    features, ways, numbers = [], [], []
+    size = max(1, _IMAGINED_NUMBERS // (longest * model.info.num_tokens * model.info.dim))
+    places = [(i, begin) for i in positions for begin in range(0, data.lengths[i], size)]
+    for i, begin in places:
+        rows = slice(begin, begin + size)
+        states = np.array(data.proprio[i][rows], np.float32)
+        change = rng.uniform(low, high, states.shape) - states
+        largest = np.where(change > 0, spec.high, -spec.low).clip(min=1e-9)
+        num = np.ceil((np.abs(change) / largest).max(1)).astype(np.int64).clip(1)
+        way = (change / num[:, None]).astype(np.float32)
+        num = num.clip(max=longest)  # it ends on the way, where that is too long
+        moving = np.arange(num.max())[None, :, None] < num[:, None, None]
+        actions = np.where(moving, way[:, None], spec.rest).astype(np.float32)
+        frames = torch.from_numpy(np.array(tokens[i][rows], np.float32)).to(device)
+        encoded = EncodedFrames(frames, torch.from_numpy(states).to(device))
+        state = model.observe(model.initial(), encoded, None)
+        latents = model.rollout(state, torch.from_numpy(actions).to(device), generator).mean
+        ends = latents[torch.arange(len(num)), torch.from_numpy(num - 1)]
+        features.append(prior.features(ends.cpu()))
+        ways.append(torch.from_numpy(way))
+        numbers.append(torch.from_numpy(num))
+    return ImaginedGoals(torch.cat(features).float(), torch.cat(ways), torch.cat(numbers))
 
 
 def episode_tasks(data: AlignedData, positions: Sequence[int]) -> list[str]:
@@ -152,7 +206,11 @@ class PriorTraining:
         shown = shape.num_frames  # the first frames are those of the first episodes
         prior.demonstrations.fit(self._features[:shown], episodes.first(shown))
         device = device_of(model)
+        imagined = None
+        if config.imagined_share and model.info.state_names == model.info.action_spec.names:
+            imagined = imagine_goals(model, prior, data, tokens, positions, seed=seed)
         prior.to(device)
+        self._imagined = imagined and replace(imagined, features=imagined.features.to(device))
         self._features, self._proprio = self._features.to(device), episodes.proprio.to(device)
         self._tasks = episodes.tasks.to(device)
         self._ends, self._config, self._seed = episodes.ends, config, seed
@@ -164,6 +222,8 @@ class PriorTraining:
             stay_share=config.stay_share,
             batch_size=config.batch_size,
             seed=seed,
+            imagined=imagined,
+            imagined_share=config.imagined_share,
         )
         self.loop = Loop(
             self,
@@ -201,11 +261,27 @@ class PriorTraining:
     def _loss(self, step: int) -> tuple[Tensor, Metrics]:
         noise = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         batch = self._sampler.batch(step)
-        policy = self.prior.policy.loss(self._features, self._proprio, self._tasks, batch, noise)
+        rows = batch.rows.to(self._features.device)
+        policy = self.prior.policy.loss(
+            self._features[rows],
+            self._goal_features(batch.goals, batch.imagined),
+            self._proprio[rows],
+            self._tasks[rows],
+            batch,
+            noise,
+        )
         distance = self._distance_loss(step)
         metrics = {"policy": float(policy.detach()), "distance": float(distance.detach())}
         # No parameter is shared: their sum trains each as if alone.
         return policy + distance, {"loss": sum(metrics.values()), **metrics}
+
+    def _goal_features(self, goals: Tensor, imagined: Tensor) -> Tensor:
+        """Returns the features of goals `[B, F]`, of some what was imagined from them."""
+        goals = goals.to(self._features.device)
+        if self._imagined is None:
+            return self._features[goals]
+        chosen = imagined.to(goals.device)[:, None]
+        return torch.where(chosen, self._imagined.features[goals], self._features[goals])
 
     def _distance_loss(self, step: int) -> Tensor:
         """Returns the loss of the temporal distance: one step, and the distance from there."""
@@ -216,14 +292,16 @@ class PriorTraining:
         goals = torch.minimum(
             rows + torch.from_numpy(rng.integers(2 * config.farthest, size=size)), last
         )
-        others = torch.from_numpy(rng.integers(num, size=size))
-        goals = torch.where(torch.from_numpy(rng.random(size) < _OTHER_SHARE), others, goals)
+        left, imagined = torch.zeros(size), torch.zeros(size, dtype=torch.bool)
+        if self._imagined is not None:
+            imagined = torch.from_numpy(rng.random(size) < config.imagined_share)
+            left = torch.where(imagined, self._imagined.num_steps[goals].float(), left)
         following = torch.minimum(rows + 1, last)
         taken = (rows != goals) & (rows < last)  # otherwise there is nothing to be learned
-        features = self._features
-        now, then, goal = features[rows], features[following], features[goals]
+        now, then = self._features[rows], self._features[following]
+        goal = self._goal_features(goals, imagined)
         with torch.no_grad():
-            steps = torch.where(following == goals, 0.0, self._target(then, goal).cpu())
+            steps = torch.where(following == goals, left, self._target(then, goal).cpu())
             wanted = (1 + steps).clamp(max=_FARTHEST_STEPS).to(now.device)
         error = (wanted - self.prior.distance(now, goal)) / _LARGE_ERROR
         weights = torch.where(error < 0, 1 - config.expectile, config.expectile)
