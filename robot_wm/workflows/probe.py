@@ -24,8 +24,8 @@ from robot_wm.probing import (
 )
 from robot_wm.types import FloatArray, InnerShare, Seed, Settings, UserError
 from robot_wm.workflows.data import DatasetSettings, encode_data, load_data, make_encoder
+from robot_wm.workflows.objects import PRIVILEGED
 
-_PRIVILEGED = "observation.environment_state"
 _PCA_FRAMES = 2000
 
 
@@ -95,7 +95,7 @@ def probe_encoder(settings: ProbeSettings) -> ProbeResult:
         model, _ = load_checkpoint(find_checkpoint(settings.checkpoint))
         model.to(pick_device(settings.device))
         encoder, name = model.encoder, Path(settings.checkpoint).name
-    data = load_data(settings.data, also=_PRIVILEGED)
+    data = load_data(settings.data, also=PRIVILEGED)
     targets = targets_from_state(data.proprio, data.proprio_names)
     fitted, held_out = split_episodes(data.num_episodes, settings.holdout, seed=settings.seed)
     check_split(len(fitted), len(held_out))

@@ -47,6 +47,7 @@ from robot_wm.workflows.data import (
     make_encoder,
     source_name,
 )
+from robot_wm.workflows.objects import never_moves, object_errors, object_table
 
 log = logging.getLogger(__name__)
 
@@ -156,13 +157,19 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
         training.loop.save(save, about=about)
     errors = held_out_error(model, fitting.held_out, horizon=settings.model.held_out_horizon)
     log.info(held_out_table(errors))
+    split = split_episodes(data.num_episodes, settings.model.holdout, settings.seed)
+    horizon = settings.model.held_out_horizon
+    objects = object_errors(model, data, tokens, *split, horizon=horizon)
+    if objects is not None:
+        log.info(object_table(objects))
+    elif never_moves(data):
+        log.info("no object moves in these demonstrations: the model cannot know what moves one")
     extra: dict[str, str | bytes] = {
         "metrics.csv": _csv(metrics),
         "metrics.jsonl": _jsonl(metrics),
-        "card.md": _card(settings, data, encoder, metrics[-1], errors),
+        "card.md": _card(settings, data, encoder, metrics[-1], errors, objects),
         RUN_FILE: describe_run("train", settings),
     }
-    split = split_episodes(data.num_episodes, settings.model.holdout, settings.seed)
     try:
         extra[FILE] = fit_reference(model, data, tokens, *split).to_bytes()
     except (UserError, OSError) as error:  # the weights are worth keeping nevertheless
@@ -191,6 +198,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
         "precision": config.precision,
         "git_sha": git_sha(),
         "held_out_error": errors,
+        "objects": objects,
     }
     save_checkpoint(model, out, training=about_training, extra=extra)
     save.unlink(missing_ok=True)
@@ -339,6 +347,7 @@ def _card(
     encoder: Encoder,
     last: Metrics,
     errors: dict[str, list[float]],
+    objects: dict[str, Any] | None,
 ) -> str:
     """Writes what the checkpoint is and how to make it again."""
     facts = {
@@ -357,9 +366,10 @@ def _card(
         plain["robot"] = {"name": settings.robot.name, **_derivation(settings.robot)}
     if plain["encoder"].get("weights"):
         plain["encoder"]["weights"] = Path(plain["encoder"]["weights"]).name
+    measured = held_out_table(errors) + (f"\n\n{object_table(objects)}" if objects else "")
     return (
         f"# A predictor for {', '.join(data.action_names)}\n\n| | |\n|---|---|\n{table}\n"
-        f"```\n{held_out_table(errors)}\n```\n\nSettings of `robot-wm train`:\n\n"
+        f"```\n{measured}\n```\n\nSettings of `robot-wm train`:\n\n"
         f"```yaml\n{to_yaml(plain)}```\n"
     )
 
