@@ -665,6 +665,50 @@ def test_recorded_actions_need_the_period_of_the_dataset(root: Path) -> None:
     np.testing.assert_array_equal(data.actions[0][:, 0], np.arange(toy.LENGTHS[0] - 1))
 
 
+def write_commands(
+    root: Path, as_goal: bool = False, names: tuple[str, ...] = ("x", "jaw")
+) -> Path:
+    """A tool that follows its commands, and a jaw that is blocked at 2 cm by what it grasps."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(
+        root, fps=5, robot_type="toy", cameras={"front": toy.SIZE}, state_names=("x", "jaw"),
+        action_names=names,
+    ) as writer:  # fmt: skip
+        for _ in range(3):
+            goal = np.array([0.2, 0.05])
+            for frame in range(12):
+                command = np.array([rng.uniform(-0.03, 0.03), rng.uniform(-0.03, 0.02)])
+                state = np.maximum(goal, [-1.0, 0.02])
+                writer.add({"front": toy.picture(frame)}, state, goal if as_goal else command)
+                goal = goal + command
+            writer.end_episode("grasp")
+    return root
+
+
+def test_a_command_squeezes_where_the_measured_motion_has_ended(tmp_path: Path) -> None:
+    dataset = open_dataset(write_commands(tmp_path / "d"))
+    command = align(dataset, DataSpec(action="command_delta", dt_s=0.2))
+    change = align(dataset, DataSpec(action="state_delta", dt_s=0.2))
+    assert command.action_names == change.action_names == ("x", "jaw")
+    moves, commands = (np.concatenate(data.actions) for data in (change, command))
+    np.testing.assert_allclose(commands[:, 0], moves[:, 0], atol=1e-6)
+    blocked = np.abs(moves[:, 1]) < 1e-6
+    assert blocked.sum() > 5 and commands[blocked, 1].min() < -0.02
+    every_second = align(dataset, DataSpec(action="command_delta", dt_s=0.4))
+    for both, one in zip(every_second.actions, command.actions, strict=True):
+        pairs = one[: len(one) // 2 * 2].reshape(-1, 2, 2).sum(1)
+        np.testing.assert_allclose(both, pairs[: len(both)], atol=1e-6)
+
+
+def test_goals_are_no_changes_of_the_command(root: Path, tmp_path: Path) -> None:
+    for made in (root, write_commands(tmp_path / "names", names=("a", "b"))):
+        with pytest.raises(UserError, match="needs actions of"):
+            align(open_dataset(made), DataSpec(action="command_delta", dt_s=0.2))
+    goals = open_dataset(write_commands(tmp_path / "goals", as_goal=True))
+    with pytest.raises(UserError, match="correlation"):
+        align(goals, DataSpec(action="command_delta", dt_s=0.2))
+
+
 def write_poses(root: Path, poses: list[np.ndarray]) -> Path:
     """Episodes of poses `[T, 7]`: x y z, roll pitch yaw, gripper."""
     with DatasetWriter(

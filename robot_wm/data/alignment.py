@@ -21,11 +21,12 @@ from robot_wm.data.keys import dim_names, find_cameras, find_state
 from robot_wm.poses import POSE_NAMES, pose_change
 from robot_wm.types import FloatArray, Positive, UserError, check_fields
 
-ActionMode = Literal["state_delta", "pose_delta", "recorded"]
+ActionMode = Literal["state_delta", "command_delta", "pose_delta", "recorded"]
 
 _STEP_TOLERANCE = 0.02  # share of dt_s by which it may miss a multiple of the period
 _GAP_PERIODS = 1.5  # the largest distance of neighbouring rows, in periods
 _CLOCK_TOLERANCE = 0.1  # share of the period by which the median distance of rows may miss it
+_LEAST_AGREEMENT = 0.5  # correlation of a command with the change that it makes
 _NUM_LISTED = 3  # damaged episodes that a message describes
 _ANGLES = frozenset("roll pitch yaw rx ry rz angle theta heading joint pan wrist".split())
 _JAWS = frozenset("gripper jaw finger".split())
@@ -43,7 +44,9 @@ class DataSpec:
         state: Key or short name, or several joined by `+`. If None, `observation.state`, or its
             parts.
         action: What an action is. `state_delta`: the motion of the robot, state[t+1] - state[t] of
-            the sampled frames; angles that wrap around are subtracted as angles. `pose_delta`: the
+            the sampled frames; angles that wrap around are subtracted as angles. `command_delta`:
+            the recorded action, where that is the change of what the state was to be; a gripper
+            that is closed on something goes on squeezing. `pose_delta`: the
             same for states that are poses (see robot_wm.poses: x y z, roll pitch yaw, gripper),
             whose rotations cannot be subtracted as numbers; `recorded`, only if `dt_s` is the
             dataset's own period: its own `action`, the command to the robot, in a unit that it does
@@ -188,7 +191,8 @@ def align(
     """
     cameras, state = find_cameras(dataset, spec.camera), find_state(dataset, spec.state)
     stride = _stride(dataset, spec)
-    if spec.action == "recorded" and "action" not in dataset.features:
+    recorded = spec.action in ("recorded", "command_delta")
+    if recorded and "action" not in dataset.features:
         raise UserError(f"{dataset.source}: no action column; it has {sorted(dataset.features)}")
     proprio_names, derive = _proprio(dataset, spec, state, view)
     kept: list[_Sampled] = []
@@ -206,12 +210,13 @@ def align(
             findings.append(Finding(index, file, str(error)))
     if findings and (not drop_corrupt or not kept):
         raise UserError(_damage(dataset, findings, droppable=bool(kept)))
-    recorded = spec.action == "recorded"
     action_names = dim_names(dataset, "action") if recorded else proprio_names
     episodes, indices, timestamps_s, proprio, actions = zip(*kept, strict=True)
     wrapped: list[str] = []
     if spec.action == "state_delta":
         actions, wrapped = _differences(proprio, proprio_names)
+    if spec.action == "command_delta":
+        _check_commands(dataset, proprio, proprio_names, actions, action_names)
     proprio = tuple(values.astype(np.float32) for values in proprio)
     actions = tuple(values.astype(np.float32) for values in actions)
     return AlignedData(
@@ -337,7 +342,38 @@ def _sample(
         actions = pose_change(poses[:-1], poses[1:]).numpy()
     elif spec.action == "recorded":
         actions = _values(dataset, episode, "action")[indices[:-1]]
+    elif spec.action == "command_delta":
+        total = np.cumsum(_values(dataset, episode, "action"), axis=0)
+        total = np.concatenate((np.zeros((1, total.shape[1])), total))
+        actions = total[indices[1:]] - total[indices[:-1]]
     return indices, times_s[indices], sampled, actions
+
+
+def _check_commands(
+    dataset: Dataset,
+    states: Sequence[FloatArray],
+    state_names: Sequence[str],
+    actions: Sequence[FloatArray],
+    action_names: Sequence[str],
+) -> None:
+    """Raises UserError unless the recorded actions are changes of what the state was to be."""
+    if tuple(action_names) != tuple(state_names):
+        raise UserError(
+            f"action: 'command_delta' needs actions of {', '.join(state_names)}; those of "
+            f"{dataset.source} are of {', '.join(action_names)}"
+        )
+    changes = np.concatenate([np.diff(values, axis=0) for values in states])
+    commands = np.concatenate(actions)
+    for name, change, command in zip(state_names, changes.T, commands.T, strict=True):
+        if change.std() < 1e-9 or command.std() < 1e-9:
+            continue
+        agreement = float(np.corrcoef(change, command)[0, 1])
+        if agreement < _LEAST_AGREEMENT:
+            raise UserError(
+                f"action: 'command_delta' needs changes of the state; the recorded action "
+                f"{name} of {dataset.source} is none (its correlation with the change is "
+                f"{agreement:.2f}, want {_LEAST_AGREEMENT})"
+            )
 
 
 def _differences(

@@ -312,7 +312,7 @@ def check_robot(
             from joints of another arm or another joint map.
     """
     device_units = _of_device(spec, robot)
-    if device_units and actions != "state_delta":
+    if device_units and actions not in ("state_delta", "command_delta"):
         raise UserError(
             f"checkpoint: trained with data.action={actions or '?'}: LeRobot records goals; "
             f"want steps, data.action=state_delta"

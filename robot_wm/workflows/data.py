@@ -40,7 +40,8 @@ class DatasetSettings(Settings, frozen=True, kw_only=True, tag_field="kind", tag
         state: Key or short name of the state, or several joined by `+`; null: `observation.state`,
             or its parts.
         action: What an action is: `state_delta`, the change of the state that was achieved,
-            `pose_delta`, the same for poses, or `recorded`, the dataset's action column.
+            `command_delta`, the recorded change of what it was to be, which grasps,
+            `pose_delta`, the first for poses, or `recorded`, the dataset's action column.
         dt_s: Time step of the model, s; a multiple of the dataset's period within 2 %.
         drop_corrupt: Leaves out damaged episodes and logs which; false: refuses a dataset that has
             any.

@@ -38,12 +38,13 @@ def _build(
         UserError: actions that proprioception cannot integrate, or settings that do not fit.
     """
     data, encoder = training.data, training.encoder
-    needed_action = {"integrate": "state_delta", "pose": "pose_delta"}.get(config.proprio)
-    if needed_action is not None and data.spec.action != needed_action:
+    needed = {"integrate": ("state_delta", "command_delta"), "pose": ("pose_delta",)}
+    actions = needed.get(config.proprio, (data.spec.action,))
+    if data.spec.action not in actions:
         raise UserError(
             f"proprio: {config.proprio!r} adds actions to the state, but action="
             f"{data.spec.action!r} are no such changes; want proprio=none or "
-            f"data.action={needed_action}"
+            f"data.action={' or '.join(actions)}"
         )
     views = training.views()
     shape = PredictorConfig(
