@@ -46,11 +46,10 @@ class DataSpec:
         action: What an action is. `state_delta`: the motion of the robot, state[t+1] - state[t] of
             the sampled frames; angles that wrap around are subtracted as angles. `command_delta`:
             the recorded action, where that is the change of what the state was to be; a gripper
-            that is closed on something goes on squeezing. `pose_delta`: the
-            same for states that are poses (see robot_wm.poses: x y z, roll pitch yaw, gripper),
-            whose rotations cannot be subtracted as numbers; `recorded`, only if `dt_s` is the
-            dataset's own period: its own `action`, the command to the robot, in a unit that it does
-            not state.
+            that is closed on something goes on squeezing. `pose_delta`: the motion of states that
+            are poses (see robot_wm.poses: x y z, roll pitch yaw, gripper), whose rotations cannot
+            be subtracted as numbers; `recorded`, only if `dt_s` is the dataset's own period: its
+            own `action`, the command to the robot, in a unit that it does not state.
         dt_s: Time step of the model, s; a multiple of the dataset's period within 2 %.
 
     Raises:
