@@ -198,7 +198,7 @@ class FaultBench:
             before = [weight.detach().clone() for weight in broken]
             for weight in broken:
                 weight.view(-1)[: len(weight) if broken is weights else 1] = math.nan
-            settings = PlanningSettings(planner=Part(planner))
+            settings = PlanningSettings(planner=Part(planner, horizon=2))
             controller = make_controller(model, arm, settings)
             controller.reset(Goal({name: image[::-1].copy() for name, image in images.items()}))
             num += 1
