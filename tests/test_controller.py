@@ -477,3 +477,5 @@ def test_a_blocked_arm_tells_nothing_of_its_axes():
         applied = controller.act(Observation({}, place, 0.0), applied).action
         place = place + 1e-4 * applied
     assert np.allclose(applied, [0.03, 0.0, 0.0], atol=1e-6)
+    controller.observe(Observation({}, np.full(3, np.nan), 0.0), applied)  # nor does such a reading
+    assert np.allclose(controller.rotation, np.eye(3), atol=1e-6)

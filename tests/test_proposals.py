@@ -33,7 +33,7 @@ from robot_wm.proposals import (
     load_prior,
 )
 from robot_wm.training import PriorConfig, PriorTraining, imagine_goals
-from robot_wm.types import Futures, Plan, UserError
+from robot_wm.types import Futures, Plan, PlanningError, UserError
 
 STEP = 0.05
 
@@ -415,6 +415,36 @@ def test_the_rest_of_the_last_plan_can_be_among_the_proposals():
     decision = decide(mpc(Around([0.02, 0.0]), search=False, keep_last=True), env, num=2)
     assert len(decision.plan.elites) == 17
     assert (decision.plan.elites[0, -1] == 0).all()  # goes on without motion
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_a_proposal_that_is_not_finite_moves_nothing(search):
+    with pytest.raises(PlanningError, match="not finite"):
+        decide(mpc(Around([np.nan, 0.0]), search=search), PointEnv())
+
+
+def test_retrieval_keeps_episodes_from_all_over_the_dataset():
+    run = training(1, max_frames=100)
+    kept = run.prior.demonstrations
+    assert 80 <= len(kept.actions) <= 100  # of 60 episodes of 16 frames
+    whole = training(1).prior.demonstrations
+    last = kept.actions[int(kept.ends[-1]) - 16]
+    assert int((whole.actions == last).all(1).nonzero()[0]) > 0.7 * len(whole.actions)
+    none = training(1, max_frames=0).prior
+    assert len(none.demonstrations.actions) == 0
+    with pytest.raises(UserError, match="keeps no demonstration"):
+        none.proposer("retrieval")
+
+
+def test_retrieval_gives_no_frame_of_another_task():
+    shape = PriorShape(width=8, num_frames=6, tasks=("a", "b"))
+    few = Prior(make_model().info, shape)
+    bank = few.demonstrations
+    bank.ends.fill_(6)
+    bank.tasks.copy_(torch.tensor([0, 0, 0, 0, 1, 1]))
+    bank.actions.copy_(bank.tasks[:, None].float().expand(6, 2))
+    found = few.proposer("retrieval", "b").propose(situation(*WAYS[0]), 5, generator())
+    assert found.shape == (2, 8, 2) and (found == 1).all()
 
 
 def test_illegal_proposals_become_legal():

@@ -63,7 +63,9 @@ class Calibrated:
         """See `SteerableController.observe`."""
         place = obs.proprio[:_NUM_AXES]
         if applied is not None and self._before is not None:
-            self._products += np.outer(place - self._before, applied[:_NUM_AXES])
+            product = np.outer(place - self._before, applied[:_NUM_AXES])
+            if np.isfinite(product).all():  # a reading that is not tells nothing of the axes
+                self._products += product
             u, _, v = np.linalg.svd(self._products)
             mirror = np.diag([1.0, 1.0, np.sign(np.linalg.det(u @ v))])
             self._rotation[:_NUM_AXES, :_NUM_AXES] = u @ mirror @ v

@@ -85,12 +85,15 @@ class Prior(nn.Module):
             The proposer.
 
         Raises:
-            UserError: no demonstration is of that task.
+            UserError: no demonstration is of that task, or retrieval has kept none of it.
         """
         tasks = self.shape.tasks
         if task is not None and task not in tasks:
             raise UserError(f"task: got {task!r}, the demonstrations are of {', '.join(tasks)}")
         number = None if task is None else tasks.index(task)
+        kept = self.demonstrations.tasks
+        if name == "retrieval" and not (len(kept) if number is None else (kept == number).any()):
+            raise UserError(f"proposals: the prior keeps no demonstration of {task or 'any task'}")
         return {"policy": _Policy, "retrieval": _Retrieval}[name](self, number)
 
     def steps(self, latents: Tensor, goal: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robot_wm.planners import Space, likeness
-from robot_wm.types import Plan
+from robot_wm.types import Plan, PlanningError
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +85,9 @@ class Proposals:
         Returns:
             A plan whose elites are all legal proposals, of which its actions are the densest. Its
             cost is not known, and stands as 0.
+
+        Raises:
+            PlanningError: nothing is proposed, or an action that is not finite.
         """
         kept = None if last is None else space.sequence(last.actions)
         proposed = [kept[None]] if self.keep_last and kept is not None else []
@@ -93,7 +96,10 @@ class Proposals:
             actions = proposer.propose(situation, share, generator)[:, : space.horizon]
             missing = space.horizon - actions.shape[1]
             proposed.append(torch.cat((actions, space.rest.expand(len(actions), missing, -1)), 1))
-        candidates = space.project(torch.cat(proposed))
+        candidates = torch.cat(proposed)
+        if not len(candidates) or not candidates.isfinite().all():  # a projection passes NaN
+            raise PlanningError("nothing is proposed, or what is not finite")
+        candidates = space.project(candidates)
         actions = space.spec.clip(candidates.cpu().numpy())
         weight = self.commitment * len(candidates)
         chosen = densest(

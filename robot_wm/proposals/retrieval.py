@@ -57,7 +57,7 @@ class Demonstrations(nn.Module):
             num: Number of chunks, N.
 
         Returns:
-            Chunks `[N, C, A]`, in the robot's units, the nearest first.
+            Chunks `[at most N, C, A]`, in the robot's units, the nearest first.
         """
         bank = self.features.float()
         here = (bank - features).square().mean(1)
@@ -70,5 +70,6 @@ class Demonstrations(nn.Module):
         if task is not None:
             best = best.masked_fill(self.tasks != task, torch.inf)
         nearest = best.topk(min(num, len(best)), largest=False, sorted=True).indices
+        nearest = nearest[best[nearest].isfinite()]  # the task may have fewer
         following = nearest[:, None] + torch.arange(self._chunk, device=bank.device)
         return self.actions[torch.minimum(following, self.ends[nearest, None] - 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -185,9 +186,12 @@ class PriorTraining:
         *,
         seed: int = 0,
     ) -> None:
-        kept = list(positions)
-        while sum(data.lengths[i] for i in kept) > config.max_frames:
-            kept = kept[:-1]
+        total = sum(data.lengths[i] for i in positions)
+        # Retrieval keeps every nth episode: a dataset may be in the order of its tasks.
+        kept = list(positions)[:: max(1, math.ceil(total / max(config.max_frames, 1)))]
+        while kept and sum(data.lengths[i] for i in kept) > config.max_frames:
+            kept.pop()
+        positions = [*kept, *sorted({*positions} - {*kept})]
         shape = PriorShape(
             chunk=config.chunk,
             width=config.width,
