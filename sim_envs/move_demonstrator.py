@@ -35,9 +35,10 @@ class MoveDemonstrator:
     """An expert that gets the true poses (robot_wm.types.Controller).
 
     It moves the object to the task's goal, then to new goals while there is time for one, as a
-    person goes on; the task then judges the last of them. Between two goals it may park the arm, as
-    before a picture is taken. Its way is noisy, and some of its approaches miss on purpose: a model
-    needs to see what does not move an object.
+    person goes on; the task then judges the last of them. After a goal it may park the arm, as
+    before a picture is taken; with no time left it says that it has arrived, and does nothing more.
+    Its way is noisy, and some of its approaches miss on purpose: a model needs to see what does not
+    move an object.
 
     Args:
         task: The task, with the object's goal and the episode's seed, from which all randomness
@@ -56,7 +57,7 @@ class MoveDemonstrator:
         num_steps: Count = 40,
         noise_m: NonNegative = 0.004,
         miss_share: Share = 0.1,
-        park_share: Share = 0.5,
+        park_share: Share = 1.0,
     ) -> None:
         self._task, self._noise_m = task, noise_m
         self._miss_share, self._park_share = miss_share, park_share
@@ -73,21 +74,23 @@ class MoveDemonstrator:
         """Decides on the next action `[4]`, m, within the env's bounds."""
         self._tool = obs.proprio
         self._object = self._task.env.object_pose(self._task.object_name)
-        target = next(self._moves)
+        target = next(self._moves, None)
+        if target is None:
+            return Decision(self._task.env.action_spec.rest, kind="arrived")
         self._step += 1
         self._noise = 0.5 * self._noise + self._rng.normal(0, self._noise_m, 4)
         self._noise *= 1.0 if self._is_free else _CALM
         return Decision(self._task.env.action_spec.clip(target - self._tool + self._noise))
 
     def _live(self) -> Iterator[FloatArray]:
-        """Yields the next pose of the tool `[4]`, m, action by action."""
+        """Yields the next pose of the tool `[4]`, m, action by action, until there is no time."""
         work = self._push if self._task.way == "push" else self._carry
         while True:
             yield from work()
             if self._rng.random() < self._park_share:
                 yield from self._park()
-            while self._num_steps - self._step < _LEAST_STEPS:  # too late for another goal
-                yield from self._park()
+            if self._num_steps - self._step < _LEAST_STEPS:
+                return
             self._goal = self._draw_goal()
             self._task.retarget(np.append(self._goal, self._task.object_goal[2]))
 

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from robot_wm.contracts import check_controller, check_task
+from robot_wm.data import open_dataset
 from robot_wm.deployment.parts import Part
 from robot_wm.deployment.settings import ENVS
 from robot_wm.deployment.simulation import build_simulation
 from robot_wm.robots import make_arm
 from robot_wm.types import Observation, UserError
+from robot_wm.workflows.collect import CollectSettings, collect
 from sim_envs.manifest import MANIFESTS
 from sim_envs.move import AWAY, PARKED, Goals, MoveTask
 from sim_envs.move_demonstrator import MoveDemonstrator
@@ -236,3 +238,30 @@ def test_another_cube_stands_on_the_table_and_slides_farther(tasks):
 def test_what_moves_must_be_one_object():
     with pytest.raises(UserError, match="objects"):
         MoveTask(Tabletop(make_arm("so100"), objects=(), image_size=16))
+
+
+def test_one_dataset_holds_several_tasks_each_as_long_as_it_takes(tmp_path):
+    out = tmp_path / "data"
+    collect(
+        CollectSettings(
+            out=str(out),
+            env=ENVS["so100_push"],
+            also=("so100_reach", "so100_pick_place"),
+            num_episodes=6,
+            num_workers=1,
+        )
+    )
+    data = open_dataset(out)
+    words = [ENVS[name].instruction for name in ("so100_push", "so100_reach", "so100_pick_place")]
+    assert [data.episode(i).task for i in range(6)] == 2 * words
+    lengths = [data.num_rows(i) for i in range(6)]
+    assert lengths[1] == lengths[4] == 21
+    # An expert that is done parks the arm, as for a picture, and then ends the episode.
+    assert min(lengths) > 20 and min(lengths[::3]) < 41 and max(lengths[2::3]) < 61
+    moves = [data.episode(i) for i in (0, 2, 3, 5)]
+    assert np.median([move.columns["observation.state"][-1][2] for move in moves]) > 0.09
+    with pytest.raises(UserError, match="jaco_reach has other"):
+        collect(CollectSettings(out=str(tmp_path / "other"), also=("jaco_reach",)))
+    with pytest.raises(UserError, match="also"):
+        collect(CollectSettings(out=str(tmp_path / "other"), also=("so100_fly",)))
+    assert not (tmp_path / "other").exists()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
 
 from robot_wm.data import DatasetWriter
-from robot_wm.deployment.settings import SimulationSettings
+from robot_wm.deployment.settings import ENVS, SimulationSettings
 from robot_wm.deployment.simulation import SEEDS_PER_RUN, RunSeed, build_simulation
 from robot_wm.files import output_dir
 from robot_wm.progress import Progress
@@ -26,6 +26,7 @@ class CollectSettings(Settings, frozen=True, kw_only=True):
     Attributes:
         out: Directory of the dataset.
         env: The arm and the task.
+        also: Names of further environments whose tasks take turns with it, episode by episode.
         num_episodes: Number of demonstrations.
         seed: Seed of everything that is random; its episodes are never those of a manifest.
         num_workers: Number of processes that simulate.
@@ -33,6 +34,7 @@ class CollectSettings(Settings, frozen=True, kw_only=True):
 
     out: str
     env: SimulationSettings = SimulationSettings()
+    also: tuple[str, ...] = ()
     num_episodes: Annotated[int, Meta(ge=1, le=SEEDS_PER_RUN)] = 250
     seed: RunSeed = 0
     num_workers: Count = 2
@@ -50,40 +52,38 @@ def collect(settings: CollectSettings) -> list[Judgement]:
         The judgement at the end of every episode.
 
     Raises:
-        UserError: the control rate is not a whole number of frames per second, or the task has no
-            expert.
+        UserError: the control rate is not a whole number of frames per second, a task has no
+            expert, or the environments do not fit into one dataset.
         FileExistsError: `out` is not empty.
     """
     out = output_dir(settings.out)
-    simulation = build_simulation(settings.env)
-    env = simulation.env
-    observation = env.observe()
-    cameras = {name: (im.shape[0], im.shape[1]) for name, im in observation.images.items()}
-    spec, fps = env.action_spec, round(1 / env.control_dt)
-    if abs(fps * env.control_dt - 1) > 1e-6:
-        raise UserError(
-            f"control_dt: the env's is {env.control_dt:g} s; a LeRobot dataset needs a whole "
-            f"number of frames per second"
-        )
-    names = {name: tuple(values) for name, values in privileged(env).items()}
-    env.close()
+    unknown = sorted(set(settings.also) - set(ENVS))
+    if unknown:
+        raise UserError(f"also: got {unknown[0]!r}, want one of {', '.join(ENVS)}")
+    envs = (settings.env, *(ENVS[name] for name in settings.also))
+    recording, *others = map(_recording, envs)
+    for name, other in zip(settings.also, others, strict=True):
+        if other != recording:
+            raise UserError(
+                f"also: {name} has other pictures, states, rate or arm than {settings.env.name}"
+            )
     first = settings.seed * SEEDS_PER_RUN
     seeds = range(first, first + settings.num_episodes)
     progress = Progress("collect", "episode")
     ends = []
     with DatasetWriter(
         out,
-        fps=fps,
-        robot_type=simulation.robot.name,
-        cameras=cameras,
-        state_names=spec.names,
-        action_names=spec.names,
-        extra=names,
+        fps=recording.fps,
+        robot_type=recording.robot,
+        cameras=recording.cameras,
+        state_names=recording.names,
+        action_names=recording.names,
+        extra=recording.extra,
     ) as writer:
-        for demonstration in _demonstrations(settings, seeds):
+        for demonstration in _demonstrations(settings, envs, seeds):
             num_frames = len(demonstration.states)
             # No action follows the last frame: its action is to stay.
-            actions = np.concatenate((demonstration.actions, np.zeros((1, spec.size))))
+            actions = np.concatenate((demonstration.actions, np.zeros((1, len(recording.names)))))
             for t in range(num_frames):
                 writer.add(
                     {name: images[t] for name, images in demonstration.images.items()},
@@ -91,14 +91,53 @@ def collect(settings: CollectSettings) -> list[Judgement]:
                     actions[t],
                     {name: values[t] for name, values in demonstration.extras.items()},
                 )
-            writer.end_episode(settings.env.instruction)
+            writer.end_episode(demonstration.instruction)
             ends.append(demonstration.final)
             progress(len(ends), settings.num_episodes)
     write_run(out, "collect", settings)
     return ends
 
 
-def _demonstrations(settings: CollectSettings, seeds: range) -> Iterator[Demonstration]:
+@dataclass(frozen=True)
+class _Recording:
+    """What the episodes of one dataset share: what an env's pictures and numbers are."""
+
+    robot: str
+    fps: int
+    cameras: dict[str, tuple[int, int]]
+    names: tuple[str, ...]
+    extra: dict[str, tuple[str, ...]]
+
+
+def _recording(settings: SimulationSettings) -> _Recording:
+    simulation = build_simulation(settings)
+    env = simulation.env
+    try:
+        simulation.demonstrator()  # raises UserError where the task has no expert
+        images, fps = env.observe().images, round(1 / env.control_dt)
+        if abs(fps * env.control_dt - 1) > 1e-6:
+            raise UserError(
+                f"control_dt: the env's is {env.control_dt:g} s; a LeRobot dataset needs a whole "
+                f"number of frames per second"
+            )
+        return _Recording(
+            robot=simulation.robot.name,
+            fps=fps,
+            cameras={name: (im.shape[0], im.shape[1]) for name, im in images.items()},
+            names=env.action_spec.names,
+            extra={name: tuple(values) for name, values in privileged(env).items()},
+        )
+    finally:
+        env.close()
+
+
+def _demonstrations(
+    settings: CollectSettings, envs: Sequence[SimulationSettings], seeds: range
+) -> Iterator[Demonstration]:
     """Yields demonstrations in the order of their seeds, whichever process makes them."""
-    make = functools.partial(demonstrate, settings.env)
-    yield from map_in_order(make, seeds, num_workers=settings.num_workers)
+    jobs = [(envs[i % len(envs)], seed) for i, seed in enumerate(seeds)]
+    yield from map_in_order(_demonstrate, jobs, num_workers=settings.num_workers)
+
+
+def _demonstrate(job: tuple[SimulationSettings, int]) -> Demonstration:
+    return demonstrate(*job)

@@ -19,9 +19,10 @@ from robot_wm.types import FloatArray, ImageArray, Judgement, Observation
 
 @dataclass(frozen=True, eq=False)
 class Demonstration:
-    """One recorded episode of T frames and T - 1 actions.
+    """One recorded episode of T frames and T - 1 actions, up to where the expert was done.
 
     Attributes:
+        instruction: What was demonstrated, in words.
         images: Pictures of each camera, `[T, height, width, 3]`, uint8 RGB.
         states: Proprioception, `[T, Q]`.
         actions: Actions that were applied, `[T - 1, A]`, in the robot's units.
@@ -29,6 +30,7 @@ class Demonstration:
         final: Judgement at the end.
     """
 
+    instruction: str
     images: dict[str, ImageArray]
     states: FloatArray
     actions: FloatArray
@@ -36,9 +38,9 @@ class Demonstration:
     final: Judgement
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=8)
 def _simulation_of_process(settings: SimulationSettings) -> Simulation:
-    """Builds the simulation of this process, once."""
+    """Builds a simulation of this process, once."""
     return build_simulation(settings)
 
 
@@ -50,12 +52,15 @@ class _Tape:
         self.observations: list[Observation] = []
         self.applied: list[FloatArray] = []
         self.extras = [_extras(env)]
+        self.num_steps = 0  # until the expert was done
 
     def record(self, step: Step) -> None:
         """Keeps a step."""
         self.observations.append(step.observation)
         self.applied.append(step.applied)
         self.extras.append(_extras(self._env))
+        if step.decision.kind != "arrived":
+            self.num_steps = len(self.applied)
 
     def finish(self, last: Observation) -> None:
         """Keeps the last observation."""
@@ -75,13 +80,15 @@ def demonstrate(settings: SimulationSettings, seed: int) -> Demonstration:
         num_steps=simulation.num_steps,
         recorders=[tape],
     )
-    observations = tape.observations
+    num_frames = max(tape.num_steps, 1) + 1
+    observations, extras = tape.observations[:num_frames], tape.extras[:num_frames]
     cameras = observations[0].images
     return Demonstration(
+        instruction=settings.instruction,
         images={name: np.stack([o.images[name] for o in observations]) for name in cameras},
         states=np.stack([o.proprio for o in observations]),
-        actions=np.stack(tape.applied),
-        extras={name: np.stack([e[name] for e in tape.extras]) for name in tape.extras[0]},
+        actions=np.stack(tape.applied[: num_frames - 1]),
+        extras={name: np.stack([e[name] for e in extras]) for name in extras[0]},
         final=simulation.task.judge(),
     )
 
