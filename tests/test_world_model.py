@@ -118,19 +118,21 @@ def test_the_loss_is_that_of_whole_sequences_computed_again(variant, steps):
     prefix = int(torch.randint(1, 6 - steps + 1, (), generator=torch.Generator().manual_seed(1)))
     latents = model.latents(data.tokens)
     actions = model.action_stats.forward(data.actions)
-    states = None
-    if model.spec.proprio != "none":
-        states = model.proprio_stats.forward(data.proprio)
+    # Where the model integrates, what it imagines has the states that it will have in planning.
+    ahead = data.proprio[:, prefix - 1 : prefix] + data.actions[:, prefix - 1 :].cumsum(1)
+    ahead = torch.cat((data.proprio[:, :prefix], ahead), dim=1)
     model.predictor.zero_grad()
 
-    def predict(frames):
+    def predict(frames, proprio):
         n = frames.shape[1]
-        return model.predictor(frames, actions[:, :n], None if states is None else states[:, :n])
+        states = model.proprio_stats.forward(proprio[:, :n])
+        has_states = model.spec.proprio != "none"
+        return model.predictor(frames, actions[:, :n], states if has_states else None)
 
-    expected = (predict(latents[:, :-1]) - latents[:, 1:]).square().mean()
+    expected = (predict(latents[:, :-1], data.proprio) - latents[:, 1:]).square().mean()
     frames, errors = latents[:, :prefix], []
     for step in range(steps):
-        frames = torch.cat((frames, predict(frames)[:, -1:]), dim=1)
+        frames = torch.cat((frames, predict(frames, ahead)[:, -1:]), dim=1)
         if step:
             errors.append((frames[:, -1] - latents[:, prefix + step]).square().mean())
     expected = expected + sum(errors) / len(errors)

@@ -285,8 +285,11 @@ class LatentWorldModel(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """Returns the error of teacher forcing, plus that of an autoregressive rollout.
 
-        The rollout feeds predictions back, not detached, with true states. Its first step is
-        the one that teacher forcing computes, so its error counts the steps from the second on.
+        The rollout feeds predictions back, not detached. Its states are those that `rollout` will
+        have: integrated from the last true one where the model integrates them (a gripper that a
+        command closes and an object holds open ends elsewhere than its commands), else true ones,
+        as in V-JEPA 2-AC. Its first step is the one that teacher forcing computes, so its error
+        counts the steps from the second on.
 
         Args:
             batch: Windows of more frames than `rollout_steps`.
@@ -311,8 +314,9 @@ class LatentWorldModel(nn.Module):
             if not value.isfinite().all():
                 raise FloatingPointError(f"{name} are not finite")
         latents = self.latents(batch.tokens.to(device))
-        actions_n = self.action_stats.forward(batch.actions.to(device))
-        states_n = self._states_n(batch.proprio.to(device)[:, :-1])
+        proprio, actions = batch.proprio.to(device), batch.actions.to(device)
+        actions_n = self.action_stats.forward(actions)
+        states_n = self._states_n(proprio[:, :-1])
         extrinsics_n = self._extrinsics_n(actions_n)
         predicted, cache = self.predictor.extend(
             None, latents[:, :-1], actions_n, states_n, extrinsics_n
@@ -324,6 +328,10 @@ class LatentWorldModel(nn.Module):
             prefix = 1  # true frames before the first imagined one
             if self.rollout_prefix == "random":
                 prefix = int(torch.randint(1, frames - steps + 1, (), generator=generator))
+            if self.spec.proprio == "integrate":
+                last = prefix - 1  # the last true frame
+                ahead = self._integrate(proprio[:, last], actions[:, last:-1])
+                states_n = self._states_n(torch.cat((proprio[:, :prefix], ahead), dim=1))
             frame, cache = predicted[:, prefix - 1 : prefix], cache.first(prefix)
             errors = []
             for t in range(prefix, prefix + steps - 1):  # the frame that is fed back
