@@ -11,6 +11,7 @@ from robot_wm.types import FloatArray, Goal, ImageArray, Judgement, Measure, Use
 from robot_wm.types.settings import Positive, checked
 from sim_envs.placing import NUM_DRAWS, is_reached
 from sim_envs.state import Displacement
+from sim_envs.subgoals import carried_pictures, pushed_pictures
 from sim_envs.tabletop import Tabletop
 from sim_envs.trying import look_ahead, simulate
 
@@ -47,6 +48,8 @@ class MoveTask:
             is displaced in mid-episode; `around`: a forbidden disc lies on the straight way;
             `other`: a cube of another size or with less friction; `turned15`, `turned30`: the
             arm's x and y axes are turned by so many degrees.
+        subgoals: Whether pictures of sub-goals come before the goal picture: halfway, or beside the
+            disc; `carry`: in the gripper, and held over the goal, or beside the disc.
         success_m: An episode succeeds if the object ends nearer than this to its goal, m.
 
     Raises:
@@ -62,11 +65,13 @@ class MoveTask:
         *,
         way: Literal["push", "carry"] = "push",
         goals: Goals = "on",
+        subgoals: bool = False,
         success_m: Positive = 0.03,
     ) -> None:
         if len(env.objects) != 1:
             raise UserError(f"objects: got {', '.join(env.objects) or 'none'}, want 1 to move")
         self._env, self._way, self._goals, self._success_m = env, way, goals, success_m
+        self._subgoals = subgoals
         (self._object,) = env.objects
         self._goal = np.zeros(3)
         self._arm = np.zeros(4)
@@ -175,7 +180,7 @@ class MoveTask:
             }
         return {}
 
-    def start(self, episode: Mapping[str, object]) -> Goal:
+    def start(self, episode: Mapping[str, object]) -> list[Goal]:
         """See `Task.start`."""
         missing = {"seed", "start", "arm", "cube", "goal"} - set(episode)
         if missing:
@@ -190,17 +195,22 @@ class MoveTask:
             half_size_m=_number(episode, "half_size_m"),
             friction=_number(episode, "friction"),
         )
-        env.turn(np.radians(_number(episode, "turn_deg") or 0.0))
-        env.place(arm, {self._object: goal})
-        picture = Goal(images=env.observe().images)
-        self._arm, self._goal = env.proprio(), goal
-        env.place(start, {self._object: cube})
         disc, displaced = episode.get("disc"), episode.get("displaced")
         self._disc, self._entered = None if disc is None else np.asarray(disc, float), False
+        env.turn(0.0)
+        pictures: list[Goal] = []
+        if self._subgoals:
+            take = pushed_pictures if self._way == "push" else carried_pictures
+            pictures = take(env, self._object, cube, goal, self._disc)
+        env.turn(np.radians(_number(episode, "turn_deg") or 0.0))
+        env.place(arm, {self._object: goal})
+        pictures.append(Goal(images=env.observe().images))
+        self._arm, self._goal = env.proprio(), goal
+        env.place(start, {self._object: cube})
         if displaced is not None:
             step, *by = np.asarray(displaced, float)
             env.displace(Displacement(self._object, int(step), np.array(by)))
-        return picture
+        return pictures
 
     def judge(self) -> Judgement:
         """Measures the distance of the object from its place in the goal picture."""
@@ -281,31 +291,37 @@ def _number(episode: Mapping[str, object], key: str) -> float | None:
 
 
 @checked
-def push_task(env: Tabletop, *, goals: Goals = "on", success_m: Positive = 0.03) -> MoveTask:
+def push_task(
+    env: Tabletop, *, goals: Goals = "on", subgoals: bool = False, success_m: Positive = 0.03
+) -> MoveTask:
     """Makes the task of pushing an object to where the goal picture shows it.
 
     Args:
         env: The arm on its table, with one object.
         goals: List of episodes, as of `MoveTask`.
+        subgoals: Whether pictures of sub-goals come before the goal picture.
         success_m: An episode succeeds if the object ends nearer than this to its goal, m.
 
     Returns:
         The task.
     """
-    return MoveTask(env, way="push", goals=goals, success_m=success_m)
+    return MoveTask(env, way="push", goals=goals, subgoals=subgoals, success_m=success_m)
 
 
 @checked
-def pick_place_task(env: Tabletop, *, goals: Goals = "on", success_m: Positive = 0.03) -> MoveTask:
+def pick_place_task(
+    env: Tabletop, *, goals: Goals = "on", subgoals: bool = False, success_m: Positive = 0.03
+) -> MoveTask:
     """Makes the task of grasping an object and putting it where the goal picture shows it.
 
     Args:
         env: The arm on its table, with one object.
         goals: List of episodes, as of `MoveTask`.
+        subgoals: Whether pictures of sub-goals come before the goal picture.
         success_m: An episode succeeds if the object ends nearer than this to its goal, m, and is
             let go.
 
     Returns:
         The task.
     """
-    return MoveTask(env, way="carry", goals=goals, success_m=success_m)
+    return MoveTask(env, way="carry", goals=goals, subgoals=subgoals, success_m=success_m)

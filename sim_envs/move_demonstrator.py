@@ -17,18 +17,15 @@ from robot_wm.types import (
     checked,
 )
 from sim_envs.move import REGION, MoveTask, draw_parked
-from sim_envs.placing import between_fingers
+from sim_envs.placing import GRASP_M, OPEN_M, OVER_M, between_fingers
 
-_OVER_M = 0.08  # height of the tool over an object that it passes
 _DOWN_M = 0.02  # height of the tool that pushes
-_GRASP_M = 0.017  # height of the tool that grasps
 _BEHIND_M = 0.045  # distance of the tool from the object's middle where a push begins
 _BESIDE_M = 0.012  # a pushing tool that is farther from the line approaches anew
 _STEP_M = 0.02  # of a push
 _NEAR_M = 0.008  # an object that is nearer to its goal is left alone
 _LEAST_STEPS = 32  # a new goal takes fewer
 _CALM = 0.3  # share of the noise where the gripper is about to touch the object
-_OPEN_M = 0.05
 
 
 class MoveDemonstrator:
@@ -113,8 +110,8 @@ class MoveDemonstrator:
 
     def _lift(self) -> Iterator[FloatArray]:
         self._is_free = True
-        if self._tool[2] < _OVER_M:
-            yield from self._go(np.array([*self._tool[:2], _OVER_M, self._tool[3]]))
+        if self._tool[2] < OVER_M:
+            yield from self._go(np.array([*self._tool[:2], OVER_M, self._tool[3]]))
 
     def _go(
         self, pose: FloatArray, within_m: float = 0.01, max_steps: int = 12
@@ -132,7 +129,7 @@ class MoveDemonstrator:
             aside = self._rng.choice((-1, 1)) * self._rng.uniform(0.02, 0.035) if miss else 0.0
             begin = self._object[:2] - _BEHIND_M * way + aside * np.array([-way[1], way[0]])
             yield from self._lift()
-            yield from self._go(np.array([*begin, _OVER_M, 0.0]), 0.015)
+            yield from self._go(np.array([*begin, OVER_M, 0.0]), 0.015)
             self._is_free = False
             yield from self._go(np.array([*begin, _DOWN_M, 0.0]), 0.008, 5)
             yield from self._follow(way, miss)
@@ -160,19 +157,19 @@ class MoveDemonstrator:
             aside = self._rng.normal(0, 0.025, 2) if miss else np.zeros(2)
             place = between_fingers(self._object[:2] + aside)
             yield from self._lift()
-            yield from self._go(np.array([*place, _OVER_M, _OPEN_M]))
+            yield from self._go(np.array([*place, OVER_M, OPEN_M]))
             place, self._is_free = between_fingers(self._object[:2] + aside), False
-            yield from self._go(np.array([*place, _GRASP_M, _OPEN_M]), 0.006, 6)
+            yield from self._go(np.array([*place, GRASP_M, OPEN_M]), 0.006, 6)
             for _ in range(2):
-                yield np.array([*self._tool[:2], _GRASP_M, 0.0])
-            yield from self._go(np.array([*self._tool[:2], _OVER_M, 0.0]))
+                yield np.array([*self._tool[:2], GRASP_M, 0.0])
+            yield from self._go(np.array([*self._tool[:2], OVER_M, 0.0]))
             if self._object[2] < 0.03:  # it slipped, or was missed
-                yield np.array([*self._tool[:3], _OPEN_M])
+                yield np.array([*self._tool[:3], OPEN_M])
                 continue
             place = between_fingers(self._goal)
-            yield from self._go(np.array([*place, _OVER_M, 0.0]))
+            yield from self._go(np.array([*place, OVER_M, 0.0]))
             place = self._goal - (self._object[:2] - self._tool[:2])  # where it is held
-            yield from self._go(np.array([*place, _GRASP_M + 0.002, 0.0]), 0.008, 6)
+            yield from self._go(np.array([*place, GRASP_M + 0.002, 0.0]), 0.008, 6)
             for _ in range(2):
-                yield np.array([*self._tool[:3], _OPEN_M])
-            yield from self._go(np.array([*self._tool[:2], _OVER_M, _OPEN_M]))
+                yield np.array([*self._tool[:3], OPEN_M])
+            yield from self._go(np.array([*self._tool[:2], OVER_M, OPEN_M]))

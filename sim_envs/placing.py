@@ -13,6 +13,9 @@ from sim_envs.scene import Block
 CLEARANCE_M = 0.06  # smallest distance of a drawn object from the gripper and from other objects
 REACHED_M = 0.005  # largest error of an arm that is placed at a pose
 NUM_DRAWS = 10_000  # number of rejected samples after which there is taken to be no room
+OVER_M = 0.08  # height of the tool over an object that it passes
+GRASP_M = 0.017  # height of the tool that grasps
+OPEN_M = 0.05  # opening of a gripper that is about to grasp
 _GRIPPER_M = 0.035  # radius of the gripper around its tool
 _BETWEEN_M = 0.016  # from the middle of an open gripper to the tool, toward its fixed finger
 

@@ -8,7 +8,14 @@ import numpy as np
 
 from robot_wm.kinematics import RobotModel
 from robot_wm.types import FloatArray, ImageArray, NonNegative, Share, UserError, checked
-from sim_envs.placing import NUM_DRAWS, between_fingers, draw_pose, is_reached
+from sim_envs.placing import (
+    GRASP_M,
+    NUM_DRAWS,
+    OPEN_M,
+    between_fingers,
+    draw_pose,
+    is_reached,
+)
 from sim_envs.tabletop import Tabletop
 
 # Applies a change `[7]` before a frame, whose number it also gets.
@@ -17,8 +24,6 @@ Move = Callable[[FloatArray, int], None]
 _CLEARANCE_M = 0.04  # smaller than in a task: the arm may push the object
 _PUSH_M = 0.02  # height of a tool that pushes
 _BEHIND_M = 0.045  # distance of a tool from the middle of the object that it is about to push
-_GRASP_M = 0.017  # height of a tool that grasps
-_OPEN_M = 0.05  # opening of a gripper that is about to grasp
 _NUM_CLOSING = 2  # actions that close it
 _LIFT_M = 0.03  # length of an action that lifts the object
 _NUM_LIFTING = 2  # number of these actions
@@ -158,9 +163,9 @@ class Play:
         """
         env, robot = self._env, self._env.robot
         for _ in range(_NUM_GRASPS):
-            self._place_at(rng, lambda xy: np.array([*between_fingers(xy), _GRASP_M, _OPEN_M]))
+            self._place_at(rng, lambda xy: np.array([*between_fingers(xy), GRASP_M, OPEN_M]))
             for _ in range(_NUM_CLOSING):
-                env.apply(np.array([0, 0, 0, -_OPEN_M]))
+                env.apply(np.array([0, 0, 0, -OPEN_M]))
             for _ in range(_NUM_LIFTING):
                 env.apply(np.array([0, 0, _LIFT_M, 0]))
             if env.object_pose(self._object)[2] > _LIFT_M:  # it came along
@@ -178,7 +183,7 @@ class Play:
             release = num_frames
 
         def carry(change: FloatArray, t: int) -> None:
-            opening = change[3] if t > release else _OPEN_M if t == release else -abs(change[3])
+            opening = change[3] if t > release else OPEN_M if t == release else -abs(change[3])
             self._apply(np.append(change[:3], opening))
             if t < release:
                 self._hold(held)

@@ -1,5 +1,6 @@
 """Pushing and carrying: episodes of every list, who judges them, and the expert that does both."""
 
+import itertools
 import json
 from typing import get_args
 
@@ -20,6 +21,7 @@ from sim_envs.move import AWAY, PARKED, Goals, MoveTask
 from sim_envs.move_demonstrator import MoveDemonstrator
 from sim_envs.placing import is_reached
 from sim_envs.state import Displacement
+from sim_envs.subgoals import via
 from sim_envs.tabletop import Tabletop
 
 TASKS = {"push": "so100_push", "carry": "so100_pick_place"}
@@ -265,3 +267,31 @@ def test_one_dataset_holds_several_tasks_each_as_long_as_it_takes(tmp_path):
     with pytest.raises(UserError, match="also"):
         collect(CollectSettings(out=str(tmp_path / "other"), also=("so100_fly",)))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_way_in_two_legs_stays_out_of_the_disc(tasks, way):
+    task = tasks(way, "around").task
+    for seed in range(40):
+        episode = task.episode(seed)
+        cube, goal, disc = (np.array(episode[key])[:2] for key in ("cube", "goal", "disc"))
+        place = via(cube, goal, disc)
+        legs = np.concatenate([np.linspace(cube, place, 50), np.linspace(place, goal, 50)])
+        assert np.linalg.norm(legs - disc, axis=1).min() > 0.037
+        assert ((place > (0.17, -0.14)) & (place < (0.31, 0.14))).all()
+
+
+def test_pictures_of_subgoals_come_before_the_goal(way):
+    one = simulation(way)
+    usual = one.task
+    task = MoveTask(one.env, way=way, subgoals=True)
+    check_task(lambda: MoveTask(simulation(way).env, way=way, subgoals=True))
+    episode = usual.episode(4)
+    (goal,) = usual.start(episode)
+    start = one.env.observe()
+    *subgoals, last = task.start(episode)
+    assert len(subgoals) == {"push": 1, "carry": 2}[way]
+    assert np.array_equal(last.images["front"], goal.images["front"])
+    assert np.array_equal(one.env.observe().images["front"], start.images["front"])
+    shown = [picture.images["front"].astype(int) for picture in (*subgoals, last)]
+    assert all(np.abs(np.subtract(a, b)).max() > 30 for a, b in itertools.pairwise(shown))
+    one.env.close()

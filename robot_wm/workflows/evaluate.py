@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -79,6 +79,7 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
             written.
         device: Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         goals: List of the task's episodes, such as `on`, `far` or `away`; null: the task's own.
+        subgoals: Whether pictures of sub-goals that the task gives come before each goal picture.
         num_episodes: Number of episodes, the first ones of the split.
         split: List of the episodes: `test` (never used for tuning), `dev`, or the seed of another
             list.
@@ -97,6 +98,7 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
     out: str | None = None
     device: str = "auto"
     goals: str | None = None
+    subgoals: Literal["none", "given"] = "none"
     num_episodes: Count = 100
     split: str | int = "test"
     floors: tuple[Floor, ...] = ("random", "zero")
@@ -371,10 +373,12 @@ def _beside(ours: list[EpisodeResult], floor: list[EpisodeResult]) -> dict[str, 
 
 def _env_of(settings: EvalSettings) -> SimulationSettings:
     """Returns the env's settings, with the list of episodes that is asked for."""
-    env = settings.env
-    if settings.goals is None:
-        return env
-    task = Part(env.task.name, **{**env.task.settings, "goals": settings.goals})
+    env, asked = settings.env, dict[str, Any]()
+    if settings.goals is not None:
+        asked["goals"] = settings.goals
+    if settings.subgoals == "given":
+        asked["subgoals"] = True
+    task = Part(env.task.name, **{**env.task.settings, **asked})
     return msgspec.structs.replace(env, task=task)
 
 
