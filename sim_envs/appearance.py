@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from sim_envs.physics import Physics
 CAMERA_JITTER_M = 0.02
 AIM_JITTER_M = 0.015
 FOVY_JITTER_DEG = 2.0
+CAMERA_TURN_DEG = 5.0  # largest angle of the camera's turn where it is a factor of its own
+
+Part = Literal["light", "colours", "camera", "distractor"]
 
 _TEXTURES = ("flat", "checker", "gradient", "speckled")
 _CLUTTER = ("sphere", "cylinder", "capsule", "ellipsoid", "box", "cylinder")
@@ -27,6 +30,8 @@ _CLUTTER = ("sphere", "cylinder", "capsule", "ellipsoid", "box", "cylinder")
 _CLUTTER_LOW, _CLUTTER_HIGH = np.array([-0.12, -0.32]), np.array([0.50, 0.32])
 # Clutter is outside this area, in which the objects are, m.
 _WORK_LOW, _WORK_HIGH = np.array([-0.12, -0.20]), np.array([0.34, 0.20])
+# A distractor is here, x and y on either side, m.
+_BESIDE = np.array([[0.06, 0.14], [0.20, 0.19]])
 _COPIED = (
     "mat_rgba",
     "geom_rgba",
@@ -132,6 +137,41 @@ class Appearance:
     def draw(self, rng: np.random.Generator) -> None:
         """Draws an appearance, which depends on `rng` only."""
         self.default()
+        self._draw_colours(rng)
+        self._draw_light(rng)
+        self._draw_cameras(rng)
+        for i in rng.permutation(len(_CLUTTER))[: rng.integers(len(_CLUTTER))]:
+            size = rng.uniform(0.008, 0.03, 3)
+            colour = _colour(rng, saturation=(0, 1), value=(0.1, 1))
+            place = rng.uniform(_CLUTTER_LOW, _CLUTTER_HIGH)
+            while ((_WORK_LOW < place) & (place < _WORK_HIGH)).all():
+                place = rng.uniform(_CLUTTER_LOW, _CLUTTER_HIGH)
+            self._show(i, size, colour, place, turn=rng.uniform(0, np.pi))
+        self._physics.forward()
+
+    def draw_part(self, part: Part, rng: np.random.Generator) -> None:
+        """Draws one part of the appearance, and leaves the others as they are.
+
+        Args:
+            part: `light`; `colours`, and textures; `camera`: a fixed camera turns by up to 5
+                degrees; `distractor`: an object beside the arm's work, of any shape and colour.
+            rng: Draws it.
+        """
+        if part == "colours":
+            self._draw_colours(rng)
+        elif part == "light":
+            self._draw_light(rng)
+        elif part == "camera":
+            for name in self._cameras:
+                self._turn_camera(name, rng)
+        else:
+            place = rng.uniform(*_BESIDE) * (1, rng.choice((-1, 1)))
+            colour = _colour(rng, saturation=(0, 1), value=(0.1, 1))
+            size, turn = rng.uniform(0.01, 0.02, 3), rng.uniform(0, np.pi)
+            self._show(int(rng.integers(len(_CLUTTER))), size, colour, place, turn=turn)
+        self._physics.forward()
+
+    def _draw_colours(self, rng: np.random.Generator) -> None:
         model = self._physics.model
         for surface, saturation in zip(_SURFACES, (0.5, 0.4), strict=True):
             name = f"{surface}_{rng.choice(_TEXTURES)}_{rng.choice(_REPEATS)}"
@@ -147,28 +187,34 @@ class Appearance:
         for name in self._objects:
             model.geom(f"{name}/{name}").rgba = _colour(rng, saturation=(0.7, 1), value=(0.5, 1))
 
+    def _draw_light(self, rng: np.random.Generator) -> None:
+        model = self._physics.model
         model.light_diffuse[:] = rng.uniform(0.25, 0.75) * _tint(rng)
         model.light_dir[:] = (*rng.uniform(-0.7, 0.7, 2), -1.0)
         model.vis.headlight.ambient[:] = rng.uniform(0.2, 0.5) * _tint(rng)
         model.vis.headlight.diffuse[:] = rng.uniform(0.2, 0.6) * _tint(rng)
 
+    def _draw_cameras(self, rng: np.random.Generator) -> None:
+        model = self._physics.model
         for name in self._cameras:
             model.camera(name).pos += rng.uniform(-CAMERA_JITTER_M, CAMERA_JITTER_M, 3)
             model.camera(name).fovy += rng.uniform(-FOVY_JITTER_DEG, FOVY_JITTER_DEG)
             model.body(f"{name}_target").pos += rng.uniform(-AIM_JITTER_M, AIM_JITTER_M, 3)
 
-        for i in rng.permutation(len(_CLUTTER))[: rng.integers(len(_CLUTTER))]:
-            geom = model.geom(f"clutter{i}")
-            size = rng.uniform(0.008, 0.03, 3)
-            geom.size = size
-            geom.rgba = _colour(rng, saturation=(0, 1), value=(0.1, 1))
-            place = rng.uniform(_CLUTTER_LOW, _CLUTTER_HIGH)
-            while ((_WORK_LOW < place) & (place < _WORK_HIGH)).all():
-                place = rng.uniform(_CLUTTER_LOW, _CLUTTER_HIGH)
-            turn = rng.uniform(0, np.pi)
-            geom.pos = (*(self._scale * place), size.max())
-            geom.quat = (np.cos(turn / 2), 0, 0, np.sin(turn / 2))
-        self._physics.forward()
+    def _turn_camera(self, name: str, rng: np.random.Generator) -> None:
+        target = self._physics.model.body(f"{name}_target")
+        view = target.pos - self._physics.model.camera(name).pos
+        aside = np.cross(view, rng.normal(size=3))
+        angle = np.radians(rng.uniform(0, CAMERA_TURN_DEG))
+        target.pos += np.tan(angle) * np.linalg.norm(view) * aside / np.linalg.norm(aside)
+
+    def _show(
+        self, clutter: int, size: FloatArray, rgba: FloatArray, place: FloatArray, *, turn: float
+    ) -> None:
+        geom = self._physics.model.geom(f"clutter{clutter}")
+        geom.size, geom.rgba = size, rgba
+        geom.pos = (*(self._scale * place), size.max())
+        geom.quat = (np.cos(turn / 2), 0, 0, np.sin(turn / 2))
 
 
 def _colour(

@@ -209,7 +209,7 @@ class MoveTask:
         env.place(start, {self._object: cube})
         if displaced is not None:
             step, *by = np.asarray(displaced, float)
-            env.displace(Displacement(self._object, int(step), np.array(by)))
+            env.displacement = Displacement(self._object, int(step), np.array(by))
         return pictures
 
     def judge(self) -> Judgement:

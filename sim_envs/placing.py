@@ -99,3 +99,25 @@ def draw_poses(
             )
         poses[name] = pose
     return poses
+
+
+def moved_by_hand(
+    place: FloatArray, by: FloatArray, robot: RobotModel, tool: FloatArray
+) -> FloatArray:
+    """Returns where a hand puts an object.
+
+    Args:
+        place: Where it is, x and y, m.
+        by: The change of its place `[2]`, m; turned by a quarter or a half where the object would
+            be put off the table or into the gripper.
+        robot: The arm, which says where on the table.
+        tool: Where the gripper is; x and y come first, m.
+
+    Returns:
+        x and y, m.
+    """
+    (x, y), low, high = by, robot.table_low, robot.table_high
+    places = place + np.array([(x, y), (-x, -y), (-y, x), (y, -x)])
+    fits = ((low <= places) & (places <= high)).all(1)
+    fits &= np.linalg.norm(places - tool[:2], axis=1) >= CLEARANCE_M
+    return np.clip(places[fits.argmax()], low, high)  # the first, where none fits

@@ -6,6 +6,7 @@ and the body of an object cube is `cube/`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from sim_envs.meshes import coarsen
 
 Vector = tuple[float, float, float]
 
+_STEEP = 0.15  # a camera looks straight down if its horizontal offset over its height is smaller
 _SO100_REACH_M = 0.29  # end of an SO-100's workspace along x
 
 _SURROUNDINGS = """
@@ -98,6 +100,17 @@ class Table:
 
     center: tuple[float, float] = (0.18, 0.0)
     half_size: float = 0.35
+
+
+def check_tilted(cameras: Sequence[Camera]) -> None:
+    """Raises UserError for a camera whose picture any small motion of it would rotate."""
+    for camera in cameras:
+        offset = np.abs(np.subtract(camera.position, camera.look_at))
+        if not camera.on_tool and max(offset[:2]) < _STEEP * offset[2]:
+            raise UserError(
+                f"cameras: {camera.name} looks straight down, and a random appearance would rotate "
+                f"its picture by any angle; move it aside, or set random_appearance=False"
+            )
 
 
 def scale_of(robot: RobotModel) -> float:

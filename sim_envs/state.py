@@ -35,6 +35,7 @@ class TabletopState:
         joints: The last joint command `[J]`, rad.
         governor: The governor with its state; None without one.
         num_applied: Number of actions since the arm was placed.
+        past: Earlier states of the simulation that are still to be observed, the oldest first.
     """
 
     physics: FloatArray
@@ -42,6 +43,7 @@ class TabletopState:
     joints: FloatArray
     governor: TickGovernor | None
     num_applied: int
+    past: tuple[FloatArray, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

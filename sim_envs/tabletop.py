@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,15 +11,24 @@ from robot_wm.kinematics import RobotModel
 from robot_wm.kinematics.robot import STATE_NAMES
 from robot_wm.types import ActionSpec, Count, FloatArray, Observation, Positive, UserError, checked
 from sim_envs.appearance import Appearance
+from sim_envs.factors import Factor, Variation, Variety, is_seen
 from sim_envs.physics import Physics
-from sim_envs.placing import CLEARANCE_M, REACHED_M, draw_pose, draw_poses
-from sim_envs.scene import Block, Camera, Table, compose, scale_of, stand_of, wrist_of
+from sim_envs.placing import CLEARANCE_M, REACHED_M, draw_pose, draw_poses, moved_by_hand
+from sim_envs.scene import (
+    Block,
+    Camera,
+    Table,
+    check_tilted,
+    compose,
+    scale_of,
+    stand_of,
+    wrist_of,
+)
 from sim_envs.state import BeginGovernor, Displacement, TabletopState, TickGovernor
 
 CUBE = Block("cube")
 
 _LEASH_M = 0.03  # largest distance of the commanded from the measured tool position
-_STEEP = 0.15  # a camera looks straight down if its horizontal offset over its height is smaller
 _ABOVE_M = 5e-4  # height over the table at which an object is placed
 _ARRIVED_RAD = 1e-3  # largest joint error of a governed arm at its target
 _LATEST = 5  # control periods that a governed arm has for one action
@@ -32,6 +42,9 @@ class Tabletop:
     squares. Proprioception is the measured `(x, y, z, opening)`, metres. An object's pose is its x
     and y in metres and its yaw in radians, in the base frame.
 
+    Attributes:
+        displacement: A hand's motion of an object, announced; None, and after `place`: none.
+
     Args:
         robot: The arm.
         objects: The objects on the table.
@@ -43,12 +56,18 @@ class Tabletop:
         max_delta_m: Largest change of x, y, z and of the opening per action, m.
         random_appearance: Whether `reset` and `randomize_appearance` draw colours, textures,
             lights, cameras and clutter from their seed; False keeps the scene's own appearance.
+        vary: Factors that they draw instead, each alone or several together: `light`, `colours`,
+            `camera` (turned by up to 5 degrees), `distractor`, `size` (2 to 4 cm), `mass` (half to
+            double), `friction` (.4 to 1), `latency` (what is observed is 100 ms old), `noise` (3 mm
+            on every action).
         detail_m: Corners of the meshes that are nearer to each other than about this are merged
             (see `compose`); 0 keeps all.
 
     Raises:
         UserError: the control period is not a multiple of the physics step, or no camera.
     """
+
+    displacement: Displacement | None
 
     @checked
     def __init__(
@@ -63,19 +82,16 @@ class Tabletop:
         control_hz: Positive = 5.0,
         max_delta_m: Positive = 0.04,
         random_appearance: bool = False,
+        vary: Sequence[Factor] = (),
         detail_m: float = 0.0,
     ) -> None:
         default_table, front = stand_of(robot)
         cameras = (front,) if cameras is None else tuple(cameras)
         cameras += (wrist_of(robot),) if wrist_camera else ()
-        for camera in cameras:
-            offset = np.abs(np.subtract(camera.position, camera.look_at))
-            if random_appearance and not camera.on_tool and max(offset[:2]) < _STEEP * offset[2]:
-                raise UserError(
-                    f"cameras: {camera.name} looks straight down, and a random appearance would "
-                    f"rotate its picture by any angle; move it aside, or set "
-                    f"random_appearance=False"
-                )
+        if random_appearance:
+            check_tilted(cameras)
+        if random_appearance and vary:
+            raise UserError("vary: got factors beside random_appearance, want one of them")
         if not cameras:
             raise UserError("cameras: got none, want at least 1")
         self._robot = robot
@@ -92,17 +108,19 @@ class Tabletop:
                 table=table or default_table,
                 objects=tuple(objects),
                 cameras=cameras,
-                variety=random_appearance,
+                variety=random_appearance or is_seen(vary),
                 detail_m=detail_m,
                 image_size=image_size,
             )
         )
         fixed = [camera.name for camera in cameras if not camera.on_tool]
-        self._appearance = (
+        appearance = (
             Appearance(self._physics, robot.name, tuple(self._objects), fixed, scale_of(robot))
-            if random_appearance
+            if random_appearance or is_seen(vary)
             else None
         )
+        self._variety, self._variation = Variety(appearance, vary), Variation()
+        self._past = deque[FloatArray](maxlen=1)  # physical states, the observed one first
         substeps = 1.0 / control_hz / self._physics.timestep_s
         self._substeps = round(substeps)
         if self._substeps < 1 or abs(substeps - self._substeps) > 1e-6:
@@ -124,7 +142,7 @@ class Tabletop:
         self._governor: TickGovernor | None = None
         self._tick_steps = 0
         self._turn = np.eye(4)
-        self._displacement: Displacement | None = None
+        self.displacement = None
         self._num_applied = 0
         self.reset(0)
 
@@ -219,14 +237,13 @@ class Tabletop:
         """Draws an appearance from `seed`, or restores the scene's own for None.
 
         Args:
-            seed: The seed, at least 0. Nothing happens without `random_appearance`.
+            seed: The seed, at least 0. Nothing happens without `random_appearance` or `vary`.
         """
-        if not self._appearance:
-            return
-        if seed is None:
-            self._appearance.default()
-        else:
-            self._appearance.draw(np.random.default_rng((seed, 2)))
+        self._variation = drawn = self._variety.draw(seed)
+        self._past = deque(maxlen=1 + round(drawn.latency_s / self._physics.timestep_s))
+        if (drawn.half_size_m, drawn.mass, drawn.friction) != (None, 1.0, None):
+            for name in self._objects:
+                self.change_object(name)
 
     def place(self, pose: FloatArray, objects: Mapping[str, FloatArray] | None = None) -> None:
         """Places the arm at rest at a pose, and lets a control period pass.
@@ -256,16 +273,8 @@ class Tabletop:
         self._physics.forward()
         self._physics.step(self._substeps)
         self._restart_governor()
-        self._displacement, self._num_applied = None, 0
-
-    @property
-    def displacement(self) -> Displacement | None:
-        """The hand's motion that is announced; None: none."""
-        return self._displacement
-
-    def displace(self, displacement: Displacement | None) -> None:
-        """Announces that an object will be moved by a hand; None, or `place`: it will not."""
-        self._displacement = displacement
+        self.displacement, self._num_applied = None, 0
+        self._past.clear()
 
     def turn(self, angle_rad: float) -> None:
         """Turns the x and y axes of all actions about the base's z axis, as by a wrong mounting.
@@ -284,12 +293,14 @@ class Tabletop:
 
         Args:
             name: Name of the object.
-            half_size_m: Half of the edge of a cube of equal density, m; None: as built.
-            friction: Sliding friction of the object and of the table under it; None: as built.
+            half_size_m: Half of the edge of a cube of equal density, m; None: as built, or drawn.
+            friction: Sliding friction of the object and of the table under it; None: as built, or
+                drawn.
         """
-        block = self._objects[name]
+        block, drawn = self._objects[name], self._variation
+        half_size_m, friction = half_size_m or drawn.half_size_m, friction or drawn.friction
         half = np.full(3, half_size_m) if half_size_m else np.array(block.half_size)
-        mass_kg = block.mass_kg * float(np.prod(half) / np.prod(block.half_size))
+        mass_kg = drawn.mass * block.mass_kg * float(np.prod(half) / np.prod(block.half_size))
         self._physics.set_box(f"{name}/", f"{name}/{name}", half, mass_kg)
         for touched in (f"{name}/{name}", "table"):
             self._physics.set_friction(touched, 1.0 if friction is None else friction)
@@ -320,6 +331,14 @@ class Tabletop:
 
     def observe(self) -> Observation:
         """See `Env.observe`."""
+        if len(self._past) > 1:  # what is observed is old
+            now, past = self._physics.snapshot(), self._past
+            self._physics.restore(past[0])
+            self._past = deque(maxlen=1)
+            observation = self.observe()
+            self._physics.restore(now)
+            self._past = past
+            return observation
         size = self._image_size
         return Observation(
             images={
@@ -393,7 +412,8 @@ class Tabletop:
         before = self._target
         robot = self._robot
         self._hand()
-        target = before + self._turn @ self._action_spec.clip(action)
+        noise = self._variation.noise()
+        target = before + self._turn @ (self._action_spec.clip(action) + noise)
         target = np.clip(target, robot.workspace_low, robot.workspace_high)
         joints, _ = robot.reach(target[:3], self._joints)
         self._joints = self._drive(robot.opened(joints, target[3]))
@@ -405,18 +425,14 @@ class Tabletop:
             self._target[:3] -= lag * excess / np.linalg.norm(lag)
             moved = self._action_spec.clip(self._turn.T @ (self._target - before))
             self._target = before + self._turn @ moved
-        return self._turn.T @ (self._target - before)
+        return self._turn.T @ (self._target - before) - noise
 
     def _hand(self) -> None:
         """Moves an object where its displacement is due; counts one more action."""
-        due = self._displacement
+        due = self.displacement
         if due is not None and due.step == self._num_applied:
             pose, tool = self.object_pose(due.name), self.proprio()
-            (x, y), low, high = due.by, self._robot.table_low, self._robot.table_high
-            places = pose[:2] + np.array([(x, y), (-x, -y), (-y, x), (y, -x)])
-            fits = ((low <= places) & (places <= high)).all(1)
-            fits &= np.linalg.norm(places - tool[:2], axis=1) >= CLEARANCE_M
-            place = np.clip(places[fits.argmax()], low, high)  # the first, where none fits
+            place = moved_by_hand(pose[:2], due.by, self._robot, tool)
             self.place_object(due.name, np.array([*place, pose[3]]))
         self._num_applied += 1
 
@@ -424,17 +440,25 @@ class Tabletop:
         """Drives the arm to joint angles `[J]`, rad; returns the last command."""
         if self._governor is None:
             self.command(joints)
-            self._physics.step(self._substeps)
+            self._advance(self._substeps)
             return joints
         period_ticks = self._substeps // self._tick_steps
         command = self._joints
         for tick in range(1, _LATEST * period_ticks + 1):
             command = self._governor.step(joints)
             self.command(command)
-            self._physics.step(self._tick_steps)
+            self._advance(self._tick_steps)
             if tick >= period_ticks and np.abs(command - joints).max() < _ARRIVED_RAD:
                 break
         return command
+
+    def _advance(self, num_steps: int) -> None:
+        if self._past.maxlen == 1:
+            self._physics.step(num_steps)
+            return
+        for _ in range(num_steps):
+            self._physics.step(1)
+            self._past.append(self._physics.snapshot())
 
     def snapshot(self) -> TabletopState:
         """Returns the full state, for `restore`."""
@@ -444,6 +468,7 @@ class Tabletop:
             self._joints.copy(),
             None if self._governor is None else self._governor.copy(),
             self._num_applied,
+            tuple(self._past),
         )
 
     def restore(self, state: TabletopState) -> None:
@@ -452,6 +477,8 @@ class Tabletop:
         self._target, self._joints = state.target.copy(), state.joints.copy()
         self._governor = None if state.governor is None else state.governor.copy()
         self._num_applied = state.num_applied
+        self._past.clear()
+        self._past.extend(state.past)
 
     def stop(self) -> None:
         """Stops and holds the arm: at its measured pose, or where its governor stops it."""

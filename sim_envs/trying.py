@@ -45,7 +45,7 @@ def _try(
     begin: Callable[[], None] = lambda: None,
 ) -> list[list[Result]]:
     before, due = env.snapshot(), env.displacement
-    env.displace(None)  # nobody knows what a hand will do
+    env.displacement = None  # nobody knows what a hand will do
     results: list[list[Result]] = []
     for sequence in actions:
         env.restore(before)
@@ -55,5 +55,5 @@ def _try(
             env.apply(action)
             results[-1].append(measure())
     env.restore(before)
-    env.displace(due)
+    env.displacement = due
     return results

@@ -179,7 +179,7 @@ def test_a_hand_does_not_put_the_cube_into_the_gripper():
     one = simulation("push")
     env = one.env
     env.place(np.array([0.25, 0.0, 0.03, 0.0]), {"cube": np.array([0.2, 0.0, 0.0])})
-    env.displace(Displacement("cube", 0, np.array([0.05, 0.0])))
+    env.displacement = Displacement("cube", 0, np.array([0.05, 0.0]))
     env.apply(np.zeros(4))
     assert env.object_pose("cube")[0] < 0.2 and env.proprio()[2] < 0.04
 
@@ -188,7 +188,7 @@ def test_a_hand_moves_the_cube_as_far_at_the_table_s_edge():
     env = simulation("push").env
     env.place(np.array([0.2, 0.0, 0.15, 0.0]), {"cube": np.array([0.29, 0.14, 0.0])})
     before = env.object_pose("cube")[:2]
-    env.displace(Displacement("cube", 0, np.array([0.05, 0.01])))
+    env.displacement = Displacement("cube", 0, np.array([0.05, 0.01]))
     env.apply(np.zeros(4))
     moved = np.linalg.norm(env.object_pose("cube")[:2] - before)
     assert moved == pytest.approx(np.hypot(0.05, 0.01), abs=2e-3)

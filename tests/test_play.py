@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from robot_wm.deployment.settings import LimitSettings
 from robot_wm.robots import so100
 from robot_wm.types import UserError
 from robot_wm.workflows.rendering import RenderedSettings, render_clips
+from sim_envs.factors import Factor
 from sim_envs.meshes import coarsen, triangles
 from sim_envs.play import Play
 from sim_envs.reach import ReachTask
@@ -225,3 +227,47 @@ def test_an_interrupted_rendering_goes_on(tmp_path, monkeypatch):
     assert seen == [2]
     np.testing.assert_array_equal(again.frames, expected)
     np.testing.assert_array_equal(again.actions, whole.actions)
+
+
+def varied(*factors, seed=3, env=None):
+    env = env or Tabletop(so100(), image_size=48, vary=factors)
+    env.reset(seed)
+    return env
+
+
+@pytest.mark.parametrize("factor", get_args(Factor))
+def test_a_factor_changes_what_it_says_and_nothing_else(factor):
+    plain, env = varied(), varied(factor)
+    seen = factor in ("light", "colours", "camera", "distractor", "size")
+    one, other = (each.observe().images["front"].astype(int) for each in (plain, env))
+    assert (np.abs(one - other).max() > 8) == seen
+    move = np.array([0.02, 0.01, -0.01, 0.0])
+    for each in (plain, env):
+        each.apply(move)
+    apart = np.abs(plain.proprio() - env.proprio()).max()
+    assert (apart > 5e-4) == (factor == "noise")
+    old = np.abs(env.observe().proprio - env.proprio()).max()
+    assert (old > 2e-4) == (factor == "latency")
+    again = varied(factor)
+    again.apply(move)
+    assert np.array_equal(again.observe().images["front"], env.observe().images["front"])
+    assert np.array_equal(again.proprio(), env.proprio())
+
+
+def test_factors_of_the_body_are_drawn_for_every_episode():
+    env = Tabletop(so100(), image_size=16, vary=("size", "mass", "friction"))
+    model, drawn = env.physics.model, []
+    for seed in range(12):
+        env.reset(seed)
+        geom = model.geom("cube/cube")
+        density = model.body("cube/").mass[0] / np.prod(2 * geom.size)
+        drawn.append((geom.size[0], density, geom.friction[0]))
+    size, density, friction = np.array(drawn).T
+    assert 0.01 <= size.min() < 0.013 and 0.017 < size.max() <= 0.02
+    usual = 0.03 / 0.03**3
+    assert usual / 2 <= density.min() < 0.8 * usual and 1.3 * usual < density.max() <= 2 * usual
+    assert 0.4 <= friction.min() < 0.6 and 0.8 < friction.max() <= 1.0
+    with pytest.raises(UserError, match="vary"):
+        Tabletop(so100(), image_size=16, vary=("smell",))
+    with pytest.raises(UserError, match="vary"):
+        Tabletop(so100(), image_size=16, vary=("light",), random_appearance=True)

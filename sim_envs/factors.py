@@ -1,0 +1,104 @@
+"""Factors of variation: what differs from the scene that was demonstrated, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+
+from robot_wm.types import FloatArray, UserError
+from sim_envs.appearance import Appearance, Part
+
+Factor = Literal[
+    "light", "colours", "camera", "distractor", "size", "mass", "friction", "latency", "noise"
+]
+
+_HALF_SIZES_M = (0.01, 0.02)
+_MASSES = (0.5, 2.0)  # as shares of the mass
+_FRICTIONS = (0.4, 1.0)
+_LATENCY_S = 0.1
+_NOISE_M = 0.003
+
+
+@dataclass(frozen=True, eq=False)
+class Variation:
+    """What is different in one episode, beside its appearance.
+
+    Attributes:
+        half_size_m: Half of the edge of every object, m; None: as built.
+        mass: The objects' mass, as a share of their own.
+        friction: Sliding friction of the objects and of the table under them; None: as built.
+        latency_s: Age of what is observed, s.
+        noise_m: Standard deviation of what is added to every action, m.
+        rng: Draws that noise.
+    """
+
+    half_size_m: float | None = None
+    mass: float = 1.0
+    friction: float | None = None
+    latency_s: float = 0.0
+    noise_m: float = 0.0
+    rng: np.random.Generator = field(default_factory=np.random.default_rng)
+
+    def noise(self) -> FloatArray:
+        """Draws what is added to an action `[4]`, m."""
+        return self.rng.normal(0, self.noise_m, 4) if self.noise_m else np.zeros(4)
+
+
+class Variety:
+    """Draws what is different in each episode.
+
+    Args:
+        appearance: The scene's appearance; None: it is always the scene's own.
+        factors: What is drawn, each alone or several together; none: the whole appearance.
+
+    Raises:
+        UserError: no such factor.
+    """
+
+    def __init__(self, appearance: Appearance | None, factors: Sequence[Factor] = ()) -> None:
+        known = get_args(Factor)
+        for factor in factors:
+            if factor not in known:
+                raise UserError(f"vary: got {factor!r}, want some of {', '.join(known)}")
+        self._appearance, self._factors = appearance, tuple(factors)
+
+    def draw(self, seed: int | None) -> Variation:
+        """Changes the appearance, and draws what else is different.
+
+        Args:
+            seed: Seed of the episode; None: everything is the scene's own.
+
+        Returns:
+            What else is different.
+        """
+        if self._appearance is not None:
+            self._appearance.default()
+        if seed is None:
+            return Variation()
+        if self._appearance is not None and not self._factors:
+            self._appearance.draw(np.random.default_rng((seed, 2)))
+        rng = np.random.default_rng((seed, 4))
+        values: dict[str, float] = {}
+        for factor in self._factors:
+            if factor == "size":
+                values["half_size_m"] = float(rng.uniform(*_HALF_SIZES_M))
+            elif factor == "mass":
+                values["mass"] = float(rng.uniform(*_MASSES))
+            elif factor == "friction":
+                values["friction"] = float(rng.uniform(*_FRICTIONS))
+            elif factor == "latency":
+                values["latency_s"] = _LATENCY_S
+            elif factor == "noise":
+                values["noise_m"] = _NOISE_M
+            else:
+                assert self._appearance is not None
+                self._appearance.draw_part(factor, rng)
+        return Variation(**values, rng=rng)
+
+
+def is_seen(factors: Sequence[str]) -> bool:
+    """Tells whether some of the factors are of the appearance."""
+    return not set(factors).isdisjoint(get_args(Part))
