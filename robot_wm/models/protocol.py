@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from msgspec import Meta
 from torch import Tensor
 
@@ -127,6 +128,23 @@ class EncodedFrames:
 
     tokens: Tensor
     proprio: Tensor
+
+    @classmethod
+    def of(
+        cls, tokens: FloatArray, proprio: FloatArray, device: torch.device | str = "cpu"
+    ) -> EncodedFrames:
+        """Takes frames from a dataset's arrays.
+
+        Args:
+            tokens: Tokens of the model's encoder `[B, P, D]`, of any float type.
+            proprio: Proprioception `[B, Q]`, in the robot's units, of any float type.
+            device: Device of the model.
+
+        Returns:
+            The frames.
+        """
+        arrays = (np.array(values, np.float32) for values in (tokens, proprio))
+        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
 # A function that is called after every imagined step but the last, with the latents so far

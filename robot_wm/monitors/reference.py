@@ -235,8 +235,7 @@ def _one_step_errors(
 
 def _frames(data: AlignedData, tokens: TokenStore, i: int, rows: np.ndarray) -> EncodedFrames:
     """Returns some frames of episode `i`, encoded."""
-    arrays = (np.array(values[i][rows], np.float32) for values in (tokens, data.proprio))
-    return EncodedFrames(*(torch.from_numpy(array) for array in arrays))
+    return EncodedFrames.of(tokens[i][rows], data.proprio[i][rows])
 
 
 def _spread(length: int, num: int) -> np.ndarray:

@@ -90,8 +90,7 @@ def encode_episodes(
         parts = []
         for begin in range(0, len(tokens[i]), _ENCODED):
             rows = slice(begin, begin + _ENCODED)
-            arrays = (np.array(values[i][rows], np.float32) for values in (tokens, data.proprio))
-            encoded = EncodedFrames(*(torch.from_numpy(array).to(device) for array in arrays))
+            encoded = EncodedFrames.of(tokens[i][rows], data.proprio[i][rows], device)
             latents = model.latent(model.observe(model.initial(), encoded, None))
             parts.append(prior.features.pool(latents).cpu())
         features.append(torch.cat(parts))
@@ -145,8 +144,7 @@ def imagine_goals(
         num = num.clip(max=longest)  # it ends on the way, where that is too long
         moving = np.arange(num.max())[None, :, None] < num[:, None, None]
         actions = np.where(moving, way[:, None], spec.rest).astype(np.float32)
-        frames = torch.from_numpy(np.array(tokens[i][rows], np.float32)).to(device)
-        encoded = EncodedFrames(frames, torch.from_numpy(states).to(device))
+        encoded = EncodedFrames.of(tokens[i][rows], states, device)
         state = model.observe(model.initial(), encoded, None)
         latents = model.rollout(state, torch.from_numpy(actions).to(device), generator).mean
         ends = latents[torch.arange(len(num)), torch.from_numpy(num - 1)]

@@ -149,9 +149,7 @@ def _frames(
     i: int,
     rows: slice = slice(None),
 ) -> EncodedFrames:
-    device = device_of(model)
-    arrays = (np.array(values[i][rows], np.float32) for values in (tokens, data.proprio))
-    return EncodedFrames(*(torch.from_numpy(array).to(device) for array in arrays))
+    return EncodedFrames.of(tokens[i][rows], data.proprio[i][rows], device_of(model))
 
 
 def _imagine(

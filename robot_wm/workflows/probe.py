@@ -143,8 +143,7 @@ def _latents(
     columns = [data.proprio_names.index(name) for name in names]
     latents = []
     for frames, proprio in zip(tokens, data.proprio, strict=True):
-        parts = (np.array(value, np.float32) for value in (frames, proprio[:, columns]))
-        seen = EncodedFrames(*(torch.from_numpy(part) for part in parts))
+        seen = EncodedFrames.of(frames, proprio[:, columns])
         latents.append(model.latent(model.observe(model.initial(), seen, None)).cpu().numpy())
     return latents
 
