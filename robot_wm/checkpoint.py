@@ -19,13 +19,14 @@ import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from robot_wm.encoders import WEIGHTS_DIR, Fingerprint, load_encoder, save_encoder, write_weights
+from robot_wm.encoders import Fingerprint, load_encoder, save_encoder, write_weights
 from robot_wm.files import LOCK, replacing, replacing_directory, sha256_file
 from robot_wm.models import TrainableModel, check_world_model_parts, family_of, find_family
+from robot_wm.shipped import MANIFEST, checkpoint_directory, shipped_checkpoints
 from robot_wm.types import Seed, ShareBelowOne, UserError
 
 FORMAT = 3
-_CONFIG, _MANIFEST = "config.json", "manifest.json"
+_CONFIG = "config.json"
 _WEIGHTS, _ENCODER = "weights.safetensors", "encoder.safetensors"
 _PREDICTOR = "predictor.safetensors"  # the weights' name in format 2
 
@@ -102,7 +103,7 @@ def save_checkpoint(
             content = text.encode() if isinstance(text, str) else text
             (scratch / name).write_bytes(content)
         files = {path.name: sha256_file(path) for path in sorted(scratch.iterdir())}
-        (scratch / _MANIFEST).write_text(json.dumps(files, indent=1) + "\n")
+        (scratch / MANIFEST).write_text(json.dumps(files, indent=1) + "\n")
 
 
 def add_to_checkpoint(directory: Path, name: str, content: bytes) -> None:
@@ -116,13 +117,13 @@ def add_to_checkpoint(directory: Path, name: str, content: bytes) -> None:
     Raises:
         CheckpointError: the directory is not a checkpoint.
     """
-    manifest = _read_json(directory, _MANIFEST)
+    manifest = _read_json(directory, MANIFEST)
     # The entry is removed first: the checkpoint stays valid if this is interrupted.
     files = {key: value for key, value in manifest.items() if key != name}
-    _replace(directory / _MANIFEST, json.dumps(files, indent=1).encode() + b"\n")
+    _replace(directory / MANIFEST, json.dumps(files, indent=1).encode() + b"\n")
     _replace(directory / name, content)
     files[name] = sha256_file(directory / name)
-    _replace(directory / _MANIFEST, json.dumps(files, indent=1).encode() + b"\n")
+    _replace(directory / MANIFEST, json.dumps(files, indent=1).encode() + b"\n")
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -147,7 +148,7 @@ def check_replaceable(directory: Path, *, overwrite: bool = True) -> None:
     if not names:
         return
     try:
-        listed = {_MANIFEST, *_read_json(directory, _MANIFEST)}
+        listed = {MANIFEST, *_read_json(directory, MANIFEST)}
     except CheckpointError:
         listed = set()
     weights = {_WEIGHTS, _PREDICTOR} & names
@@ -171,15 +172,12 @@ def find_checkpoint(name: str) -> Path:
     Raises:
         CheckpointError: it is neither.
     """
-    shipped = sorted(path.parent.name for path in WEIGHTS_DIR.glob(f"*/{_MANIFEST}"))
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    if name in shipped:
-        return WEIGHTS_DIR / name
+    directory = checkpoint_directory(name)
+    if directory.exists():
+        return directory
     raise CheckpointError(
-        f"checkpoint: no directory {path}, nor is it the name of one that ships: "
-        f"{', '.join(shipped) or 'none'}"
+        f"checkpoint: no directory {directory}, nor is it the name of one that ships: "
+        f"{', '.join(shipped_checkpoints()) or 'none'}"
     )
 
 
@@ -203,7 +201,7 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
             f"checkpoint: {directory} is a file, want a checkpoint directory; a released V-JEPA "
             f"2-AC file is turned into one by: robot-wm convert checkpoint={directory} out=DIR"
         )
-    manifest = _read_json(directory, _MANIFEST)
+    manifest = _read_json(directory, MANIFEST)
     if _CONFIG not in manifest:
         raise CheckpointError(f"checkpoint: {directory} lacks {_CONFIG}")
     for name, expected in manifest.items():
@@ -253,7 +251,7 @@ def load_checkpoint(directory: Path) -> tuple[TrainableModel, dict[str, Any]]:
         raise
     except _DAMAGED as error:
         raise CheckpointError(f"checkpoint: {directory} does not fit together: {error}") from error
-    config["checkpoint_hash"] = sha256_file(directory / _MANIFEST)
+    config["checkpoint_hash"] = sha256_file(directory / MANIFEST)
     return model, config
 
 

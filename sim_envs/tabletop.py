@@ -42,9 +42,6 @@ class Tabletop:
     squares. Proprioception is the measured `(x, y, z, opening)`, metres. An object's pose is its x
     and y in metres and its yaw in radians, in the base frame.
 
-    Attributes:
-        displacement: A hand's motion of an object, announced; None, and after `place`: none.
-
     Args:
         robot: The arm.
         objects: The objects on the table.
@@ -65,6 +62,9 @@ class Tabletop:
 
     Raises:
         UserError: the control period is not a multiple of the physics step, or no camera.
+
+    Attributes:
+        displacement: A hand's motion of an object, announced; None, and after `place`: none.
     """
 
     displacement: Displacement | None

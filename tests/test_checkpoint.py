@@ -277,7 +277,7 @@ def test_a_checkpoint_has_room_for_its_encoder_too(tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_ships_is_found_by_its_name(saved, monkeypatch, tmp_path):
     _, directory = saved
-    monkeypatch.setattr("robot_wm.checkpoint.WEIGHTS_DIR", directory.parent)
+    monkeypatch.setattr("robot_wm.shipped.WEIGHTS_DIR", directory.parent)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)

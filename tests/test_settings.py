@@ -460,3 +460,22 @@ def test_the_last_word_for_a_key_counts():
     settings = load_command("eval", [*CHECK, "seed=1", "planner=cem", "planner=mppi", "seed=2"])
     assert settings.seed == 2 and settings.planner.name == "mppi"
     assert load_command("train", ["data=x", "data.source=y", "out=z"]).data.source == "y"
+
+
+def test_a_checkpoint_with_a_prior_plans_with_it_unless_it_is_told_otherwise(tmp_path):
+    (tmp_path / "prior.safetensors").write_bytes(b"")
+
+    def planned(*words):
+        return load_command("eval", [f"checkpoint={tmp_path}", *words])
+
+    settings = planned()
+    assert (settings.planner.name, settings.objective.name) == ("averaged", "steps_to_go")
+    assert settings.controller.proposals == ("policy",)
+    changed = planned("planner.horizon=3").planner
+    assert (changed.name, changed.settings["horizon"]) == ("averaged", 3)
+    other = planned("planner=cem", "controller.proposals=[]")
+    assert (other.planner.name, other.objective.name) == ("cem", "steps_to_go")
+    assert other.controller.proposals == ()
+    assert load_command("eval", ["checkpoint=so100_reach"]).planner.name == "quasi_newton"
+    deployed = load_command("deploy", [f"checkpoint={tmp_path}", "goal=a.png"])
+    assert deployed.planner.name == "averaged"

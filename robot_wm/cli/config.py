@@ -37,6 +37,7 @@ from robot_wm.cli.main import module_of
 from robot_wm.deployment.extensions import config_folder
 from robot_wm.deployment.old_names import refuse_old_name
 from robot_wm.deployment.parts import Part
+from robot_wm.deployment.planning import suggested_words
 from robot_wm.types import UserError, read_settings
 from robot_wm.types.settings import is_settings, kinds_of, refuse_unknown, tag_of, types_at
 
@@ -127,7 +128,8 @@ def load_settings(command: str, settings_type: type, words: Sequence[str]) -> An
         UserError: an unknown key or choice, a value of the wrong kind or out of range, or a key
             that is missing.
     """
-    pairs = [*dict(_expand_short(*_pair(word)) for word in words).items()]  # the last one counts
+    told = dict(_expand_short(*_pair(word)) for word in words)  # the last one counts
+    pairs = [*(_suggested(told, settings_type) | told).items()]
     keys = [key for key, _ in pairs]
     groups = choices(settings_type)
     nulls = [key for key, value in pairs if key in groups and value == "null"]
@@ -215,6 +217,15 @@ def _pair(word: str) -> tuple[str, str]:
     if not equals or not key.strip("+~"):
         raise UsageError(f"got {word!r}, want key=value")
     return key.lstrip("+"), value
+
+
+def _suggested(told: Mapping[str, str], settings_type: type) -> dict[str, str]:
+    """Returns how the checkpoint plans best, except where the words say otherwise."""
+    kinds = kinds_of(settings_type)
+    if "checkpoint" not in told or "planner" not in kinds or "experiment" in told:
+        return {}
+    words = suggested_words(told["checkpoint"])
+    return {key: value for key, value in words.items() if key not in told}
 
 
 def _expand_short(key: str, value: str) -> tuple[str, str]:

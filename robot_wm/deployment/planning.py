@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from robot_wm.deployment.parts import Part
 from robot_wm.imagination import SearchBudget
+from robot_wm.shipped import PRIOR_FILE, checkpoint_directory
 from robot_wm.types import Count, Index, NonNegative, Number, Positive, Seed, Settings
 
 
@@ -89,3 +91,25 @@ class PlanningSettings(Settings, frozen=True):
     objective: Part = Part("energy")
     controller: ControllerSettings = ControllerSettings()
     seed: Seed = 0
+
+
+# The best of the table in docs/log.md of 2026-11-30, where a checkpoint has a prior.
+_WITH_PRIOR = {
+    "planner": "averaged",
+    "objective": "steps_to_go",
+    "controller.proposals": "[policy]",
+    "controller.arrival": "1",
+    "controller.patience": "15",
+}
+
+
+def suggested_words(checkpoint: str) -> Mapping[str, str]:
+    """Returns how a checkpoint plans best, where that is not as the settings' defaults say.
+
+    Args:
+        checkpoint: A directory, or the name of a checkpoint that ships.
+
+    Returns:
+        Values by key, both as on a command line, which count where a command says nothing else.
+    """
+    return _WITH_PRIOR if (checkpoint_directory(checkpoint) / PRIOR_FILE).is_file() else {}

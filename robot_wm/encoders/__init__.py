@@ -13,7 +13,6 @@ from robot_wm.encoders.catalog import (
 )
 from robot_wm.encoders.hub import EncoderWeightsError, write_weights
 from robot_wm.encoders.mini import (
-    WEIGHTS_DIR,
     MiniConfig,
     MiniEncoder,
     load_mini,
@@ -41,7 +40,6 @@ __all__ = [
     "ENCODERS",
     "NAMES",
     "EncoderKind",
-    "WEIGHTS_DIR",
     "Encoder",
     "EncoderWeightsError",
     "Fingerprint",

@@ -18,9 +18,9 @@ from robot_wm.encoders.hub import write_weights
 from robot_wm.encoders.protocol import Fingerprint, check_frames, fingerprint, freeze
 from robot_wm.layers import LAYER_NORM_EPS, Block, init_transformer
 from robot_wm.preprocess import ImageSpec
+from robot_wm.shipped import WEIGHTS_DIR
 from robot_wm.types import Count, Index, UserError, check_fields
 
-WEIGHTS_DIR = Path(__file__).parents[1] / "weights"
 TUBELET = 2
 
 

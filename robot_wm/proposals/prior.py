@@ -18,9 +18,9 @@ from robot_wm.proposals.features import Features
 from robot_wm.proposals.policy import FlowPolicy
 from robot_wm.proposals.protocol import Proposer, Situation
 from robot_wm.proposals.retrieval import Demonstrations
+from robot_wm.shipped import PRIOR_FILE as FILE
 from robot_wm.types import Settings, UserError
 
-FILE = "prior.safetensors"
 ProposerName = Literal["policy", "retrieval"]
 _NOTE = "shape"  # key in the file's metadata
 _Size = Annotated[int, Meta(ge=1, le=4096)]

@@ -9,11 +9,11 @@ from typing import Any
 from robot_wm.checkpoint import add_to_checkpoint, find_checkpoint, load_checkpoint
 from robot_wm.data import split_episodes
 from robot_wm.deployment.joints import learned_joints, view_of
-from robot_wm.encoders import WEIGHTS_DIR
 from robot_wm.models import device_of
 from robot_wm.monitors import FILE, ReferenceStatistics, fit_reference
 from robot_wm.precision import pick_device
 from robot_wm.robots import make_arm
+from robot_wm.shipped import WEIGHTS_DIR
 from robot_wm.types import Count, Settings, UserError
 from robot_wm.workflows.data import DatasetSettings, encode_data, load_data
 
