@@ -114,8 +114,9 @@ def check_tilted(cameras: Sequence[Camera]) -> None:
 
 
 def scale_of(robot: RobotModel) -> float:
-    """Returns the size of an arm's workspace over that of an SO-100."""
-    return float(robot.workspace_high[0]) / _SO100_REACH_M
+    """Returns the size of an arm over that of an SO-100."""
+    assert robot.reach_m is not None
+    return robot.reach_m / _SO100_REACH_M
 
 
 def stand_of(robot: RobotModel) -> tuple[Table, Camera]:

@@ -22,7 +22,7 @@ from robot_wm.kinematics.mjcf import load_chain
 from robot_wm.robots import jaco, make_arm, register_arm, so100
 from robot_wm.runtime import run_episode
 from sim_envs.reach import ReachTask
-from sim_envs.scene import Block, Camera
+from sim_envs.scene import Block, Camera, stand_of
 from sim_envs.tabletop import Tabletop
 
 ARMS = {"so100": so100, "jaco": jaco}
@@ -277,3 +277,17 @@ def test_another_arm_is_driven_by_deploy(tmp_path, capsys):
     told = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert told["ended"].startswith("done") and not told["fault"]
     assert main(["replay", told["record"]]) == 0
+
+
+def test_the_scene_is_the_same_whatever_the_limits():
+    """A policy for one task is shown the same picture in another, whose workspace is larger."""
+    arm = so100()
+    wider = arm.with_limits(workspace_high=(0.33, 0.16, 0.19, 0.08))
+    assert stand_of(wider) == stand_of(arm)
+    one, other = (Tabletop(each, image_size=32) for each in (arm, wider))
+    place = np.array([0.2, 0.05, 0.1, 0.02])
+    for env in (one, other):
+        env.place(place, {"cube": np.array([0.25, -0.05, 0.3])})
+    assert np.array_equal(one.observe().images["front"], other.observe().images["front"])
+    with pytest.raises(UserError, match="reach_m"):
+        replace(arm, reach_m=0.0)

@@ -73,6 +73,8 @@ class RobotModel:
             frame of the body that carries the tool; None for no camera.
         device: Map from a real arm's joint values to angles; None for an arm that is only
             simulated.
+        reach_m: How far along x the arm works, m, which sizes the table and the cameras around it;
+            other limits leave it as it is. None: as far as `workspace_high`.
 
     Raises:
         UserError: sizes that do not fit the joints, low above high, or a pose beyond the joints'
@@ -94,6 +96,7 @@ class RobotModel:
     park: FloatArray | None = None
     wrist: FloatArray | None = None
     device: JointMap | None = None
+    reach_m: float | None = None
 
     def __post_init__(self) -> None:
         size = self.chain.num_joints
@@ -106,6 +109,10 @@ class RobotModel:
                 raise UserError(f"{name}: got {value}, want {want} finite numbers")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
+        reach_m = self.workspace_high[0] if self.reach_m is None else self.reach_m
+        if not 0 < reach_m < np.inf:
+            raise UserError(f"reach_m: got {reach_m}, want a finite number above 0")
+        object.__setattr__(self, "reach_m", float(reach_m))
         if self.wrist is not None and not (
             np.shape(self.wrist) == (2, 3) and np.isfinite(self.wrist).all()
         ):
