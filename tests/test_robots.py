@@ -21,6 +21,7 @@ from robot_wm.kinematics import Gripper
 from robot_wm.kinematics.mjcf import load_chain
 from robot_wm.robots import jaco, make_arm, register_arm, so100
 from robot_wm.runtime import run_episode
+from robot_wm.types import UserError
 from sim_envs.reach import ReachTask
 from sim_envs.scene import Block, Camera, stand_of
 from sim_envs.tabletop import Tabletop
