@@ -37,8 +37,9 @@ def map_in_order(
 
 
 def _quiet() -> None:
-    """Sets up a worker: one rendering thread, no Ctrl-C, and an end with its parent."""
-    os.environ.setdefault("LP_NUM_THREADS", "1")
+    """Sets up a worker: one thread of each kind, no Ctrl-C, and an end with its parent."""
+    for library in ("LP_NUM_THREADS", "OMP_NUM_THREADS"):  # rendering; torch, which is not loaded yet
+        os.environ.setdefault(library, "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import_extensions()
     threading.Thread(target=_follow_parent, daemon=True).start()
