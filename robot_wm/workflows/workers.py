@@ -38,7 +38,7 @@ def map_in_order(
 
 def _quiet() -> None:
     """Sets up a worker: one thread of each kind, no Ctrl-C, and an end with its parent."""
-    for library in ("LP_NUM_THREADS", "OMP_NUM_THREADS"):  # rendering; torch, which is not loaded yet
+    for library in ("LP_NUM_THREADS", "OMP_NUM_THREADS"):  # rendering; torch, loaded later
         os.environ.setdefault(library, "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import_extensions()
