@@ -181,7 +181,7 @@ def evaluate(
     *,
     num_steps: int,
     num_hold_steps: int = 0,
-    recorder: Callable[[int, Goal], Recorder | None] | None = None,
+    recorder: Callable[[int, list[Goal]], Recorder | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[EpisodeResult]:
     """Runs every episode of a manifest with one controller.
@@ -193,7 +193,7 @@ def evaluate(
         num_steps: Number of actions per episode; success does not end an episode early.
         num_hold_steps: Number of actions of no motion after them, before the last judgement.
         recorder: A function that returns one more recorder, or None, for an episode's index and
-            last goal.
+            goals.
         progress: A function that is called with (done, total) after every episode.
 
     Returns:
@@ -203,7 +203,7 @@ def evaluate(
     for index, episode in enumerate(episodes):
         goal = task.start(episode)
         judgements = _JudgementRecorder(task)
-        extra = recorder(index, list_goals(goal)[-1]) if recorder else None
+        extra = recorder(index, list_goals(goal)) if recorder else None
         recorders = [judgements] if extra is None else [judgements, extra]
         error = None
         try:

@@ -159,7 +159,8 @@ def test_eval_ends_with_its_figures_and_writes_the_report(work, capsys):
     assert (
         json.loads((work / "report" / "report.json").read_text())["tasks"]["so100_reach"] == figures
     )
-    assert "<video" in (work / "report" / "report.html").read_text()
+    page = (work / "report" / "report.html").read_text()
+    assert "<video" in page and 'id="imagined"' in page
 
 
 def test_eval_says_the_same_twice(work, capsys):

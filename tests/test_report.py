@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
@@ -11,9 +12,11 @@ from html.parser import HTMLParser
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from robot_wm.report import (
     EpisodeVideo,
+    Imagined,
     Landscape,
     MeasureLabel,
     Report,
@@ -53,6 +56,13 @@ def make_video(num_frames: int = 4, **changes) -> EpisodeVideo:
     return EpisodeVideo(**{**values, **changes})
 
 
+def make_imagined(**changes) -> Imagined:
+    picture = np.zeros((2, 32, 40, 3), np.uint8)
+    values = {"title": "episode 1", "steps": [0, 4], "horizon": 8}
+    values |= {"seen": picture + 200, "imagined": picture + 120, "happened": picture + 40}
+    return Imagined(**{**values, **changes})
+
+
 def make_landscape(**changes) -> Landscape:
     x = np.linspace(-0.05, 0.05, 5)
     values = {
@@ -84,6 +94,7 @@ def report() -> Report:
         held_out={"true": [0.2, 0.3], "copy_last": [0.4, 0.6]},
         landscapes=[make_landscape(), make_landscape(energy=np.ones((5, 5)))],
         videos=[make_video()],
+        imagined=[make_imagined()],
     )
 
 
@@ -105,7 +116,7 @@ def embedded_videos(html: str) -> list[bytes]:
 
 def test_page_asks_nothing_of_the_network(html):
     assert not re.search(r"https?://", html)
-    assert not re.search(r"<(script|link|iframe|img|object)\b|@import", html)
+    assert not re.search(r'<(script|link|iframe|object)\b|<img (?!src="data:)|@import', html)
     targets = re.findall(r'(?:src|href)="([^"]*)"', html) + re.findall(r"url\(([^)]*)\)", html)
     assert targets and all(target.startswith(("data:", "#")) for target in targets)
     assert len(html) < 3_000_000
@@ -290,10 +301,33 @@ def test_video_takes_any_picture_size_and_rate(shape):
     assert len(frames) == 2 + 12 and stream.average_rate == 12.5
 
 
+def test_a_video_shows_the_goal_that_is_pursued():
+    goals = np.stack(
+        [np.full((32, 40, 3), colour, np.uint8) for colour in (GREEN, GREEN, RED, RED)]
+    )
+    frames, _ = decode(encode_video(make_video(goal=goals), MEASURE))
+    shown = [frame[frame.shape[0] // 2, 3 * frame.shape[1] // 4] for frame in frames[:4]]
+    for colour, wanted in zip(shown, (GREEN, GREEN, RED, RED), strict=True):
+        assert np.abs(colour.astype(int) - wanted).max() < 40
+    with pytest.raises(ValueError, match="one per frame"):
+        make_video(goal=goals[:3])
+
+
+def test_what_was_imagined_is_between_what_was_seen_and_what_happened(html):
+    (sheet,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet))))
+    columns = picture[:, -64].astype(int)  # through the last moment's pictures
+    order = [value for value in columns[:, 0] if value in (200, 120, 40)]
+    assert [value for value, _ in itertools.groupby(order)] == [200, 120, 40]
+    with pytest.raises(ValueError, match="want 2 pictures"):
+        make_imagined(happened=np.zeros((3, 32, 40, 3), np.uint8))
+
+
 def test_sections_without_data_are_left_out(html):
     everything = {
         "success",
         "videos",
+        "imagined",
         "measure",
         "energies",
         "landscapes",

@@ -56,6 +56,10 @@ def report_figures(report: Report) -> dict[str, object]:
             }
             for video in report.videos
         ],
+        "imagined": [
+            {"title": each.title, "steps": each.steps, "horizon": each.horizon}
+            for each in report.imagined
+        ],
     }
     return {key: _plain(value, key) for key, value in figures.items()}
 

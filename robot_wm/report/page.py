@@ -15,7 +15,7 @@ from robot_wm.report.figures import report_figures
 from robot_wm.report.success import read_task
 from robot_wm.report.units import show
 from robot_wm.report.values import EpisodeVideo, MeasureLabel, Report
-from robot_wm.report.video import encode_video
+from robot_wm.report.video import draw_imagined, encode_video
 
 _LOSSES = ("loss", "teacher_forcing", "rollout")
 _TEMPLATES = Environment(
@@ -60,13 +60,17 @@ def render_html(report: Report) -> str:
             }
             for index, landscape in enumerate(report.landscapes)
         ],
+        imagined=[
+            {"title": each.title, "source": f"data:image/png;base64,{_base64(draw_imagined(each))}"}
+            for each in report.imagined
+        ],
         held_out=_held_out(report),
         training=_training(report),
     )
 
 
 def _video(video: EpisodeVideo, measure: MeasureLabel) -> Mapping[str, str]:
-    content = base64.b64encode(encode_video(video, measure)).decode("ascii")
+    content = _base64(encode_video(video, measure))
     outcome = ""
     if video.measured is not None:
         first, last = (float(video.measured[index]) for index in (0, -1))
@@ -76,6 +80,10 @@ def _video(video: EpisodeVideo, measure: MeasureLabel) -> Mapping[str, str]:
             outcome += f", {'success' if measure.reached(last) else 'no success'}"
     source = f"data:video/mp4;base64,{content}"
     return {"title": video.title, "source": source, "outcome": outcome}
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _held_out(report: Report) -> Mapping[str, object] | None:

@@ -96,7 +96,8 @@ class EpisodeVideo:
     Attributes:
         title: Title for people.
         frames: Camera pictures at the start and after every step, uint8 `[T, H, W, 3]`.
-        goal: The goal picture, uint8 `[H, W, 3]`.
+        goal: The goal picture, uint8 `[H, W, 3]`; or the one that was pursued at each frame, where
+            there are sub-goals, `[T, H, W, 3]`.
         measured: The task's measure at each frame, `[T]`; None: it cannot be measured.
         fps: Frames per second to play at.
 
@@ -116,7 +117,12 @@ class EpisodeVideo:
         if np.ndim(self.frames) != 4 or not len(self.frames):
             raise ValueError(f"{what}: frames are {np.shape(self.frames)}, want [T, H, W, 3]")
         check_image(self.frames[0], f"{what}: frames")
-        check_image(self.goal, f"{what}: goal")
+        if np.ndim(self.goal) == 4 and len(self.goal) != len(self.frames):
+            raise ValueError(
+                f"{what}: got {len(self.frames)} frames and {len(self.goal)} goals, want one per "
+                f"frame"
+            )
+        check_image(self.goal[0] if np.ndim(self.goal) == 4 else self.goal, f"{what}: goal")
         if self.measured is not None and np.shape(self.measured) != (len(self.frames),):
             raise ValueError(
                 f"{what}: got {len(self.frames)} frames and measured {np.shape(self.measured)}, "
@@ -124,6 +130,40 @@ class EpisodeVideo:
             )
         if not 0.1 <= self.fps <= 240:
             raise ValueError(f"{what}: fps is {self.fps}, want 0.1 to 240")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Imagined:
+    """What a model imagined at some moments of an episode, beside what then happened.
+
+    Attributes:
+        title: Title for people.
+        steps: The moments, K of them, as numbers of actions since the start.
+        horizon: Number of actions that it looked ahead.
+        seen: What the camera saw then, uint8 `[K, H, W, 3]`.
+        imagined: Pictures of what it imagined, likewise: real ones whose latents are nearest.
+        happened: What the camera saw that many actions later, or at the end, likewise.
+
+    Raises:
+        ValueError: the pictures are not as many as the moments, or of another shape or type.
+    """
+
+    title: str
+    steps: Sequence[int]
+    horizon: int
+    seen: ImageArray
+    imagined: ImageArray
+    happened: ImageArray
+
+    def __post_init__(self) -> None:
+        for name in ("seen", "imagined", "happened"):
+            pictures = getattr(self, name)
+            if np.ndim(pictures) != 4 or len(pictures) != len(self.steps) or not len(self.steps):
+                raise ValueError(
+                    f"Imagined {self.title!r}: {name} are {np.shape(pictures)}, want "
+                    f"{len(self.steps)} pictures"
+                )
+            check_image(pictures[0], f"Imagined {self.title!r}: {name}")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -148,6 +188,7 @@ class Report:
         held_out: Latent error at horizon 1, 2, ... H by what the predictor was given.
         landscapes: Predicted cost around chosen starts.
         videos: Videos of chosen episodes.
+        imagined: What the model imagined in chosen episodes.
 
     Raises:
         ValueError: a curve is not `[n, steps + 1]`, or a training row has no step.
@@ -165,6 +206,7 @@ class Report:
     held_out: Mapping[str, Sequence[float]] = field(default_factory=dict)
     landscapes: Sequence[Landscape] = ()
     videos: Sequence[EpisodeVideo] = ()
+    imagined: Sequence[Imagined] = ()
 
     def __post_init__(self) -> None:
         for label, curves in self.curves.items():

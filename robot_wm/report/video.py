@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from robot_wm.report.units import show
-from robot_wm.report.values import EpisodeVideo, MeasureLabel
+from robot_wm.report.values import EpisodeVideo, Imagined, MeasureLabel
 from robot_wm.types import ImageArray
 
 PICTURE_PX = 256  # height of each picture
 MARGIN_PX, STATUS_PX, LABEL_PX = 8, 34, 22  # players draw their controls over the lower edge
+_ROW_LABEL_PX = 170  # left of the pictures of what was imagined
 HOLD_S = 1.0  # the last frame stays, so that a looping video shows where it ended
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -67,14 +68,14 @@ def num_held_frames(fps: float) -> int:
 
 def _draw(video: EpisodeVideo, measure: MeasureLabel) -> list[ImageArray]:
     """Returns the composed pictures, uint8 RGB, of even height and width."""
-    goal = _resize(video.goal)
+    goals = video.goal if np.ndim(video.goal) == 4 else video.goal[None]
+    goal = _resize(goals[0])
     goal_x = 2 * MARGIN_PX + _resize(video.frames[0]).width
     right, top = goal_x + goal.width, STATUS_PX + LABEL_PX
     width, height = right + MARGIN_PX, top + PICTURE_PX + MARGIN_PX
     width, height = width + width % 2, height + height % 2  # h264 halves the colour planes
 
     ground = Image.new("RGB", (width, height), _GROUND)
-    ground.paste(goal, (goal_x, top))
     draw = ImageDraw.Draw(ground)
     for x, label in ((MARGIN_PX, "camera"), (goal_x, "goal")):
         draw.text((x, STATUS_PX + LABEL_PX / 2), label, _DIM, _small_font(), anchor="lm")
@@ -83,6 +84,7 @@ def _draw(video: EpisodeVideo, measure: MeasureLabel) -> list[ImageArray]:
     for step, frame in enumerate(video.frames):
         picture = ground.copy()
         picture.paste(_resize(frame), (MARGIN_PX, top))
+        picture.paste(_resize(goals[min(step, len(goals) - 1)]), (goal_x, top))
         draw = ImageDraw.Draw(picture)
         progress = f"step {step} of {len(video.frames) - 1}"
         draw.text((MARGIN_PX, STATUS_PX / 2), progress, _INK, _font(), anchor="lm")
@@ -126,3 +128,35 @@ def _resize(image: ImageArray) -> Image.Image:
     height, width = image.shape[:2]
     size = (max(1, round(width * PICTURE_PX / height)), PICTURE_PX)
     return Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+
+
+def draw_imagined(imagined: Imagined) -> bytes:
+    """Draws what a model imagined: a column for each moment; seen, imagined, and what happened.
+
+    Args:
+        imagined: The moments.
+
+    Returns:
+        A PNG file.
+    """
+    rows = {
+        "seen": imagined.seen,
+        f"imagined, {imagined.horizon} actions on": imagined.imagined,
+        "what happened": imagined.happened,
+    }
+    side = PICTURE_PX // 2
+    width = _ROW_LABEL_PX + len(imagined.steps) * (side + MARGIN_PX)
+    sheet = Image.new("RGB", (width, LABEL_PX + len(rows) * (side + MARGIN_PX)), _GROUND)
+    draw = ImageDraw.Draw(sheet)
+    for row, (label, pictures) in enumerate(rows.items()):
+        y = LABEL_PX + row * (side + MARGIN_PX)
+        draw.text((MARGIN_PX, y + side / 2), label, _INK, _small_font(), anchor="lm")
+        for column, picture in enumerate(pictures):
+            x = _ROW_LABEL_PX + column * (side + MARGIN_PX)
+            sheet.paste(Image.fromarray(picture).resize((side, side)), (x, y))
+    for column, step in enumerate(imagined.steps):
+        x = _ROW_LABEL_PX + column * (side + MARGIN_PX) + side / 2
+        draw.text((x, LABEL_PX / 2), f"step {step}", _DIM, _small_font(), anchor="mm")
+    buffer = io.BytesIO()
+    sheet.save(buffer, "png", optimize=True)
+    return buffer.getvalue()

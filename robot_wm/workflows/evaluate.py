@@ -49,7 +49,14 @@ from robot_wm.precision import pick_device
 from robot_wm.progress import Progress
 from robot_wm.proposals import load_prior
 from robot_wm.provenance import git_sha, machine, write_run
-from robot_wm.report import EpisodeVideo, Landscape, MeasureLabel, Report, write_report
+from robot_wm.report import (
+    EpisodeVideo,
+    Imagined,
+    Landscape,
+    MeasureLabel,
+    Report,
+    write_report,
+)
 from robot_wm.report.units import show
 from robot_wm.runtime import Recorder
 from robot_wm.types import (
@@ -63,7 +70,7 @@ from robot_wm.types import (
 )
 from robot_wm.version import __version__
 from robot_wm.workflows.baselines import Floor, make_floor
-from robot_wm.workflows.filming import Film, StepRecorder
+from robot_wm.workflows.filming import Film, StepRecorder, imagined_of
 
 log = logging.getLogger(__name__)
 _PART, _DONE = "episodes.part.jsonl", "episodes.jsonl"  # of an unfinished and a finished evaluation
@@ -90,7 +97,7 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
         state_oracle: Also evaluates a ceiling: the planner on the simulator with the true distance.
         latent_oracle: Also evaluates a ceiling: the planner on the simulator with the distance of
             rendered latents; slow.
-        num_videos: Number of episodes that are filmed for the report.
+        num_videos: Number of episodes that the report shows, of which those that failed come first.
     """
 
     checkpoint: str
@@ -121,6 +128,7 @@ class Evaluation:
         measure: The first measure at the end of the first episode, with its unit.
         landscapes: Energy around the start of some episodes.
         videos: Videos of some episodes.
+        imagined: What the model imagined in these episodes.
         settings: The settings, in words.
     """
 
@@ -133,6 +141,7 @@ class Evaluation:
     measure: Measure
     landscapes: list[Landscape]
     videos: list[EpisodeVideo]
+    imagined: list[Imagined]
     settings: dict[str, str]
 
     def report(
@@ -163,6 +172,7 @@ class Evaluation:
             measure=MeasureLabel.of(self.measure_name, self.measure),
             landscapes=self.landscapes,
             videos=self.videos,
+            imagined=self.imagined,
             training=training,
             held_out=held_out or {},
         )
@@ -230,7 +240,7 @@ class _Runs:
         )
         self._make_objective = make_objective(self._model, settings.objective, self._prior)
         self._episodes = simulation.episodes(str(settings.split), settings.num_episodes)
-        self._films: list[Film] = []
+        self._films: list[tuple[Film, EpisodeResult]] = []
         about = _about(settings, self._saved)
         self._log = EpisodeLog(None if out is None else out / _PART, about)
         if len(self._log):
@@ -258,7 +268,8 @@ class _Runs:
             name: np.array([result.curve for result in results])
             for name, results in methods.items()
         }
-        films = zip(self._films, ours, strict=False)
+        shown = sorted(self._films, key=lambda pair: pair[1].success_final)  # failures first
+        shown = shown[: settings.num_videos]
         return Evaluation(
             tasks={simulation.name: figures},
             curves=curves,
@@ -267,8 +278,9 @@ class _Runs:
             episodes=[result.seed for result in ours],
             measure_name=ours[0].judged[-1].first[0],
             measure=ours[0].measure,
-            landscapes=[film.landscape for film in self._films if film.landscape][:2],
-            videos=[film.video(result) for film, result in films if film.ran],
+            landscapes=[film.landscape for film, _ in self._films if film.landscape][:2],
+            videos=[film.video(result) for film, result in shown],
+            imagined=imagined_of([film for film, _ in shown]),
             settings=_in_table(settings, self._saved),
         )
 
@@ -318,23 +330,30 @@ class _Runs:
                 log.info(f"episode {result.seed}: no plan: {result.error}")
         return results, traces
 
-    def _model_on(self, episode: Episode, filmed: bool) -> tuple[EpisodeResult, EpisodeTrace]:
-        """Runs the model on an episode, or finds it in the log; an episode to film always runs."""
-        done = None if filmed else self._log.find("model", int(str(episode["seed"])))
+    def _model_on(self, episode: Episode, first: bool) -> tuple[EpisodeResult, EpisodeTrace]:
+        """Runs the model on an episode, or finds it in the log; the first to be shown always run.
+
+        What fails is kept for the report, too.
+        """
+        done = None if first else self._log.find("model", int(str(episode["seed"])))
         if done is not None:
             return done
         recorders: list[StepRecorder] = []
+        films: list[Film] = []
 
-        def watch(_: int, goal: Goal) -> Recorder:
-            film = None
-            if filmed:
-                film = Film(self._model, self._simulation, self._make_objective, goal,
-                             f"{self._simulation.name}, episode {episode['seed']}")  # fmt: skip
-                self._films.append(film)
-            recorders.append(StepRecorder(self._controller, film))
+        def watch(_: int, goals: list[Goal]) -> Recorder:
+            if self._settings.num_videos:
+                title = f"{self._simulation.name}, episode {episode['seed']}"
+                objective = self._make_objective if first else None
+                films.append(Film(self._model, self._simulation, objective, goals, title))
+            recorders.append(StepRecorder(self._controller, films[0] if films else None))
             return recorders[-1]
 
         result = self._one(self._controller, episode, watch)
+        failures = sum(not shown.success_final for _, shown in self._films)
+        failed = not result.success_final and failures < self._settings.num_videos
+        if films and films[0].ran and (first or failed):
+            self._films.append((films[0], result))
         trace = recorders[0].trace
         if self._log.find("model", result.seed) is None:
             self._log.add("model", result, trace)
@@ -357,7 +376,7 @@ class _Runs:
         self,
         method: Controller,
         episode: Episode,
-        recorder: Callable[[int, Goal], Recorder] | None = None,
+        recorder: Callable[[int, list[Goal]], Recorder] | None = None,
     ) -> EpisodeResult:
         simulation = self._simulation
         return evaluate(simulation.task, method, [episode], num_steps=simulation.num_steps,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from robot_wm.deployment.simulation import Simulation
 from robot_wm.evaluation import EpisodeResult, EpisodeTrace
 from robot_wm.models import TrainableModel, device_of
 from robot_wm.objectives import Objective
-from robot_wm.report import EpisodeVideo, Landscape
+from robot_wm.report import EpisodeVideo, Imagined, Landscape
 from robot_wm.runtime import Recorder, Step
-from robot_wm.types import Goal, ImageArray, Observation, Outcome
+from robot_wm.types import Goal, ImageArray, Observation, Outcome, Plan
+
+_NUM_IMAGINED = 6  # moments of an episode, at most, at which what is imagined is kept
 
 
 class StepRecorder:
@@ -55,35 +58,68 @@ class StepRecorder:
 
 
 class Film:
-    """Records an episode's pictures, and the energy landscape around its start."""
+    """Records an episode's pictures, what was imagined on the way, and a landscape at its start.
+
+    Args:
+        model: The model that imagines.
+        simulation: The arm and the task.
+        make_objective: Makes the objective from the latent of the last goal, for the landscape;
+            None: no landscape is drawn.
+        goals: The goals, one after the other.
+        title: Title for people.
+    """
 
     def __init__(
         self,
         model: TrainableModel,
         simulation: Simulation,
-        make_objective: Callable[[Tensor], Objective],
-        goal: Goal,
+        make_objective: Callable[[Tensor], Objective] | None,
+        goals: Sequence[Goal],
         title: str,
     ) -> None:
         self._model, self._camera = model, model.info.cameras[0]
         self._simulation = simulation
         self._make_objective = make_objective
-        self._goal = goal
+        self._goals = list(goals)
         self._title = title
         self._frames: list[ImageArray] = []
+        self._aims: list[int] = []  # the goal that is pursued at each frame
+        self._latents: list[Tensor] = []
+        self._ends: dict[int, Tensor] = {}  # what a plan was imagined to end in, by its step
+        self._horizon = 0
+        self._every = max(1, math.ceil(simulation.num_steps / _NUM_IMAGINED))
         self.landscape: Landscape | None = None
 
     def record(self, step: Step) -> None:
         """Keeps a step; draws the landscape at the first one."""
-        if not self._frames:
-            self.landscape = self._draw(step)
+        now, decision = len(self._frames), step.decision
+        if not now and self._make_objective is not None:
+            self.landscape = self._draw(step, self._make_objective)
+        if decision.plan is not None and not now % self._every:
+            self._ends[now] = self._imagine(step, decision.plan)
+        if decision.latent is not None:
+            self._latents.append(decision.latent)
+        self._aims.append(decision.goal)
         self._frames.append(step.observation.images[self._camera])
 
     def finish(self, last: Observation) -> None:
         """Keeps the last observation."""
+        self._aims.append(self._aims[-1] if self._aims else 0)
         self._frames.append(last.images[self._camera])
 
-    def _draw(self, step: Step, side: int = 25) -> Landscape | None:
+    @torch.inference_mode()
+    def _imagine(self, step: Step, plan: Plan) -> Tensor:
+        """Returns the latent `[P, D]` that a plan is imagined to end in."""
+        device = device_of(self._model)
+        self._horizon = len(plan.actions)
+        actions = torch.tensor(plan.actions, dtype=torch.float32, device=device)[None]
+        state = self._model.observe(self._model.initial(), step.observation, None)
+        noise = torch.Generator(device).manual_seed(0)
+        return self._model.rollout(state, actions, noise).mean[0, -1]
+
+    def _draw(
+        self, step: Step, make_objective: Callable[[Tensor], Objective], side: int = 25
+    ) -> Landscape | None:
         """Computes the energy after one action (dx, dy) that is at rest in the other dimensions."""
         goal_pose = getattr(self._simulation.task, "goal_pose", None)
         spec = self._simulation.env.action_spec
@@ -92,8 +128,7 @@ class Film:
         grid = np.linspace(spec.low[:2], spec.high[:2], side)  # [side, 2]
         actions = np.zeros((side, side, spec.size), np.float32)
         actions[:, :, 0], actions[:, :, 1] = grid[None, :, 0], grid[:, None, 1]
-        goal = self._model.embed(self._goal.images)
-        objective = self._make_objective(goal)
+        objective = make_objective(self._model.embed(self._goals[-1].images))
         candidates = torch.from_numpy(actions.reshape(-1, 1, spec.size)).to(device_of(self._model))
         with torch.inference_mode():
             state = self._model.observe(self._model.initial(), step.observation, None)
@@ -115,10 +150,44 @@ class Film:
 
     def video(self, result: EpisodeResult) -> EpisodeVideo:
         """Makes the video, with the measure of each frame."""
+        goals = [goal.images[self._camera] for goal in self._goals]
         return EpisodeVideo(
             title=self._title,
             frames=np.stack(self._frames),
-            goal=self._goal.images[self._camera],
+            goal=goals[0] if len(goals) == 1 else np.stack([goals[i] for i in self._aims]),
             measured=np.array(result.curve[: len(self._frames)]),
             fps=1 / self._simulation.env.control_dt,
         )
+
+
+def imagined_of(films: Sequence[Film]) -> list[Imagined]:
+    """Finds pictures of what was imagined: among all that was seen, those of the nearest latents.
+
+    Args:
+        films: Films of episodes that one model drove.
+
+    Returns:
+        What was imagined in each film; nothing of those without a plan.
+    """
+    pairs = [pair for film in films for pair in zip(film._latents, film._frames, strict=False)]
+    if not pairs:
+        return []
+    bank = torch.stack([latent for latent, _ in pairs]).flatten(1)
+    made = []
+    for film in films:
+        steps, last = list(film._ends), len(film._frames) - 1
+        if not steps:
+            continue
+        ends = torch.stack([film._ends[step] for step in steps]).flatten(1)
+        nearest = torch.cdist(ends.float(), bank.float()).argmin(1).tolist()
+        made.append(
+            Imagined(
+                title=film._title,
+                steps=steps,
+                horizon=film._horizon,
+                seen=np.stack([film._frames[step] for step in steps]),
+                imagined=np.stack([pairs[i][1] for i in nearest]),
+                happened=np.stack([film._frames[min(s + film._horizon, last)] for s in steps]),
+            )
+        )
+    return made
