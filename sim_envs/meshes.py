@@ -24,7 +24,7 @@ def coarsen(stl: bytes, cell_m: float) -> bytes:
         cell_m: Edge of the grid's cells, m.
 
     Returns:
-        The coarser mesh as binary STL.
+        The coarser mesh as binary STL; the mesh itself where nothing solid would be left.
     """
     corners = triangles(stl).reshape(-1, 3)
     _, cell = np.unique(np.floor(corners / cell_m).astype(np.int64), axis=0, return_inverse=True)
@@ -35,6 +35,9 @@ def coarsen(stl: bytes, cell_m: float) -> bytes:
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (a != c)]
     _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    solid = merged[np.unique(faces)]
+    if len(first) < 4 or np.linalg.svd(solid - solid.mean(0))[1].min() < 1e-6:
+        return stl
     out = np.zeros(len(first), _TRIANGLE)
     out["corners"] = merged[faces[np.sort(first)]]
     return bytes(_HEADER) + np.uint32(len(out)).tobytes() + out.tobytes()

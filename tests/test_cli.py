@@ -163,6 +163,12 @@ def test_eval_ends_with_its_figures_and_writes_the_report(work, capsys):
     assert "<video" in page and 'id="imagined"' in page
 
 
+@pytest.mark.parametrize("word", ["goals=far", "subgoals=given"])
+def test_a_task_without_such_episodes_says_so(work, capsys, word):
+    line = refused(capsys, "eval", f"checkpoint={work / 'ckpt'}", word)
+    assert word.partition("=")[0] in line and "reach" in line
+
+
 def test_eval_says_the_same_twice(work, capsys):
     words = ["eval", "experiment=debug", f"checkpoint={work / 'ckpt'}", "split=dev"]
     words += ["num_episodes=2", "env.num_steps=3", "floors=[random]", "num_videos=0"]

@@ -163,6 +163,7 @@ def test_looks_change_within_a_clip_as_often_as_asked():
 def test_coarser_meshes_look_the_same_and_are_smaller():
     (base,) = (mesh for name, mesh in so100().assets.items() if name.startswith("Base-"))
     coarse = coarsen(base, 0.003)
+    assert coarsen(base, 5.0) == base
     assert 50 < len(triangles(coarse)) < 0.6 * len(triangles(base))
     for corner in (np.min, np.max):
         np.testing.assert_allclose(

@@ -22,10 +22,11 @@ from robot_wm.deployment.control import (
     make_objective,
     make_planner,
 )
-from robot_wm.deployment.parts import Part
+from robot_wm.deployment.parts import Part, part_defaults
 from robot_wm.deployment.planning import PlanningSettings
 from robot_wm.deployment.settings import SimulationSettings
 from robot_wm.deployment.simulation import (
+    TASKS,
     build_simulation,
     resolved_simulation,
 )
@@ -66,6 +67,7 @@ from robot_wm.types import (
     Goal,
     Index,
     Measure,
+    UserError,
     plain_settings,
 )
 from robot_wm.version import __version__
@@ -397,6 +399,10 @@ def _env_of(settings: EvalSettings) -> SimulationSettings:
         asked["goals"] = settings.goals
     if settings.subgoals == "given":
         asked["subgoals"] = True
+    taken = part_defaults(env.task.find(TASKS, "env.task"))
+    for name in asked:
+        if name not in taken:
+            raise UserError(f"{name}: the task {env.task.name} has no such choice")
     task = Part(env.task.name, **{**env.task.settings, **asked})
     return msgspec.structs.replace(env, task=task)
 
