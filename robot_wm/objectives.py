@@ -15,7 +15,10 @@ from robot_wm.types import Futures, NonNegative, UserError, checked
 class Objective(Protocol):
     """Returns the costs of imagined futures; it is made from the goal's latent.
 
-    It takes futures of any length.
+    It takes futures of any length. An objective that is made with `steps` gets the temporal
+    distance of the checkpoint's prior. A class may have a `step_energy`, what a step of the
+    training data changes its energy by; without one, it is that of its `distance` in the
+    checkpoint.
     """
 
     def __call__(self, futures: Futures, actions: Tensor) -> Tensor:
@@ -158,7 +161,12 @@ class StepsToGo:
 
     Raises:
         UserError: the goal's latent is not one.
+
+    Attributes:
+        step_energy: What a step of the training data changes the energy by.
     """
+
+    step_energy: float = 1.0
 
     @checked
     def __init__(

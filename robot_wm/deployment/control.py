@@ -19,11 +19,11 @@ from robot_wm.controller import (
     SteerableController,
 )
 from robot_wm.deployment.extensions import check_parts
-from robot_wm.deployment.parts import Part, part_defaults
+from robot_wm.deployment.parts import Part, annotations_of, part_defaults
 from robot_wm.deployment.planning import ActionLimits, ControllerSettings, PlanningSettings
 from robot_wm.kinematics import RobotModel
 from robot_wm.models import ModelInfo, TrainableModel, device_of
-from robot_wm.objectives import OBJECTIVES, Objective, StepsToGo, region_weights
+from robot_wm.objectives import OBJECTIVES, Objective, region_weights
 from robot_wm.planners import PLANNERS, Planner
 from robot_wm.proposals import Prior, Proposals, ProposerName
 from robot_wm.robots import LEROBOT_ARMS
@@ -264,12 +264,12 @@ def make_objective(
             raise UserError("objective: got token_weights and region, want one of them")
         settings["token_weights"] = region_weights(model.info.grid, region)
     facts: dict[str, Any] = {}
-    if _without_region(part).find(OBJECTIVES, "objective") is StepsToGo:
+    found = _without_region(part).find(OBJECTIVES, "objective")
+    if "steps" in annotations_of(found):
         if prior is None:
             raise UserError(f"objective: {_NO_PRIOR}")
         facts["steps"] = prior.to(device_of(model)).steps
-    takes_unit = "action_unit" in part_defaults(_without_region(part).find(OBJECTIVES, "objective"))
-    if takes_unit and settings.get("action_unit") is None:
+    if "action_unit" in part_defaults(found) and settings.get("action_unit") is None:
         settings["action_unit"] = model.info.action_spec.unit.tolist()
     resolved = Part(part.name, **settings)
 
@@ -306,14 +306,11 @@ def step_energy(model: TrainableModel, objective: Part) -> float | None:
     Returns:
         The energy; None if the checkpoint does not know it, such as Meta's release.
     """
-    if _without_region(objective).find(OBJECTIVES, "objective") is StepsToGo:
-        return 1.0
-    known = model.info.step_energy
-    return (
-        None
-        if known is None
-        else known.get(str(_without_region(objective).get(OBJECTIVES, "objective", "distance")))
-    )
+    part, known = _without_region(objective), model.info.step_energy
+    own: float | None = getattr(part.find(OBJECTIVES, "objective"), "step_energy", None)
+    if own is not None or known is None:
+        return own
+    return known.get(str(part.get(OBJECTIVES, "objective", "distance")))
 
 
 def _without_region(objective: Part) -> Part:
