@@ -22,7 +22,7 @@ AIM_JITTER_M = 0.015
 FOVY_JITTER_DEG = 2.0
 CAMERA_TURN_DEG = 5.0  # largest angle of the camera's turn where it is a factor of its own
 
-Part = Literal["light", "colours", "camera", "distractor"]
+AppearanceFactor = Literal["light", "colours", "camera", "distractor"]
 
 _TEXTURES = ("flat", "checker", "gradient", "speckled")
 _CLUTTER = ("sphere", "cylinder", "capsule", "ellipsoid", "box", "cylinder")
@@ -31,7 +31,7 @@ _CLUTTER_LOW, _CLUTTER_HIGH = np.array([-0.12, -0.32]), np.array([0.50, 0.32])
 # Clutter is outside this area, in which the objects are, m.
 _WORK_LOW, _WORK_HIGH = np.array([-0.12, -0.20]), np.array([0.34, 0.20])
 # A distractor is here, x and y on either side, m.
-_BESIDE = np.array([[0.06, 0.14], [0.20, 0.19]])
+_BESIDE = np.array([[0.04, 0.17], [0.18, 0.20]])
 _COPIED = (
     "mat_rgba",
     "geom_rgba",
@@ -126,12 +126,16 @@ class Appearance:
         )
 
     def default(self) -> None:
-        """Restores the scene's own appearance."""
+        """Restores the scene's own appearance; the objects keep the size that they have."""
+        model = self._physics.model
+        sizes = {name: model.geom(f"{name}/{name}").size.copy() for name in self._objects}
         for name, value in self._default.items():
-            getattr(self._physics.model, name)[:] = value
+            getattr(model, name)[:] = value
+        for name, size in sizes.items():
+            model.geom(f"{name}/{name}").size[:] = size
         ambient, diffuse = self._headlight
-        self._physics.model.vis.headlight.ambient[:] = ambient
-        self._physics.model.vis.headlight.diffuse[:] = diffuse
+        model.vis.headlight.ambient[:] = ambient
+        model.vis.headlight.diffuse[:] = diffuse
         self._physics.forward()
 
     def draw(self, rng: np.random.Generator) -> None:
@@ -149,19 +153,19 @@ class Appearance:
             self._show(i, size, colour, place, turn=rng.uniform(0, np.pi))
         self._physics.forward()
 
-    def draw_part(self, part: Part, rng: np.random.Generator) -> None:
-        """Draws one part of the appearance, and leaves the others as they are.
+    def draw_factor(self, factor: AppearanceFactor, rng: np.random.Generator) -> None:
+        """Draws one factor of the appearance, and leaves the others as they are.
 
         Args:
-            part: `light`; `colours`, and textures; `camera`: a fixed camera turns by up to 5
+            factor: `light`; `colours`, and textures; `camera`: a fixed camera turns by up to 5
                 degrees; `distractor`: an object beside the arm's work, of any shape and colour.
             rng: Draws it.
         """
-        if part == "colours":
+        if factor == "colours":
             self._draw_colours(rng)
-        elif part == "light":
+        elif factor == "light":
             self._draw_light(rng)
-        elif part == "camera":
+        elif factor == "camera":
             for name in self._cameras:
                 self._turn_camera(name, rng)
         else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
 from robot_wm.types import FloatArray, UserError
-from sim_envs.appearance import Appearance, Part
+from sim_envs.appearance import Appearance, AppearanceFactor
 
 Factor = Literal[
     "light", "colours", "camera", "distractor", "size", "mass", "friction", "latency", "noise"
@@ -22,8 +22,8 @@ _LATENCY_S = 0.1
 _NOISE_M = 0.003
 
 
-@dataclass(frozen=True, eq=False)
-class Variation:
+@dataclass(frozen=True)
+class EpisodeFactors:
     """What is different in one episode, beside its appearance.
 
     Attributes:
@@ -32,7 +32,7 @@ class Variation:
         friction: Sliding friction of the objects and of the table under them; None: as built.
         latency_s: Age of what is observed, s.
         noise_m: Standard deviation of what is added to every action, m.
-        rng: Draws that noise.
+        seed: Seed of that noise.
     """
 
     half_size_m: float | None = None
@@ -40,14 +40,21 @@ class Variation:
     friction: float | None = None
     latency_s: float = 0.0
     noise_m: float = 0.0
-    rng: np.random.Generator = field(default_factory=np.random.default_rng)
+    seed: int = 0
 
-    def noise(self) -> FloatArray:
-        """Draws what is added to an action `[4]`, m."""
-        return self.rng.normal(0, self.noise_m, 4) if self.noise_m else np.zeros(4)
+    @property
+    def changes_objects(self) -> bool:
+        """Whether the objects are not as built."""
+        return (self.half_size_m, self.mass, self.friction) != (None, 1.0, None)
+
+    def noise(self, action: int) -> FloatArray:
+        """Returns what is added to an action `[4]`, m, given its number in the episode."""
+        if not self.noise_m:
+            return np.zeros(4)
+        return np.random.default_rng((self.seed, 5, action)).normal(0, self.noise_m, 4)
 
 
-class Variety:
+class FactorSampler:
     """Draws what is different in each episode.
 
     Args:
@@ -65,7 +72,7 @@ class Variety:
                 raise UserError(f"vary: got {factor!r}, want some of {', '.join(known)}")
         self._appearance, self._factors = appearance, tuple(factors)
 
-    def draw(self, seed: int | None) -> Variation:
+    def draw(self, seed: int | None) -> EpisodeFactors:
         """Changes the appearance, and draws what else is different.
 
         Args:
@@ -77,12 +84,13 @@ class Variety:
         if self._appearance is not None:
             self._appearance.default()
         if seed is None:
-            return Variation()
+            return EpisodeFactors()
         if self._appearance is not None and not self._factors:
             self._appearance.draw(np.random.default_rng((seed, 2)))
-        rng = np.random.default_rng((seed, 4))
         values: dict[str, float] = {}
         for factor in self._factors:
+            # Each by a seed of its own: it is the same whatever else is varied.
+            rng = np.random.default_rng((seed, 4, get_args(Factor).index(factor)))
             if factor == "size":
                 values["half_size_m"] = float(rng.uniform(*_HALF_SIZES_M))
             elif factor == "mass":
@@ -95,10 +103,10 @@ class Variety:
                 values["noise_m"] = _NOISE_M
             else:
                 assert self._appearance is not None
-                self._appearance.draw_part(factor, rng)
-        return Variation(**values, rng=rng)
+                self._appearance.draw_factor(factor, rng)
+        return EpisodeFactors(**values, seed=seed)
 
 
-def is_seen(factors: Sequence[str]) -> bool:
+def changes_pictures(factors: Sequence[str]) -> bool:
     """Tells whether some of the factors are of the appearance."""
-    return not set(factors).isdisjoint(get_args(Part))
+    return not set(factors).isdisjoint(get_args(AppearanceFactor))

@@ -18,6 +18,9 @@ from robot_wm.types import UserError
 from sim_envs.appearance import add_variety
 from sim_envs.meshes import coarsen
 
+# Part of the key of whatever is kept: raise it when the same settings look or move otherwise.
+SCENE_VERSION = 1
+
 Vector = tuple[float, float, float]
 
 _STEEP = 0.15  # a camera looks straight down if its horizontal offset over its height is smaller

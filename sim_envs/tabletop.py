@@ -11,7 +11,7 @@ from robot_wm.kinematics import RobotModel
 from robot_wm.kinematics.robot import STATE_NAMES
 from robot_wm.types import ActionSpec, Count, FloatArray, Observation, Positive, UserError, checked
 from sim_envs.appearance import Appearance
-from sim_envs.factors import Factor, Variation, Variety, is_seen
+from sim_envs.factors import EpisodeFactors, Factor, FactorSampler, changes_pictures
 from sim_envs.physics import Physics
 from sim_envs.placing import CLEARANCE_M, REACHED_M, draw_pose, draw_poses, moved_by_hand
 from sim_envs.scene import (
@@ -88,7 +88,7 @@ class Tabletop:
         default_table, front = stand_of(robot)
         cameras = (front,) if cameras is None else tuple(cameras)
         cameras += (wrist_of(robot),) if wrist_camera else ()
-        if random_appearance:
+        if random_appearance or "camera" in vary:
             check_tilted(cameras)
         if random_appearance and vary:
             raise UserError("vary: got factors beside random_appearance, want one of them")
@@ -108,7 +108,7 @@ class Tabletop:
                 table=table or default_table,
                 objects=tuple(objects),
                 cameras=cameras,
-                variety=random_appearance or is_seen(vary),
+                variety=random_appearance or changes_pictures(vary),
                 detail_m=detail_m,
                 image_size=image_size,
             )
@@ -116,10 +116,11 @@ class Tabletop:
         fixed = [camera.name for camera in cameras if not camera.on_tool]
         appearance = (
             Appearance(self._physics, robot.name, tuple(self._objects), fixed, scale_of(robot))
-            if random_appearance or is_seen(vary)
+            if random_appearance or changes_pictures(vary)
             else None
         )
-        self._variety, self._variation = Variety(appearance, vary), Variation()
+        self._factor_sampler = FactorSampler(appearance, vary)
+        self._factors = EpisodeFactors()
         self._past = deque[FloatArray](maxlen=1)  # physical states, the observed one first
         substeps = 1.0 / control_hz / self._physics.timestep_s
         self._substeps = round(substeps)
@@ -239,9 +240,10 @@ class Tabletop:
         Args:
             seed: The seed, at least 0. Nothing happens without `random_appearance` or `vary`.
         """
-        self._variation = drawn = self._variety.draw(seed)
+        before, self._factors = self._factors, self._factor_sampler.draw(seed)
+        drawn = self._factors
         self._past = deque(maxlen=1 + round(drawn.latency_s / self._physics.timestep_s))
-        if (drawn.half_size_m, drawn.mass, drawn.friction) != (None, 1.0, None):
+        if before.changes_objects or drawn.changes_objects:
             for name in self._objects:
                 self.change_object(name)
 
@@ -297,7 +299,7 @@ class Tabletop:
             friction: Sliding friction of the object and of the table under it; None: as built, or
                 drawn.
         """
-        block, drawn = self._objects[name], self._variation
+        block, drawn = self._objects[name], self._factors
         half_size_m, friction = half_size_m or drawn.half_size_m, friction or drawn.friction
         half = np.full(3, half_size_m) if half_size_m else np.array(block.half_size)
         mass_kg = drawn.mass * block.mass_kg * float(np.prod(half) / np.prod(block.half_size))
@@ -412,7 +414,7 @@ class Tabletop:
         before = self._target
         robot = self._robot
         self._hand()
-        noise = self._variation.noise()
+        noise = self._factors.noise(self._num_applied)
         target = before + self._turn @ (self._action_spec.clip(action) + noise)
         target = np.clip(target, robot.workspace_low, robot.workspace_high)
         joints, _ = robot.reach(target[:3], self._joints)
@@ -425,7 +427,7 @@ class Tabletop:
             self._target[:3] -= lag * excess / np.linalg.norm(lag)
             moved = self._action_spec.clip(self._turn.T @ (self._target - before))
             self._target = before + self._turn @ moved
-        return self._turn.T @ (self._target - before) - noise
+        return self._action_spec.clip(self._turn.T @ (self._target - before))
 
     def _hand(self) -> None:
         """Moves an object where its displacement is due; counts one more action."""

@@ -255,6 +255,49 @@ def test_a_factor_changes_what_it_says_and_nothing_else(factor):
     assert np.array_equal(again.proprio(), env.proprio())
 
 
+@pytest.mark.parametrize("factor", get_args(Factor))
+def test_what_is_tried_on_the_simulator_changes_nothing(factor):
+    env = varied(factor)
+    task = ReachTask(env)
+    task.start(task.episode(1))
+    moves = np.full((2, 2, 4), 0.01)
+    first = task.simulate(moves)
+    assert np.array_equal(task.simulate(moves), first)
+    before = env.snapshot()
+    env.apply(moves[0, 0])
+    tried = env.proprio()
+    env.restore(before)
+    task.look_ahead(moves)
+    env.apply(moves[0, 0])
+    assert np.array_equal(env.proprio(), tried)
+
+
+def test_a_factor_is_the_same_whatever_else_varies():
+    one, both = (Tabletop(so100(), image_size=16, vary=f) for f in (("size",), ("light", "size")))
+    for seed in (3, 4):
+        for env in (one, both):
+            env.reset(seed)
+        assert np.array_equal(one.physics.model.geom("cube/cube").size,
+                              both.physics.model.geom("cube/cube").size)  # fmt: skip
+    both.randomize_appearance(None)
+    built = Tabletop(so100(), image_size=16).physics.model
+    for what in ("geom_size", "geom_friction", "body_mass", "body_inertia"):
+        for name in ("cube/cube",) if what.startswith("geom") else ("cube/",):
+            of = what.partition("_")
+            got, want = (getattr(getattr(m, of[0])(name), of[2]) for m in
+                         (both.physics.model, built))  # fmt: skip
+            np.testing.assert_allclose(got, want, err_msg=what)
+
+
+def test_a_cube_of_another_size_is_seen_under_every_appearance(dressed):
+    for half_size_m in (0.01, 0.02):
+        dressed.change_object("cube", half_size_m=half_size_m)
+        for seed in (None, 1):
+            dressed.randomize_appearance(seed)
+            assert dressed.physics.model.geom("cube/cube").size[0] == half_size_m
+    dressed.change_object("cube")
+
+
 def test_factors_of_the_body_are_drawn_for_every_episode():
     env = Tabletop(so100(), image_size=16, vary=("size", "mass", "friction"))
     model, drawn = env.physics.model, []

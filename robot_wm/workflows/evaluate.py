@@ -73,6 +73,7 @@ from robot_wm.types import (
 from robot_wm.version import __version__
 from robot_wm.workflows.baselines import Floor, make_floor
 from robot_wm.workflows.filming import Film, StepRecorder, imagined_of
+from sim_envs.scene import SCENE_VERSION
 
 log = logging.getLogger(__name__)
 _PART, _DONE = "episodes.part.jsonl", "episodes.jsonl"  # of an unfinished and a finished evaluation
@@ -416,7 +417,8 @@ def _about(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, Any]:
     kept["objective"] = settings.objective.resolved(OBJECTIVES).plain()
     kept["env"] = plain_settings(resolved_simulation(_env_of(settings)))
     kept["split"] = str(settings.split)
-    return {**kept, "checkpoint": saved["checkpoint_hash"], "version": __version__}
+    kept |= {"scene": SCENE_VERSION, "version": __version__}
+    return {**kept, "checkpoint": saved["checkpoint_hash"]}
 
 
 def table(evaluation: Evaluation) -> str:

@@ -23,6 +23,7 @@ from robot_wm.files import replacing
 from robot_wm.progress import Progress
 from robot_wm.types import Count, FloatArray, ImageArray, Settings, checked
 from robot_wm.workflows.workers import map_in_order
+from sim_envs.scene import SCENE_VERSION
 
 _FORMAT = 2  # part of the key: raise it when the same settings give other pictures
 _PER_TASK = 50  # clips rendered in one go
@@ -87,6 +88,7 @@ def render_clips(
     arm = {"arm": settings.arm, "limits": settings.limits.given()}
     what = {**arm, "play": play, "num_frames": num_frames, "size": size}
     what |= {"seed": seed, "num_clips": num_clips, "format": _FORMAT, "per_task": _PER_TASK}
+    what |= {"scene": SCENE_VERSION}
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
     folder = cache / f"rendered-{key}"
     folder.mkdir(parents=True, exist_ok=True)
