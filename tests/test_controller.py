@@ -435,7 +435,7 @@ class Toward:
     def decide(self):
         way = self.target - self.place
         step = way * min(1.0, 0.03 / np.linalg.norm(way))
-        return Decision(step, predict_one_step=lambda action: (self.place + action, 0.0))
+        return Decision(step, predict=lambda action: (self.place + action, 0.0))
 
     rest, aim, energy = decide, None, None
 
@@ -455,7 +455,7 @@ def test_calibration_finds_where_the_axes_of_the_arm_point(degrees):
         for _ in range(12):
             before, decision = applied, controller.act(Observation({}, place, 0.0), applied)
             assert np.abs(decision.action).max() <= 0.04 + 1e-12
-            predicted, _ = decision.predict_one_step(decision.action)
+            predicted, _ = decision.predict(decision.action)
             applied = decision.action
             moved = turn @ applied + rng.normal(0, 0.001, 4)
             ways.append(float(np.linalg.norm(predicted - (place + moved))))

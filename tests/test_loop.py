@@ -227,7 +227,7 @@ def test_what_a_decision_foresees_is_what_the_model_imagines_from_that_look():
     seen = env.observe()
     decision = mpc.act(seen, None)
     mpc.act(env.observe(), env.apply(decision.action))  # whatever comes after it
-    latent, energy = decision.predict_one_step(np.array([0.05, 0.0]))
+    latent, energy = decision.predict(np.array([0.05, 0.0]))
     np.testing.assert_allclose(latent[0], seen.proprio + (0.05, 0.0), atol=1e-6)
     assert energy < decision.energy
     assert decision.plan.cost < decision.rest_cost and decision.planned

@@ -260,7 +260,7 @@ def test_an_imagined_latent_that_is_not_finite_is_a_fault():
 
     image = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
     obs = Observation({"front": image}, np.zeros(2), 0.0)
-    decision = Decision(np.zeros(2), "plan", energy=1.0, predict_one_step=diverge)
+    decision = Decision(np.zeros(2), "plan", energy=1.0, predict=diverge)
     watched = Monitors(None, MonitorSettings(), step_energy=None)
     guard = MonitorGuard(watched, ["front"], lambda: np.zeros(2))
     assert guard.check(obs, decision, None).kind == "go on"

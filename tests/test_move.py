@@ -262,7 +262,7 @@ def test_one_dataset_holds_several_tasks_each_as_long_as_it_takes(tmp_path):
     assert min(lengths) > 20 and min(lengths[::3]) < 41 and max(lengths[2::3]) < 61
     moves = [data.episode(i) for i in (0, 2, 3, 5)]
     assert np.median([move.columns["observation.state"][-1][2] for move in moves]) > 0.09
-    with pytest.raises(UserError, match="jaco_reach has other"):
+    with pytest.raises(UserError, match="jaco_reach is of"):
         collect(CollectSettings(out=str(tmp_path / "other"), also=("jaco_reach",)))
     with pytest.raises(UserError, match="also"):
         collect(CollectSettings(out=str(tmp_path / "other"), also=("so100_fly",)))

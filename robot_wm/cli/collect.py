@@ -11,25 +11,33 @@ SETTINGS = CollectSettings
 EXAMPLES = (
     "robot-wm collect out=data num_episodes=50",
     "robot-wm collect out=data env.simulator.wrist_camera=true seed=1",
+    "robot-wm collect out=data env=so100_push 'also=[so100_reach,so100_pick_place]'",
 )
 
 
 def run(settings: CollectSettings) -> None:
-    """Collects demonstrations, then prints how well the demonstrator did."""
+    """Collects demonstrations, then prints how well the demonstrator did, task by task."""
     ends = collect(settings)
     from robot_wm.report.units import show  # Matplotlib takes a second
 
-    name, measure = ends[0].first
-    values = [end.first[1].value for end in ends]
-    success, median = float(np.mean([end.success for end in ends])), float(np.median(values))
-    say(
-        f"{len(ends)} episodes in {settings.out}; the demonstrator succeeds in {success:.1%}, "
-        f"median {name} {show(median, measure.unit)}"
-    )
-    finish(
-        {
-            "episodes": len(ends),
+    say(f"{len(ends)} episodes in {settings.out}")
+    names = [f"{settings.env.arm}_{settings.env.name}", *settings.also]
+    rows = {}
+    for i, task in enumerate(names):
+        of_task = ends[i :: len(names)]  # they took turns
+        if not of_task:
+            continue
+        name, measure = of_task[0].first
+        success = float(np.mean([end.success for end in of_task]))
+        median = float(np.median([end.first[1].value for end in of_task]))
+        say(
+            f"{task}: the demonstrator succeeds in {success:.1%} of {len(of_task)}, "
+            f"median {name} {show(median, measure.unit)}"
+        )
+        rows[task] = {
+            "episodes": len(of_task),
             "demonstrator_success": success,
             f"demonstrator_{name}_{measure.unit}_median": median,
         }
-    )
+    first = next(iter(rows.values()))
+    finish({**first, "episodes": len(ends)} if len(rows) == 1 else {"tasks": rows})

@@ -155,9 +155,9 @@ def _decisions(
         assert beyond < 1e-6, f"act: action {action}, beyond what is legal by {beyond:.2g}"
         assert decision.goal == 0, f"act: after goal {decision.goal} of one"
         assert decision.energy is None or math.isfinite(decision.energy), "act: energy not finite"
-        if decision.predict_one_step is not None:
-            _, energy = decision.predict_one_step(spec.rest)
-            assert math.isfinite(energy), "predict_one_step: an energy that is not finite"
+        if decision.predict is not None:
+            _, energy = decision.predict(spec.rest)
+            assert math.isfinite(energy), "predict: an energy that is not finite"
         applied = env.apply(action)
         decisions.append(decision)
     return decisions

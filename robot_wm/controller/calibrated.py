@@ -89,9 +89,10 @@ class Calibrated:
         return self._controller.energy(obs)
 
     def _turned(self, decision: Decision) -> Decision:
-        rotation, predict = self._rotation.copy(), decision.predict_one_step
+        rotation, plan, predict = self._rotation.copy(), decision.plan, decision.predict
         return replace(
             decision,
-            action=self._spec.clip(rotation.T @ decision.action),
-            predict_one_step=predict and (lambda action: predict(rotation @ action)),
+            action=self._spec.clip(decision.action @ rotation),
+            plan=plan and replace(plan, actions=self._spec.clip(plan.actions @ rotation)),
+            predict=predict and (lambda actions: predict(actions @ rotation.T)),
         )

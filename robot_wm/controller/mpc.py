@@ -216,22 +216,22 @@ class MPC:
             plan=self._plan,
             rest_cost=rest_cost,
             latent=self._latent,
-            predict_one_step=self._one_step_prediction(),
+            predict=self._prediction(),
         )
 
-    def _one_step_prediction(self) -> Callable[[FloatArray], tuple[Tensor, float]]:
-        """Returns a function that imagines one action from the last observation."""
+    def _prediction(self) -> Callable[[FloatArray], tuple[Tensor, float]]:
+        """Returns a function that imagines actions from the last observation."""
         state, objective = self._state, self._objectives[self._goal]
 
         @torch.no_grad()
-        def predict_one_step(action: FloatArray) -> tuple[Tensor, float]:
-            actions = torch.tensor(np.asarray(action), dtype=torch.float32)[None, None]
+        def predict(actions_of_one: FloatArray) -> tuple[Tensor, float]:
+            actions = torch.tensor(np.atleast_2d(actions_of_one), dtype=torch.float32)[None]
             device = self._generator.device
             noise = torch.Generator(device).manual_seed(self._seed)
-            latent = self._model.rollout(state, actions.to(device), noise).mean[0, 0]
+            latent = self._model.rollout(state, actions.to(device), noise).mean[0, -1]
             return latent, _finite(objective.energy(latent))
 
-        return predict_one_step
+        return predict
 
     def _propose(self) -> Plan | None:
         """Returns what to do without a search, and as its elites all that is proposed."""

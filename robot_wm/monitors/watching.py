@@ -267,9 +267,9 @@ class MonitorGuard:
 
     def _judge(self, last: Decision, now: Decision, applied: FloatArray) -> float | None:
         """Compares the result of the last decision with what was imagined; returns the p-value."""
-        if last.predict_one_step is None or last.energy is None or now.energy is None:
+        if last.predict is None or last.energy is None or now.energy is None:
             return None
-        latent, energy = last.predict_one_step(applied)
+        latent, energy = last.predict(applied)
         p_value = self._monitors.predicted(latent, now.latent)
         if now.goal == last.goal:
             self._monitors.progress(last.energy - energy, last.energy - now.energy)

@@ -144,8 +144,9 @@ class Decision:
         left: How the pursuit of the previous goal ended, if it ended at this observation.
         latent: Latent of the observation, `[P, D]`, a torch.Tensor; None for a controller without
             a model.
-        predict_one_step: Predicts the result of any action `[A]` from this observation. Returns
-            the latent `[P, D]`, the mean if there are several, and its energy.
+        predict: Predicts the result of any action `[A]`, or of several in a row `[H, A]`, from this
+            observation. Returns the latent `[P, D]` after the last one, the mean if there are
+            several, and its energy.
     """
 
     action: FloatArray
@@ -156,7 +157,7 @@ class Decision:
     rest_cost: float | None = None
     left: Outcome | None = None
     latent: Any = None
-    predict_one_step: Callable[[FloatArray], tuple[Any, float]] | None = None
+    predict: Callable[[FloatArray], tuple[Any, float]] | None = None
 
     def __post_init__(self) -> None:
         _check_kind("decision", self.kind, DecisionKind)

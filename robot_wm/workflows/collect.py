@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 
@@ -26,7 +27,8 @@ class CollectSettings(Settings, frozen=True, kw_only=True):
     Attributes:
         out: Directory of the dataset.
         env: The arm and the task.
-        also: Names of further environments whose tasks take turns with it, episode by episode.
+        also: Names of further environments of ours whose tasks take turns with it, episode by
+            episode; on the same arm, with the simulator of `env`.
         num_episodes: Number of demonstrations.
         seed: Seed of everything that is random; its episodes are never those of a manifest.
         num_workers: Number of processes that simulate.
@@ -57,15 +59,12 @@ def collect(settings: CollectSettings) -> list[Judgement]:
         FileExistsError: `out` is not empty.
     """
     out = output_dir(settings.out)
-    unknown = sorted(set(settings.also) - set(ENVS))
-    if unknown:
-        raise UserError(f"also: got {unknown[0]!r}, want one of {', '.join(ENVS)}")
-    envs = (settings.env, *(ENVS[name] for name in settings.also))
+    envs = (settings.env, *(_beside(settings.env, name) for name in settings.also))
     recording, *others = map(_recording, envs)
     for name, other in zip(settings.also, others, strict=True):
         if other != recording:
             raise UserError(
-                f"also: {name} has other pictures, states, rate or arm than {settings.env.name}"
+                f"also: {name} has other pictures, actions, numbers or another rate than `env` has"
             )
     first = settings.seed * SEEDS_PER_RUN
     seeds = range(first, first + settings.num_episodes)
@@ -106,14 +105,26 @@ class _Recording:
     fps: int
     cameras: dict[str, tuple[int, int]]
     names: tuple[str, ...]
+    actions: tuple[tuple[float, float], ...]
     extra: dict[str, tuple[str, ...]]
 
 
+def _beside(env: SimulationSettings, name: str) -> SimulationSettings:
+    """Returns an environment of ours, by its name, on the arm and in the simulator of another."""
+    if name not in ENVS:
+        raise UserError(f"also: got {name!r}, want one of {', '.join(ENVS)}")
+    if ENVS[name].arm != env.arm:
+        raise UserError(f"also: {name} is of a {ENVS[name].arm}, `env` of a {env.arm}")
+    return msgspec.structs.replace(ENVS[name], simulator=env.simulator, governed=env.governed)
+
+
 def _recording(settings: SimulationSettings) -> _Recording:
+    if settings.demonstrator is None:
+        raise UserError(f"env.demonstrator: {settings.name} has none")
     simulation = build_simulation(settings)
     env = simulation.env
     try:
-        simulation.demonstrator()  # raises UserError where the task has no expert
+        spec = env.action_spec
         images, fps = env.observe().images, round(1 / env.control_dt)
         if abs(fps * env.control_dt - 1) > 1e-6:
             raise UserError(
@@ -124,7 +135,8 @@ def _recording(settings: SimulationSettings) -> _Recording:
             robot=simulation.robot.name,
             fps=fps,
             cameras={name: (im.shape[0], im.shape[1]) for name, im in images.items()},
-            names=env.action_spec.names,
+            names=spec.names,
+            actions=tuple(zip(spec.low.tolist(), spec.high.tolist(), strict=True)),
             extra={name: tuple(values) for name, values in privileged(env).items()},
         )
     finally:

@@ -38,7 +38,7 @@ class Demonstration:
     final: Judgement
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _simulation_of_process(settings: SimulationSettings) -> Simulation:
     """Builds a simulation of this process, once."""
     return build_simulation(settings)

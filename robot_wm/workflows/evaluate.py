@@ -334,18 +334,20 @@ class _Runs:
         return results, traces
 
     def _model_on(self, episode: Episode, first: bool) -> tuple[EpisodeResult, EpisodeTrace]:
-        """Runs the model on an episode, or finds it in the log; the first to be shown always run.
+        """Runs the model on an episode, or finds it in the log.
 
-        What fails is kept for the report, too.
+        The report shows the first ones and those that fail: these run again where it resumes.
         """
-        done = None if first else self._log.find("model", int(str(episode["seed"])))
-        if done is not None:
+        done = self._log.find("model", int(str(episode["seed"])))
+        failures = sum(not shown.success_final for _, shown in self._films)
+        has_room = failures < self._settings.num_videos
+        if done is not None and not first and (done[0].success_final or not has_room):
             return done
         recorders: list[StepRecorder] = []
         films: list[Film] = []
 
         def watch(_: int, goals: list[Goal]) -> Recorder:
-            if self._settings.num_videos:
+            if first or has_room:
                 title = f"{self._simulation.name}, episode {episode['seed']}"
                 objective = self._make_objective if first else None
                 films.append(Film(self._model, self._simulation, objective, goals, title))
@@ -353,13 +355,12 @@ class _Runs:
             return recorders[-1]
 
         result = self._one(self._controller, episode, watch)
-        failures = sum(not shown.success_final for _, shown in self._films)
-        failed = not result.success_final and failures < self._settings.num_videos
-        if films and films[0].ran and (first or failed):
+        if films and films[0].ran and (first or not result.success_final):
             self._films.append((films[0], result))
+        if done is not None:
+            return done
         trace = recorders[0].trace
-        if self._log.find("model", result.seed) is None:
-            self._log.add("model", result, trace)
+        self._log.add("model", result, trace)
         return result, trace
 
     def _measure(self, shown: str, name: str, method: Controller) -> list[EpisodeResult]:

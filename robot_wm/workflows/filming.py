@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from robot_wm.models import TrainableModel, device_of
 from robot_wm.objectives import Objective
 from robot_wm.report import EpisodeVideo, Imagined, Landscape
 from robot_wm.runtime import Recorder, Step
-from robot_wm.types import Goal, ImageArray, Observation, Outcome, Plan
+from robot_wm.types import Goal, ImageArray, Observation, Outcome
 
 _NUM_IMAGINED = 6  # moments of an episode, at most, at which what is imagined is kept
 
@@ -57,6 +58,14 @@ class StepRecorder:
         return EpisodeTrace(tuple(self.energies), tuple(self.plan_s), self.outcome)
 
 
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    """What a plan was imagined to end in."""
+
+    end: Tensor
+    horizon: int
+
+
 class Film:
     """Records an episode's pictures, what was imagined on the way, and a landscape at its start.
 
@@ -85,8 +94,7 @@ class Film:
         self._frames: list[ImageArray] = []
         self._aims: list[int] = []  # the goal that is pursued at each frame
         self._latents: list[Tensor] = []
-        self._ends: dict[int, Tensor] = {}  # what a plan was imagined to end in, by its step
-        self._horizon = 0
+        self._plans: dict[int, _Planned] = {}  # by the step that each was made at
         self._every = max(1, math.ceil(simulation.num_steps / _NUM_IMAGINED))
         self.landscape: Landscape | None = None
 
@@ -95,10 +103,12 @@ class Film:
         now, decision = len(self._frames), step.decision
         if not now and self._make_objective is not None:
             self.landscape = self._draw(step, self._make_objective)
-        if decision.plan is not None and not now % self._every:
-            self._ends[now] = self._imagine(step, decision.plan)
+        due = now >= max(self._plans, default=-self._every) + self._every
+        if due and decision.kind == "plan" and decision.plan and decision.predict:
+            end, _ = decision.predict(decision.plan.actions)
+            self._plans[now] = _Planned(_kept(end), len(decision.plan.actions))
         if decision.latent is not None:
-            self._latents.append(decision.latent)
+            self._latents.append(_kept(decision.latent))
         self._aims.append(decision.goal)
         self._frames.append(step.observation.images[self._camera])
 
@@ -106,16 +116,6 @@ class Film:
         """Keeps the last observation."""
         self._aims.append(self._aims[-1] if self._aims else 0)
         self._frames.append(last.images[self._camera])
-
-    @torch.inference_mode()
-    def _imagine(self, step: Step, plan: Plan) -> Tensor:
-        """Returns the latent `[P, D]` that a plan is imagined to end in."""
-        device = device_of(self._model)
-        self._horizon = len(plan.actions)
-        actions = torch.tensor(plan.actions, dtype=torch.float32, device=device)[None]
-        state = self._model.observe(self._model.initial(), step.observation, None)
-        noise = torch.Generator(device).manual_seed(0)
-        return self._model.rollout(state, actions, noise).mean[0, -1]
 
     def _draw(
         self, step: Step, make_objective: Callable[[Tensor], Objective], side: int = 25
@@ -172,22 +172,28 @@ def imagined_of(films: Sequence[Film]) -> list[Imagined]:
     pairs = [pair for film in films for pair in zip(film._latents, film._frames, strict=False)]
     if not pairs:
         return []
-    bank = torch.stack([latent for latent, _ in pairs]).flatten(1)
+    bank = torch.stack([latent for latent, _ in pairs]).float()
     made = []
     for film in films:
-        steps, last = list(film._ends), len(film._frames) - 1
-        if not steps:
+        if not film._plans:
             continue
-        ends = torch.stack([film._ends[step] for step in steps]).flatten(1)
-        nearest = torch.cdist(ends.float(), bank.float()).argmin(1).tolist()
+        last = len(film._frames) - 1
+        ends = torch.stack([plan.end for plan in film._plans.values()]).float()
+        nearest = torch.cdist(ends, bank).argmin(1).tolist()
+        after = [min(step + plan.horizon, last) for step, plan in film._plans.items()]
         made.append(
             Imagined(
                 title=film._title,
-                steps=steps,
-                horizon=film._horizon,
-                seen=np.stack([film._frames[step] for step in steps]),
+                steps=list(film._plans),
+                horizon=max(plan.horizon for plan in film._plans.values()),
+                seen=np.stack([film._frames[step] for step in film._plans]),
                 imagined=np.stack([pairs[i][1] for i in nearest]),
-                happened=np.stack([film._frames[min(s + film._horizon, last)] for s in steps]),
+                happened=np.stack([film._frames[step] for step in after]),
             )
         )
     return made
+
+
+def _kept(latent: Tensor) -> Tensor:
+    """Returns a latent as it is kept for a report: a large model's would fill the memory."""
+    return latent.flatten().half().cpu()
