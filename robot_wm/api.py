@@ -15,7 +15,7 @@ from robot_wm.controller import MPC, ActionChunks, GoalSequence
 from robot_wm.deployment.control import make_controller, make_objective
 from robot_wm.deployment.parts import Part
 from robot_wm.deployment.pictures import read_picture
-from robot_wm.deployment.planning import ControllerSettings, PlanningSettings
+from robot_wm.deployment.planning import ControllerSettings, PlanningSettings, suggested_planning
 from robot_wm.deployment.settings import ENVS, SimulationSettings
 from robot_wm.deployment.simulation import Simulation, build_simulation
 from robot_wm.encoders import build_encoder, encode, register_encoder
@@ -228,12 +228,17 @@ def evaluate(checkpoint: str | Path, **settings: Any) -> Evaluation:
 
     Args:
         checkpoint: A directory, or the name of a checkpoint that ships.
-        **settings: Other fields of EvalSettings, such as `num_episodes=20`.
+        **settings: Other fields of EvalSettings, such as `num_episodes=20`; without them it plans
+            as on the command line.
 
     Returns:
         The figures of the model and its floors.
     """
-    return evaluate_checkpoint(EvalSettings(checkpoint=str(checkpoint), **settings))
+    planning = suggested_planning(str(checkpoint))
+    defaults = {name: getattr(planning, name) for name in ("planner", "objective", "controller")}
+    if "objective" in settings:  # the controller's numbers are in units of the objective
+        defaults.pop("controller")
+    return evaluate_checkpoint(EvalSettings(checkpoint=str(checkpoint), **{**defaults, **settings}))
 
 
 __all__ = [

@@ -15,8 +15,8 @@ from robot_wm.types import Futures, NonNegative, UserError, checked
 class Objective(Protocol):
     """Returns the costs of imagined futures; it is made from the goal's latent.
 
-    It takes futures of any length. An objective that is made with `steps` gets the temporal
-    distance of the checkpoint's prior. A class may have a `step_energy`, what a step of the
+    It takes futures of any length. One that is made with a `temporal_distance` gets that of
+    the checkpoint's prior. A class may have a `step_energy`, what a step of the
     training data changes its energy by; without one, it is that of its `distance` in the
     checkpoint.
     """
@@ -155,8 +155,8 @@ class StepsToGo:
 
     Args:
         goal: The goal's latent `[P, D]`.
-        steps: A function that predicts the number of steps `[...]` from latents `[..., P, D]` to
-            the goal's; a deployment takes the one of the checkpoint's prior.
+        temporal_distance: A function that predicts the number of steps `[...]` from latents
+            `[..., P, D]` to the goal's; a deployment takes the one of the checkpoint's prior.
         horizon: `"last"` counts the last step alone; `"mean"` averages over all steps.
 
     Raises:
@@ -173,14 +173,14 @@ class StepsToGo:
         self,
         goal: Tensor,
         *,
-        steps: Callable[[Tensor, Tensor], Tensor],
+        temporal_distance: Callable[[Tensor, Tensor], Tensor],
         horizon: Literal["last", "mean"] = "last",
     ) -> None:
         if goal.ndim != 2:
             raise UserError(f"goal: got shape {tuple(goal.shape)}, want [P, D]")
         if not goal.isfinite().all():
             raise UserError("goal: its latent is not finite")
-        self._goal, self._steps, self._horizon = goal, steps, horizon
+        self._goal, self._steps, self._horizon = goal, temporal_distance, horizon
 
     def energy(self, latents: Tensor) -> Tensor:
         """Returns the number of steps `[...]` from latents `[..., P, D]` to the goal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
@@ -23,5 +24,5 @@ def checkpoint_directory(name: str) -> Path:
     Returns:
         The directory; it need not exist.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     return WEIGHTS_DIR / name if not path.exists() and name in shipped_checkpoints() else path

@@ -24,6 +24,7 @@ from robot_wm.cli.config import load_command
 from robot_wm.controller import GoalSequence
 from robot_wm.deployment.control import make_controller
 from robot_wm.deployment.simulation import Simulation, build_simulation
+from robot_wm.proposals import load_prior
 from robot_wm.runtime import Step, run_episode
 from robot_wm.types import FloatArray, Observation, Outcome
 from sim_envs.manifest import DEV_SEED
@@ -94,13 +95,16 @@ def main() -> None:
     if not any(word.startswith("checkpoint=") for word in words):
         words = ["checkpoint=so100_reach", *words]
     config = load_command("eval", words)
-    model, _ = load_checkpoint(find_checkpoint(config.checkpoint))
+    directory = find_checkpoint(config.checkpoint)
+    model, _ = load_checkpoint(directory)
+    prior = load_prior(directory, model.info)
     simulation = build_simulation(config.env)
-    ships = make_controller(model, simulation.env, config)
+    ships = make_controller(model, simulation.env, config, prior=prior)
     restless = make_controller(
         model,
         simulation.env,
         load_command("eval", [*words, "controller.patience=0"]),
+        prior=prior,
     )
     counts, rights, nets_m, ends_m, lefts = Counter(), 0, [], [], []
     print(f"{'seed':>8}{'outcome':>13}{'steps left':>12}{'end':>9}{'nearest':>9}{'net':>8}  right")

@@ -1,9 +1,9 @@
-"""Measures what becomes of goal pictures that nobody took: pasted together, or of another look.
+"""Measures what becomes of goal pictures that nobody took: pasted together, or under another light.
 
 usage: python scripts/measure_goals.py checkpoint=DIR [env=so100_push ...] [NUM_EPISODES] [KIND ...]
 
 Kinds: `taken` (as the list has it), `pasted` (the start's picture, with the cube cut out and put
-where it is to be), `other_look` (taken under other colours and another light), `two_cubes` (a
+where it is to be), `recoloured` (taken under other colours and another light), `two_cubes` (a
 second cube is pasted in), `on_base` (the cube is pasted onto the robot's base). A picture is
 refused as `plan` and `deploy` refuse it, before the arm moves. Otherwise the episode runs, and is
 `worked`; or `gave up`, where the controller does not say that it has arrived; or `wrong`, where it
@@ -29,8 +29,9 @@ from robot_wm.monitors import Monitors, MonitorSettings, load_reference
 from robot_wm.proposals import load_prior
 from robot_wm.runtime import run_episode
 from robot_wm.types import FloatArray, Goal, ImageArray, list_goals
+from robot_wm.workflows.evaluate import env_of
 
-KINDS = ("taken", "pasted", "other_look", "two_cubes", "on_base")
+KINDS = ("taken", "pasted", "recoloured", "two_cubes", "on_base")
 _AWAY = np.array([-1.0, 0.0, 0.0])  # an object's pose that no camera sees
 
 
@@ -38,25 +39,31 @@ def main() -> None:
     """Runs every kind on the same episodes, and prints the table."""
     words = [word for word in sys.argv[1:] if "=" in word]
     numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
-    kinds = [word for word in sys.argv[1:] if word in KINDS] or list(KINDS)
+    kinds = [word for word in sys.argv[1:] if "=" not in word and not word.isdigit()]
+    if not set(kinds) <= set(KINDS):
+        raise SystemExit(f"kind: got {' '.join(kinds)}, want some of {', '.join(KINDS)}")
     settings = load_command("eval", words)
+    if settings.env.task.name not in ("push", "pick_place") or settings.subgoals != "none":
+        raise SystemExit("env: want so100_push or so100_pick_place, and no sub-goals")
     directory = find_checkpoint(settings.checkpoint)
     model, _ = load_checkpoint(directory)
     prior = load_prior(directory, model.info)
-    plain = build_simulation(settings.env)
-    looks = build_simulation(
-        load_command("eval", [*words, "env.simulator.vary=[colours,light]"]).env
+    plain = build_simulation(env_of(settings))
+    recoloured = build_simulation(
+        env_of(load_command("eval", [*words, "env.simulator.vary=[colours,light]"]))
     )
     instruction = settings.env.instruction
     controller = make_controller(model, plain.env, settings, prior=prior, instruction=instruction)
     reference = load_reference(directory, model.info)
+    if reference is None:
+        raise SystemExit("checkpoint: it has no reference statistics, which refuse pictures")
     monitors = Monitors(reference, MonitorSettings(), step_energy=None)
     episodes = plain.episodes(str(settings.split), numbers[0] if numbers else 50)
     results: dict[str, dict[str, int]] = {}
-    for kind in kinds:
+    for kind in kinds or KINDS:
         counts: Counter[str] = Counter()
         for episode in episodes:
-            goals = goals_of(kind, plain, looks, episode)
+            goals = goals_of(kind, plain, recoloured, episode)
             start = plain.env.observe().images
             named = {f"goal {i}": goal.images for i, goal in enumerate(goals)}
             if check_views(monitors, model, start, named):
@@ -64,6 +71,8 @@ def main() -> None:
                 continue
             last = run_episode(plain.env, controller, goals, num_steps=plain.num_steps)
             arrived = controller.outcome(last).kind == "arrived"
+            for _ in range(plain.num_hold_steps):
+                plain.env.apply(plain.env.action_spec.rest)
             solved = plain.task.judge().success
             counts["worked" if solved else "wrong" if arrived else "gave up"] += 1
         results[kind] = {key: counts[key] for key in ("worked", "refused", "gave up", "wrong")}
@@ -74,11 +83,11 @@ def main() -> None:
 
 
 def goals_of(
-    kind: str, plain: Simulation, looks: Simulation, episode: Mapping[str, object]
+    kind: str, plain: Simulation, recoloured: Simulation, episode: Mapping[str, object]
 ) -> list[Goal]:
     """Makes the goals of an episode, and leaves the scene at its start."""
-    if kind == "other_look":
-        goals = list_goals(looks.task.start(episode))
+    if kind == "recoloured":
+        goals = list_goals(recoloured.task.start(episode))
         plain.task.start(episode)
         return goals
     goals = list_goals(plain.task.start(episode))

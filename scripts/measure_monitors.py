@@ -21,6 +21,7 @@ from robot_wm.controller import GoalSequence
 from robot_wm.deployment.control import make_controller, step_energy
 from robot_wm.deployment.simulation import Simulation, build_simulation
 from robot_wm.monitors import MonitorGuard, Monitors, MonitorSettings, load_reference
+from robot_wm.proposals import load_prior
 from robot_wm.runtime import GuardError, Step, run_episode
 from robot_wm.types import Env, FloatArray, Observation
 from sim_envs.manifest import DEV_SEED
@@ -114,11 +115,12 @@ def main() -> None:
     config = load_command("eval", words)
     directory = find_checkpoint(config.checkpoint)
     model, _ = load_checkpoint(directory)
+    prior = load_prior(directory, model.info)
     reference = load_reference(directory, model.info)
     if reference is None:
         raise SystemExit(f"{directory}: no reference statistics; robot-wm monitors computes them")
     simulation = build_simulation(config.env)
-    controller = make_controller(model, simulation.env, config)
+    controller = make_controller(model, simulation.env, config, prior=prior)
     figures: dict[str, object] = {"episodes": num_episodes}
     print(f"{'arm':>10}{'stopped':>10}{'at decision':>18}{'p <= .01':>10}{'p <= .05':>10}")
     for kind, share in KINDS.items():

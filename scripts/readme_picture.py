@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.config import load_command
 from robot_wm.deployment.control import make_controller
+from robot_wm.proposals import load_prior
 from robot_wm.robots import make_arm
 from robot_wm.runtime import run_episode
 from robot_wm.types import FloatArray, Goal
@@ -41,13 +42,16 @@ def picture_of(env: Tabletop, pose: FloatArray) -> np.ndarray:
 def main() -> None:
     """Runs one episode and draws three large pictures of it."""
     checkpoint = sys.argv[1] if len(sys.argv) > 1 else "so100_reach"
-    model, _ = load_checkpoint(find_checkpoint(checkpoint))
+    directory = find_checkpoint(checkpoint)
+    model, _ = load_checkpoint(directory)
     env, large = Tabletop(make_arm("so100")), Tabletop(make_arm("so100"), image_size=SIZE_PX)
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else DEV_SEED + 1
     pose = np.asarray(ReachTask(env).episode(seed)["goal"], float)
     goal = picture_of(env, pose)
     pictures = [large.reset(START_SEED).images["front"], picture_of(large, pose)]
-    controller = make_controller(model, env, load_command("eval", [f"checkpoint={checkpoint}"]))
+    settings = load_command("eval", [f"checkpoint={checkpoint}"])
+    prior = load_prior(directory, model.info)
+    controller = make_controller(model, env, settings, prior=prior)
     last = run_episode(env, controller, Goal({"front": goal}), num_steps=20)
     print(controller.outcome(last))
     large.restore(env.snapshot())

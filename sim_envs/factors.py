@@ -73,7 +73,7 @@ class FactorSampler:
         self._appearance, self._factors = appearance, tuple(factors)
 
     def draw(self, seed: int | None) -> EpisodeFactors:
-        """Changes the appearance, and draws what else is different.
+        """Changes the appearance, and draws what else is different; the latency is always 100 ms.
 
         Args:
             seed: Seed of the episode; None: everything is the scene's own.

@@ -36,7 +36,7 @@ def coarsen(stl: bytes, cell_m: float) -> bytes:
     faces = faces[(a != b) & (b != c) & (a != c)]
     _, first = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
     solid = merged[np.unique(faces)]
-    if len(first) < 4 or np.linalg.svd(solid - solid.mean(0))[1].min() < 1e-6:
+    if len(first) < 4 or np.linalg.svd(solid - solid.mean(0), compute_uv=False).min() < 1e-6:
         return stl
     out = np.zeros(len(first), _TRIANGLE)
     out["corners"] = merged[faces[np.sort(first)]]

@@ -66,7 +66,7 @@ def pushed_pictures(
 def carried_pictures(
     env: Tabletop, name: str, cube: FloatArray, goal: FloatArray, disc: FloatArray | None
 ) -> list[Goal]:
-    """Takes the pictures of an object that is grasped, and that is held over its place.
+    """Takes the pictures of an object between closed fingers, and held over its place.
 
     Args:
         env: The arm on its table; left somewhere.

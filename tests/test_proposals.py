@@ -479,3 +479,30 @@ def test_no_proposal_is_longer_than_a_plan():
         situation(*WAYS[0]), Space(SPEC, 2, torch.device("cpu")), last=None, generator=generator()
     )
     assert plan.elites is not None and plan.elites.shape == (3, 2, 2)
+
+
+class OwnSteps(GoalEnergy):
+    """An objective of somebody's own that counts steps; its `steps` is a number like any other."""
+
+    def __init__(self, goal, steps: int = 3):
+        super().__init__(goal)
+        self.steps = steps
+
+
+class OwnDistance(GoalEnergy):
+    """An objective of somebody's own that is made with the prior's distance."""
+
+    def __init__(self, goal, temporal_distance):
+        super().__init__(goal)
+        self.measure = temporal_distance
+
+
+def test_an_objective_of_ones_own_gets_the_distance_that_it_asks_for_and_nothing_else():
+    model = make_model()
+    prior = Prior(model.info, PriorShape(width=8, num_frames=0))
+    plain = make_objective(model, Part(f"{__name__}.OwnSteps", steps=5))
+    assert plain(torch.zeros(model.info.num_tokens, model.info.dim)).steps == 5
+    made = make_objective(model, Part(f"{__name__}.OwnDistance"), prior)
+    assert made(torch.zeros(model.info.num_tokens, model.info.dim)).measure == prior.steps
+    with pytest.raises(UserError, match="prior"):
+        make_objective(model, Part(f"{__name__}.OwnDistance"))

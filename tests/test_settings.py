@@ -476,6 +476,9 @@ def test_a_checkpoint_with_a_prior_plans_with_it_unless_it_is_told_otherwise(tmp
     other = planned("planner=cem", "controller.proposals=[]")
     assert (other.planner.name, other.objective.name) == ("cem", "steps_to_go")
     assert other.controller.proposals == ()
+    energy = planned("objective=energy").controller  # whose numbers are in other units
+    assert (energy.arrival, energy.patience) == (0.1, 4) and energy.proposals == ("policy",)
     assert load_command("eval", ["checkpoint=so100_reach"]).planner.name == "quasi_newton"
+    assert load_command("eval", ["checkpoint=~nobody/x"]).planner.name == "quasi_newton"
     deployed = load_command("deploy", [f"checkpoint={tmp_path}", "goal=a.png"])
     assert deployed.planner.name == "averaged"

@@ -10,7 +10,6 @@ from robot_wm.workflows.collect import CollectSettings, collect
 SETTINGS = CollectSettings
 EXAMPLES = (
     "robot-wm collect out=data num_episodes=50",
-    "robot-wm collect out=data env.simulator.wrist_camera=true seed=1",
     "robot-wm collect out=data env=so100_push 'also=[so100_reach,so100_pick_place]'",
 )
 

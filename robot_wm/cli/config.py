@@ -220,12 +220,11 @@ def _pair(word: str) -> tuple[str, str]:
 
 
 def _suggested(told: Mapping[str, str], settings_type: type) -> dict[str, str]:
-    """Returns how the checkpoint plans best, except where the words say otherwise."""
+    """Returns how the checkpoint plans, except where the words, or an experiment, say otherwise."""
     kinds = kinds_of(settings_type)
     if "checkpoint" not in told or "planner" not in kinds or "experiment" in told:
         return {}
-    words = suggested_words(told["checkpoint"])
-    return {key: value for key, value in words.items() if key not in told}
+    return suggested_words(told["checkpoint"], told)
 
 
 def _expand_short(key: str, value: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from robot_wm.controller import (
     SteerableController,
 )
 from robot_wm.deployment.extensions import check_parts
-from robot_wm.deployment.parts import Part, annotations_of, part_defaults
+from robot_wm.deployment.parts import Part, needs, part_defaults
 from robot_wm.deployment.planning import ActionLimits, ControllerSettings, PlanningSettings
 from robot_wm.kinematics import RobotModel
 from robot_wm.models import ModelInfo, TrainableModel, device_of
@@ -264,12 +264,12 @@ def make_objective(
             raise UserError("objective: got token_weights and region, want one of them")
         settings["token_weights"] = region_weights(model.info.grid, region)
     facts: dict[str, Any] = {}
-    found = _without_region(part).find(OBJECTIVES, "objective")
-    if "steps" in annotations_of(found):
+    build = _without_region(part).find(OBJECTIVES, "objective")
+    if needs(build, "temporal_distance"):
         if prior is None:
             raise UserError(f"objective: {_NO_PRIOR}")
-        facts["steps"] = prior.to(device_of(model)).steps
-    if "action_unit" in part_defaults(found) and settings.get("action_unit") is None:
+        facts["temporal_distance"] = prior.to(device_of(model)).steps
+    if "action_unit" in part_defaults(build) and settings.get("action_unit") is None:
         settings["action_unit"] = model.info.action_spec.unit.tolist()
     resolved = Part(part.name, **settings)
 
@@ -307,9 +307,9 @@ def step_energy(model: TrainableModel, objective: Part) -> float | None:
         The energy; None if the checkpoint does not know it, such as Meta's release.
     """
     part, known = _without_region(objective), model.info.step_energy
-    own: float | None = getattr(part.find(OBJECTIVES, "objective"), "step_energy", None)
-    if own is not None or known is None:
-        return own
+    declared: float | None = getattr(part.find(OBJECTIVES, "objective"), "step_energy", None)
+    if declared is not None or known is None:
+        return declared
     return known.get(str(part.get(OBJECTIVES, "objective", "distance")))
 
 

@@ -167,6 +167,20 @@ def part_defaults(build: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
+def needs(build: Callable[..., Any], name: str) -> bool:
+    """Returns whether a part cannot be made without an argument of that name."""
+    parameter = inspect.signature(build).parameters.get(name)
+    return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def takes(build: Callable[..., Any], name: str) -> bool:
+    """Returns whether a part may be made with an argument of that name."""
+    parameters = inspect.signature(build).parameters
+    return name in parameters or any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
 def annotations_of(build: Callable[..., Any]) -> dict[str, Any]:
     """Returns the annotations of the arguments that a part is made with, by name."""
     if isinstance(build, functools.partial):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Literal
+
+import msgspec
 
 from robot_wm.deployment.parts import Part
 from robot_wm.imagination import SearchBudget
 from robot_wm.shipped import PRIOR_FILE, checkpoint_directory
 from robot_wm.types import Count, Index, NonNegative, Number, Positive, Seed, Settings
+
+_IN_ENERGY = tuple(f"controller.{name}" for name in ("margin", "arrival", "progress", "patience"))
 
 
 class ActionLimits(Settings, frozen=True):
@@ -93,23 +97,48 @@ class PlanningSettings(Settings, frozen=True):
     seed: Seed = 0
 
 
-# The best of the table in docs/log.md of 2026-11-30, where a checkpoint has a prior.
-_WITH_PRIOR = {
-    "planner": "averaged",
-    "objective": "steps_to_go",
-    "controller.proposals": "[policy]",
-    "controller.arrival": "1",
-    "controller.patience": "15",
-}
+# How a checkpoint with a prior plans, unless it is told otherwise.
+_WITH_PRIOR = PlanningSettings(
+    planner=Part("averaged"),
+    objective=Part("steps_to_go"),
+    controller=ControllerSettings(proposals=("policy",), arrival=1.0, patience=15),
+)
 
 
-def suggested_words(checkpoint: str) -> Mapping[str, str]:
-    """Returns how a checkpoint plans best, where that is not as the settings' defaults say.
+def suggested_planning(checkpoint: str) -> PlanningSettings:
+    """Returns how a checkpoint plans, unless it is told otherwise.
 
     Args:
         checkpoint: A directory, or the name of a checkpoint that ships.
 
     Returns:
-        Values by key, both as on a command line, which count where a command says nothing else.
+        The settings: the defaults, or other ones where it has a prior.
     """
-    return _WITH_PRIOR if (checkpoint_directory(checkpoint) / PRIOR_FILE).is_file() else {}
+    has_prior = (checkpoint_directory(checkpoint) / PRIOR_FILE).is_file()
+    return _WITH_PRIOR if has_prior else PlanningSettings()
+
+
+def suggested_words(checkpoint: str, told: Collection[str] = ()) -> dict[str, str]:
+    """Returns the same as the words of a command line, where they are not the defaults.
+
+    Args:
+        checkpoint: A directory, or the name of a checkpoint that ships.
+        told: The keys that a command is told. What counts in units of the objective is not
+            suggested beside another objective.
+
+    Returns:
+        Values by key.
+    """
+    suggested, default = suggested_planning(checkpoint), PlanningSettings()
+    words = {
+        name: getattr(suggested, name).name
+        for name in ("planner", "objective")
+        if getattr(suggested, name) != getattr(default, name)
+    }
+    for name in ControllerSettings.__struct_fields__:
+        value = getattr(suggested.controller, name)
+        if value != getattr(default.controller, name):
+            words[f"controller.{name}"] = msgspec.json.encode(value).decode()
+    if "objective" in told:
+        words = {key: value for key, value in words.items() if key not in _IN_ENERGY}
+    return {key: value for key, value in words.items() if key not in told}

@@ -24,6 +24,7 @@ from sim_envs.move_demonstrator import MoveDemonstrator
 from sim_envs.play import Play
 from sim_envs.reach import ReachTask
 from sim_envs.reach_demonstrator import ReachDemonstrator
+from sim_envs.scene import SCENE_VERSION as SCENE_VERSION
 from sim_envs.tabletop import Tabletop
 
 # Episode seeds of one `seed` of demonstrations; those of all are below the manifests'.

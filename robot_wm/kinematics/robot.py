@@ -111,7 +111,8 @@ class RobotModel:
             object.__setattr__(self, name, value)
         reach_m = self.workspace_high[0] if self.reach_m is None else self.reach_m
         if not 0 < reach_m < np.inf:
-            raise UserError(f"reach_m: got {reach_m}, want a finite number above 0")
+            name = "workspace_high: x" if self.reach_m is None else "reach_m"
+            raise UserError(f"{name}: got {reach_m}, want a finite number above 0")
         object.__setattr__(self, "reach_m", float(reach_m))
         if self.wrist is not None and not (
             np.shape(self.wrist) == (2, 3) and np.isfinite(self.wrist).all()

@@ -144,18 +144,19 @@ def draw_imagined(imagined: Imagined) -> bytes:
         f"imagined, {imagined.horizon} actions on": imagined.imagined,
         "what happened": imagined.happened,
     }
-    side = PICTURE_PX // 2
-    width = _ROW_LABEL_PX + len(imagined.steps) * (side + MARGIN_PX)
+    height, width = imagined.seen.shape[1:3]
+    side, across = PICTURE_PX // 2, max(1, round(PICTURE_PX / 2 * width / height))
+    width = _ROW_LABEL_PX + len(imagined.steps) * (across + MARGIN_PX)
     sheet = Image.new("RGB", (width, LABEL_PX + len(rows) * (side + MARGIN_PX)), _GROUND)
     draw = ImageDraw.Draw(sheet)
     for row, (label, pictures) in enumerate(rows.items()):
         y = LABEL_PX + row * (side + MARGIN_PX)
         draw.text((MARGIN_PX, y + side / 2), label, _INK, _small_font(), anchor="lm")
         for column, picture in enumerate(pictures):
-            x = _ROW_LABEL_PX + column * (side + MARGIN_PX)
-            sheet.paste(Image.fromarray(picture).resize((side, side)), (x, y))
+            x = _ROW_LABEL_PX + column * (across + MARGIN_PX)
+            sheet.paste(Image.fromarray(picture).resize((across, side)), (x, y))
     for column, step in enumerate(imagined.steps):
-        x = _ROW_LABEL_PX + column * (side + MARGIN_PX) + side / 2
+        x = _ROW_LABEL_PX + column * (across + MARGIN_PX) + across / 2
         draw.text((x, LABEL_PX / 2), f"step {step}", _DIM, _small_font(), anchor="mm")
     buffer = io.BytesIO()
     sheet.save(buffer, "png", optimize=True)

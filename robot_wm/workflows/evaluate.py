@@ -22,10 +22,11 @@ from robot_wm.deployment.control import (
     make_objective,
     make_planner,
 )
-from robot_wm.deployment.parts import Part, part_defaults
+from robot_wm.deployment.parts import Part, takes
 from robot_wm.deployment.planning import PlanningSettings
 from robot_wm.deployment.settings import SimulationSettings
 from robot_wm.deployment.simulation import (
+    SCENE_VERSION,
     TASKS,
     build_simulation,
     resolved_simulation,
@@ -73,7 +74,6 @@ from robot_wm.types import (
 from robot_wm.version import __version__
 from robot_wm.workflows.baselines import Floor, make_floor
 from robot_wm.workflows.filming import Film, StepRecorder, imagined_of
-from sim_envs.scene import SCENE_VERSION
 
 log = logging.getLogger(__name__)
 _PART, _DONE = "episodes.part.jsonl", "episodes.jsonl"  # of an unfinished and a finished evaluation
@@ -231,7 +231,7 @@ class _Runs:
         self._model, self._saved = load_checkpoint(directory)
         self._prior = load_prior(directory, self._model.info)
         self._model.to(pick_device(settings.device))
-        self._simulation = simulation = build_simulation(_env_of(settings))
+        self._simulation = simulation = build_simulation(env_of(settings))
         check_same_arm(self._model.info, simulation.robot)
         check_cameras(self._model.info, simulation.env.observe().images)
         self._controller = make_controller(
@@ -394,17 +394,27 @@ def _beside(ours: list[EpisodeResult], floor: list[EpisodeResult]) -> dict[str, 
     return {**summarize(floor), "ahead_ci95": list(paired_difference_ci95(ours, floor))}
 
 
-def _env_of(settings: EvalSettings) -> SimulationSettings:
-    """Returns the env's settings, with the list of episodes that is asked for."""
+def env_of(settings: EvalSettings) -> SimulationSettings:
+    """Returns the env's settings, with the list of episodes that is asked for.
+
+    Args:
+        settings: Settings of an evaluation.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UserError: the task has no such list, or no pictures of sub-goals.
+    """
     env, asked = settings.env, dict[str, Any]()
     if settings.goals is not None:
         asked["goals"] = settings.goals
     if settings.subgoals == "given":
         asked["subgoals"] = True
-    taken = part_defaults(env.task.find(TASKS, "env.task"))
     for name in asked:
-        if name not in taken:
-            raise UserError(f"{name}: the task {env.task.name} has no such choice")
+        if not takes(env.task.find(TASKS, "env.task"), name):
+            what = "one list of episodes" if name == "goals" else "no pictures of sub-goals"
+            raise UserError(f"{name}: the task {env.task.name} has {what}")
     task = Part(env.task.name, **{**env.task.settings, **asked})
     return msgspec.structs.replace(env, task=task)
 
@@ -416,7 +426,7 @@ def _about(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: v for key, v in plain_settings(settings).items() if key not in unimportant}
     kept["planner"] = settings.planner.resolved(PLANNERS).plain()
     kept["objective"] = settings.objective.resolved(OBJECTIVES).plain()
-    kept["env"] = plain_settings(resolved_simulation(_env_of(settings)))
+    kept["env"] = plain_settings(resolved_simulation(env_of(settings)))
     kept["split"] = str(settings.split)
     kept |= {"scene": SCENE_VERSION, "version": __version__}
     return {**kept, "checkpoint": saved["checkpoint_hash"]}

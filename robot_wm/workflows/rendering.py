@@ -18,12 +18,11 @@ from robot_wm.data.files import allocate
 from robot_wm.deployment.parts import Part
 from robot_wm.deployment.robots import build_arm
 from robot_wm.deployment.settings import LimitSettings
-from robot_wm.deployment.simulation import PLAYERS
+from robot_wm.deployment.simulation import PLAYERS, SCENE_VERSION
 from robot_wm.files import replacing
 from robot_wm.progress import Progress
 from robot_wm.types import Count, FloatArray, ImageArray, Settings, checked
 from robot_wm.workflows.workers import map_in_order
-from sim_envs.scene import SCENE_VERSION
 
 _FORMAT = 2  # part of the key: raise it when the same settings give other pictures
 _PER_TASK = 50  # clips rendered in one go

@@ -14,6 +14,7 @@ import yaml
 
 from robot_wm.deployment.old_names import refuse_old_name
 from robot_wm.deployment.parts import Part
+from robot_wm.deployment.planning import suggested_words
 from robot_wm.deployment.run import DeploySettings
 from robot_wm.deployment.settings import SO101
 from robot_wm.objectives import OBJECTIVES
@@ -41,8 +42,11 @@ def settings_of(checkpoint: str, goal: str, overrides: Sequence[str]) -> DeployS
     values: dict[str, Any] = {"checkpoint": checkpoint, "robot": plain_settings(SO101)}
     if goal:
         values["goal"] = goal
+    told = {word.partition("=")[0] for word in overrides}
+    words = [f"{key}={value}" for key, value in suggested_words(checkpoint, told).items()]
+    words += overrides
     # A choice comes before what is set in it, wherever it stands.
-    for word in sorted(overrides, key=lambda word: word.partition("=")[0] not in _TABLES):
+    for word in sorted(words, key=lambda word: word.partition("=")[0] not in _TABLES):
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise UserError(f"policy.overrides: got {word!r}, want key=value")

@@ -285,11 +285,11 @@ class LatentWorldModel(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """Returns the error of teacher forcing, plus that of an autoregressive rollout.
 
-        The rollout feeds predictions back, not detached. Its states are those that `rollout` will
-        have: integrated from the last true one where the model integrates them (a gripper that a
-        command closes and an object holds open ends elsewhere than its commands), else true ones,
-        as in V-JEPA 2-AC. Its first step is the one that teacher forcing computes, so its error
-        counts the steps from the second on.
+        The rollout feeds predictions back, not detached. With `proprio="integrate"` its states are
+        those that `rollout` will have, integrated from the last true one: a gripper that a command
+        closes and an object holds open ends elsewhere than its commands say. Otherwise they are
+        true ones, as in V-JEPA 2-AC. Its first step is the one that teacher forcing computes, so
+        its error counts the steps from the second on.
 
         Args:
             batch: Windows of more frames than `rollout_steps`.
