@@ -139,9 +139,10 @@ def draw_imagined(imagined: Imagined) -> bytes:
     Returns:
         A PNG file.
     """
+    actions = "1 action" if imagined.horizon == 1 else f"{imagined.horizon} actions"
     rows = {
         "seen": imagined.seen,
-        f"imagined, {imagined.horizon} actions on": imagined.imagined,
+        f"imagined, {actions} on": imagined.imagined,
         "what happened": imagined.happened,
     }
     height, width = imagined.seen.shape[1:3]
