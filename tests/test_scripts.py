@@ -12,6 +12,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
@@ -171,3 +172,28 @@ def test_the_manifest_is_written_once():
         command = [sys.executable, str(SCRIPTS / "make_manifest.py"), *words]
         done = subprocess.run(command, capture_output=True)
         assert done.returncode == 1 and told in done.stderr
+
+
+def test_goals_that_nobody_took_are_measured(script, monkeypatch, tmp_path):
+    data, model = tmp_path / "data", tmp_path / "model"
+    push = ["env=so100_push", "env.num_steps=8", "env.simulator.image_size=96"]
+    assert main(["collect", *push, f"out={data}", "num_episodes=4", "num_workers=1"]) == 0
+    words = ["experiment=debug", f"data={data}", f"out={model}", f"cache={tmp_path}"]
+    assert main(["train", *words, "prior.num_steps=2"]) == 0
+    module = script("measure_goals")
+    words = [f"checkpoint={model}", *push, "planner.horizon=2", "split=dev", 2]
+    lines = run(monkeypatch, module, *words)
+    kinds = json.loads(lines[-1])["kinds"]
+    assert list(kinds) == list(module.KINDS)
+    assert all(sum(counts.values()) == 2 for counts in kinds.values())
+    with pytest.raises(SystemExit, match="kind"):
+        run(monkeypatch, module, *words, "drawn")
+
+
+def test_a_pasted_cube_is_where_it_was_put(script):
+    module = script("measure_goals")
+    empty = np.full((20, 20, 3), 90, np.uint8)
+    here, there = empty.copy(), empty.copy()
+    here[2:5, 3:6], there[10:13, 12:15] = (0, 0, 200), (0, 0, 180)
+    pasted = module.paste(empty, empty, here, there)
+    assert (pasted[10:13, 12:15] == (0, 0, 200)).all() and (pasted[2:5, 3:6] == 90).all()
