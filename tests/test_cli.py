@@ -171,7 +171,7 @@ def test_a_task_without_such_episodes_says_so(work, capsys, word):
 
 def test_eval_says_the_same_twice(work, capsys):
     words = ["eval", "experiment=debug", f"checkpoint={work / 'ckpt'}", "split=dev"]
-    words += ["num_episodes=2", "env.num_steps=3", "floors=[random]", "num_videos=0"]
+    words += ["num_episodes=2", "env.num_steps=3", "floors=[random,wrong_goal]", "num_videos=0"]
     results = [json.loads(run(capsys, *words)[1].splitlines()[-1]) for _ in range(2)]
     for result in results:
         result["tasks"]["so100_reach"].pop("plan_s")

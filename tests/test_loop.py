@@ -27,6 +27,7 @@ from robot_wm.objectives import GoalEnergy
 from robot_wm.planners import CEM
 from robot_wm.runtime import GuardError, run_episode
 from robot_wm.types import Futures, Goal, Judgement, Measure, Plan, PlanningError, Verdict
+from robot_wm.workflows.baselines import WrongGoal
 
 EPISODES = [{"seed": seed} for seed in range(6)]
 
@@ -319,3 +320,17 @@ def test_a_warm_start_is_the_rest_of_the_last_plan():
     mpc.reset(goal)
     mpc.act(env.observe(), None)
     assert given[2] is None
+
+
+def test_the_wrong_goal_is_that_of_another_episode():
+    env, shown = PointEnv(), []
+
+    class Watched(ZeroController):
+        def reset(self, goal):
+            shown.append(goal)
+
+    method = WrongGoal(Watched(env.action_spec))
+    mine, other = ahead(env), ahead(env)
+    method.show(other)
+    run_episode(env, method, mine, num_steps=1)
+    assert shown == [other]

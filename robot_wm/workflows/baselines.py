@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -15,10 +16,36 @@ from robot_wm.deployment.simulation import Simulation
 from robot_wm.evaluation import RandomController, ZeroController
 from robot_wm.models import TrainableModel
 from robot_wm.proposals import Prior
-from robot_wm.types import Controller
+from robot_wm.types import Controller, Decision, FloatArray, Goal, Observation
 
 # Explained where they are chosen, in `EvalSettings`.
-Floor = Literal["random", "zero", "policy", "retrieval", "search", "random_weights"]
+Floor = Literal["random", "zero", "policy", "retrieval", "search", "random_weights", "wrong_goal"]
+
+
+class WrongGoal:
+    """A controller that is shown the goal of another episode (robot_wm.types.Controller).
+
+    What it solves all the same, it would solve without a goal.
+
+    Args:
+        controller: The controller.
+    """
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._goal: Goal | Sequence[Goal] = ()
+
+    def show(self, goal: Goal | Sequence[Goal]) -> None:
+        """Takes the goal that it is shown in the next episode."""
+        self._goal = goal
+
+    def reset(self, goal: Goal | Sequence[Goal]) -> None:
+        """Begins an episode toward the goal that it was shown."""
+        self._controller.reset(self._goal)
+
+    def act(self, obs: Observation, applied: FloatArray | None) -> Decision:
+        """See `Controller.act`."""
+        return self._controller.act(obs, applied)
 
 
 def make_floor(
@@ -51,6 +78,11 @@ def make_floor(
         return ZeroController(env.action_spec)
     replace = msgspec.structs.replace
     controller, planner = settings.controller, settings.planner
+    if name == "wrong_goal":
+        instruction = simulation.settings.instruction
+        return WrongGoal(
+            make_controller(model, env, settings, prior=prior, instruction=instruction)
+        )
     if name == "random_weights":
         model = forget(model, seed=settings.seed)
     elif name == "search":

@@ -72,7 +72,7 @@ from robot_wm.types import (
     plain_settings,
 )
 from robot_wm.version import __version__
-from robot_wm.workflows.baselines import Floor, make_floor
+from robot_wm.workflows.baselines import Floor, WrongGoal, make_floor
 from robot_wm.workflows.filming import Film, StepRecorder, imagined_of
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
         floors: Methods that must be beaten, on the same episodes: `random` actions, none (`zero`),
             the prior's `policy` without a search, `retrieval` from its demonstrations, `search`
             without proposals (CEM of 300 sequences, 30 times), and the same controller on a model
-            of `random_weights`.
+            of `random_weights` or with the `wrong_goal`, that of the episode before.
         state_oracle: Also evaluates a ceiling: the planner on the simulator with the true distance.
         latent_oracle: Also evaluates a ceiling: the planner on the simulator with the distance of
             rendered latents; slow.
@@ -367,9 +367,11 @@ class _Runs:
         """Runs another method than the model on every episode."""
         results = []
         with Progress(shown, "episode") as progress:
-            for episode in self._episodes:
+            for index, episode in enumerate(self._episodes):
                 done = self._log.find(name, int(str(episode["seed"])))
                 if done is None:
+                    if isinstance(method, WrongGoal):
+                        method.show(self._simulation.task.start(self._episodes[index - 1]))
                     done = self._one(method, episode), EpisodeTrace()
                     self._log.add(name, *done)
                 results.append(done[0])
