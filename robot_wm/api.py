@@ -234,10 +234,8 @@ def evaluate(checkpoint: str | Path, **settings: Any) -> Evaluation:
     Returns:
         The figures of the model and its floors.
     """
-    planning = suggested_planning(str(checkpoint))
+    planning = suggested_planning(str(checkpoint), settings)
     defaults = {name: getattr(planning, name) for name in ("planner", "objective", "controller")}
-    if "objective" in settings:  # the controller's numbers are in units of the objective
-        defaults.pop("controller")
     return evaluate_checkpoint(EvalSettings(checkpoint=str(checkpoint), **{**defaults, **settings}))
 
 

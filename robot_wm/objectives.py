@@ -15,10 +15,9 @@ from robot_wm.types import Futures, NonNegative, UserError, checked
 class Objective(Protocol):
     """Returns the costs of imagined futures; it is made from the goal's latent.
 
-    It takes futures of any length. One that is made with a `temporal_distance` gets that of
-    the checkpoint's prior. A class may have a `step_energy`, what a step of the
-    training data changes its energy by; without one, it is that of its `distance` in the
-    checkpoint.
+    It takes futures of any length. One that is made with a `temporal_distance` gets that of the
+    checkpoint's prior. A class may have a `step_energy`: by how much a step of the training data
+    changes its energy. Without it, the checkpoint's figure for its `distance` counts.
     """
 
     def __call__(self, futures: Futures, actions: Tensor) -> Tensor:

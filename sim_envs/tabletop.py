@@ -333,14 +333,15 @@ class Tabletop:
 
     def observe(self) -> Observation:
         """See `Env.observe`."""
-        if len(self._past) > 1:  # what is observed is old
-            now, past = self._physics.snapshot(), self._past
-            self._physics.restore(past[0])
-            self._past = deque(maxlen=1)
-            observation = self.observe()
-            self._physics.restore(now)
-            self._past = past
-            return observation
+        if len(self._past) < 2:
+            return self._look()
+        now = self._physics.snapshot()  # what is observed is older
+        self._physics.restore(self._past[0])
+        observation = self._look()
+        self._physics.restore(now)
+        return observation
+
+    def _look(self) -> Observation:
         size = self._image_size
         return Observation(
             images={

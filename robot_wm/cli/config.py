@@ -37,7 +37,6 @@ from robot_wm.cli.main import module_of
 from robot_wm.deployment.extensions import config_folder
 from robot_wm.deployment.old_names import refuse_old_name
 from robot_wm.deployment.parts import Part
-from robot_wm.deployment.planning import suggested_words
 from robot_wm.types import UserError, read_settings
 from robot_wm.types.settings import is_settings, kinds_of, refuse_unknown, tag_of, types_at
 
@@ -224,6 +223,8 @@ def _suggested(told: Mapping[str, str], settings_type: type) -> dict[str, str]:
     kinds = kinds_of(settings_type)
     if "checkpoint" not in told or "planner" not in kinds or "experiment" in told:
         return {}
+    from robot_wm.deployment.planning import suggested_words  # imports torch
+
     return suggested_words(told["checkpoint"], told)
 
 

@@ -12,8 +12,6 @@ from robot_wm.imagination import SearchBudget
 from robot_wm.shipped import PRIOR_FILE, checkpoint_directory
 from robot_wm.types import Count, Index, NonNegative, Number, Positive, Seed, Settings
 
-_IN_ENERGY = tuple(f"controller.{name}" for name in ("margin", "arrival", "progress", "patience"))
-
 
 class ActionLimits(Settings, frozen=True):
     """Limits of actions, in addition to the bounds of the robot and the training data.
@@ -97,25 +95,24 @@ class PlanningSettings(Settings, frozen=True):
     seed: Seed = 0
 
 
-# How a checkpoint with a prior plans, unless it is told otherwise.
-_WITH_PRIOR = PlanningSettings(
-    planner=Part("averaged"),
-    objective=Part("steps_to_go"),
-    controller=ControllerSettings(proposals=("policy",), arrival=1.0, patience=15),
-)
-
-
-def suggested_planning(checkpoint: str) -> PlanningSettings:
+def suggested_planning(checkpoint: str, told: Collection[str] = ()) -> PlanningSettings:
     """Returns how a checkpoint plans, unless it is told otherwise.
+
+    The numbers are provisional: no table on the dev split has chosen them yet.
 
     Args:
         checkpoint: A directory, or the name of a checkpoint that ships.
+        told: Names of the settings that it is told.
 
     Returns:
         The settings: the defaults, or other ones where it has a prior.
     """
-    has_prior = (checkpoint_directory(checkpoint) / PRIOR_FILE).is_file()
-    return _WITH_PRIOR if has_prior else PlanningSettings()
+    if not (checkpoint_directory(checkpoint) / PRIOR_FILE).is_file():
+        return PlanningSettings()
+    controller = ControllerSettings(proposals=("policy",))
+    if "objective" not in told:  # an arrival, in steps to go, says nothing of another one
+        controller = msgspec.structs.replace(controller, arrival=1.0, patience=15)
+    return PlanningSettings(Part("averaged"), Part("steps_to_go"), controller)
 
 
 def suggested_words(checkpoint: str, told: Collection[str] = ()) -> dict[str, str]:
@@ -123,13 +120,12 @@ def suggested_words(checkpoint: str, told: Collection[str] = ()) -> dict[str, st
 
     Args:
         checkpoint: A directory, or the name of a checkpoint that ships.
-        told: The keys that a command is told. What counts in units of the objective is not
-            suggested beside another objective.
+        told: The keys that a command is told, which are left out.
 
     Returns:
         Values by key.
     """
-    suggested, default = suggested_planning(checkpoint), PlanningSettings()
+    suggested, default = suggested_planning(checkpoint, told), PlanningSettings()
     words = {
         name: getattr(suggested, name).name
         for name in ("planner", "objective")
@@ -139,6 +135,4 @@ def suggested_words(checkpoint: str, told: Collection[str] = ()) -> dict[str, st
         value = getattr(suggested.controller, name)
         if value != getattr(default.controller, name):
             words[f"controller.{name}"] = msgspec.json.encode(value).decode()
-    if "objective" in told:
-        words = {key: value for key, value in words.items() if key not in _IN_ENERGY}
     return {key: value for key, value in words.items() if key not in told}
