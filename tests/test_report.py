@@ -368,3 +368,25 @@ def test_colors_follow_the_method(html):
 def test_mistakes_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_further_evaluations_follow_on_the_same_page(report, tmp_path):
+    task = dict(TASKS["so100_reach"])
+    other = dataclasses.replace(
+        report, title="then: push", tasks={"so100_push": task}, measure=MeasureLabel(enough=0.03)
+    )
+    path = write_report(dataclasses.replace(report, chapters=[other]), tmp_path)
+    html = path.read_text()
+    ids = re.findall(r'<section id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    plots = re.findall(r'<svg class="plot".*?</svg>', html, re.DOTALL)
+    used = [set(re.findall(r'(?:href="#|url\(#)([^")]+)', plot)) for plot in plots]
+    assert len(plots) == 12
+    assert not any(a & b for a, b in itertools.combinations(used, 2))
+    assert html.count('class="headline"') == 2 and "below 3 cm" in html and "below 4 cm" in html
+    assert len(embedded_videos(html)) == 2
+    (chapter,) = json.loads((tmp_path / "report.json").read_text())["chapters"]
+    assert chapter["tasks"]["so100_push"]["n"] == 100 and chapter["success_m"] == 0.03
+    bad = dataclasses.replace(other, energies=[[math.nan]])
+    with pytest.raises(ValueError, match="energies"):
+        write_report(dataclasses.replace(report, chapters=[bad]), tmp_path)

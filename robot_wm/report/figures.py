@@ -61,7 +61,8 @@ def report_figures(report: Report) -> dict[str, object]:
             for each in report.imagined
         ],
     }
-    return {key: _plain(value, key) for key, value in figures.items()}
+    plain = {key: _plain(value, key) for key, value in figures.items()}
+    return {**plain, "chapters": [report_figures(chapter) for chapter in report.chapters]}
 
 
 def _plain(value: object, key: str) -> object:

@@ -41,32 +41,50 @@ def render_html(report: Report) -> str:
         ValueError: a number is not finite, or a figure is missing; the message names its key.
     """
     report_figures(report)  # raises where a number is not finite
+    chapters = [
+        _chapter(chapter, f"chapter-{i}-" if i else "")
+        for i, chapter in enumerate((report, *report.chapters))
+    ]
+    return _TEMPLATES.get_template("report.html.j2").render(report=report, chapters=chapters)
+
+
+def _chapter(report: Report, prefix: str) -> dict[str, object]:
+    """Computes what the page shows of one evaluation; `prefix` keeps its ids apart from others."""
     tasks = [read_task(name, figures) for name, figures in report.tasks.items()]
     methods = [method.name for task in tasks for method in task.methods]
     colors = plots.assign_colors([*methods, *report.curves])
     curves, energies, measure = report.curves, report.energies, report.measure
-    return _TEMPLATES.get_template("report.html.j2").render(
-        report=report,
-        tasks=tasks,
-        colors=colors,
-        videos=[_video(video, measure) for video in report.videos],
-        measured=plots.plot_measure(curves, measure, colors) if curves else None,
-        energies=plots.plot_energies(energies) if any(energies) else None,
-        landscapes=[
+    measured = seen = None
+    if curves:
+        measured = plots.plot_measure(curves, measure, colors, salt=f"{prefix}measure")
+    if any(energies):
+        seen = plots.plot_energies(energies, salt=f"{prefix}energies")
+    return {
+        "title": report.title,
+        "prefix": prefix,
+        "measure": measure,
+        "curves": curves,
+        "settings": report.settings,
+        "tasks": tasks,
+        "colors": colors,
+        "videos": [_video(video, measure) for video in report.videos],
+        "measured": measured,
+        "energies": seen,
+        "landscapes": [
             {
                 "title": landscape.title,
-                "plot": plots.plot_landscape(landscape, salt=f"landscape{index}"),
+                "plot": plots.plot_landscape(landscape, salt=f"{prefix}landscape{index}"),
                 "away": show(math.hypot(*landscape.toward_goal_m), "m"),
             }
             for index, landscape in enumerate(report.landscapes)
         ],
-        imagined=[
+        "imagined": [
             {"title": each.title, "source": f"data:image/png;base64,{_base64(draw_imagined(each))}"}
             for each in report.imagined
         ],
-        held_out=_held_out(report),
-        training=_training(report),
-    )
+        "held_out": _held_out(report, prefix),
+        "training": _training(report, prefix),
+    }
 
 
 def _video(video: EpisodeVideo, measure: MeasureLabel) -> Mapping[str, str]:
@@ -86,7 +104,7 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def _held_out(report: Report) -> Mapping[str, object] | None:
+def _held_out(report: Report, prefix: str) -> Mapping[str, object] | None:
     errors = {label: [float(e) for e in values] for label, values in report.held_out.items()}
     if not any(errors.values()):
         return None
@@ -101,11 +119,11 @@ def _held_out(report: Report) -> Mapping[str, object] | None:
         ]
         for label, values in errors.items()
     }
-    plot = plots.plot_horizon(errors, colors)
+    plot = plots.plot_horizon(errors, colors, salt=f"{prefix}horizon")
     return {"cells": cells, "horizons": horizons, "colors": colors, "plot": plot}
 
 
-def _training(report: Report) -> Mapping[str, object] | None:
+def _training(report: Report, prefix: str) -> Mapping[str, object] | None:
     names = dict.fromkeys(name for row in report.training for name in row)
     losses = [
         name
@@ -116,5 +134,5 @@ def _training(report: Report) -> Mapping[str, object] | None:
         return None
     others = [name for name in names if name not in losses and name != "step"]
     colors = plots.assign_colors(losses)
-    plot = plots.plot_training(report.training, losses, colors)
+    plot = plots.plot_training(report.training, losses, colors, salt=f"{prefix}training")
     return {"losses": losses, "others": others, "colors": colors, "plot": plot}

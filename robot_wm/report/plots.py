@@ -85,7 +85,11 @@ def assign_colors(labels: Iterable[str]) -> dict[str, str]:
 
 
 def plot_measure(
-    curves: Mapping[str, FloatArray], measure: MeasureLabel, colors: Mapping[str, str]
+    curves: Mapping[str, FloatArray],
+    measure: MeasureLabel,
+    colors: Mapping[str, str],
+    *,
+    salt: str,
 ) -> Markup:
     """Draws the median of a task's measure by step, with the 10-90 % band of the episodes.
 
@@ -93,6 +97,7 @@ def plot_measure(
         curves: The measure by method, `[n, steps + 1]` each.
         measure: Name and unit of the measure, and its threshold, which is drawn as a dashed line.
         colors: Colour `#rrggbb` by method.
+        salt: Text that is different for each plot of a page, so that their SVG ids differ.
 
     Returns:
         SVG element.
@@ -127,14 +132,15 @@ def plot_measure(
             axes.set_ylim(bottom=0)
         axes.margins(x=0.01)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        return _svg(figure, f"{measure.name.capitalize()} by step, by method", salt="measure")
+        return _svg(figure, f"{measure.name.capitalize()} by step, by method", salt=salt)
 
 
-def plot_energies(energies: Sequence[Sequence[float]]) -> Markup:
+def plot_energies(energies: Sequence[Sequence[float]], *, salt: str) -> Markup:
     """Draws energy by observation: the episodes, their median and their 10-90 % band.
 
     Args:
         energies: Energy of every observation, by episode; lengths may differ.
+        salt: Text that is different for each plot of a page, so that their SVG ids differ.
 
     Returns:
         SVG element.
@@ -157,15 +163,18 @@ def plot_energies(energies: Sequence[Sequence[float]]) -> Markup:
         axes.set_ylim(bottom=0)
         axes.margins(x=0.01)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        return _svg(figure, "Energy by observation", salt="energies")
+        return _svg(figure, "Energy by observation", salt=salt)
 
 
-def plot_horizon(errors: Mapping[str, Sequence[float]], colors: Mapping[str, str]) -> Markup:
+def plot_horizon(
+    errors: Mapping[str, Sequence[float]], colors: Mapping[str, str], *, salt: str
+) -> Markup:
     """Draws the latent error by horizon.
 
     Args:
         errors: Errors at horizon 1, 2, ... H, by what the predictor was given.
         colors: Colour `#rrggbb` by the same keys.
+        salt: Text that is different for each plot of a page, so that their SVG ids differ.
 
     Returns:
         SVG element.
@@ -179,11 +188,15 @@ def plot_horizon(errors: Mapping[str, Sequence[float]], colors: Mapping[str, str
         axes.set(xlabel="horizon (actions ahead)", ylabel="latent error")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        return _svg(figure, "Latent error by horizon", salt="horizon")
+        return _svg(figure, "Latent error by horizon", salt=salt)
 
 
 def plot_training(
-    rows: Sequence[Mapping[str, float]], metrics: Sequence[str], colors: Mapping[str, str]
+    rows: Sequence[Mapping[str, float]],
+    metrics: Sequence[str],
+    colors: Mapping[str, str],
+    *,
+    salt: str,
 ) -> Markup:
     """Draws losses by step: raw thin, smoothed thick, on a log axis where all are positive.
 
@@ -191,6 +204,7 @@ def plot_training(
         rows: Rows with `step` and metrics; a row may lack a metric.
         metrics: Names of the metrics to draw.
         colors: Colour `#rrggbb` by metric.
+        salt: Text that is different for each plot of a page, so that their SVG ids differ.
 
     Returns:
         SVG element.
@@ -221,7 +235,7 @@ def plot_training(
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_locator(NullLocator())
             axes.yaxis.set_minor_formatter(NullFormatter())
-        return _svg(figure, "Losses by training step", salt="training")
+        return _svg(figure, "Losses by training step", salt=salt)
 
 
 def _smooth(values: FloatArray) -> FloatArray:
@@ -247,7 +261,7 @@ def plot_landscape(landscape: Landscape, *, salt: str) -> Markup:
 
     Args:
         landscape: The landscape.
-        salt: Text that is different for each landscape of a page, so that their SVG ids differ.
+        salt: Text that is different for each plot of a page, so that their SVG ids differ.
 
     Returns:
         SVG element.

@@ -168,7 +168,7 @@ class Imagined:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Report:
-    """An evaluation; the page leaves out a section that has no data.
+    """An evaluation, or several; the page leaves out a section that has no data.
 
     Attributes:
         title: Title for people.
@@ -189,6 +189,7 @@ class Report:
         landscapes: Predicted cost around chosen starts.
         videos: Videos of chosen episodes.
         imagined: What the model imagined in chosen episodes.
+        chapters: Reports of further evaluations, which follow on the same page.
 
     Raises:
         ValueError: a curve is not `[n, steps + 1]`, or a training row has no step.
@@ -207,6 +208,7 @@ class Report:
     landscapes: Sequence[Landscape] = ()
     videos: Sequence[EpisodeVideo] = ()
     imagined: Sequence[Imagined] = ()
+    chapters: Sequence[Report] = ()
 
     def __post_init__(self) -> None:
         for label, curves in self.curves.items():
