@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 import types
 
 import numpy as np
@@ -29,6 +31,7 @@ from robot_wm.proposals import (
     PriorShape,
     Proposals,
     Situation,
+    Waypoints,
     densest,
     load_prior,
 )
@@ -119,6 +122,45 @@ def test_retrieval_knows_what_was_done_on_such_a_way(prior):
         way = np.subtract(goal, place) / np.linalg.norm(np.subtract(goal, place))
         assert actions.shape == (5, 8, 2)
         assert float(actions[0, 0] @ torch.tensor(way).float()) > 0.5 * STEP
+
+
+def test_a_goal_that_is_far_away_is_reached_over_frames_of_the_demonstrations(prior):
+    data, _, _ = walks()
+    way, places = Waypoints(prior.demonstrations, prior.distance), np.concatenate(data.proprio)
+    for start, goal in (((0.15, 0.2), (0.85, 0.8)), ((0.85, 0.25), (0.2, 0.8))):
+        told, place, passed = situation(start, goal), np.array(start), []
+        end = prior.features(told.goal)
+        while not torch.equal(point := way(prior.features(told.latent), end), end):
+            (row,) = (prior.demonstrations.features.float() == point).all(1).nonzero()[:1, 0]
+            passed.append(place := places[row])  # what `fit` keeps is in the order of the walks
+            told = situation(place, goal)
+            assert len(passed) < 10
+        legs = [start, *passed, goal]
+        lengths = [math.dist(a, b) for a, b in itertools.pairwise(legs)]
+        assert passed and max(lengths) < 12 * STEP  # of 18
+        assert sum(lengths) < 1.3 * math.dist(start, goal)
+
+
+def test_a_goal_that_is_near_or_that_no_way_leads_to_is_its_own_waypoint(prior):
+    way = Waypoints(prior.demonstrations, prior.distance)
+    told = situation((0.4, 0.5), (0.5, 0.5))
+    near = prior.features(told.goal)
+    assert torch.equal(way(prior.features(told.latent), near), near)
+    nowhere = torch.full_like(near, 30.0)
+    assert torch.equal(way(prior.features(told.latent), nowhere), nowhere)
+
+
+def test_ways_lead_over_demonstrations_of_the_task_alone(prior):
+    place = situation((0.15, 0.2), (0.85, 0.8))
+    tasks = prior.demonstrations.tasks
+    for number in (0, 1):
+        way = Waypoints(prior.demonstrations, prior.distance, number)
+        point = way(prior.features(place.latent), prior.features(place.goal))
+        row = (prior.demonstrations.features.float() == point).all(1).nonzero()[0, 0]
+        assert tasks[row] == number
+    empty = training(2, max_frames=0).prior
+    with pytest.raises(UserError, match="keeps no demonstration"):
+        empty.proposer("policy", waypoints=True)
 
 
 def test_it_acts_as_the_task_that_is_named():

@@ -158,7 +158,7 @@ def make_proposals(
     task = config.task
     if task is None and instruction in prior.shape.tasks:
         task = instruction
-    proposers = tuple(prior.proposer(name, task) for name in names)
+    proposers = tuple(prior.proposer(name, task, waypoints=config.waypoints) for name in names)
     return Proposals(
         proposers,
         num,

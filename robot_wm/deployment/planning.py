@@ -43,6 +43,7 @@ class ControllerSettings(Settings, frozen=True):
         task: Task of the demonstrations that the proposals act as, in the dataset's words; null:
             the env's instruction if it is one of them, or else as any of them.
         num_proposals: Number of them; null: as many as the planner's `num_samples`, or 64.
+        waypoints: Proposals go to a goal that is far away over frames of the demonstrations.
         commitment: Weight of the last plan among the proposals where one is chosen that most
             resemble; at 0 each step chooses anew.
         search: Whether the planner searches; false executes what most of the proposals resemble.
@@ -65,6 +66,7 @@ class ControllerSettings(Settings, frozen=True):
     proposals: tuple[Literal["policy", "retrieval", "last_plan"], ...] = ()
     task: str | None = None
     num_proposals: Count | None = None
+    waypoints: bool = False
     commitment: NonNegative = 0.5
     search: bool = True
     margin: NonNegative | None = 0.0

@@ -6,6 +6,7 @@ from robot_wm.proposals.policy import FlowPolicy
 from robot_wm.proposals.prior import FILE, Prior, PriorShape, ProposerName, load_prior
 from robot_wm.proposals.protocol import Proposals, Proposer, Situation, densest
 from robot_wm.proposals.retrieval import Demonstrations
+from robot_wm.proposals.waypoints import Waypoints
 
 __all__ = [
     "FILE",
@@ -19,6 +20,7 @@ __all__ = [
     "ProposerName",
     "Situation",
     "TemporalDistance",
+    "Waypoints",
     "densest",
     "load_prior",
 ]

@@ -18,6 +18,7 @@ from robot_wm.proposals.features import Features
 from robot_wm.proposals.policy import FlowPolicy
 from robot_wm.proposals.protocol import Proposer, Situation
 from robot_wm.proposals.retrieval import Demonstrations
+from robot_wm.proposals.waypoints import Waypoints
 from robot_wm.shipped import PRIOR_FILE as FILE
 from robot_wm.types import Settings, UserError
 
@@ -74,27 +75,32 @@ class Prior(nn.Module):
             shape.num_frames, size, num_actions, chunk=shape.chunk, farthest=shape.farthest
         )
 
-    def proposer(self, name: ProposerName, task: str | None = None) -> Proposer:
+    def proposer(
+        self, name: ProposerName, task: str | None = None, *, waypoints: bool = False
+    ) -> Proposer:
         """Returns a proposer.
 
         Args:
             name: Its name.
             task: Task of the demonstrations that it acts as, in the dataset's words; None: as any.
+            waypoints: Whether it goes to a goal that is far away over frames of demonstrations.
 
         Returns:
             The proposer.
 
         Raises:
-            UserError: no demonstration is of that task, or retrieval has kept none of it.
+            UserError: no demonstration is of that task, or none is kept where one is needed.
         """
         tasks = self.shape.tasks
         if task is not None and task not in tasks:
             raise UserError(f"task: got {task!r}, the demonstrations are of {', '.join(tasks)}")
         number = None if task is None else tasks.index(task)
         kept = self.demonstrations.tasks
-        if name == "retrieval" and not (len(kept) if number is None else (kept == number).any()):
+        needed = waypoints or name == "retrieval"
+        if needed and not (len(kept) if number is None else (kept == number).any()):
             raise UserError(f"proposals: the prior keeps no demonstration of {task or 'any task'}")
-        return {"policy": _Policy, "retrieval": _Retrieval}[name](self, number)
+        way = Waypoints(self.demonstrations, self.distance, number) if waypoints else None
+        return {"policy": _Policy, "retrieval": _Retrieval}[name](self, number, way)
 
     def steps(self, latents: Tensor, goal: Tensor) -> Tensor:
         """Returns the number of steps `[...]` from latents `[..., P, D]` to a goal's `[P, D]`."""
@@ -109,27 +115,32 @@ class Prior(nn.Module):
 class _Policy:
     """The policy of a prior (`Proposer`)."""
 
-    def __init__(self, prior: Prior, task: int | None) -> None:
-        self._prior, self._task = prior, task
+    def __init__(self, prior: Prior, task: int | None, way: Waypoints | None) -> None:
+        self._prior, self._task, self._way = prior, task, way
 
     def propose(self, situation: Situation, num: int, generator: torch.Generator) -> Tensor:
         """See `Proposer.propose`."""
-        features, policy = self._prior.features, self._prior.policy
-        now, goal = features(situation.latent), features(situation.goal)
+        now, goal = _features(self._prior, situation, self._way)
+        policy = self._prior.policy
         return policy.sample(now, goal, situation.proprio, self._task, num, generator)
 
 
 class _Retrieval:
     """The demonstrations of a prior (`Proposer`)."""
 
-    def __init__(self, prior: Prior, task: int | None) -> None:
-        self._prior, self._task = prior, task
+    def __init__(self, prior: Prior, task: int | None, way: Waypoints | None) -> None:
+        self._prior, self._task, self._way = prior, task, way
 
     def propose(self, situation: Situation, num: int, generator: torch.Generator) -> Tensor:
         """See `Proposer.propose`."""
-        features = self._prior.features
-        now, goal = features(situation.latent), features(situation.goal)
+        now, goal = _features(self._prior, situation, self._way)
         return self._prior.demonstrations.look_up(now, goal, self._task, num)
+
+
+def _features(prior: Prior, situation: Situation, way: Waypoints | None) -> tuple[Tensor, Tensor]:
+    """Returns the features `[F]` of a situation's frame, and of its goal or a waypoint."""
+    now, goal = prior.features(situation.latent), prior.features(situation.goal)
+    return now, goal if way is None else way(now, goal)
 
 
 def load_prior(directory: Path, info: ModelInfo) -> Prior | None:

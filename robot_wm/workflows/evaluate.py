@@ -89,7 +89,8 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
             written.
         device: Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         goals: List of the task's episodes, such as `on`, `far` or `away`; null: the task's own.
-        subgoals: Whether pictures of sub-goals that the task gives come before each goal picture.
+        subgoals: Sub-goals on the way to each goal picture: pictures that the task gives (`given`),
+            or frames of the demonstrations (`found`, the same as `controller.waypoints=true`).
         num_episodes: Number of episodes, the first ones of the split.
         split: List of the episodes: `test` (never used for tuning), `dev`, or the seed of another
             list.
@@ -108,7 +109,7 @@ class EvalSettings(PlanningSettings, frozen=True, kw_only=True):
     out: str | None = None
     device: str = "auto"
     goals: str | None = None
-    subgoals: Literal["none", "given"] = "none"
+    subgoals: Literal["none", "given", "found"] = "none"
     num_episodes: Count = 100
     split: str | int = "test"
     floors: tuple[Floor, ...] = ("random", "zero")
@@ -153,6 +154,7 @@ class Evaluation:
         *,
         training: Sequence[Mapping[str, float]] = (),
         held_out: Mapping[str, Sequence[float]] | None = None,
+        chapters: Sequence[Report] = (),
     ) -> Report:
         """Makes a report of the evaluation, with the figures of the training if there was one.
 
@@ -160,6 +162,7 @@ class Evaluation:
             title: Title of the page.
             training: Metrics of each training step.
             held_out: Errors by horizon (robot_wm.training.held_out_error).
+            chapters: Reports of further evaluations, which follow on the same page.
 
         Returns:
             The report.
@@ -178,6 +181,7 @@ class Evaluation:
             imagined=self.imagined,
             training=training,
             held_out=held_out or {},
+            chapters=chapters,
         )
 
 
@@ -226,6 +230,9 @@ class _Runs:
     """
 
     def __init__(self, settings: EvalSettings, out: Path | None) -> None:
+        if settings.subgoals == "found":
+            controller = msgspec.structs.replace(settings.controller, waypoints=True)
+            settings = msgspec.structs.replace(settings, controller=controller)
         self._settings = settings
         directory = find_checkpoint(settings.checkpoint)
         self._model, self._saved = load_checkpoint(directory)
