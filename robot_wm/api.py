@@ -234,7 +234,8 @@ def evaluate(checkpoint: str | Path, **settings: Any) -> Evaluation:
     Returns:
         The figures of the model and its floors.
     """
-    planning = suggested_planning(str(checkpoint), settings)
+    objective = settings.get("objective")
+    planning = suggested_planning(str(checkpoint), objective and objective.name)
     defaults = {name: getattr(planning, name) for name in ("planner", "objective", "controller")}
     return evaluate_checkpoint(EvalSettings(checkpoint=str(checkpoint), **{**defaults, **settings}))
 

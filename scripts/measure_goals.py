@@ -22,13 +22,14 @@ import numpy as np
 
 from robot_wm.checkpoint import find_checkpoint, load_checkpoint
 from robot_wm.cli.config import load_command
-from robot_wm.deployment.control import make_controller
+from robot_wm.deployment.control import check_cameras, check_same_arm, make_controller
 from robot_wm.deployment.novelty import check_views
 from robot_wm.deployment.simulation import Simulation, build_simulation
 from robot_wm.monitors import Monitors, MonitorSettings, load_reference
+from robot_wm.precision import pick_device
 from robot_wm.proposals import load_prior
 from robot_wm.runtime import run_episode
-from robot_wm.types import FloatArray, Goal, ImageArray, list_goals
+from robot_wm.types import FloatArray, Goal, ImageArray, PlanningError, list_goals
 from robot_wm.workflows.evaluate import env_of
 
 KINDS = ("taken", "pasted", "recoloured", "two_cubes", "on_base")
@@ -47,11 +48,14 @@ def main() -> None:
         raise SystemExit("env: want so100_push or so100_pick_place, and no sub-goals")
     directory = find_checkpoint(settings.checkpoint)
     model, _ = load_checkpoint(directory)
+    model.to(pick_device(settings.device))
     prior = load_prior(directory, model.info)
     plain = build_simulation(env_of(settings))
     recoloured = build_simulation(
         env_of(load_command("eval", [*words, "env.simulator.vary=[colours,light]"]))
     )
+    check_same_arm(model.info, plain.robot)
+    check_cameras(model.info, plain.env.observe().images)
     instruction = settings.env.instruction
     controller = make_controller(model, plain.env, settings, prior=prior, instruction=instruction)
     reference = load_reference(directory, model.info)
@@ -69,8 +73,11 @@ def main() -> None:
             if check_views(monitors, model, start, named):
                 counts["refused"] += 1
                 continue
-            last = run_episode(plain.env, controller, goals, num_steps=plain.num_steps)
-            arrived = controller.outcome(last).kind == "arrived"
+            try:
+                last = run_episode(plain.env, controller, goals, num_steps=plain.num_steps)
+                arrived = controller.outcome(last).kind == "arrived"
+            except PlanningError:
+                arrived = False
             for _ in range(plain.num_hold_steps):
                 plain.env.apply(plain.env.action_spec.rest)
             solved = plain.task.judge().success

@@ -20,6 +20,8 @@ _MASSES = (0.5, 2.0)  # as shares of the mass
 _FRICTIONS = (0.4, 1.0)
 _LATENCY_S = 0.1
 _NOISE_M = 0.003
+# Second words of seeds, which no task has: what they draw does not depend on what a task draws.
+_FACTOR, _NOISE = 14, 15
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class EpisodeFactors:
         """Returns what is added to an action `[4]`, m, given its number in the episode."""
         if not self.noise_m:
             return np.zeros(4)
-        return np.random.default_rng((self.seed, 5, action)).normal(0, self.noise_m, 4)
+        return np.random.default_rng((self.seed, _NOISE, action + 1)).normal(0, self.noise_m, 4)
 
 
 class FactorSampler:
@@ -90,7 +92,7 @@ class FactorSampler:
         values: dict[str, float] = {}
         for factor in self._factors:
             # Each by a seed of its own: it is the same whatever else is varied.
-            rng = np.random.default_rng((seed, 4, get_args(Factor).index(factor)))
+            rng = np.random.default_rng((seed, _FACTOR, get_args(Factor).index(factor) + 1))
             if factor == "size":
                 values["half_size_m"] = float(rng.uniform(*_HALF_SIZES_M))
             elif factor == "mass":

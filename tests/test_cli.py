@@ -522,7 +522,12 @@ def test_a_prior_is_trained_beside_the_model_and_proposes(work, capsys, tmp_path
     (figures,) = json.loads(said.splitlines()[-1])["tasks"].values()
     assert sorted(figures["floors"]) == sorted(floors)
     assert all(len(floor["ahead_ci95"]) == 2 for floor in figures["floors"].values())
-    assert "no prior" in refused(capsys, *evaluate, f"checkpoint={work / 'ckpt'}")
+    bare = [f"checkpoint={work / 'ckpt'}", f"out={tmp_path / 'refused'}"]
+    assert "no prior" in refused(capsys, *evaluate, *bare)
+    plain = ["eval", "experiment=debug", "num_videos=0", *bare]
+    assert "no prior" in refused(capsys, *plain, "floors=[zero,policy]")
+    assert not (tmp_path / "refused" / "episodes.part.jsonl").exists()  # before any episode
+    assert "waypoints" in refused(capsys, *plain, "subgoals=found")
 
 
 def test_kills_do_not_change_what_a_training_comes_to(capsys):

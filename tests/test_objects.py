@@ -83,6 +83,18 @@ def test_an_object_that_drifts_in_imagination_is_phantom_motion():
     assert measure(0.02)["phantom_m"] == pytest.approx(0.02, abs=0.003)
 
 
+@pytest.mark.parametrize("damage", ["missing", "not finite"])
+def test_an_object_that_is_not_known_everywhere_is_left_out(damage):
+    data, tokens = episodes(KINDS)
+    damaged = data.dataset.episode(3).columns
+    if damage == "missing":
+        del damaged[PRIVILEGED]
+    else:
+        damaged[PRIVILEGED][2] = np.nan
+    assert object_errors(Still(0.0), data, tokens, range(12), range(12, 18), horizon=5) is None  # type: ignore[arg-type]
+    assert not never_moves(data)  # type: ignore[arg-type]
+
+
 def test_demonstrations_without_contact_are_told():
     data, _ = episodes(["free"] * 18)
     assert measure(0.0, ["free"] * 18) is None and never_moves(data)  # type: ignore[arg-type]

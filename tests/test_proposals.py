@@ -19,11 +19,11 @@ from test_loop import PointModel, ahead
 from robot_wm.contracts import check_objective
 from robot_wm.controller import MPC
 from robot_wm.data import EncodedEpisodes, HindsightSampler, ImaginedGoals
-from robot_wm.deployment.control import make_controller, make_objective
+from robot_wm.deployment.control import make_controller, make_objective, make_proposals
 from robot_wm.deployment.parts import Part
 from robot_wm.deployment.planning import ControllerSettings, PlanningSettings
 from robot_wm.objectives import GoalEnergy
-from robot_wm.planners import CEM, Averaged, Space
+from robot_wm.planners import CEM, Averaged, Space, shift
 from robot_wm.proposals import (
     FILE,
     Features,
@@ -35,7 +35,7 @@ from robot_wm.proposals import (
     densest,
     load_prior,
 )
-from robot_wm.training import PriorConfig, PriorTraining, imagine_goals
+from robot_wm.training import PriorConfig, PriorTraining, check_prior_data, imagine_goals
 from robot_wm.types import Futures, Plan, PlanningError, UserError
 
 STEP = 0.05
@@ -64,6 +64,7 @@ def walks(num_episodes=60, num_frames=16, slow=1.0):
         proprio=proprio,
         actions=actions,
         episodes=range(num_episodes),
+        spec=types.SimpleNamespace(action="state_delta"),
         dataset=types.SimpleNamespace(episode=lambda i: tasks[i]),
     )
     return data, tokens, mix
@@ -104,7 +105,7 @@ WAYS = [((0.3, 0.3), (0.7, 0.3)), ((0.7, 0.6), (0.3, 0.5)), ((0.5, 0.2), (0.5, 0
 @pytest.mark.parametrize(("place", "goal"), WAYS)
 def test_the_policy_goes_to_the_goal_as_the_demonstrations_do(prior, place, goal):
     actions = prior.proposer("policy").propose(situation(place, goal), 64, generator())
-    assert actions.shape == (64, 8, 2)
+    assert actions.shape == (64, prior.shape.chunk, 2)
     step = actions.mean(0)[0].numpy()
     way = np.subtract(goal, place) / np.linalg.norm(np.subtract(goal, place))
     assert step @ way == pytest.approx(STEP, rel=0.4)
@@ -120,7 +121,7 @@ def test_retrieval_knows_what_was_done_on_such_a_way(prior):
     for place, goal in WAYS:
         actions = prior.proposer("retrieval").propose(situation(place, goal), 5, generator())
         way = np.subtract(goal, place) / np.linalg.norm(np.subtract(goal, place))
-        assert actions.shape == (5, 8, 2)
+        assert actions.shape == (5, prior.shape.chunk, 2)
         assert float(actions[0, 0] @ torch.tensor(way).float()) > 0.5 * STEP
 
 
@@ -161,6 +162,45 @@ def test_ways_lead_over_demonstrations_of_the_task_alone(prior):
     empty = training(2, max_frames=0).prior
     with pytest.raises(UserError, match="keeps no demonstration"):
         empty.proposer("policy", waypoints=True)
+
+
+def test_no_policy_proposes_more_actions_than_the_model_imagines():
+    longest = make_model().info.longest_horizon
+    run = training(1, chunk=longest + 3)
+    assert run.prior.shape.chunk == longest
+    actions = run.prior.proposer("policy").propose(situation(*WAYS[0]), 4, generator())
+    assert actions.shape == (4, longest, 2)
+
+
+def test_absolute_actions_are_not_taken_for_changes_of_the_state():
+    data, tokens, _ = walks()
+    data.spec.action = "recorded"
+    small = {"num_steps": 3, "batch_size": 16, "width": 16, "depth": 1}
+    priors = []
+    for share in (0.0, 0.5):
+        config = PriorConfig(**small, imagined_share=share)
+        run = PriorTraining(make_model(), data, tokens, range(60), config)
+        for _ in run.steps():
+            pass
+        priors.append(run.prior.to_bytes())
+    assert priors[0] == priors[1]  # nothing was imagined
+
+
+def test_data_that_no_prior_can_be_trained_on_is_refused_before_the_work():
+    data, _, _ = walks()
+    check_prior_data(data, range(60))
+    data.lengths = (2,) * 60
+    with pytest.raises(UserError, match="three frames"):
+        check_prior_data(data, range(60))
+    many = [types.SimpleNamespace(task=str(i)) for i in range(5000)]
+    data.lengths, data.episodes, data.dataset.episode = (9,) * 5000, range(5000), many.__getitem__
+    with pytest.raises(UserError, match="5000 tasks"):
+        check_prior_data(data, range(5000))
+
+
+def test_a_batch_in_which_no_distance_is_to_be_learned_has_a_loss():
+    rows = list(training(30, batch_size=1).steps())
+    assert all(math.isfinite(row["loss"]) for row in rows)
 
 
 def test_it_acts_as_the_task_that_is_named():
@@ -387,6 +427,23 @@ def test_a_commitment_keeps_to_the_smaller_group_that_the_last_plan_was_of():
     assert densest(both, -last, 0.5 * 16) >= 7
 
 
+def test_an_average_without_proposals_keeps_trying():
+    spec, place, plan = SPEC, np.zeros(SPEC.size), None
+    goal = torch.full((SPEC.size,), 3.0)
+    noise, lengths = generator(), []
+    for _ in range(12):
+        here = torch.tensor(place, dtype=torch.float32)
+        plan = Averaged(horizon=4).plan(
+            lambda actions: (here + actions.sum(1) - goal).square().sum(1),  # noqa: B023
+            spec,
+            init=None if plan is None else shift(plan, 1),
+            generator=noise,
+        )
+        place = place + plan.actions[0]
+        lengths.append(np.linalg.norm(plan.actions[0]))
+    assert min(lengths[4:]) > 0.2 * max(lengths) > 0
+
+
 def test_an_average_stays_within_the_better_of_two_ways():
     """What the mean of all would do, go between the ways, costs most."""
     rng = torch.Generator().manual_seed(0)
@@ -463,6 +520,25 @@ def test_the_rest_of_the_last_plan_can_be_among_the_proposals():
 def test_a_proposal_that_is_not_finite_moves_nothing(search):
     with pytest.raises(PlanningError, match="not finite"):
         decide(mpc(Around([np.nan, 0.0]), search=search), PointEnv())
+
+
+def test_a_planner_begins_with_some_of_every_proposer():
+    class Constant:
+        def __init__(self, value):
+            self.value = value
+
+        def propose(self, situation, num, generator):
+            return torch.full((num, 2, 2), self.value)
+
+    proposals = Proposals((Constant(0.01), Constant(0.02)), 8)
+    space = Space(SPEC, 2, torch.device("cpu"))
+    plan = proposals.propose(situation(*WAYS[0]), space, last=None, generator=generator())
+    assert len({float(first) for first in plan.elites[:2, 0, 0]}) == 2
+
+
+def test_waypoints_and_floors_without_proposals_are_refused_and_not_left_out():
+    with pytest.raises(UserError, match="waypoints"):
+        make_proposals(ControllerSettings(waypoints=True), CEM(), None)
 
 
 def test_retrieval_keeps_episodes_from_all_over_the_dataset():

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 import pytest
+from fakes import make_model
 from omegaconf import OmegaConf
 
 from hardware.supervisor import SupervisorSettings
@@ -25,6 +26,7 @@ from robot_wm.controller import MPC, GoalSequence
 from robot_wm.data import DataSpec
 from robot_wm.deployment.extensions import CONFIG_DIR
 from robot_wm.deployment.parts import Part
+from robot_wm.deployment.planning import suggested_planning
 from robot_wm.deployment.run import DeploySettings
 from robot_wm.deployment.settings import SO101, RobotSettings, SimulatedRobot, with_seed
 from robot_wm.encoders import MiniConfig, random_mini
@@ -32,9 +34,10 @@ from robot_wm.imagination import SearchBudget
 from robot_wm.models import FitConfig
 from robot_wm.monitors import MonitorSettings
 from robot_wm.objectives import GoalEnergy
-from robot_wm.planners import CEM, QuasiNewton
+from robot_wm.planners import CEM, PLANNERS, QuasiNewton
 from robot_wm.predictor import PredictorConfig
 from robot_wm.pretrain import PretrainConfig
+from robot_wm.proposals import FILE, Prior, PriorShape
 from robot_wm.training import TrainConfig
 from robot_wm.types import (
     Count,
@@ -456,6 +459,17 @@ def test_a_constructor_s_annotations_are_its_checks():
         reach(None, within=0.1)
 
 
+def test_a_checkpoint_plans_no_further_than_its_prior_proposes(tmp_path):
+    info = make_model().info
+    prior = Prior(info, PriorShape(chunk=3, width=8, depth=1, tasks=("reach",)))
+    (tmp_path / FILE).write_bytes(prior.to_bytes())
+    words = ["eval", [f"checkpoint={tmp_path}"]]
+    assert load_command(*words).planner.settings["horizon"] == 3
+    assert suggested_planning(str(tmp_path)).planner.settings == {"horizon": 3}
+    other = load_command("eval", [f"checkpoint={tmp_path}", "planner=cem"]).planner
+    assert (other.name, other.settings["horizon"]) == ("cem", PLANNERS["cem"]().horizon)
+
+
 def test_the_last_word_for_a_key_counts():
     settings = load_command("eval", [*CHECK, "seed=1", "planner=cem", "planner=mppi", "seed=2"])
     assert settings.seed == 2 and settings.planner.name == "mppi"
@@ -476,6 +490,8 @@ def test_a_checkpoint_with_a_prior_plans_with_it_unless_it_is_told_otherwise(tmp
     other = planned("planner=cem", "controller.proposals=[]")
     assert (other.planner.name, other.objective.name) == ("cem", "steps_to_go")
     assert other.controller.proposals == ()
+    same = planned("planner=averaged", "objective=steps_to_go").controller
+    assert (same.arrival, same.patience) == (1.0, 15)  # to say the defaults changes nothing
     energy = planned("objective=energy").controller  # whose numbers are in other units
     assert (energy.arrival, energy.patience) == (0.1, 4) and energy.proposals == ("policy",)
     assert load_command("eval", ["checkpoint=so100_reach"]).planner.name == "quasi_newton"

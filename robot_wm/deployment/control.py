@@ -83,8 +83,8 @@ def make_controller(
         planner = planner.with_budget(num_evaluated)
     if planner.horizon > info.longest_horizon:
         raise UserError(
-            f"planner.horizon: got {planner.horizon}, want at most {info.longest_horizon}: so far "
-            f"the checkpoint imagines"
+            f"planner.horizon: got {planner.horizon}, want at most {info.longest_horizon}, the "
+            f"most actions that the checkpoint can imagine"
         )
     config = settings.controller
     objective = make_objective(model, settings.objective, prior)
@@ -151,10 +151,16 @@ def make_proposals(
                 f"controller.proposals: got {', '.join(config.proposals) or 'none'}, want policy "
                 f"or retrieval"
             )
+        if config.waypoints:
+            raise UserError("controller.waypoints: only proposals go over them, and there are none")
         return None
     if prior is None:
         raise UserError(f"controller.proposals: {_NO_PRIOR}")
-    num = config.num_proposals or getattr(planner, "num_samples", 64)
+    keep_last = "last_plan" in config.proposals
+    most = getattr(planner, "num_samples", None)  # a planner begins with no more than it evaluates
+    num = config.num_proposals or most or 64
+    if config.search and most is not None:
+        num = min(num, max(1, most - keep_last))
     task = config.task
     if task is None and instruction in prior.shape.tasks:
         task = instruction
@@ -162,7 +168,7 @@ def make_proposals(
     return Proposals(
         proposers,
         num,
-        keep_last="last_plan" in config.proposals,
+        keep_last=keep_last,
         commitment=config.commitment,
         search=config.search,
     )
@@ -193,8 +199,8 @@ def check_cameras(info: ModelInfo, cameras: Iterable[str]) -> None:
     missing = [name for name in info.cameras if name not in there]
     if missing:
         raise UserError(
-            f"checkpoint: it sees through {', '.join(info.cameras)}; there is no "
-            f"{', '.join(missing)}, only {', '.join(there) or 'none'}"
+            f"checkpoint: it needs the cameras {', '.join(info.cameras)}; the robot has "
+            f"{', '.join(there) or 'none'}"
         )
 
 
@@ -291,7 +297,7 @@ def _energy(model: TrainableModel, settings: PlanningSettings, name: str) -> flo
         return share
     if known is None:
         if name == "margin":
-            raise UserError("controller.margin: the checkpoint does not know what a step is worth")
+            raise UserError("controller.margin: the checkpoint's config.json has no step_energy")
         return None
     return share * known
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import msgspec
+from safetensors import SafetensorError, safe_open
 
 from robot_wm.deployment.parts import Part
 from robot_wm.imagination import SearchBudget
 from robot_wm.shipped import PRIOR_FILE, checkpoint_directory
 from robot_wm.types import Count, Index, NonNegative, Number, Positive, Seed, Settings
+
+_STEPS_TO_GO = "steps_to_go"
 
 
 class ActionLimits(Settings, frozen=True):
@@ -97,42 +101,58 @@ class PlanningSettings(Settings, frozen=True):
     seed: Seed = 0
 
 
-def suggested_planning(checkpoint: str, told: Collection[str] = ()) -> PlanningSettings:
+def suggested_planning(checkpoint: str, objective: str | None = None) -> PlanningSettings:
     """Returns how a checkpoint plans, unless it is told otherwise.
 
     The numbers are provisional: no table on the dev split has chosen them yet.
 
     Args:
         checkpoint: A directory, or the name of a checkpoint that ships.
-        told: Names of the settings that it is told.
+        objective: Name of the objective that it is told; None: it is told none.
 
     Returns:
         The settings: the defaults, or other ones where it has a prior.
     """
-    if not (checkpoint_directory(checkpoint) / PRIOR_FILE).is_file():
+    prior = checkpoint_directory(checkpoint) / PRIOR_FILE
+    if not prior.is_file():
         return PlanningSettings()
     controller = ControllerSettings(proposals=("policy",))
-    if "objective" not in told:  # an arrival, in steps to go, says nothing of another one
+    if objective in (None, _STEPS_TO_GO):  # an arrival, in steps to go, says nothing of another one
         controller = msgspec.structs.replace(controller, arrival=1.0, patience=15)
-    return PlanningSettings(Part("averaged"), Part("steps_to_go"), controller)
+    chunk = _chunk(prior)
+    planner = Part("averaged") if chunk is None else Part("averaged", horizon=chunk)
+    return PlanningSettings(planner, Part(_STEPS_TO_GO), controller)
 
 
-def suggested_words(checkpoint: str, told: Collection[str] = ()) -> dict[str, str]:
+def _chunk(prior: Path) -> int | None:
+    """Returns the number of actions that a prior proposes at once; None: the file is damaged."""
+    try:
+        with safe_open(prior, "np") as file:
+            shape = msgspec.json.decode((file.metadata() or {})["shape"])
+        return max(1, int(shape["chunk"]))
+    except (SafetensorError, msgspec.MsgspecError, LookupError, TypeError, ValueError):
+        return None  # what is wrong is said where it is loaded
+
+
+def suggested_words(checkpoint: str, told: Mapping[str, str]) -> dict[str, str]:
     """Returns the same as the words of a command line, where they are not the defaults.
 
     Args:
         checkpoint: A directory, or the name of a checkpoint that ships.
-        told: The keys that a command is told, which are left out.
+        told: What a command is told, by key, which is left out.
 
     Returns:
         Values by key.
     """
-    suggested, default = suggested_planning(checkpoint, told), PlanningSettings()
+    objective = told.get("objective", told.get("objective._target_"))
+    suggested, default = suggested_planning(checkpoint, objective), PlanningSettings()
     words = {
         name: getattr(suggested, name).name
         for name in ("planner", "objective")
         if getattr(suggested, name) != getattr(default, name)
     }
+    if "planner" not in told and "planner._target_" not in told:
+        words |= {f"planner.{key}": str(v) for key, v in suggested.planner.settings.items()}
     for name in ControllerSettings.__struct_fields__:
         value = getattr(suggested.controller, name)
         if value != getattr(default.controller, name):

@@ -192,7 +192,8 @@ def prepare(task: PolicyTask, settings: DeploySettings, wire: Wire) -> Run:
     if not settings.moves:  # nothing comes nearer in a dry run: the goal would count as stalled
         controller_settings = msgspec.structs.replace(settings.controller, patience=0)
         planning = msgspec.structs.replace(settings, controller=controller_settings)
-    controller = make_controller(model, env, planning, prior=load_prior(directory, info))
+    prior = load_prior(directory, info)
+    controller = make_controller(model, env, planning, prior=prior)
     pictures_by_name = {goal_name(goal): read_goal(goal, info.cameras) for goal in settings.goals}
     pictures = [pictures_by_name[goal_name(goal)] for goal in settings.goals]
     goals = [Goal(images=images) for images in pictures]
@@ -201,6 +202,9 @@ def prepare(task: PolicyTask, settings: DeploySettings, wire: Wire) -> Run:
     energy = step_energy(model, settings.objective)
     monitors = Monitors(reference, settings.monitors, step_energy=energy)
     notes = []
+    tasks = () if prior is None else prior.shape.tasks
+    if len(tasks) > 1 and settings.controller.task is None and settings.controller.proposals:
+        notes.append(f"controller.task is null; the prior acts as any of: {', '.join(tasks)}")
     if not reference:
         notes.append("the checkpoint has no reference statistics: robot-wm monitors")
     images = {name: frame[0] for name, slot in frames.items() if (frame := slot.read()) is not None}

@@ -55,15 +55,18 @@ class Averaged:
         """See `Planner.plan`; where the mean costs more than the start, the start is returned."""
         search = Search(self, cost, spec, init, generator)
         space, start = search.space, search.mean
-        if init is None or init.elites is None or len(init.elites) < 2:
+        proposed = None if init is None or init.elites is None else init.elites[: self.num_samples]
+        if proposed is None or len(proposed) < 2:
             candidates = search.around(start, self.init_std * space.unit, self.num_samples)
         else:
-            candidates = _legal(space, init.elites[: self.num_samples])
+            candidates = _legal(space, proposed)
         costs = search.judge(candidates, num_finite=1)
         kept = costs.isfinite()
         mean = self._mean(space, candidates[kept], costs[kept])
         both = torch.stack((space.project(mean), start))
-        return search.plan(both[search.judge(both, num_finite=1).argmin()])
+        plan = search.plan(both[search.judge(both, num_finite=1).argmin()])
+        # As the next start's elites the sequences would be averaged again, and none tried anew.
+        return replace(plan, elites=proposed)
 
     def _mean(self, space: Space, candidates: Tensor, costs: Tensor) -> Tensor:
         """Returns the weighted mean `[H, A]` of candidates `[N, H, A]` with finite costs."""

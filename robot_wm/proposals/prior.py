@@ -23,6 +23,7 @@ from robot_wm.shipped import PRIOR_FILE as FILE
 from robot_wm.types import Settings, UserError
 
 ProposerName = Literal["policy", "retrieval"]
+MAX_TASKS = 4096
 _NOTE = "shape"  # key in the file's metadata
 _Size = Annotated[int, Meta(ge=1, le=4096)]
 
@@ -44,7 +45,7 @@ class PriorShape(Settings, frozen=True, kw_only=True):
     depth: Annotated[int, Meta(ge=1, le=16)] = 3
     farthest: _Size = 30
     num_frames: Annotated[int, Meta(ge=0, le=2**20)] = 0
-    tasks: Annotated[tuple[str, ...], Meta(max_length=4096)] = ()
+    tasks: Annotated[tuple[str, ...], Meta(max_length=MAX_TASKS)] = ()
 
 
 class Prior(nn.Module):

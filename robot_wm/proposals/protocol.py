@@ -96,7 +96,10 @@ class Proposals:
             actions = proposer.propose(situation, share, generator)[:, : space.horizon]
             missing = space.horizon - actions.shape[1]
             proposed.append(torch.cat((actions, space.rest.expand(len(actions), missing, -1)), 1))
-        candidates = torch.cat(proposed)
+        # One of each in turn, as a planner may begin with the first ones alone.
+        turns = [torch.arange(len(actions)) * len(proposed) + i
+                 for i, actions in enumerate(proposed)]  # fmt: skip
+        candidates = torch.cat(proposed)[torch.cat(turns).argsort().to(space.device)]
         if not len(candidates) or not candidates.isfinite().all():  # a projection passes NaN
             raise PlanningError("nothing is proposed, or what is not finite")
         candidates = space.project(candidates)

@@ -93,12 +93,13 @@ class Waypoints:
         follows = (rows[1:] < ends[:-1]).numpy()  # the next node is of the same episode
         places = np.concatenate(
             (
-                np.stack((first.cpu().numpy()[kept], second.cpu().numpy()[kept])),
                 np.stack((np.arange(n - 1)[follows], np.arange(1, n)[follows])),
+                np.stack((first.cpu().numpy()[kept], second.cpu().numpy()[kept])),
             ),
             axis=1,
         )
-        weights = np.concatenate((steps[kept], (rows[1:] - rows[:-1]).numpy()[follows]))
+        weights = np.concatenate(((rows[1:] - rows[:-1]).numpy()[follows], steps[kept]))
+        # Of two figures for one piece the first counts, which is known.
         places, at = np.unique(places, axis=1, return_index=True)
         return csr_array((np.maximum(weights[at], 1e-3), tuple(places)), shape=(n, n))
 

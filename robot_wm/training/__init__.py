@@ -1,6 +1,12 @@
 """Trains on frozen tokens: a world model, and the prior that proposes actions to its planner."""
 
-from robot_wm.training.prior import PriorConfig, PriorTraining, encode_episodes, imagine_goals
+from robot_wm.training.prior import (
+    PriorConfig,
+    PriorTraining,
+    check_prior_data,
+    encode_episodes,
+    imagine_goals,
+)
 from robot_wm.training.world_model import (
     Fitting,
     TrainConfig,
@@ -17,6 +23,7 @@ __all__ = [
     "PriorTraining",
     "TrainConfig",
     "Training",
+    "check_prior_data",
     "encode_episodes",
     "held_out_error",
     "imagine_goals",

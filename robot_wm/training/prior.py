@@ -17,8 +17,16 @@ from torch import Tensor
 from robot_wm.data import AlignedData, EncodedEpisodes, HindsightSampler, ImaginedGoals, TokenStore
 from robot_wm.models import EncodedFrames, TrainableModel, device_of
 from robot_wm.optimization import Loop, LoopConfig, Loss, Metrics, Stateful
-from robot_wm.proposals import Prior, PriorShape
-from robot_wm.types import Count, Index, InnerShare, Positive, Share, check_fields
+from robot_wm.proposals import MAX_TASKS, Prior, PriorShape
+from robot_wm.types import (
+    Count,
+    Index,
+    InnerShare,
+    Positive,
+    Share,
+    UserError,
+    check_fields,
+)
 
 _ENCODED = 256  # frames that are turned into latents at once
 _IMAGINED_NUMBERS = 2**24  # of latents that are imagined at once
@@ -37,7 +45,7 @@ class PriorConfig:
         num_steps: Number of optimiser steps; 0: none is trained.
         batch_size: Frames per step.
         learning_rate: Peak of the learning rate, which then falls to zero over half of the steps.
-        chunk: Actions that the policy proposes at once.
+        chunk: Actions that the policy proposes at once; no more than the model can imagine.
         width: Width of the networks.
         depth: Number of the policy's residual blocks, and of the distance's hidden layers.
         farthest: Largest number of steps from a frame to its goal.
@@ -159,6 +167,20 @@ def episode_tasks(data: AlignedData, positions: Sequence[int]) -> list[str]:
     return [data.dataset.episode(data.episodes[i]).task for i in positions]
 
 
+def check_prior_data(data: AlignedData, positions: Sequence[int]) -> None:
+    """Raises UserError unless a prior can be trained on some episodes.
+
+    Args:
+        data: The dataset.
+        positions: Positions of the episodes to train on.
+    """
+    if max((data.lengths[i] for i in positions), default=0) < 3:
+        raise UserError("data: every episode is shorter than three frames, which a prior needs")
+    num_tasks = len({*episode_tasks(data, positions)})
+    if num_tasks > MAX_TASKS:
+        raise UserError(f"data: got {num_tasks} tasks, a prior tells at most {MAX_TASKS} apart")
+
+
 class PriorTraining:
     """The training of a prior, and the step that it has reached.
 
@@ -190,8 +212,9 @@ class PriorTraining:
         while kept and sum(data.lengths[i] for i in kept) > config.max_frames:
             kept.pop()
         positions = [*kept, *sorted({*positions} - {*kept})]
+        chunk = min(config.chunk, model.info.longest_horizon)  # no plan is longer
         shape = PriorShape(
-            chunk=config.chunk,
+            chunk=chunk,
             width=config.width,
             depth=config.depth,
             farthest=config.farthest,
@@ -209,7 +232,8 @@ class PriorTraining:
         prior.demonstrations.fit(self._features[:shown], episodes.first(shown))
         device = device_of(model)
         imagined = None
-        if config.imagined_share and model.info.state_names == model.info.action_spec.names:
+        changes = data.spec.action in ("state_delta", "command_delta")  # of its state
+        if config.imagined_share and changes:
             imagined = imagine_goals(model, prior, data, tokens, positions, seed=seed)
         prior.to(device)
         self._imagined = imagined and replace(imagined, features=imagined.features.to(device))
@@ -219,7 +243,7 @@ class PriorTraining:
         self._target = copy.deepcopy(prior.distance).requires_grad_(False)
         self._sampler = HindsightSampler(
             episodes,
-            chunk=config.chunk,
+            chunk=chunk,
             farthest=config.farthest,
             stay_share=config.stay_share,
             batch_size=config.batch_size,
@@ -308,7 +332,8 @@ class PriorTraining:
         error = (wanted - self.prior.distance(now, goal)) / _LARGE_ERROR
         weights = torch.where(error < 0, 1 - config.expectile, config.expectile)
         loss = weights * F.huber_loss(error, torch.zeros_like(error), reduction="none")
-        return loss[taken.to(loss.device)].mean()
+        taken = taken.to(loss.device)
+        return (loss * taken).sum() / taken.sum().clamp(min=1)
 
     def end_step(self, progress: float) -> None:
         """Moves the target of the distance a little toward it."""

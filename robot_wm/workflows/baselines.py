@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 import torch
 
-from robot_wm.deployment.control import legal_actions, make_controller
+from robot_wm.deployment.control import legal_actions, make_controller, make_planner
 from robot_wm.deployment.parts import Part
 from robot_wm.deployment.planning import PlanningSettings
 from robot_wm.deployment.simulation import Simulation
@@ -86,9 +86,8 @@ def make_floor(
     if name == "random_weights":
         model = forget(model, seed=settings.seed)
     elif name == "search":
-        controller = replace(controller, proposals=(), search=True)
-        horizon = settings.planner.settings.get("horizon", 8)
-        horizon = min(int(horizon), model.info.longest_horizon)
+        controller = replace(controller, proposals=(), search=True, waypoints=False)
+        horizon = make_planner(settings.planner).horizon
         planner = Part("cem", horizon=horizon, num_samples=300, num_iterations=30, num_elites=30)
     else:
         controller = replace(controller, proposals=(name,), search=False)

@@ -250,6 +250,15 @@ class _Runs:
         )
         self._make_objective = make_objective(self._model, settings.objective, self._prior)
         self._episodes = simulation.episodes(str(settings.split), settings.num_episodes)
+        self._floors = {  # made here, so that a mistake is an error before the first episode
+            name: make_floor(name, self._model, simulation, settings, self._prior)
+            for name in settings.floors
+        }
+        self._oracles = self._make_oracles()
+        if settings.subgoals == "given" and not self._controller.moves_on:
+            raise UserError(
+                "subgoals: nothing ends one; want an arrival, patience or timeout_steps"
+            )
         self._films: list[tuple[Film, EpisodeResult]] = []
         about = _about(settings, self._saved)
         self._log = EpisodeLog(None if out is None else out / _PART, about)
@@ -261,9 +270,9 @@ class _Runs:
         settings, simulation = self._settings, self._simulation
         ours, traces = self._model_runs()
         floors = {name: self._measure(f"{name} floor", name, floor)
-                  for name, floor in self._floors().items()}  # fmt: skip
+                  for name, floor in self._floors.items()}  # fmt: skip
         ceilings = {name: self._measure(name.replace("_", " "), name, oracle)
-                    for name, oracle in self._oracles().items()}  # fmt: skip
+                    for name, oracle in self._oracles.items()}  # fmt: skip
         outcomes = [trace.outcome for trace in traces]
         figures: dict[str, Any] = {
             **summarize(ours),
@@ -294,13 +303,7 @@ class _Runs:
             settings=_in_table(settings, self._saved),
         )
 
-    def _floors(self) -> dict[str, Controller]:
-        return {
-            name: make_floor(name, self._model, self._simulation, self._settings, self._prior)
-            for name in self._settings.floors
-        }
-
-    def _oracles(self) -> dict[str, Controller]:
+    def _make_oracles(self) -> dict[str, Controller]:
         settings, task = self._settings, self._simulation.task
         oracles: dict[str, Controller] = {}
         if settings.state_oracle:
@@ -378,12 +381,20 @@ class _Runs:
                 done = self._log.find(name, int(str(episode["seed"])))
                 if done is None:
                     if isinstance(method, WrongGoal):
-                        method.show(self._simulation.task.start(self._episodes[index - 1]))
+                        # The other's goal alone: what the seed draws is this episode's.
+                        goal_of = {**self._neighbour(index), "seed": episode["seed"]}
+                        method.show(self._simulation.task.start(goal_of))
                     done = self._one(method, episode), EpisodeTrace()
                     self._log.add(name, *done)
                 results.append(done[0])
                 progress(len(results), len(self._episodes))
         return results
+
+    def _neighbour(self, index: int) -> Episode:
+        """Returns the episode before one, and the second of the list for the first."""
+        if index:
+            return self._episodes[index - 1]
+        return self._simulation.episodes(str(self._settings.split), 2)[1]
 
     def _one(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from robot_wm.probing import ridge
 from robot_wm.proposals import Features
 from robot_wm.types import FloatArray
 
+log = logging.getLogger(__name__)
 PRIVILEGED = "observation.environment_state"
 STILL_M = 0.005  # an object that moves less counts as not moved
 _LIFTED_M = 0.01  # above where it was lowest
@@ -67,6 +69,7 @@ def object_errors(
         )
     )
     kinds: list[str] = []
+    spread = max(spread, 1e-12)  # the same latent everywhere
     errors, imagined, true = [], [], []
     for i in held_out:
         latents = _latents(model, data, tokens, i)
@@ -127,10 +130,16 @@ def _places(data: AlignedData) -> list[FloatArray] | None:
     feature = data.dataset.features.get(PRIVILEGED)
     if feature is None or [name.rpartition(".")[2] for name in feature.names[:3]] != [*"xyz"]:
         return None
-    return [
-        np.asarray(data.dataset.episode(episode).columns[PRIVILEGED])[rows, :3]
-        for episode, rows in zip(data.episodes, data.indices, strict=True)
+    columns = [data.dataset.episode(episode).columns.get(PRIVILEGED) for episode in data.episodes]
+    places = [
+        np.asarray(column)[rows, :3]
+        for column, rows in zip(columns, data.indices, strict=True)
+        if column is not None
     ]
+    if len(places) < len(columns) or not all(np.isfinite(path).all() for path in places):
+        log.warning(f"{PRIVILEGED} is not there, or not finite, in every episode: it is not used")
+        return None
+    return places
 
 
 def _stays(places: Sequence[FloatArray]) -> bool:

@@ -36,6 +36,7 @@ from robot_wm.training import (
     PriorTraining,
     TrainConfig,
     Training,
+    check_prior_data,
     held_out_error,
     prepare,
 )
@@ -142,6 +143,9 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     model = fitting.model.to(device)
     if not (is_ours(model) and is_ours(encoder)):
         _check_saving(model)
+    split = split_episodes(data.num_episodes, settings.model.holdout, settings.seed)
+    if settings.prior.num_steps:
+        check_prior_data(data, split[0])
     num_weights = sum(p.numel() for p in model.parameters())
     log.info(
         f"train on {fitting.training.num_windows} windows of {settings.model.num_frames} frames; "
@@ -157,7 +161,6 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
         training.loop.save(save, about=about)
     errors = held_out_error(model, fitting.held_out, horizon=settings.model.held_out_horizon)
     log.info(held_out_table(errors))
-    split = split_episodes(data.num_episodes, settings.model.holdout, settings.seed)
     horizon = settings.model.held_out_horizon
     objects = object_errors(model, data, tokens, *split, horizon=horizon)
     if objects is not None:

@@ -42,7 +42,7 @@ def settings_of(checkpoint: str, goal: str, overrides: Sequence[str]) -> DeployS
     values: dict[str, Any] = {"checkpoint": checkpoint, "robot": plain_settings(SO101)}
     if goal:
         values["goal"] = goal
-    told = {word.partition("=")[0] for word in overrides}
+    told = {key: value for key, _, value in (word.partition("=") for word in overrides)}
     words = [f"{key}={value}" for key, value in suggested_words(checkpoint, told).items()]
     words += overrides
     # A choice comes before what is set in it, wherever it stands.
