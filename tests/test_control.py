@@ -47,7 +47,7 @@ def test_a_robot_s_own_trust_region_stays_as_it_is():
 def test_a_margin_in_steps_is_asked_only_of_a_checkpoint_that_knows_them():
     knows, other = make_model(), make_model()
     knows.spec = replace(knows.spec, step_energy={"l1": 0.1, "l2": 0.01})
-    with pytest.raises(ValueError, match="what a step is worth"):
+    with pytest.raises(ValueError, match="no step_energy"):
         make_controller(other, PointEnv(), config("margin=0.5"))
     make_controller(knows, PointEnv(), config("margin=0.5"))
     held = first_action(knows, "margin=1e6")

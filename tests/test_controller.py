@@ -479,3 +479,19 @@ def test_a_blocked_arm_tells_nothing_of_its_axes():
     assert np.allclose(applied, [0.03, 0.0, 0.0], atol=1e-6)
     controller.observe(Observation({}, np.full(3, np.nan), 0.0), applied)  # nor does such a reading
     assert np.allclose(controller.rotation, np.eye(3), atol=1e-6)
+
+
+def test_a_setback_is_not_the_end_if_it_comes_nearer_from_there():
+    """A hand takes it far away when it is nearly there: what was near before counts no more."""
+    env = PointEnv()
+    controller = mpc(planner=Fixed([[0.02, 0.0]]), patience=4)
+    controller.reset(ahead(env, steps=4))
+    drive(controller, env, 12)
+    env.position = np.zeros(2)
+    drive(controller, env, 12)
+    energies = [decision.energy for decision in controller.decisions]
+    assert energies[13] > energies[3]  # it took more than `patience` to make up for it
+    assert {decision.kind for decision in controller.decisions} == {"plan"}
+    env.apply = lambda action: np.zeros(2)
+    drive(controller, env, 6)
+    assert controller.decisions[-1].kind == "stalled"

@@ -31,7 +31,8 @@ class GoalSequence:
         arrival_decisions: Number of observations in a row that must be that near; the energy must
             also have stopped falling.
         progress: An observation counts as nearer where its energy is lower by more than this than
-            that of the last one that counted.
+            that of the last one that counted; or than those of half as many before it as
+            `patience`, so that a setback is no end, such as an object that slipped.
         patience: Number of observations in a row that come no nearer, after which the goal counts
             as stalled; None: it never does. The pursuit does not end at an observation that is
             further off than most of the last ones, as plans may lead to and fro.
@@ -133,6 +134,9 @@ class GoalSequence:
         """Counts one more energy; returns how this goal's pursuit ended, None if it has not."""
         near, first = self._is_near(energy), self._least == math.inf
         nearer = energy < self._least - self._least_progress
+        if self._patience is not None and len(self._recent) > self._patience // 2:
+            before = self._recent[-max(1, self._patience // 2) :]
+            nearer = nearer or energy < min(before) - self._least_progress
         if nearer:  # small steps add up: each is compared with the last one that counted
             self._least = energy
         self._num_near = self._num_near + 1 if near else 0
