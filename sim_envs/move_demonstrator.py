@@ -20,11 +20,12 @@ from sim_envs.move import REGION, MoveTask, draw_parked
 from sim_envs.placing import GRASP_M, OPEN_M, OVER_M, between_fingers
 
 _DOWN_M = 0.02  # height of the tool that pushes
-_BEHIND_M = 0.045  # distance of the tool from the object's middle where a push begins
+_BEHIND_M = (0.04, 0.065)  # distance of the tool from the object's middle where a push begins
 _BESIDE_M = 0.012  # a pushing tool that is farther from the line approaches anew
 _STEP_M = 0.02  # of a push
 _NEAR_M = 0.008  # an object that is nearer to its goal is left alone
-_LEAST_STEPS = 32  # a new goal takes fewer
+_GOAL_STEPS = {"push": 32, "carry": 38}  # a new goal takes fewer
+_RETRY_STEPS = {"push": 16, "carry": 34}  # another try after a miss takes fewer
 _CALM = 0.3  # share of the noise where the gripper is about to touch the object
 
 
@@ -34,15 +35,16 @@ class MoveDemonstrator:
     It moves the object to the task's goal, then to new goals while there is time for one, as a
     person goes on; the task then judges the last of them. After a goal it may park the arm, as
     before a picture is taken; with no time left it says that it has arrived, and does nothing more.
-    Its way is noisy, and some of its approaches miss on purpose: a model needs to see what does not
-    move an object.
+    Its way is noisy, and some of its approaches and placements miss on purpose: a model needs to
+    see what does not move an object, and a policy what to do about an object that is nearly there.
 
     Args:
         task: The task, with the object's goal and the episode's seed, from which all randomness
             here is drawn.
         num_steps: Number of actions in an episode.
         noise_m: Standard deviation of the noise of every action, m.
-        miss_share: Share of the approaches that miss the object.
+        miss_share: Share of the approaches that miss the object, and of the placements that miss
+            the goal.
         park_share: Share of the goals after which the arm is parked.
     """
 
@@ -53,7 +55,7 @@ class MoveDemonstrator:
         *,
         num_steps: Count = 40,
         noise_m: NonNegative = 0.004,
-        miss_share: Share = 0.1,
+        miss_share: Share = 0.15,
         park_share: Share = 1.0,
     ) -> None:
         self._task, self._noise_m = task, noise_m
@@ -86,7 +88,7 @@ class MoveDemonstrator:
             yield from work()
             if self._rng.random() < self._park_share:
                 yield from self._park()
-            if self._num_steps - self._step < _LEAST_STEPS:
+            if self._num_steps - self._step < _GOAL_STEPS[self._task.way]:
                 return
             self._goal = self._draw_goal()
             self._task.retarget(np.append(self._goal, self._task.object_goal[2]))
@@ -96,6 +98,11 @@ class MoveDemonstrator:
             goal = self._rng.uniform(*REGION)
             if 0.06 < np.linalg.norm(goal - self._object[:2]) < 0.2:
                 return goal
+
+    def _misses(self) -> bool:
+        """Draws whether to miss on purpose, if there is time for another try."""
+        misses = self._rng.random() < self._miss_share
+        return misses and self._num_steps - self._step > _RETRY_STEPS[self._task.way]
 
     def _far(self) -> float:
         return float(np.linalg.norm(self._goal - self._object[:2]))
@@ -125,9 +132,10 @@ class MoveDemonstrator:
     def _push(self) -> Iterator[FloatArray]:
         while self._far() > _NEAR_M:
             way = (self._goal - self._object[:2]) / self._far()
-            miss = self._rng.random() < self._miss_share
+            miss = self._misses()
             aside = self._rng.choice((-1, 1)) * self._rng.uniform(0.02, 0.035) if miss else 0.0
-            begin = self._object[:2] - _BEHIND_M * way + aside * np.array([-way[1], way[0]])
+            behind = self._rng.uniform(*_BEHIND_M)
+            begin = self._object[:2] - behind * way + aside * np.array([-way[1], way[0]])
             yield from self._lift()
             yield from self._go(np.array([*begin, OVER_M, 0.0]), 0.015)
             self._is_free = False
@@ -153,7 +161,7 @@ class MoveDemonstrator:
 
     def _carry(self) -> Iterator[FloatArray]:
         while self._far() > 2 * _NEAR_M:
-            miss = self._rng.random() < self._miss_share
+            miss = self._misses()
             aside = self._rng.normal(0, 0.025, 2) if miss else np.zeros(2)
             place = between_fingers(self._object[:2] + aside)
             yield from self._lift()
@@ -166,9 +174,11 @@ class MoveDemonstrator:
             if self._object[2] < 0.03:  # it slipped, or was missed
                 yield np.array([*self._tool[:3], OPEN_M])
                 continue
-            place = between_fingers(self._goal)
+            aside = self._rng.normal(0, 0.03, 2) if self._misses() else np.zeros(2)
+            goal = np.clip(self._goal + aside, *REGION)
+            place = between_fingers(goal)
             yield from self._go(np.array([*place, OVER_M, 0.0]))
-            place = self._goal - (self._object[:2] - self._tool[:2])  # where it is held
+            place = goal - (self._object[:2] - self._tool[:2])  # where it is held
             yield from self._go(np.array([*place, GRASP_M + 0.002, 0.0]), 0.008, 6)
             for _ in range(2):
                 yield np.array([*self._tool[:3], OPEN_M])
