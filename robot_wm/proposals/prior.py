@@ -108,8 +108,10 @@ class Prior(nn.Module):
         return self.distance(*torch.broadcast_tensors(self.features(latents), self.features(goal)))
 
     def to_bytes(self) -> bytes:
-        """Returns the content of the checkpoint's file."""
+        """Returns the content of the checkpoint's file; the networks' weights are in float16."""
         tensors = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
+        for name, _ in self.named_parameters():
+            tensors[name] = tensors[name].half()
         return save(tensors, metadata={_NOTE: msgspec.json.encode(self.shape).decode()})
 
 
@@ -167,6 +169,8 @@ def load_prior(directory: Path, info: ModelInfo) -> Prior | None:
         with torch.device("meta"):  # nothing is allocated by what a file merely says
             prior = Prior(info, shape)
         tensors = load(path.read_bytes())
+        for name, _ in prior.named_parameters():
+            tensors[name] = tensors[name].float()
         prior.load_state_dict(tensors, assign=True)
     except (SafetensorError, msgspec.MsgspecError, LookupError, RuntimeError) as error:
         raise UserError(f"{FILE}: {error}") from error

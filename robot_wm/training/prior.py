@@ -346,3 +346,5 @@ class PriorTraining:
         """Trains to the end of the run; yields metrics as `Loop.steps` does."""
         yield from self.loop.steps()
         self.prior.eval().requires_grad_(False)
+        for value in self.prior.parameters():
+            value.copy_(value.half())  # as it is saved

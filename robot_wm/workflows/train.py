@@ -168,8 +168,8 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
     elif never_moves(data):
         log.info("no object moves in these demonstrations: the model cannot know what moves one")
     extra: dict[str, str | bytes] = {
-        "metrics.csv": _csv(metrics),
-        "metrics.jsonl": _jsonl(metrics),
+        "metrics.csv": _csv(_thinned(metrics)),
+        "metrics.jsonl": _jsonl(_thinned(metrics)),
         "card.md": _card(settings, data, encoder, metrics[-1], errors, objects),
         RUN_FILE: describe_run("train", settings),
     }
@@ -182,7 +182,7 @@ def _train(settings: TrainSettings, out: Path) -> TrainingRun:
         about_prior = {**about, **{f"prior.{k}": v for k, v in asdict(settings.prior).items()}}
         rows = _run(trained.loop, trained.steps(), prior_file(out), about_prior, settings, "prior")
         extra[PRIOR_FILE] = trained.prior.to_bytes()
-        extra["prior.jsonl"] = _jsonl(rows)
+        extra["prior.jsonl"] = _jsonl(_thinned(rows))
     about_data = {
         # Checkpoints are shared: paths of this machine do not belong in them.
         "source": source_name(str(data.dataset.source)),
@@ -375,6 +375,12 @@ def _card(
         f"```\n{measured}\n```\n\nSettings of `robot-wm train`:\n\n"
         f"```yaml\n{to_yaml(plain)}```\n"
     )
+
+
+def _thinned(metrics: list[Metrics], most: int = 1000) -> list[Metrics]:
+    """Returns every nth step's metrics, and the last step's: a checkpoint is shared."""
+    every = max(1, -(-len(metrics) // most))
+    return metrics[len(metrics) - 1 :: -every][::-1]
 
 
 def _csv(metrics: list[Metrics]) -> str:
