@@ -166,6 +166,21 @@ def test_goals_are_reached_one_after_the_other_and_the_last_is_held():
     assert np.array_equal(env.position, where)
 
 
+def test_a_goal_on_the_way_is_passed_before_it_is_reached():
+    env = PointEnv()
+    goals = [ahead(env, steps=4), ahead(env, steps=8)]
+    switched = []
+    for passing in (None, 0.05):
+        env.reset(0)
+        controller = mpc(arrival=2e-3, passing=passing)
+        controller.reset(goals)
+        drive(controller, env, 20)
+        kinds = [decision.kind for decision in controller.decisions]
+        assert kinds[-1] == "arrived" and controller.decisions[-1].energy <= 2e-3
+        switched.append([decision.goal for decision in controller.decisions].index(1))
+    assert switched[1] < switched[0]
+
+
 def test_nearness_must_last():
     env = PointEnv()
     controller = mpc(planner=Fixed([[0.1, 0.0]]), arrival=1e-3, arrival_decisions=2)

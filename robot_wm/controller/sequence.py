@@ -28,6 +28,8 @@ class GoalSequence:
     Args:
         controller: The controller that acts toward one of the goals.
         arrival: Largest energy at which a goal counts as reached; None: it never does.
+        passing: Energy at which a goal with another one after it counts as reached at once; None:
+            it is reached as the last one is.
         arrival_decisions: Number of observations in a row that must be that near; the energy must
             also have stopped falling.
         progress: An observation counts as nearer where its energy is lower by more than this than
@@ -50,6 +52,7 @@ class GoalSequence:
         controller: SteerableController,
         *,
         arrival: NonNegative | None = None,
+        passing: NonNegative | None = None,
         arrival_decisions: Count = 2,
         progress: NonNegative = 0.0,
         patience: Count | None = 4,
@@ -58,6 +61,7 @@ class GoalSequence:
     ) -> None:
         self._controller = controller
         self._arrival, self._arrival_decisions = arrival, arrival_decisions
+        self._passing = passing
         self._least_progress, self._patience = progress, patience
         self._step_energy, self._timeout_steps = step_energy, timeout_steps
         self._over: OutcomeKind | None = None  # how the way to the last goal ended
@@ -65,7 +69,7 @@ class GoalSequence:
     @property
     def moves_on(self) -> bool:
         """Whether the pursuit can ever go on from one goal to the next."""
-        ends = (self._arrival, self._patience, self._timeout_steps)
+        ends = (self._arrival, self._passing, self._patience, self._timeout_steps)
         return any(end is not None for end in ends)
 
     def reset(self, goal: Goal | Sequence[Goal]) -> None:
@@ -141,6 +145,9 @@ class GoalSequence:
             self._least = energy
         self._num_near = self._num_near + 1 if near else 0
         self._num_no_nearer = 0 if nearer else self._num_no_nearer + 1
+        is_last = self._goal + 1 == self._num_goals
+        if not is_last and self._passing is not None and energy <= self._passing:
+            return "arrived"
         if self._num_near >= self._arrival_decisions and (first or not nearer):
             return "arrived"
         if self._patience is not None:

@@ -116,6 +116,7 @@ def make_controller(
     return GoalSequence(
         steered,
         arrival=_energy(model, settings, "arrival") or None,
+        passing=_energy(model, settings, "passing"),
         arrival_decisions=config.arrival_decisions,
         progress=_energy(model, settings, "progress") or 0.0,
         patience=config.patience or None,

@@ -55,6 +55,8 @@ class ControllerSettings(Settings, frozen=True):
             resemble if there are any; null: the same as 0.
         arrival: A goal is reached once the energy is below this and falls no further; 0 or null:
             never.
+        passing: A goal with another one after it is reached once the energy is below this; null: as
+            the last one is.
         arrival_decisions: Number of decisions in a row for which this must hold.
         progress: Energy by which a decision must come nearer than all before to count; null: 0.
         patience: Decisions in a row without progress that stall a goal; 0 or null: never.
@@ -75,6 +77,7 @@ class ControllerSettings(Settings, frozen=True):
     search: bool = True
     margin: NonNegative | None = 0.0
     arrival: NonNegative | None = 0.1
+    passing: NonNegative | None = None
     arrival_decisions: Count = 2
     progress: NonNegative | None = 0.1
     patience: Index | None = 4
@@ -118,7 +121,7 @@ def suggested_planning(checkpoint: str, objective: str | None = None) -> Plannin
         return PlanningSettings()
     controller = ControllerSettings(proposals=("policy",))
     if objective in (None, _STEPS_TO_GO):  # an arrival, in steps to go, says nothing of another one
-        controller = msgspec.structs.replace(controller, arrival=1.0, patience=15)
+        controller = msgspec.structs.replace(controller, arrival=1.0, passing=2.0, patience=15)
     chunk = _chunk(prior)
     planner = Part("averaged") if chunk is None else Part("averaged", horizon=chunk)
     return PlanningSettings(planner, Part(_STEPS_TO_GO), controller)
