@@ -120,7 +120,7 @@ class HindsightSampler:
         episodes: The episodes.
         chunk: Number of actions of a chunk, C.
         farthest: Largest number of steps from a frame to its goal.
-        stay_share: Share of the frames whose goal is the frame itself.
+        stay_share: Share of the frames whose goal is the frame itself, or what is imagined from it.
         batch_size: Number of frames per batch, B.
         seed: Seed of what is drawn.
         imagined: What is imagined from every frame; None: nothing.
@@ -166,7 +166,7 @@ class HindsightSampler:
         actions, told = self._episodes.actions[following], before | stays[:, None]
         imagined = torch.zeros(size, dtype=torch.bool)
         if self._imagined is not None:
-            imagined = torch.from_numpy(rng.random(size) < self._imagined_share) & ~stays
+            imagined = torch.from_numpy(rng.random(size) < self._imagined_share)
             end = num_steps + self._imagined.num_steps[goals]
             moved = imagined[:, None] & ~before & (steps < end[:, None])
             actions = torch.where(moved[..., None], self._imagined.ways[goals, None], actions)

@@ -49,7 +49,7 @@ class PriorConfig:
         width: Width of the networks.
         depth: Number of the policy's residual blocks, and of the distance's hidden layers.
         farthest: Largest number of steps from a frame to its goal.
-        stay_share: Share of the frames whose goal is the frame itself.
+        stay_share: Share of the frames whose goal is the frame itself, or the robot elsewhere in it.
         imagined_share: Share of the goals in which the model has imagined the robot elsewhere; for
             actions that are changes of the state.
         expectile: Expectile of the number of steps that the distance learns, below a half: of
@@ -64,7 +64,7 @@ class PriorConfig:
     width: Annotated[int, Meta(ge=8, le=4096)] = 256
     depth: Annotated[int, Meta(ge=1, le=16)] = 3
     farthest: Annotated[int, Meta(ge=1, le=1000)] = 30
-    stay_share: Share = 0.05
+    stay_share: Share = 0.15
     imagined_share: Share = 0.5
     expectile: InnerShare = 0.3
     max_frames: Index = 10_000
