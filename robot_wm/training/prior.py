@@ -49,7 +49,8 @@ class PriorConfig:
         width: Width of the networks.
         depth: Number of the policy's residual blocks, and of the distance's hidden layers.
         farthest: Largest number of steps from a frame to its goal.
-        stay_share: Share of the frames whose goal is the frame itself, or the robot elsewhere in it.
+        stay_share: Share of the frames whose goal is the frame itself, or the robot imagined
+            elsewhere in it.
         imagined_share: Share of the goals in which the model has imagined the robot elsewhere; for
             actions that are changes of the state.
         expectile: Expectile of the number of steps that the distance learns, below a half: of
