@@ -15,9 +15,10 @@ Factor = Literal[
     "light", "colours", "camera", "distractor", "size", "mass", "friction", "latency", "noise"
 ]
 
-_HALF_SIZES_M = (0.01, 0.02)
-_MASSES = (0.5, 2.0)  # as shares of the mass
-_FRICTIONS = (0.4, 1.0)
+# Smallest, usual and largest.
+_HALF_SIZES_M = (0.01, 0.015, 0.02)
+_MASSES = (0.5, 1.0, 2.0)  # as shares of the mass
+_FRICTIONS = (0.4, 0.7, 1.0)
 _LATENCY_S = 0.1
 _NOISE_M = 0.003
 # Second words of seeds, which no task has: what they draw does not depend on what a task draws.
@@ -62,17 +63,21 @@ class FactorSampler:
     Args:
         appearance: The scene's appearance; None: it is always the scene's own.
         factors: What is drawn, each alone or several together; none: the whole appearance.
+        share: How far the numbers of an object go from the usual one to the smallest and the
+            largest.
 
     Raises:
         UserError: no such factor.
     """
 
-    def __init__(self, appearance: Appearance | None, factors: Sequence[Factor] = ()) -> None:
+    def __init__(
+        self, appearance: Appearance | None, factors: Sequence[Factor] = (), share: float = 1.0
+    ) -> None:
         known = get_args(Factor)
         for factor in factors:
             if factor not in known:
                 raise UserError(f"vary: got {factor!r}, want some of {', '.join(known)}")
-        self._appearance, self._factors = appearance, tuple(factors)
+        self._appearance, self._factors, self._share = appearance, tuple(factors), share
 
     def draw(self, seed: int | None) -> EpisodeFactors:
         """Changes the appearance, and draws what else is different; the latency is always 100 ms.
@@ -94,11 +99,11 @@ class FactorSampler:
             # Each by a seed of its own: it is the same whatever else is varied.
             rng = np.random.default_rng((seed, _FACTOR, get_args(Factor).index(factor) + 1))
             if factor == "size":
-                values["half_size_m"] = float(rng.uniform(*_HALF_SIZES_M))
+                values["half_size_m"] = self._number(rng, *_HALF_SIZES_M)
             elif factor == "mass":
-                values["mass"] = float(rng.uniform(*_MASSES))
+                values["mass"] = self._number(rng, *_MASSES)
             elif factor == "friction":
-                values["friction"] = float(rng.uniform(*_FRICTIONS))
+                values["friction"] = self._number(rng, *_FRICTIONS)
             elif factor == "latency":
                 values["latency_s"] = _LATENCY_S
             elif factor == "noise":
@@ -107,6 +112,12 @@ class FactorSampler:
                 assert self._appearance is not None
                 self._appearance.draw_factor(factor, rng)
         return EpisodeFactors(**values, seed=seed)
+
+    def _number(
+        self, rng: np.random.Generator, smallest: float, usual: float, largest: float
+    ) -> float:
+        ends = usual + self._share * (np.array([smallest, largest]) - usual)
+        return float(rng.uniform(*ends))
 
 
 def changes_pictures(factors: Sequence[str]) -> bool:

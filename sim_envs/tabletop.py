@@ -57,6 +57,7 @@ class Tabletop:
             `camera` (turned by up to 5 degrees), `distractor`, `size` (2 to 4 cm), `mass` (half to
             double), `friction` (.4 to 1), `latency` (what is observed is 100 ms old), `noise` (3 mm
             on every action).
+        vary_share: How far size, mass and friction vary, as a share of these ranges.
         detail_m: Corners of the meshes that are nearer to each other than about this are merged
             (see `compose`); 0 keeps all.
 
@@ -83,6 +84,7 @@ class Tabletop:
         max_delta_m: Positive = 0.04,
         random_appearance: bool = False,
         vary: Sequence[Factor] = (),
+        vary_share: Positive = 1.0,
         detail_m: float = 0.0,
     ) -> None:
         default_table, front = stand_of(robot)
@@ -92,6 +94,7 @@ class Tabletop:
             check_tilted(cameras)
         if random_appearance and vary:
             raise UserError("vary: got factors beside random_appearance, want one of them")
+        has_looks = random_appearance or changes_pictures(vary)
         if not cameras:
             raise UserError("cameras: got none, want at least 1")
         self._robot = robot
@@ -108,18 +111,17 @@ class Tabletop:
                 table=table or default_table,
                 objects=tuple(objects),
                 cameras=cameras,
-                variety=random_appearance or changes_pictures(vary),
+                variety=has_looks,
                 detail_m=detail_m,
                 image_size=image_size,
             )
         )
         fixed = [camera.name for camera in cameras if not camera.on_tool]
-        appearance = (
-            Appearance(self._physics, robot.name, tuple(self._objects), fixed, scale_of(robot))
-            if random_appearance or changes_pictures(vary)
-            else None
-        )
-        self._factor_sampler = FactorSampler(appearance, vary)
+        appearance = None
+        if has_looks:
+            names = tuple(self._objects)
+            appearance = Appearance(self._physics, robot.name, names, fixed, scale_of(robot))
+        self._factor_sampler = FactorSampler(appearance, vary, vary_share)
         self._factors = EpisodeFactors()
         self._past = deque[FloatArray](maxlen=1)  # physical states, the observed one first
         substeps = 1.0 / control_hz / self._physics.timestep_s

@@ -298,6 +298,14 @@ def test_a_cube_of_another_size_is_seen_under_every_appearance(dressed):
     dressed.change_object("cube")
 
 
+def test_factors_of_the_body_vary_by_a_share_of_their_range():
+    env, sizes = Tabletop(so100(), image_size=16, vary=("size",), vary_share=0.5), []
+    for seed in range(12):
+        env.reset(seed)
+        sizes.append(env.physics.model.geom("cube/cube").size[0])
+    assert 0.0125 <= min(sizes) < 0.0135 and 0.0165 < max(sizes) <= 0.0175
+
+
 def test_factors_of_the_body_are_drawn_for_every_episode():
     env = Tabletop(so100(), image_size=16, vary=("size", "mass", "friction"))
     model, drawn = env.physics.model, []
