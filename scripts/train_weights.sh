@@ -26,7 +26,9 @@ collect() { # NAME, and what `robot-wm collect` is told
 collect reaching num_episodes=250 seed=0
 collect appearances env.simulator.random_appearance=true num_episodes=200 seed=40
 collect picking env=so100_pick_place num_episodes=150 seed=50
-collect tabletop env=so100_push 'also=[so100_pick_place,so100_reach]' num_episodes=1500 seed=60
+# Cubes of 2.5 to 3.5 cm, so that size is not taken for place.
+collect tabletop env=so100_push 'also=[so100_pick_place,so100_reach]' num_episodes=2100 seed=60 \
+    'env.simulator.vary=[size]' env.simulator.vary_share=0.5
 probe() { # DATASET: the table alone
     robot-wm probe data="$work/$1" cache="$work/cache" encoder.weights="$work/mini.safetensors" \
         2>&1 >"$work/$1.json" | sed -n '/^held-out R2/,$p'
@@ -47,7 +49,7 @@ probe() { # DATASET: the table alone
 robot-wm train data="$work/tabletop" cache="$work/cache" out="$work/so100_tabletop" \
     encoder.weights="$work/mini.safetensors" data.action=command_delta model.proprio=none \
     model.num_frames=12 model.rollout_steps=8 model.held_out_horizon=10 train.num_steps=4000 \
-    prior.num_steps=12000
+    prior.num_steps=16000
 cp "$work/mini.safetensors" "$work/mini.svg" "$weights"
 cp "$work/card.md" "$weights/mini.md"
 mkdir -p "$weights/so100_tabletop"
