@@ -121,7 +121,7 @@ def suggested_planning(checkpoint: str, objective: str | None = None) -> Plannin
         return PlanningSettings()
     controller = ControllerSettings(proposals=("policy",))
     if objective in (None, _STEPS_TO_GO):  # an arrival, in steps to go, says nothing of another one
-        controller = msgspec.structs.replace(controller, arrival=1.0, passing=2.0, patience=15)
+        controller = msgspec.structs.replace(controller, arrival=1.0, passing=3.0, patience=15)
     chunk = _chunk(prior)
     planner = Part("averaged") if chunk is None else Part("averaged", horizon=chunk)
     return PlanningSettings(planner, Part(_STEPS_TO_GO), controller)
