@@ -259,7 +259,7 @@ def test_one_dataset_holds_several_tasks_each_as_long_as_it_takes(tmp_path):
     lengths = [data.num_rows(i) for i in range(6)]
     assert lengths[1] == lengths[4] == 21
     # An expert that is done parks the arm, as for a picture, and then ends the episode.
-    assert min(lengths) > 20 and min(lengths[::3]) < 41 and max(lengths[2::3]) < 61
+    assert min(lengths) > 20 and max(lengths[::3]) <= 41 and max(lengths[2::3]) < 61
     moves = [data.episode(i) for i in (0, 2, 3, 5)]
     assert np.median([move.columns["observation.state"][-1][2] for move in moves]) > 0.09
     with pytest.raises(UserError, match="jaco_reach is of"):
