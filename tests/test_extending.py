@@ -217,7 +217,7 @@ def test_two_cameras_together(theirs):
     assert robot_wm(theirs, "deploy", *words)["ended"].startswith("done")
     # A view that is not there is no view that is switched off.
     for more, why in (
-        ([*pictures], "there is no wrist, only front"),
+        ([*pictures], "it needs the cameras front, wrist; the robot has front"),
         ([*views, "goal=front.png"], "goal.front=FILE goal.wrist=FILE"),
         ([*views, "goal.front=front.png"], "got front, the checkpoint sees through 2"),
     ):
