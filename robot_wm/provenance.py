@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,23 @@ def _without_places(value: Any) -> Any:
     if isinstance(value, str) and os.path.isabs(value) and not value.startswith("/dev/"):
         return Path(value).name
     return value
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Writes settings in one line, without those that are null.
+
+    Args:
+        settings: Plain settings by name.
+
+    Returns:
+        The line.
+    """
+    words = []
+    for key, value in settings.items():
+        if key in ("name", "_target_"):
+            words.append(str(value))
+        elif isinstance(value, dict):
+            words += [f"{key}: {inner}"] if (inner := in_words(value)) else []
+        elif value is not None:
+            words.append(f"{key} {value}")
+    return ", ".join(words)

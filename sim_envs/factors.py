@@ -18,7 +18,7 @@ Factor = Literal[
 # Smallest, usual and largest.
 _HALF_SIZES_M = (0.01, 0.015, 0.02)
 _MASSES = (0.5, 1.0, 2.0)  # as shares of the mass
-_FRICTIONS = (0.4, 0.7, 1.0)
+_FRICTIONS = (0.4, 1.0, 1.0)
 _LATENCY_S = 0.1
 _NOISE_M = 0.003
 # Second words of seeds, which no task has: what they draw does not depend on what a task draws.
@@ -67,7 +67,7 @@ class FactorSampler:
             largest.
 
     Raises:
-        UserError: no such factor.
+        UserError: no such factor, or a share above 1.
     """
 
     def __init__(
@@ -77,6 +77,8 @@ class FactorSampler:
         for factor in factors:
             if factor not in known:
                 raise UserError(f"vary: got {factor!r}, want some of {', '.join(known)}")
+        if not 0 <= share <= 1:  # a size beyond the range may be none
+            raise UserError(f"vary_share: got {share}, want 0 to 1")
         self._appearance, self._factors, self._share = appearance, tuple(factors), share
 
     def draw(self, seed: int | None) -> EpisodeFactors:

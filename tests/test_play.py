@@ -304,6 +304,8 @@ def test_factors_of_the_body_vary_by_a_share_of_their_range():
         env.reset(seed)
         sizes.append(env.physics.model.geom("cube/cube").size[0])
     assert 0.0125 <= min(sizes) < 0.0135 and 0.0165 < max(sizes) <= 0.0175
+    with pytest.raises(UserError, match="vary_share"):
+        Tabletop(so100(), image_size=16, vary=("size",), vary_share=3.0)
 
 
 def test_factors_of_the_body_are_drawn_for_every_episode():

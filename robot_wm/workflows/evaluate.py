@@ -50,7 +50,7 @@ from robot_wm.planners import PLANNERS
 from robot_wm.precision import pick_device
 from robot_wm.progress import Progress
 from robot_wm.proposals import load_prior
-from robot_wm.provenance import git_sha, machine, write_run
+from robot_wm.provenance import git_sha, in_words, machine, write_run
 from robot_wm.report import (
     EpisodeVideo,
     Imagined,
@@ -490,23 +490,10 @@ def _in_table(settings: EvalSettings, saved: Mapping[str, Any]) -> dict[str, str
         "encoder": f"{encoder['name']} ({encoder['fingerprint']['weights'][:12]})",
         "dataset": str((training.get("data") or {}).get("content_hash", "unknown"))[:12],
         "episodes": f"{settings.num_episodes} of split {settings.split}",
-        "planner": _in_words(plain["planner"]),
-        "objective": _in_words(plain["objective"]),
-        "controller": _in_words(plain["controller"]),
+        "planner": in_words(plain["planner"]),
+        "objective": in_words(plain["objective"]),
+        "controller": in_words(plain["controller"]),
         "seed": str(settings.seed),
         "render": os.environ.get("MUJOCO_GL", "unknown"),
         "machine": f"{machine()}, {settings.device}, encoder in float32",
     }
-
-
-def _in_words(settings: Mapping[str, Any]) -> str:
-    """Writes settings in one line, without those that are null."""
-    words = []
-    for key, value in settings.items():
-        if key in ("name", "_target_"):
-            words.append(str(value))
-        elif isinstance(value, dict):
-            words += [f"{key}: {inner}"] if (inner := _in_words(value)) else []
-        elif value is not None:
-            words.append(f"{key} {value}")
-    return ", ".join(words)
