@@ -462,6 +462,13 @@ def test_every_shape_of_mini_survives_its_file(num_tokens, stem, tmp_path):
 
 
 @pytest.mark.parametrize("stem", ["linear", "conv"])
+def test_a_frame_beside_itself_is_the_same_as_beside_its_copy(stem):
+    encoder = random_mini(seed=0, config=MiniConfig(image_size=32, width=16, depth=1, stem=stem))
+    frames = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(encoder.embed(frames, frames), encoder.embed(frames, frames.clone()))
+
+
+@pytest.mark.parametrize("stem", ["linear", "conv"])
 def test_a_hidden_patch_does_not_show_through_its_neighbours(stem):
     encoder = random_mini(seed=0, config=MiniConfig(image_size=32, width=16, depth=1, stem=stem))
     image = torch.randn(1, 3, 32, 32)

@@ -154,7 +154,10 @@ class MiniEncoder(nn.Module):
         Returns:
             `[n, patches, width]`.
         """
-        images, size = torch.cat((first, second), dim=1), self.config.patch_size
+        # One frame in place of two equal ones halves what the first layer reads; see `ConvStem`.
+        repeats = second is first and self.config.stem == "conv"
+        images = first if repeats else torch.cat((first, second), dim=1)
+        size = self.config.patch_size
         if hidden is not None:
             cells = hidden.view(-1, 1, self.side, self.side)
             blank = cells.repeat_interleave(size, 2).repeat_interleave(size, 3)
@@ -182,7 +185,7 @@ class ConvStem(nn.Module):
     """Maps a picture to its patches' tokens by five convolutions and a linear layer.
 
     The first convolution and then each pair of convolutions halve the picture; each pair also
-    doubles the channels.
+    doubles the channels. Of a tubelet that repeats a frame, the frame alone is enough.
 
     Args:
         patch_size: Side of a patch, pixels, a multiple of 8.
@@ -211,9 +214,12 @@ class ConvStem(nn.Module):
         nn.init.uniform_(self.leave.weight, -bound, bound, generator=generator)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps `[n, 6, height, width]` to `[n, patches, width]`."""
+        """Maps `[n, 6 or 3, height, width]` to `[n, patches, width]`; 3: one frame, repeated."""
         x = images.contiguous(memory_format=torch.channels_last)
-        x = F.relu(self.convs[0](x))
+        first = self.convs[0]
+        assert isinstance(first, nn.Conv2d)
+        weight = first.weight if images.shape[1] > 3 else first.weight[:, :3] + first.weight[:, 3:]
+        x = F.relu(F.conv2d(x, weight, first.bias, stride=2, padding=1))
         for halving, refining in zip(self.convs[1:], self.more, strict=True):
             x = F.relu(refining(F.relu(halving(x))))
         x = rearrange(x, "n c (r p) (s q) -> n (r s) (c p q)", p=self.cells, q=self.cells)
