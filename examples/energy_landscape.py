@@ -18,7 +18,7 @@ def main(file: str, side: int = 41) -> None:
         file: File of the picture.
         side: Number of actions along each axis.
     """
-    model, sim = load("so100_reach"), simulation("so100_reach")
+    model, sim = load("so100_tabletop"), simulation("so100_reach")
     goal = sim.task.start(sim.episodes("dev", 1)[0])
     observation, spec = sim.env.observe(), model.info.action_spec
     dx, dy = (np.linspace(spec.low[i], spec.high[i], side) for i in (0, 1))

@@ -58,7 +58,7 @@ def main() -> None:
     """Checks the task against its contract, then runs the shipped model on it."""
     env = simulation("so100_reach").env
     check_task(lambda: Lift(env))
-    task, controller = Lift(env), make_controller(load("so100_reach"), env, PlanningSettings())
+    task, controller = Lift(env), make_controller(load("so100_tabletop"), env, PlanningSettings())
     goal = task.start(task.episode(0))
     run_episode(env, controller, goal, num_steps=10)
     name, measure = task.judge().first

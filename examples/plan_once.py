@@ -13,7 +13,7 @@ def main(goal: str) -> None:
     Args:
         goal: A picture of the arm in the desired pose.
     """
-    model = load("so100_reach")
+    model = load("so100_tabletop")
     env = simulation("so100_reach").env
     observation = env.reset(0)
     result = plan(model, observation, goal)

@@ -8,6 +8,8 @@ from pathlib import Path
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 MANIFEST = "manifest.json"  # lists a checkpoint's files
 PRIOR_FILE = "prior.safetensors"  # of a checkpoint whose training had `prior.num_steps`
+# Names of checkpoints that no longer ship, and what does all that they did.
+_TAKEN_OVER = {"so100_reach": "so100_tabletop"}
 
 
 def shipped_checkpoints() -> list[str]:
@@ -24,5 +26,5 @@ def checkpoint_directory(name: str) -> Path:
     Returns:
         The directory; it need not exist.
     """
-    path = Path(os.path.expanduser(name))
-    return WEIGHTS_DIR / name if not path.exists() and name in shipped_checkpoints() else path
+    path, ships = Path(os.path.expanduser(name)), _TAKEN_OVER.get(name, name)
+    return WEIGHTS_DIR / ships if not path.exists() and ships in shipped_checkpoints() else path

@@ -67,7 +67,7 @@ def measure(what: str, turns: int) -> tuple[float, float]:
 def late_ticks_s(own: dict[str, str]) -> float:
     """Measures how late the arm server's ticks are (99th percentile) during a plan, s."""
     with tempfile.TemporaryDirectory() as out:
-        words = ["deploy", "checkpoint=so100_reach", f"goal={ROOT / 'docs/images/goal.png'}"]
+        words = ["deploy", "checkpoint=so100_tabletop", f"goal={ROOT / 'docs/images/goal.png'}"]
         words += ["mode=run", "confirm=false", "num_steps=6", f"out={out}"]
         # Patient: on a busy machine it is measured, not stopped.
         words.append(
@@ -113,6 +113,7 @@ def plans() -> Iterator[object]:
     """Plans with the shipped checkpoint; encoding the pictures is included."""
     from robot_wm.checkpoint import find_checkpoint, load_checkpoint
     from robot_wm.deployment.control import make_controller
+    from robot_wm.proposals import load_prior
     from robot_wm.robots import make_arm
     from sim_envs.manifest import DEV_SEED
     from sim_envs.reach import ReachTask
@@ -121,8 +122,11 @@ def plans() -> Iterator[object]:
     env = Tabletop(make_arm("so100"))
     task = ReachTask(env)
     goal = task.start(task.episode(DEV_SEED))
-    model, _ = load_checkpoint(find_checkpoint("so100_reach"))
-    controller = make_controller(model, env, load_command("eval", ["checkpoint=so100_reach"]))
+    directory = find_checkpoint("so100_tabletop")
+    model, _ = load_checkpoint(directory)
+    settings = load_command("eval", [f"checkpoint={directory}"])
+    prior = load_prior(directory, model.info)
+    controller = make_controller(model, env, settings, prior=prior)
     start = env.observe()
     while True:
         controller.reset(goal)

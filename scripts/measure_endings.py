@@ -93,7 +93,7 @@ def main() -> None:
     numbers = [int(word) for word in sys.argv[1:] if "=" not in word]
     num_episodes, first_seed = (*numbers, *(40, DEV_SEED)[len(numbers) :])
     if not any(word.startswith("checkpoint=") for word in words):
-        words = ["checkpoint=so100_reach", *words]
+        words = ["checkpoint=so100_tabletop", *words]
     config = load_command("eval", words)
     directory = find_checkpoint(config.checkpoint)
     model, _ = load_checkpoint(directory)

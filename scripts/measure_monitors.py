@@ -109,7 +109,7 @@ def main() -> None:
     """Runs all episodes, and prints the table."""
     words = [word for word in sys.argv[1:] if "=" in word]
     if not any(word.startswith("checkpoint=") for word in words):
-        words = ["checkpoint=so100_reach", *words]
+        words = ["checkpoint=so100_tabletop", *words]
     numbers = [int(word) for word in sys.argv[1:] if "=" not in word]
     num_episodes, first_seed = (*numbers, *(12, DEV_SEED)[len(numbers) :])
     config = load_command("eval", words)

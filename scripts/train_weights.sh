@@ -1,9 +1,8 @@
 #!/bin/sh
 # Run it from the checkout, after `make install`.
-# Makes what ships in robot_wm/weights next: the encoder mini.safetensors (10 minutes of rendering and
-# about 90 of training on two cores with bfloat16), what a probe finds in it, and the checkpoint
-# so100_tabletop on it, which has not been made yet. What ships now was made by the version of this
-# script at the commit that its cards name. Cut off, the same command goes on.
+# Makes what ships in robot_wm/weights: the encoder mini.safetensors (15 minutes of rendering and an hour
+# of training on two cores with bfloat16), what a probe finds in it, and the checkpoint so100_tabletop
+# on it (half an hour, the demonstrations included). Cut off, the same command goes on.
 set -eu
 PATH=$PWD/.venv/bin:$PATH
 work=${1:-outputs/weights}

@@ -1,11 +1,13 @@
 """An SO-101 that is not there: servos on a pseudo-terminal, MuJoCo behind them, a camera in a file.
 
-    python tests/fake_so101.py FOLDER SEED
+    python tests/fake_so101.py FOLDER SEED [X Y]
 
 Prints `{"port": ...}` once it lives, then obeys JSON: `{"loss": 0.02}`, `{"unplug": true}`,
 `{"error": [3, 32]}` (servo, its error bits), `{"block": 2}` (servo, which no longer turns), and
-answers each with when it came, and how far the tool then was from the goal, m. Ends with its
-input. FOLDER gets `fake.json`, the calibration, `front.frames`, the pictures, and `goal.png`.
+answers each with when it came, and how far the tool and the cube then were from where the goal
+picture shows them, m. Ends with its input. FOLDER gets `fake.json`, the calibration,
+`front.frames`, the pictures, and `goal.png`: the arm elsewhere, or where it is and the cube X and
+Y m away.
 """
 
 from __future__ import annotations
@@ -74,12 +76,30 @@ def show_goal(env, path):
     return goal_m
 
 
-def main(folder: Path, seed: int) -> None:
+def show_moved(env, path, shift):
+    """Shows the same scene with the cube elsewhere; where it is then, x and y `[2]`, m."""
+    physics, (cube,) = env.physics, env.objects
+    x, y, _, yaw = env.object_pose(cube)
+    begin, goal_m = physics.snapshot(), np.array([x, y]) + shift
+    env.place_object(cube, np.append(goal_m, yaw))
+    physics.forward()
+    Image.fromarray(physics.render("front", SIZE, SIZE)).save(path)
+    physics.restore(begin)
+    physics.forward()
+    return goal_m
+
+
+def main(folder: Path, seed: int, *shift: float) -> None:
     lower_niceness()  # reality does not wait
     env = Tabletop(so100(), image_size=SIZE)
     env.reset(seed)
     physics = env.physics
-    goal_m = show_goal(env, folder / "goal.png")
+    (cube,) = env.objects
+    goal_m, cube_goal_m = physics.site_position("so100/ee").copy(), env.object_pose(cube)[:2]
+    if shift:
+        cube_goal_m = show_moved(env, folder / "goal.png", shift)
+    else:
+        goal_m = show_goal(env, folder / "goal.png")
     qpos, dofs = physics.joint_indices(tuple(f"so100/{name}" for name in so100().joints))
     low, high = so100().chain.joint_range.T
     zeros, ranges = calibrated(low, high)
@@ -103,6 +123,7 @@ def main(folder: Path, seed: int) -> None:
                 blocked[said["block"] - 1] = physics.data.qpos[qpos[said["block"] - 1]]
             away_m = float(np.linalg.norm(physics.site_position("so100/ee") - goal_m))
             now = {"at_s": time.monotonic(), "away_m": away_m, "angles": bus.angles.tolist()}
+            now["cube_away_m"] = float(np.linalg.norm(env.object_pose(cube)[:2] - cube_goal_m))
             print(json.dumps(now), flush=True)
         with contextlib.suppress(ValueError):
             env.command(np.clip(bus.command(), low, high))
@@ -123,4 +144,4 @@ def main(folder: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:]))

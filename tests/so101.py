@@ -12,12 +12,12 @@ TESTS = Path(__file__).parent
 class FakeSO101:
     """tests/fake_so101.py in a process of its own."""
 
-    def __init__(self, folder, seed=0):
+    def __init__(self, folder, seed=0, shift=()):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         environ = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
         self._process = subprocess.Popen(
-            [sys.executable, str(TESTS / "fake_so101.py"), str(folder), str(seed)],
+            [sys.executable, str(TESTS / "fake_so101.py"), *map(str, (folder, seed, *shift))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ,
         )  # fmt: skip
         self.port = json.loads(self._process.stdout.readline())["port"]

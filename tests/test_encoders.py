@@ -176,7 +176,7 @@ def test_pooling_averages_squares_of_tokens():
     with pytest.raises(ValueError, match=r"got pool 3, want one of \[1, 2, 4\]"):
         build_encoder("mini_patches", pool=3)
     fine, coarse = build_encoder("mini_patches"), build_encoder("mini_patches", pool=pool)
-    frames = torch.randn(2, 1, 3, 64, 64)
+    frames = torch.randn(2, 1, 3, fine.image.height, fine.image.width)
     maps = fine(frames)[:, 0].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
     expected = F.avg_pool2d(maps, pool).flatten(2).transpose(1, 2)
     torch.testing.assert_close(coarse(frames)[:, 0], expected)

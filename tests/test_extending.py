@@ -73,7 +73,7 @@ def test_a_task_is_one_file(theirs, data):
     check_task(lambda: Hover(Tabletop(so100(), image_size=32)))
     words = ["env.task._target_=hover.Hover", "env.name=hover", "env.task.within_m=0.04"]
     out = ["out=report", "num_videos=0", "floors=[]", "split=9000", "num_episodes=2"]
-    told = robot_wm(theirs, "eval", "checkpoint=so100_reach", *words, *out)
+    told = robot_wm(theirs, "eval", "checkpoint=so100_tabletop", *words, *out)
     figures = told["tasks"]["so100_hover"]
     assert {"final_distance_m_median", "final_opening_m_median"} <= set(figures)
     page = (theirs / "report" / "report.html").read_text()
@@ -141,8 +141,9 @@ def test_a_planner_is_one_file(theirs):
 
     check_planner(LineSearch)
     words = ["planner._target_=line_search.LineSearch", "planner.num_rounds=3", "floors=[]"]
+    words += ["objective=energy", "controller.proposals=[]"]
     told = robot_wm(
-        theirs, "eval", "checkpoint=so100_reach", *words, "num_videos=0", "split=9000",
+        theirs, "eval", "checkpoint=so100_tabletop", *words, "num_videos=0", "split=9000",
         "num_episodes=2",
     )  # fmt: skip
     assert told["tasks"]["so100_reach"]["success_final"] == 1.0
@@ -234,7 +235,7 @@ def test_settings_of_their_own(theirs):
     folder.mkdir(parents=True)
     settings = "_target_: line_search.LineSearch\nhorizon: 1\nnum_rounds: 2\n"
     (folder / "line.yaml").write_text(settings)
-    words = ["checkpoint=so100_reach", "planner=line", "num_videos=0", "floors=[]", "split=9000"]
+    words = ["checkpoint=so100_tabletop", "planner=line", "num_videos=0", "floors=[]", "split=9000"]
     told = robot_wm(theirs, "--config-dir", "conf", "eval", *words, "num_episodes=1")
     assert told["tasks"]["so100_reach"]["n"] == 1
     assert "no folder" in robot_wm(theirs, "--config-dir", "nowhere", "eval", ok=False)
@@ -242,7 +243,7 @@ def test_settings_of_their_own(theirs):
 
 def test_what_keeps_no_contract_is_refused(theirs):
     (theirs / "nothing.py").write_text("class Nothing:\n    def __init__(self, **own): ...\n")
-    words = ["eval", "checkpoint=so100_reach", "num_episodes=1"]
+    words = ["eval", "checkpoint=so100_tabletop", "num_episodes=1"]
     for key, why in (
         ("planner", "without horizon"),
         ("env.task", "without env, episode"),
@@ -300,9 +301,9 @@ register_family(replace(TOY_RSSM, name="restless", model_type=Restless, build=bu
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["plan", "checkpoint=so100_reach", "goal=docs/images/goal.png", "out=p",
+        (["plan", "checkpoint=so100_tabletop", "goal=docs/images/goal.png", "out=p",
           "planner._target_=broken.Wild"], "broken.Wild: plan: 0.95 beyond what bounds allows"),
-        (["eval", "checkpoint=so100_reach", "env.task._target_=broken.Boastful"],
+        (["eval", "checkpoint=so100_tabletop", "env.task._target_=broken.Boastful"],
          "broken.Boastful: simulate: 0.1000 from what apply does"),
         (["train", "experiment=debug", "data=data", "out=x", "encoder._target_=broken.Blended"],
          "broken.Blended: tokens: a frame's depend on another frame"),

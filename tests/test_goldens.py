@@ -83,6 +83,7 @@ def loop(name: str) -> dict[str, Any]:
 def shipped() -> dict[str, Any]:
     """Three steps of the checkpoint that ships, in its own simulator."""
     from robot_wm.deployment.control import make_controller
+    from robot_wm.proposals import load_prior
     from sim_envs.reach import ReachTask
     from sim_envs.tabletop import Tabletop
 
@@ -90,8 +91,11 @@ def shipped() -> dict[str, Any]:
     try:
         task = ReachTask(env)
         goal = task.start(task.episode(8_000_000))
-        model, _ = load_checkpoint(find_checkpoint("so100_reach"))
-        controller = make_controller(model, env, load_command("eval", ["checkpoint=so100_reach"]))
+        directory = find_checkpoint("so100_tabletop")
+        model, _ = load_checkpoint(directory)
+        settings = load_command("eval", [f"checkpoint={directory}"])
+        prior = load_prior(directory, model.info)
+        controller = make_controller(model, env, settings, prior=prior)
         return {"actions": actions_of(env, controller, goal)}
     finally:
         env.close()

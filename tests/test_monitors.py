@@ -30,14 +30,14 @@ from robot_wm.workflows.record_goal import save_goal
 
 @pytest.fixture(scope="module")
 def shipped():
-    directory = find_checkpoint("so100_reach")
+    directory = find_checkpoint("so100_tabletop")
     model, _ = load_checkpoint(directory)
     return model, load_reference(directory, model.info)
 
 
 @pytest.fixture(scope="module")
 def simulation():
-    simulation = build_simulation(load_command("eval", ["checkpoint=so100_reach"]).env)
+    simulation = build_simulation(load_command("eval", ["checkpoint=so100_tabletop"]).env)
     yield simulation
     simulation.env.close()
 
@@ -173,7 +173,7 @@ def test_p_values_count_from_the_far_end():
 
 
 def test_what_ships_is_not_looked_at_anew(capsys):
-    assert main(["monitors", "checkpoint=so100_reach", "data=anywhere"]) == 2
+    assert main(["monitors", "checkpoint=so100_tabletop", "data=anywhere"]) == 2
     assert "ships with robot_wm" in capsys.readouterr().err
 
 
@@ -192,7 +192,7 @@ def test_a_damaged_file_is_told(damage):
 def test_another_model_s_file_is_told(shipped):
     model, reference = shipped
     other = ReferenceStatistics(**{**vars(reference), "bank": reference.bank[:, :5]})
-    with pytest.raises(ValueError, match="bank of 5 numbers, want 32"):
+    with pytest.raises(ValueError, match="bank of 5 numbers, want 64"):
         other.check(model.info)
 
 
@@ -214,7 +214,7 @@ def test_settings_that_make_no_sense_are_refused(own):
 
 def test_a_file_is_added_to_a_checkpoint_and_checked_with_it(tmp_path, shipped):
     directory = tmp_path / "ckpt"
-    shutil.copytree(find_checkpoint("so100_reach"), directory)
+    shutil.copytree(find_checkpoint("so100_tabletop"), directory)
     add_to_checkpoint(directory, FILE, shipped[1].to_bytes())
     load_checkpoint(directory)
     (directory / FILE).write_bytes(b"changed")
@@ -226,7 +226,7 @@ def test_a_file_is_added_to_a_checkpoint_and_checked_with_it(tmp_path, shipped):
 
 def test_goal_pictures_are_recorded_and_know_their_camera(tmp_path, capsys):
     out = tmp_path / "goals" / "goal.png"
-    words = ["record-goal", "confirm=false", "checkpoint=so100_reach", f"out={out}"]
+    words = ["record-goal", "confirm=false", "checkpoint=so100_tabletop", f"out={out}"]
     assert main([*words, "num_pictures=2"]) == 0
     paths = sorted(out.parent.iterdir())
     assert [path.name for path in paths] == ["goal-1.png", "goal-2.png"]
@@ -248,7 +248,7 @@ def test_a_goal_of_another_camera_or_of_another_world_is_refused(tmp_path, capsy
     rng = np.random.default_rng(0)
     save_goal(tmp_path / "wrist.png", rng.integers(0, 256, (128, 128, 3), np.uint8), "wrist")
     save_goal(tmp_path / "odd.png", rng.integers(0, 256, (128, 128, 3), np.uint8), "front")
-    words = ["deploy", "checkpoint=so100_reach", "confirm=false", f"out={tmp_path / 'out'}"]
+    words = ["deploy", "checkpoint=so100_tabletop", "confirm=false", f"out={tmp_path / 'out'}"]
     for name, told in (("wrist", "was taken by camera 'wrist'"), ("odd", "unlike the training")):
         assert main([*words, f"goal={tmp_path / name}.png"]) == 2
         assert told in capsys.readouterr().err

@@ -72,19 +72,21 @@ def test_wheel(tmp_path: Path) -> None:
 
     # And a plan runs on what is inside the wheel: configs, weights, scene.
     goal = ROOT / "docs" / "images" / "goal.png"
-    words = ["plan", "checkpoint=so100_reach", f"goal={goal}", "out=run", "env.num_steps=2"]
+    words = ["plan", "checkpoint=so100_tabletop", f"goal={goal}", "out=run", "env.num_steps=2"]
     assert "energy" in run(sys.executable, "-c", command, *words, **outside)
     assert (tmp_path / "run" / "plan.mp4").is_file()
 
 
 def test_what_ships_is_small_and_fits_together() -> None:
     weights = ROOT / "robot_wm" / "weights"
-    checkpoint = weights / "so100_reach"
-    assert sum(path.stat().st_size for path in checkpoint.iterdir()) < 10e6
+    checkpoint = weights / "so100_tabletop"
+    sizes = {path.name: path.stat().st_size for path in checkpoint.iterdir()}
+    learned = ("encoder.safetensors", "weights.safetensors", "prior.safetensors")
+    assert sum(sizes[name] for name in learned) < 10e6 and sum(sizes.values()) < 13e6
     assert (weights / "mini.safetensors").stat().st_size < 12e6
     encoder = load_mini(shipped_weights())
     assert encoder.grid[0] * encoder.grid[1] <= 64
-    model, config = load_checkpoint(find_checkpoint("so100_reach"))
+    model, config = load_checkpoint(find_checkpoint("so100_tabletop"))
     assert model.encoder.fingerprint.difference(encoder.fingerprint) is None
     for card in (weights / "mini.md", checkpoint / "card.md"):
         text = card.read_text()

@@ -70,7 +70,7 @@ def goal(tmp_path_factory):
 @pytest.fixture(scope="module")
 def policy_dir(site, tmp_path_factory):
     out = tmp_path_factory.mktemp("policy") / "reach"
-    words = [str(out), "checkpoint=so100_reach", "robot.limits.tip_speed=0.25"]
+    words = [str(out), "checkpoint=so100_tabletop", "robot.limits.tip_speed=0.25"]
     assert load("lerobot_policy_robot_wm.__main__").main(words) == 0
     return out
 
@@ -434,7 +434,7 @@ def test_a_plan_that_takes_long_is_followed_by_no_leap(make_policy, goal, robot)
         ({}, "policy.goal_image: got none"),
         ({"goal_image": "WIDE"}, "want the aspect of 128x128"),
         ({"goal_image": "TEXT"}, "is not a picture"),
-        ({"goal_image": "GOAL", "checkpoint": "so100"}, "one that ships: so100_reach"),
+        ({"goal_image": "GOAL", "checkpoint": "so100"}, "one that ships: so100_tabletop"),
         ({"goal_image": "GOAL", "overrides": '["planner.horizonn=2"]'}, "did you mean 'horizon'"),
         ({"goal_image": "GOAL", "overrides": '["planner.horizon=99"]'}, "want at most"),
     ],
@@ -532,7 +532,7 @@ def test_a_policy_s_file_names_nothing_that_is_imported(site, word):
     from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
     from lerobot_policy_robot_wm.modeling_robot_wm import read_settings
 
-    config = RobotWMConfig(checkpoint="so100_reach", goal_image="any.png", overrides=[word])
+    config = RobotWMConfig(checkpoint="so100_tabletop", goal_image="any.png", overrides=[word])
     with pytest.raises(ValueError, match="want a name of ours|want one of|unknown key"):
         read_settings(config, "any.png")
 
@@ -545,7 +545,7 @@ def test_a_policy_s_file_never_widens_the_arm_s_own_limits(site, word, wide):
     from lerobot_policy_robot_wm.configuration_robot_wm import RobotWMConfig
     from lerobot_policy_robot_wm.modeling_robot_wm import read_settings
 
-    config = RobotWMConfig(checkpoint="so100_reach", goal_image="any.png", overrides=[word])
+    config = RobotWMConfig(checkpoint="so100_tabletop", goal_image="any.png", overrides=[word])
     if wide:
         with pytest.raises(ValueError, match="no wider"):
             read_settings(config, "any.png")
@@ -558,6 +558,6 @@ def test_a_policy_of_several_cameras_takes_a_goal_picture_of_each(site):
     from lerobot_policy_robot_wm.modeling_robot_wm import read_settings
 
     words = ["goal.front=a.png", "goal.wrist=b.png", "then=[{front: c.png, wrist: d.png}]"]
-    settings = read_settings(RobotWMConfig(checkpoint="so100_reach", overrides=words), "")
+    settings = read_settings(RobotWMConfig(checkpoint="so100_tabletop", overrides=words), "")
     assert dict(settings.goal) == {"front": "a.png", "wrist": "b.png"}
     assert [dict(goal) for goal in settings.then] == [{"front": "c.png", "wrist": "d.png"}]

@@ -320,9 +320,9 @@ def test_goals_are_imagined_with_the_robot_where_its_actions_lead():
     )
     goals = imagine_goals(Exact(), prior, data, tokens, range(60), seed=0)  # type: ignore[arg-type]
     states = np.concatenate(data.proprio)
-    ends = states + goals.ways.numpy() * goals.num_steps[:, None].numpy()
+    ends = states + goals.actions.numpy() * goals.num_steps[:, None].numpy()
     assert np.allclose(goals.features.numpy(), 3 * np.sin(ends @ mix), atol=1e-4)
-    assert (np.abs(goals.ways.numpy()) <= 0.1 + 1e-6).all()  # each a legal action
+    assert (np.abs(goals.actions.numpy()) <= 0.1 + 1e-6).all()  # each a legal action
     assert goals.num_steps.min() >= 1 and goals.num_steps.max() <= horizon
     low, high = states.min(0), states.max(0)
     assert ((ends > low - 0.01) & (ends < high + 0.01)).all()

@@ -119,6 +119,19 @@ def test_planning_is_compared(script, data, tmp_path, monkeypatch):
     assert len(lines) == 2 and "points" in lines[1]
 
 
+def test_settings_are_compared(script, tmp_path, monkeypatch):
+    module = script("compare_settings")
+    for own in module.TABLES.values():
+        for words in own.values():
+            load_command("eval", ["checkpoint=so100_tabletop", *words])
+    tables = {"own": {"a": ["planner.num_samples=2"], "b": ["controller.search=false"]}}
+    monkeypatch.setattr(module, "TABLES", tables)
+    words = ["checkpoint=so100_tabletop", "env=so100_push", "env.num_steps=2", "num_episodes=2"]
+    for _ in range(2):  # the second finds what the first has done
+        lines = run(monkeypatch, module, "own", tmp_path, *words)
+        assert len(lines) == 2 and "points" in lines[1]
+
+
 def test_monitors_are_measured(script, monkeypatch):
     words = [1, "env.num_steps=3"]
     figures = json.loads(run(monkeypatch, script("measure_monitors"), *words)[-1])
@@ -147,7 +160,7 @@ def test_busy_machines_are_measured(script, monkeypatch):
 
 def test_a_checkpoint_is_migrated(script, tmp_path, monkeypatch):
     directory = tmp_path / "checkpoint"
-    shutil.copytree(find_checkpoint("so100_reach"), directory)
+    shutil.copytree(find_checkpoint("so100_tabletop"), directory)
     before = load_checkpoint(directory)[0].state_dict()
     run(monkeypatch, script("migrate_checkpoint"), directory, "jaco")
     after = load_checkpoint(directory)[0]
@@ -160,7 +173,8 @@ def test_the_readme_s_picture_is_drawn(script, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "__file__", str(tmp_path / "scripts" / "readme_picture.py"))
     monkeypatch.setattr(module, "SIZE_PX", 64)
     run(monkeypatch, module)
-    assert {path.name for path in (tmp_path / "docs/images").iterdir()} == {"goal.png", "reach.png"}
+    drawn = {path.name for path in (tmp_path / "docs/images").iterdir()}
+    assert drawn == {"goal.png", "push.png", "pick.png", "reach.png", "moves.png"}
 
 
 def test_the_manifest_is_written_once():

@@ -296,7 +296,7 @@ def test_a_shell_completes(typed, offered, capsys):
     ],
 )
 def test_a_wrong_word_is_one_line_with_the_nearest_right_one(word, told, capsys):
-    assert main(["eval", "checkpoint=so100_reach", word]) == 2
+    assert main(["eval", "checkpoint=so100_tabletop", word]) == 2
     err = capsys.readouterr().err.splitlines()
     assert len(err) == 1 and told in err[0], err
 
@@ -494,7 +494,8 @@ def test_a_checkpoint_with_a_prior_plans_with_it_unless_it_is_told_otherwise(tmp
     assert (same.arrival, same.patience) == (1.0, 15)  # to say the defaults changes nothing
     energy = planned("objective=energy").controller  # whose numbers are in other units
     assert (energy.arrival, energy.patience) == (0.1, 4) and energy.proposals == ("policy",)
-    assert load_command("eval", ["checkpoint=so100_reach"]).planner.name == "quasi_newton"
+    assert load_command("eval", ["checkpoint=so100_tabletop"]).planner.name == "averaged"
+    assert load_command("eval", [f"checkpoint={tmp_path / 'x'}"]).planner.name == "quasi_newton"
     assert load_command("eval", ["checkpoint=~nobody/x"]).planner.name == "quasi_newton"
     deployed = load_command("deploy", [f"checkpoint={tmp_path}", "goal=a.png"])
     assert deployed.planner.name == "averaged"

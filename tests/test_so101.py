@@ -28,7 +28,12 @@ def arm(tmp_path):
 
 def deploy(arm, out, *words):
     command = [sys.executable, "-c", "from robot_wm.cli import main; raise SystemExit(main())"]
-    command += ["deploy", "checkpoint=so100_reach", f"goal={arm.folder / 'goal.png'}", f"out={out}"]
+    command += [
+        "deploy",
+        "checkpoint=so100_tabletop",
+        f"goal={arm.folder / 'goal.png'}",
+        f"out={out}",
+    ]
     return subprocess.Popen(
         [*command, *RUN, *arm.words(), PATIENT, *words],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -122,7 +127,7 @@ def test_what_keeps_an_arm_from_being_driven_is_told(arm, tmp_path):
     ],
 )
 def test_a_mistake_in_the_robot_s_settings_is_one_line(tmp_path, capsys, words, told):
-    known = ["checkpoint=so100_reach", "goal=docs/images/goal.png", "robot=lerobot"]
+    known = ["checkpoint=so100_tabletop", "goal=docs/images/goal.png", "robot=lerobot"]
     if "cameras" not in words:
         known.append("robot.cameras={front: {type: opencv, width: 64, height: 64}}")
     assert main(["deploy", *known, "confirm=false", f"out={tmp_path}", words]) == 2

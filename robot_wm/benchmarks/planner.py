@@ -79,7 +79,7 @@ class BenchPlannerSettings(PlanningSettings, frozen=True):
         device: Device to compute on: `auto`, `cpu`, `cuda`, `cuda:1`, ...
     """
 
-    checkpoint: str = "so100_reach"
+    checkpoint: str = "so100_tabletop"
     env: SimulationSettings = SimulationSettings()
     predictor: PredictorShape = PREDICTORS["medium"]
     out: str | None = None

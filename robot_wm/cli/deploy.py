@@ -26,7 +26,7 @@ from robot_wm.types import UserError, plain_settings
 
 SETTINGS = DeploySettings
 EXAMPLES = (
-    "robot-wm deploy checkpoint=so100_reach goal=docs/images/goal.png mode=run",
+    "robot-wm deploy checkpoint=so100_tabletop goal=docs/images/goal.png mode=run",
     "robot-wm deploy robot=lerobot robot.port=/dev/ttyACM0 checkpoint=checkpoint goal=goal.png",
 )
 

@@ -12,7 +12,7 @@ from robot_wm.workflows.evaluate import (
 
 SETTINGS = EvalSettings
 EXAMPLES = (
-    "robot-wm eval checkpoint=so100_reach num_episodes=20 split=dev",
+    "robot-wm eval checkpoint=so100_tabletop num_episodes=20 split=dev",
     "robot-wm eval checkpoint=checkpoint planner=cem planner.num_samples=128 out=report",
 )
 

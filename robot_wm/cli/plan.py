@@ -10,8 +10,8 @@ from robot_wm.workflows.plan import PlanSettings, plan
 
 SETTINGS = PlanSettings
 EXAMPLES = (
-    "robot-wm plan checkpoint=so100_reach goal=docs/images/goal.png",
-    "robot-wm plan checkpoint=so100_reach goal=first.png then=[second.png,third.png]",
+    "robot-wm plan checkpoint=so100_tabletop goal=docs/images/goal.png",
+    "robot-wm plan checkpoint=so100_tabletop goal=first.png then=[second.png,third.png]",
 )
 
 

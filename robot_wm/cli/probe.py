@@ -10,7 +10,7 @@ from robot_wm.workflows.probe import ProbeSettings, probe_encoder
 SETTINGS = ProbeSettings
 EXAMPLES = (
     "robot-wm probe data=data",
-    "robot-wm probe data=data checkpoint=so100_reach baselines=false",
+    "robot-wm probe data=data checkpoint=so100_tabletop baselines=false",
 )
 
 

@@ -82,12 +82,12 @@ class ImaginedGoals:
 
     Attributes:
         features: Features of the imagined ends `[N, F]`, float32.
-        ways: The action `[N, A]` that is repeated, in the robot's units.
+        actions: The action `[N, A]` that is repeated, in the robot's units.
         num_steps: How often `[N]`, int64.
     """
 
     features: Tensor
-    ways: Tensor
+    actions: Tensor
     num_steps: Tensor
 
 
@@ -163,13 +163,14 @@ class HindsightSampler:
         before = steps < num_steps[:, None]
         # The last row of an episode holds the action of no motion.
         following = torch.where(before, rows[:, None] + steps, self._episodes.ends[rows, None] - 1)
-        actions, told = self._episodes.actions[following], before | stays[:, None]
+        actions = self._episodes.actions[following]
+        is_sure = before | stays[:, None]  # the others only pass the time
         imagined = torch.zeros(size, dtype=torch.bool)
         if self._imagined is not None:
             imagined = torch.from_numpy(rng.random(size) < self._imagined_share)
             end = num_steps + self._imagined.num_steps[goals]
             moved = imagined[:, None] & ~before & (steps < end[:, None])
-            actions = torch.where(moved[..., None], self._imagined.ways[goals, None], actions)
-            told |= moved
-        weights = torch.where(told, 1.0, _IDLE_WEIGHT)
+            actions = torch.where(moved[..., None], self._imagined.actions[goals, None], actions)
+            is_sure |= moved
+        weights = torch.where(is_sure, 1.0, _IDLE_WEIGHT)
         return HindsightBatch(rows, goals, imagined, actions, weights)

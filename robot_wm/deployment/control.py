@@ -165,7 +165,11 @@ def make_proposals(
     task = config.task
     if task is None and instruction in prior.shape.tasks:
         task = instruction
-    proposers = tuple(prior.proposer(name, task, waypoints=config.waypoints) for name in names)
+    # Where no task is named, what each of them would do is proposed, and the search chooses.
+    tasks = (task,) if task is not None else prior.shape.tasks or (None,)
+    proposers = tuple(
+        prior.proposer(name, one, waypoints=config.waypoints) for name in names for one in tasks
+    )
     return Proposals(
         proposers,
         num,

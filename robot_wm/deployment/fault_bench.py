@@ -183,7 +183,7 @@ class FaultBench:
 
     def broken_models(self, seed: int) -> int:
         """Counts the actions that planners take although the model imagines NaN."""
-        model, _ = load_checkpoint(find_checkpoint("so100_reach"))
+        model, _ = load_checkpoint(find_checkpoint("so100_tabletop"))
         info = model.info
         rng = np.random.default_rng(seed)
         images = {

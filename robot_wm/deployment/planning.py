@@ -45,7 +45,7 @@ class ControllerSettings(Settings, frozen=True):
         proposals: Where candidate actions come from before the search: `policy` and `retrieval` of
             the checkpoint's prior, and `last_plan`.
         task: Task of the demonstrations that the proposals act as, in the dataset's words; null:
-            the env's instruction if it is one of them, or else as any of them.
+            the env's instruction if it is one of them, or else all of them are proposed.
         num_proposals: Number of them; null: as many as the planner's `num_samples`, or 64.
         waypoints: Proposals go to a goal that is far away over frames of the demonstrations.
         commitment: Weight of the last plan among the proposals where one is chosen that most

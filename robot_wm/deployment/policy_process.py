@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,11 +200,14 @@ def prepare(task: PolicyTask, settings: DeploySettings, wire: Wire) -> Run:
     controller.reset(goals)  # raises where a picture does not fit
     reference = load_reference(directory, model.info)
     energy = step_energy(model, settings.objective)
-    monitors = Monitors(reference, settings.monitors, step_energy=energy)
+    # No less patient than the controller, which ends by itself what comes no nearer.
+    num_plans = max(settings.monitors.progress_plans, settings.controller.patience or 0)
+    watched = replace(settings.monitors, progress_plans=num_plans)
+    monitors = Monitors(reference, watched, step_energy=energy)
     notes = []
     tasks = () if prior is None else prior.shape.tasks
     if len(tasks) > 1 and settings.controller.task is None and settings.controller.proposals:
-        notes.append(f"controller.task is null; the prior acts as any of: {', '.join(tasks)}")
+        notes.append(f"controller.task is null: all tasks are proposed: {', '.join(tasks)}")
     if not reference:
         notes.append("the checkpoint has no reference statistics: robot-wm monitors")
     images = {name: frame[0] for name, slot in frames.items() if (frame := slot.read()) is not None}

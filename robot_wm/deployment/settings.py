@@ -172,8 +172,16 @@ SO101_JOINTS = JointSettings(
 )
 # Modelled as the SO-100, which has the same kinematics.
 SO101 = LeRobotRobot(arm="so100", joints=SO101_JOINTS)
+# Down to the table, where reach alone keeps above it.
+_TABLE = LimitSettings(
+    workspace_low=(0.15, -0.16, 0.016, 0.0), workspace_high=(0.33, 0.16, 0.19, 0.08)
+)
 # By the names that a command line and a file have for them.
-ROBOTS = {"sim": SimulatedRobot(), "lerobot": SO101}
+ROBOTS = {
+    "sim": SimulatedRobot(),
+    "sim_table": SimulatedRobot(name="sim_table", limits=_TABLE),
+    "lerobot": SO101,
+}
 
 
 class SimulationSettings(Settings, frozen=True):
@@ -203,10 +211,6 @@ class SimulationSettings(Settings, frozen=True):
     limits: LimitSettings = LimitSettings()
 
 
-# Down to the table, where reach alone keeps above it.
-_TABLE = LimitSettings(
-    workspace_low=(0.15, -0.16, 0.016, 0.0), workspace_high=(0.33, 0.16, 0.19, 0.08)
-)
 # By the names that a command line and a file have for them.
 ENVS = {
     "so100_reach": SimulationSettings(),

@@ -140,7 +140,7 @@ def imagine_goals(
     proprio = np.concatenate([data.proprio[i] for i in positions])
     low, high = np.quantile(proprio, (0.01, 0.99), axis=0)
     longest, generator = model.info.longest_horizon, torch.Generator(device).manual_seed(seed)
-    features, ways, numbers = [], [], []
+    features, repeated, numbers = [], [], []
     size = max(1, _IMAGINED_NUMBERS // (longest * model.info.num_tokens * model.info.dim))
     places = [(i, begin) for i in positions for begin in range(0, data.lengths[i], size)]
     for i, begin in places:
@@ -158,9 +158,9 @@ def imagine_goals(
         latents = model.rollout(state, torch.from_numpy(actions).to(device), generator).mean
         ends = latents[torch.arange(len(num)), torch.from_numpy(num - 1)]
         features.append(prior.features(ends.cpu()))
-        ways.append(torch.from_numpy(way))
+        repeated.append(torch.from_numpy(way))
         numbers.append(torch.from_numpy(num))
-    return ImaginedGoals(torch.cat(features).float(), torch.cat(ways), torch.cat(numbers))
+    return ImaginedGoals(torch.cat(features).float(), torch.cat(repeated), torch.cat(numbers))
 
 
 def episode_tasks(data: AlignedData, positions: Sequence[int]) -> list[str]:

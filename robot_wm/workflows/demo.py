@@ -1,4 +1,4 @@
-"""Runs everything once: collects, trains, evaluates and reports, in minutes."""
+"""Runs everything once: collects, trains, evaluates, moves things and reports, in minutes."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
 from robot_wm.checkpoint import find_checkpoint
 from robot_wm.deployment.parts import Part
+from robot_wm.deployment.planning import suggested_planning
+from robot_wm.deployment.settings import ENVS
 from robot_wm.deployment.simulation import SEEDS_PER_RUN, RunSeed
 from robot_wm.models import FitConfig
 from robot_wm.progress import Stages
 from robot_wm.report import write_report
 from robot_wm.training import TrainConfig
-from robot_wm.types import Count, Settings
+from robot_wm.types import Count, Index, Settings
 from robot_wm.workflows.collect import CollectSettings, collect
 from robot_wm.workflows.data import DatasetSettings
 from robot_wm.workflows.evaluate import EvalSettings, Evaluation, evaluate_checkpoint, table
 from robot_wm.workflows.train import TrainingRun, TrainSettings, resume_file, train
 
 log = logging.getLogger(__name__)
+_MOVER = "so100_tabletop"
+_FEW = {"num_samples": 32, "num_iterations": 2, "num_elites": 4}
+# Titles of the chapters in which it moves things, by env.
+_MOVES = {
+    "so100_push": "Push the cube to where a picture shows it",
+    "so100_pick_place": "Pick the cube up and put it where a picture shows it",
+}
 
 
 class DemoSettings(Settings, frozen=True):
@@ -37,6 +46,8 @@ class DemoSettings(Settings, frozen=True):
         num_demonstrations: Number of demonstrations that are collected.
         num_train_steps: Number of optimiser steps.
         num_episodes: Number of episodes, each with a goal picture, that are evaluated.
+        num_moves: Number of pushes, and of times that the cube is picked up and put elsewhere, with
+            the checkpoint that ships; 0: none.
         seed: Seed of everything that is random.
         num_workers: Number of processes that simulate.
         debug: Makes everything small, to test that it runs, not how well.
@@ -47,19 +58,20 @@ class DemoSettings(Settings, frozen=True):
     num_demonstrations: Annotated[int, Meta(ge=1, le=SEEDS_PER_RUN)] = 250
     num_train_steps: Count = TrainConfig.num_steps
     num_episodes: Count = 40
+    num_moves: Index = 10
     seed: RunSeed = 0
     num_workers: Count = 2
     debug: bool = False
 
 
-def run_demo(settings: DemoSettings) -> Evaluation:
+def run_demo(settings: DemoSettings) -> dict[str, Any]:
     """Runs everything once, and writes the report.
 
     Args:
         settings: How large the demonstration is, and where it is written.
 
     Returns:
-        The figures of the evaluation.
+        The figures of each task.
 
     Raises:
         FileExistsError: `out` contains files that no demo wrote.
@@ -74,33 +86,57 @@ def run_demo(settings: DemoSettings) -> Evaluation:
         "collect": 0.25 * settings.num_demonstrations,
         "train": 0.1 * settings.num_demonstrations + 0.085 * settings.num_train_steps,
         "evaluate": 1.5 * settings.num_episodes,
+        **dict.fromkeys(_MOVES if settings.num_moves else (), 9.0 * settings.num_moves),
     }
     begin = time.monotonic()
     training = None
     if settings.checkpoint:
-        stages = Stages({"evaluate": expected_s["evaluate"]})
+        del expected_s["collect"], expected_s["train"]
+        stages = Stages(expected_s)
     else:
         stages = Stages(expected_s)
         training = _collect_and_train(settings, out, stages)
     stages.begin("evaluate", f"{settings.num_episodes} goal pictures it has never seen")
-    small = Part("quasi_newton", num_samples=32, num_iterations=2, num_elites=4)
-    evaluation = evaluate_checkpoint(
-        EvalSettings(
-            checkpoint=str(checkpoint),
-            num_episodes=settings.num_episodes,
-            seed=settings.seed,
-            **({"planner": small, "num_videos": 1} if settings.debug else {}),
-        )
-    )
-    report = evaluation.report(
+    reaches = _evaluate(settings, str(checkpoint), "so100_reach", settings.num_episodes)
+    moves: dict[str, Evaluation] = {}
+    for env, title in _MOVES.items() if settings.num_moves else ():
+        stages.begin(env, f"{title.lower()}, {settings.num_moves} times, with {_MOVER}")
+        moves[env] = _evaluate(settings, _MOVER, env, settings.num_moves)
+    report = reaches.report(
         "robot_wm demo: reach the pose in a picture",
         training=training.metrics if training else (),
         held_out=training.held_out if training else None,
+        chapters=[evaluation.report(_MOVES[env]) for env, evaluation in moves.items()],
     )
     page = write_report(report, out)
-    log.info(table(evaluation))
+    figures: dict[str, Any] = {}
+    for evaluation in (reaches, *moves.values()):
+        log.info(table(evaluation))
+        figures |= evaluation.tasks
     log.info(f"done in {(time.monotonic() - begin) / 60:.1f} min; open {page}")
-    return evaluation
+    return figures
+
+
+def _evaluate(settings: DemoSettings, checkpoint: str, env: str, num_episodes: int) -> Evaluation:
+    """Evaluates a checkpoint as it is suggested to plan; with few samples to debug."""
+    planning = suggested_planning(checkpoint)
+    planner, prior = planning.planner, "policy" in planning.controller.proposals
+    if settings.debug:
+        few = {"num_samples": 8} if prior else _FEW
+        planner = Part(planner.name, **{**planner.settings, **few})
+    return evaluate_checkpoint(
+        EvalSettings(
+            checkpoint=checkpoint,
+            env=ENVS[env],
+            planner=planner,
+            objective=planning.objective,
+            controller=planning.controller,
+            floors=("zero", "policy") if prior else ("random", "zero"),
+            num_episodes=num_episodes,
+            seed=settings.seed,
+            num_videos=1 if settings.debug else 4,
+        )
+    )
 
 
 def _collect_and_train(settings: DemoSettings, out: Path, stages: Stages) -> TrainingRun:

@@ -21,7 +21,7 @@ class RobotWMConfig(PreTrainedConfig):
             many as the command says.
     """
 
-    checkpoint: str = "so100_reach"
+    checkpoint: str = "so100_tabletop"
     goal_image: str | None = None
     overrides: list[str] = field(default_factory=list)
     fps: float | None = None
