@@ -565,6 +565,23 @@ def test_retrieval_gives_no_frame_of_another_task():
     assert found.shape == (2, 8, 2) and (found == 1).all()
 
 
+def test_where_no_task_is_named_the_policy_proposes_what_each_would_do():
+    def proposed(task, instruction=None):
+        prior = Prior(make_model().info, PriorShape(width=8, tasks=("a", "b")))
+        torch.manual_seed(0)
+        for parameter in prior.policy.parameters():
+            torch.nn.init.normal_(parameter)
+        settings = ControllerSettings(proposals=("policy",), task=task)
+        made = make_proposals(settings, CEM(num_samples=8), prior, instruction)
+        space = Space(SPEC, 2, torch.device("cpu"))
+        plan = made.propose(situation(*WAYS[0]), space, last=None, generator=generator())
+        return plan.elites
+
+    assert len(proposed(None)) == len(proposed("a")) == 8
+    assert not np.array_equal(proposed(None), proposed("a"))
+    assert np.array_equal(proposed(None, "a"), proposed("a"))
+
+
 def test_illegal_proposals_become_legal():
     decision = decide(mpc(Around([5.0, 0.0])), PointEnv())
     assert np.abs(decision.plan.elites).max() <= 0.1 + 1e-9

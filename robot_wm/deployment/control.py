@@ -165,10 +165,12 @@ def make_proposals(
     task = config.task
     if task is None and instruction in prior.shape.tasks:
         task = instruction
-    # Where no task is named, what each of them would do is proposed, and the search chooses.
-    tasks = (task,) if task is not None else prior.shape.tasks or (None,)
+    # Where no task is named, the policy proposes what it would do for each, and the search chooses.
+    tasks = [task] if task is not None or config.waypoints else [*prior.shape.tasks] or [None]
     proposers = tuple(
-        prior.proposer(name, one, waypoints=config.waypoints) for name in names for one in tasks
+        prior.proposer(name, one, waypoints=config.waypoints)
+        for name in names
+        for one in (tasks if name == "policy" else [task])
     )
     return Proposals(
         proposers,
